@@ -1,0 +1,49 @@
+# Each target sets up what it needs; a fresh machine needs git, make and Python 3.10 or later.
+PYTHON ?= python3
+VENV := .venv
+DEMO_VENV := .venv-demo
+BIN := $(VENV)/bin
+DATA ?= ../shared/data/dubai
+
+.PHONY: demo test check lint types contracts clean student
+
+# The runtime with onnxruntime, no torch: a sample raster, its mask, a picture.
+demo: $(DEMO_VENV)/.installed
+	@mkdir -p demo
+	$(DEMO_VENV)/bin/rsedge sample demo/town.tif --size 4096 --seed 7
+	$(DEMO_VENV)/bin/rsedge infer demo/town.tif --out demo/mask.tif --preview demo/preview.png
+	@echo "Look at demo/preview.png; open demo/mask.tif in QGIS beside demo/town.tif."
+
+test: $(VENV)/.installed
+	$(BIN)/pytest
+
+# What CI runs: style, types, import contracts, tests.
+check: lint types contracts test
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+contracts: $(VENV)/.installed
+	$(BIN)/lint-imports
+
+# The default model again, from random weights (an hour on two cores): DATA holds the Dubai scenes.
+student: $(VENV)/.installed
+	$(BIN)/python -m rsedge_train.shipped --data $(DATA) --out runs/shipped --minutes 60
+	$(BIN)/python -m rsedge_export.shipped --run runs/shipped --out runtime/rsedge/models/landcover5-b0.rsedge
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+$(DEMO_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install --quiet --editable ".[cpu]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m rsedge``."""
+
+from rsedge.cli import main
+
+main()

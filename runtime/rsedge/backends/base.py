@@ -1,0 +1,104 @@
+"""What every backend offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.bundle import Bundle
+from rsedge.errors import BackendError, ModelError
+
+
+class Device:
+    """Names of devices a user can ask for."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph's input or output: its shape (None where free) and numpy dtype name."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+class Backend(ABC):
+    """A loaded model. A context manager; closing it frees the device.
+
+    ``infer`` takes pixels as stored, (N, bands, tile, tile) in the manifest's dtype, and returns
+    scores, (N, classes, tile, tile) float32, owned by the caller.
+    """
+
+    name: str
+    provider: str  # what really runs the graph, e.g. "CPUExecutionProvider"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    @property
+    @abstractmethod
+    def input_spec(self) -> TensorSpec:
+        """The graph's input."""
+
+    @property
+    @abstractmethod
+    def output_spec(self) -> TensorSpec:
+        """The graph's output."""
+
+    @abstractmethod
+    def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Run the graph on a checked batch."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the model holds."""
+
+    def infer(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Scores of a batch of tiles. Raises BackendError when the model fails or answers NaN."""
+        scores = self._run(batch)
+        # One sum a batch: a network that overflows must not pass for one that sees class 0.
+        if not np.isfinite(scores.sum()):
+            raise BackendError(
+                f"the model answered NaN or infinity on {self.provider} ({self.bundle.precision}); "
+                "run it in fp32, or export it again"
+            )
+        return scores
+
+    def check_contract(self) -> None:
+        """Raise ModelError when the graph is not what the manifest says."""
+        m = self.bundle.manifest
+        wanted_in = TensorSpec((None, len(m.bands), m.tile, m.tile), m.dtype)
+        wanted_out = TensorSpec((None, len(m.classes), m.tile, m.tile), "float32")
+        for what, found, wanted in (
+            ("input", self.input_spec, wanted_in),
+            ("output", self.output_spec, wanted_out),
+        ):
+            if not _fits(found, wanted):
+                raise ModelError(
+                    f"{self.bundle.artifact}: its {what} is {found.dtype} {_show(found)}, its manifest says "
+                    f"{wanted.dtype} {_show(wanted)}; export the model again"
+                )
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _fits(found: TensorSpec, wanted: TensorSpec) -> bool:
+    if found.dtype != wanted.dtype or len(found.shape) != len(wanted.shape):
+        return False
+    return all(f is None or w is None or f == w for f, w in zip(found.shape, wanted.shape, strict=True))
+
+
+def _show(spec: TensorSpec) -> str:
+    return "x".join("N" if side is None else str(side) for side in spec.shape)

@@ -1,0 +1,76 @@
+"""What several commands share: option values, progress, printing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from rsedge.errors import InputError
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Bundle folder or rsedge .onnx.", show_default="the default model", metavar="PATH"
+    ),
+]
+Overlap = Annotated[float, typer.Option(help="Least share of a tile common to neighbours, 0 to 0.75.")]
+Seam = Annotated[
+    str, typer.Option(help="blend: smooth weights; crop: keep tile centres.", metavar="blend|crop")
+]
+Bands = Annotated[
+    str | None,
+    typer.Option(
+        help="1-based bands that feed the model, e.g. 4,3,2.", metavar="I,J,K", show_default="by colour"
+    ),
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        help="Raster values mapped to the model's range; needed where the raster is not uint8.",
+        metavar="LOW,HIGH",
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the model.", show_default="all cores")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+def parse_bands(text: str | None) -> tuple[int, ...] | None:
+    """``"4,3,2"`` to (4, 3, 2)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--bands {text!r} is not a list of band numbers such as 4,3,2") from None
+
+
+def parse_scale(text: str | None) -> tuple[float, float] | None:
+    """``"0,3000"`` to (0.0, 3000.0)."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--scale {text!r} is not LOW,HIGH such as 0,3000") from None
+    return low, high
+
+
+@contextmanager
+def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with an ETA on standard error; None where nobody watches."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

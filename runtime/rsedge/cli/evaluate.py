@@ -1,0 +1,69 @@
+"""``rsedge eval``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from rsedge.cli import common
+
+if TYPE_CHECKING:
+    from rsedge.evaluate import Evaluation
+    from rsedge.tiling import Seam
+
+
+def evaluate_command(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images/X.* with masks/X.*, or X.tif with X_labels.tif.", show_default=False
+        ),
+    ],
+    classes: Annotated[
+        Path | None, typer.Option(help="TOML table of label colours.", show_default="the model's own colours")
+    ] = None,
+    model: common.Model = None,
+    overlap: common.Overlap = 0.25,
+    seam: common.Seam = "blend",
+    bands: common.Bands = None,
+    scale: common.Scale = None,
+    device: common.Device = "auto",
+    threads: common.Threads = None,
+    as_json: common.Json = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Score a model on labelled rasters, through the same engine as infer."""
+    from rsedge.evaluate import evaluate
+    from rsedge.labels import LabelColors
+    from rsedge.segment import Options, open_model
+
+    options = Options(
+        overlap=overlap,
+        seam=cast("Seam", seam),
+        bands=common.parse_bands(bands),
+        scale=common.parse_scale(scale),
+    )
+    with open_model(model, device, threads) as backend, common.progress_bar("rasters", quiet) as progress:
+        names = tuple(c.name for c in backend.bundle.manifest.classes)
+        colors = LabelColors.read(classes, names) if classes else None
+        result = evaluate(backend, data, options, colors, progress)
+    if not quiet:
+        _show(result)
+    if as_json:
+        print(json.dumps(result.to_dict()))
+
+
+def _show(result: Evaluation) -> None:
+    scores = result.confusion
+    share = scores.counts.sum(1) / scores.counts.sum()
+    width = max(len(n) for n in (*result.class_names, "class"))
+    print(f"{result.model} on {result.rasters} rasters, {scores.counts.sum() / 1e6:.2f} Mpx labelled")
+    print(f"  {'class':{width}}    IoU     F1  share")
+    for name, iou, f1, part in zip(result.class_names, scores.iou, scores.f1, share, strict=True):
+        print(f"  {name:{width}}  {iou:.3f}  {f1:.3f}  {part:5.1%}")
+    base = scores.majority
+    print(f"  {'mean':{width}}  {scores.miou:.3f}  {scores.mean_f1:.3f}  OA {scores.oa:.3f}")
+    print(f"  always {result.class_names[int(share.argmax())]}: mIoU {base.miou:.3f}, OA {base.oa:.3f}")

@@ -1,0 +1,71 @@
+"""``rsedge infer``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from rsedge.cli import common
+
+if TYPE_CHECKING:
+    from rsedge.raster.writer import Format
+    from rsedge.segment import Result
+    from rsedge.tiling import Seam
+
+
+def infer(
+    raster: Annotated[str, typer.Argument(help="GeoTIFF or any raster GDAL opens.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Mask to write.", show_default=False)],
+    model: common.Model = None,
+    overlap: common.Overlap = 0.25,
+    seam: common.Seam = "blend",
+    bands: common.Bands = None,
+    scale: common.Scale = None,
+    preview: Annotated[Path | None, typer.Option(help="PNG of image and mask to write.")] = None,
+    format: Annotated[
+        str, typer.Option(help="Cloud-optimised or plain GeoTIFF.", metavar="cog|gtiff")
+    ] = "cog",
+    device: common.Device = "auto",
+    threads: common.Threads = None,
+    as_json: common.Json = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Segment a raster of any size into a class mask on the same grid."""
+    from rsedge.segment import Options, open_model, segment
+
+    options = Options(
+        overlap=overlap,
+        seam=cast("Seam", seam),
+        bands=common.parse_bands(bands),
+        scale=common.parse_scale(scale),
+        format=cast("Format", format),
+        preview=preview,
+    )
+    with open_model(model, device, threads) as backend, common.progress_bar("windows", quiet) as progress:
+        result = segment(backend, raster, out, options, progress)
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if not quiet:
+        _show(result)
+    if as_json:
+        print(json.dumps(result.to_dict()))
+
+
+def _show(result: Result) -> None:
+    print(f"mask     {result.out}")
+    if result.preview:
+        print(f"preview  {result.preview}")
+    print(f"model    {result.model}, {result.precision}, {result.backend} {result.provider}")
+    print(
+        f"speed    {result.seconds['total']:.1f} s, {result.mpx_per_s:.1f} Mpx/s end to end, "
+        f"peak memory {result.peak_rss_bytes / 2**20:.0f} MiB"
+    )
+    print(f"windows  {result.windows} of {result.tile} px, {result.windows_skipped} skipped as nodata")
+    width = max(len(c.name) for c in result.classes)
+    for c in result.classes:
+        area = "" if c.area_m2 is None else f"  {c.area_m2 / 1e4:12,.2f} ha"
+        print(f"  {c.value:3d}  {c.name:{width}}  {c.share:6.1%}{area}")

@@ -1,0 +1,63 @@
+"""The application: its commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from rsedge.cli import evaluate, infer, sample
+from rsedge.errors import RsedgeError
+from rsedge.version import __version__
+
+INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
+
+app = typer.Typer(
+    name="rsedge",
+    help="Remote-sensing segmentation on edge hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("infer")(infer.infer)
+app.command("eval")(evaluate.evaluate_command)
+app.command("sample")(sample.sample)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rsedge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Exists for ``--version``."""
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except RsedgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except MemoryError:
+        print("error: out of memory; close other programs or use a narrower raster", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written under the target's name", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _terminate(*_: object) -> None:
+    """Let ``docker stop`` and systemd end a run as cleanly as Ctrl-C does."""
+    raise KeyboardInterrupt

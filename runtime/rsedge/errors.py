@@ -1,0 +1,37 @@
+"""The errors rsedge raises on purpose.
+
+    RsedgeError
+    +-- InputError    (ValueError)    the raster, the labels or an option cannot be used
+    +-- ModelError    (ValueError)    the bundle or ONNX file cannot be used
+    +-- BackendError  (RuntimeError)  the requested backend or device is missing or failed
+    +-- OutputError   (OSError)       the result cannot be written
+
+Each is also the builtin a caller would reach for. Messages say what was asked, what is
+allowed and what to do; the command line prints them as they are.
+"""
+
+
+class RsedgeError(Exception):
+    """Base of every error raised on purpose. ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(RsedgeError, ValueError):
+    """The raster, the labels or an option cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(RsedgeError, ValueError):
+    """The bundle or ONNX file cannot be used."""
+
+    exit_code = 2
+
+
+class BackendError(RsedgeError, RuntimeError):
+    """The requested backend or device is missing or failed."""
+
+
+class OutputError(RsedgeError, OSError):
+    """The result cannot be written."""

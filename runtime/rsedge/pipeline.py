@@ -1,0 +1,120 @@
+"""Doing two things at once with bounded memory: one thread before the model, one after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+POLL_S = 0.1  # how soon a waiting thread notices that the other side has gone
+
+
+def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Iterate in a thread of its own, at most ``depth`` items ahead.
+
+    An error of ``items`` is raised here. Leaving the loop early stops the thread before this
+    generator closes, so what it reads from can be closed safely.
+    """
+    queue: Queue[T | _End] = Queue(depth)
+    stop = threading.Event()
+    thread = threading.Thread(target=_fill, args=(queue, items, stop), name="rsedge-read", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = queue.get()
+            if not isinstance(item, _End):
+                yield item
+            elif item.error is None:
+                return
+            else:
+                raise item.error
+    finally:
+        stop.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last entry of a queue: nothing more comes, because of ``error`` if there is one."""
+
+    error: BaseException | None = None
+
+
+def _fill(queue: Queue[T | _End], items: Iterable[T], stop: threading.Event) -> None:
+    try:
+        for item in items:
+            if not _put(queue, item, stop):
+                return
+    except BaseException as error:
+        _put(queue, _End(error), stop)
+    else:
+        _put(queue, _End(), stop)
+
+
+def _put(queue: Queue[T | _End], entry: T | _End, stop: threading.Event) -> bool:
+    """Queue an entry; False where the consumer has gone."""
+    while not stop.is_set():
+        try:
+            queue.put(entry, timeout=POLL_S)
+        except Full:
+            continue
+        return True
+    return False
+
+
+class Background(Generic[T]):
+    """Calls ``consume`` for every item put, in order, in a thread of its own.
+
+    ``put`` waits while ``depth`` items are pending. An error of ``consume`` is raised by the next
+    ``put`` or at the end of the ``with`` block; items after it are dropped.
+    """
+
+    def __init__(self, consume: Callable[[T], None], depth: int) -> None:
+        self._consume = consume
+        self._queue: Queue[T] = Queue(depth)
+        self._end = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="rsedge-write", daemon=True)
+
+    def put(self, item: T) -> None:
+        """Queue an item."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            try:
+                return self._queue.put(item, timeout=POLL_S)
+            except Full:
+                continue
+
+    def __enter__(self) -> Background[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:  # nobody wants the rest
+            while not self._queue.empty():
+                self._queue.get_nowait()
+        self._end.set()
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while True:
+            try:
+                item = self._queue.get(timeout=POLL_S)
+            except Empty:
+                if self._end.is_set():
+                    return
+                continue
+            if self._error is None:
+                try:
+                    self._consume(item)
+                except BaseException as error:
+                    self._error = error

@@ -1,0 +1,78 @@
+"""Where a raster's pixels lie on the Earth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.transform import Affine
+
+UNREFERENCED = Affine.identity()
+WGS84_A_M = 6378137.0
+WGS84_E2 = 0.0066943799901413165
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size and georeference of a raster: what the output must share with the input to the last bit."""
+
+    height: int
+    width: int
+    crs: CRS | None = None
+    transform: Affine = UNREFERENCED
+    gcps: tuple[Any, ...] = ()  # rasterio GroundControlPoints; the CRS is theirs where there are any
+    rpcs: Any = None
+
+    @property
+    def is_referenced(self) -> bool:
+        """Whether a CRS is known."""
+        return self.crs is not None
+
+    def row_area_m2(self) -> NDArray[np.float64] | None:
+        """Area of one pixel of each row in square metres, (height,); None where it cannot be known.
+
+        Projected grids: the pixel's size in the CRS's unit. Geographic grids: the exact area on the
+        WGS 84 ellipsoid between the row's two parallels.
+        """
+        t = self.transform
+        if self.crs is None or self.gcps or t.is_identity:
+            return None
+        if self.crs.is_projected:
+            try:
+                unit_m = float(self.crs.linear_units_factor[1])
+            except CRSError:
+                return None
+            return np.full(self.height, abs(t.determinant) * unit_m**2)
+        if not self.crs.is_geographic or t.b or t.d:
+            return None
+        latitudes = np.radians(np.clip(t.f + t.e * np.arange(self.height + 1), -90, 90))
+        return np.abs(np.diff(_area_per_radian(latitudes)) * math.radians(t.a))
+
+    @property
+    def gsd_m(self) -> float | None:
+        """Ground sampling distance at the middle row, metres a pixel; None where it cannot be known."""
+        area = self.row_area_m2()
+        return None if area is None else math.sqrt(area[self.height // 2])
+
+    def facts(self) -> dict[str, Any]:
+        """The grid as plain JSON values."""
+        return {
+            "height": self.height,
+            "width": self.width,
+            "crs": self.crs.to_string() if self.crs else None,
+            "transform": list(self.transform)[:6],
+            "gsd_m": self.gsd_m,
+        }
+
+
+def _area_per_radian(latitude: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area from the equator to a latitude, a radian of longitude wide, on WGS 84 (m2)."""
+    e, sine = math.sqrt(WGS84_E2), np.sin(latitude)
+    b2 = WGS84_A_M**2 * (1 - WGS84_E2)
+    area = b2 / 2 * (sine / (1 - WGS84_E2 * sine**2) + np.arctanh(e * sine) / e)
+    return np.asarray(area, np.float64)

@@ -1,0 +1,201 @@
+"""Writing a GeoTIFF that appears under its own name only when whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+from xml.sax.saxutils import escape
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window as GdalWindow
+
+from rsedge.errors import OutputError
+from rsedge.manifest import NODATA, ClassInfo
+from rsedge.raster.grid import Grid
+
+Format = Literal["cog", "gtiff"]
+BLOCK = 512
+BASE_PROFILE = {
+    "driver": "GTiff",
+    "dtype": "uint8",
+    "tiled": True,
+    "blockxsize": BLOCK,
+    "blockysize": BLOCK,
+    "bigtiff": "IF_SAFER",  # else GDAL fails at 4 GiB, after all the inference
+}
+
+
+class RasterWriter:
+    """Writes an uint8 raster from the top down; it appears, whole, when the ``with`` block ends well.
+
+    Its profile is built from scratch: a source's JPEG compression, copied, would change classes. Given
+    ``classes`` it is a mask: one band with their palette and names, and nodata 255. Format ``cog`` goes
+    through a temporary tiled GeoTIFF, as GDAL's COG driver needs its input whole.
+
+    Raises OutputError when the folder is missing or not writable, or the disk is full; what stood at
+    ``path`` is then untouched.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        grid: Grid,
+        bands: int = 1,
+        classes: Sequence[ClassInfo] = (),
+        tags: Mapping[str, str] | None = None,
+        format: Format = "gtiff",
+    ) -> None:
+        check_target(path)
+        self._path, self._format, self._classes = path, format, classes
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._finished = path.with_name(f".{path.name}.{os.getpid()}.cog.part")
+        self._rows = np.empty((bands, BLOCK, grid.width), np.uint8)
+        self._held, self._next_row = 0, 0
+        options: dict[str, Any] = {"count": bands, "compress": "lzw" if format == "cog" else "deflate"}
+        if classes:
+            options["nodata"] = NODATA
+        if bands >= 3:
+            options.update(photometric="rgb", predictor=2)
+        try:
+            self._dst = _create(self._partial, grid, options)
+            if classes:
+                self._dst.write_colormap(1, {i: (*c.color, 255) for i, c in enumerate(classes)})
+                names = json.dumps({str(i): c.name for i, c in enumerate(classes)})
+                self._dst.update_tags(RSEDGE_CLASSES=names)
+            self._dst.update_tags(**(tags or {}))
+        except (RasterioError, OSError) as error:
+            self._remove_leftovers()
+            raise _failure(path, error) from error
+
+    def write(self, rows: NDArray[np.uint8]) -> None:
+        """Append rows, (bands, rows, width). Blocks are written once, when they are full."""
+        while rows.shape[1]:
+            taken = min(BLOCK - self._held, rows.shape[1])
+            self._rows[:, self._held : self._held + taken] = rows[:, :taken]
+            self._held += taken
+            rows = rows[:, taken:]
+            if self._held == BLOCK:
+                self._flush()
+
+    def __enter__(self) -> RasterWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+            else:
+                self._close_quietly()
+        finally:
+            self._remove_leftovers()
+
+    def _flush(self) -> None:
+        window = GdalWindow(0, self._next_row, self._rows.shape[2], self._held)
+        try:
+            self._dst.write(self._rows[:, : self._held], window=window)
+        except (RasterioError, OSError) as error:
+            raise _failure(self._path, error) from error
+        self._next_row, self._held = self._next_row + self._held, 0
+
+    def _publish(self) -> None:
+        try:
+            if self._held:
+                self._flush()
+            self._dst.close()
+            whole = self._partial
+            if self._format == "cog":
+                _copy_as_cog(self._partial, self._finished)
+                whole = self._finished
+            _sync(whole)
+            whole.replace(self._path)
+            if self._classes:
+                self._write_class_names()
+        except (RasterioError, OSError) as error:
+            raise _failure(self._path, error) from error
+
+    def _write_class_names(self) -> None:
+        """Class names where GDAL and QGIS look for a GeoTIFF's: in the ``.aux.xml`` beside it."""
+        names = "".join(f"<Category>{escape(c.name)}</Category>" for c in self._classes)
+        band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
+        partial = _sidecar(self._partial)
+        partial.write_text(f"<PAMDataset>{band}</PAMDataset>\n", encoding="utf-8")
+        partial.replace(_sidecar(self._path))
+
+    def _close_quietly(self) -> None:
+        try:
+            self._dst.close()
+        except (RasterioError, OSError):
+            return  # the run has failed already; that error is the one to show
+
+    def _remove_leftovers(self) -> None:
+        for path in (self._partial, self._finished):
+            path.unlink(missing_ok=True)
+            _sidecar(path).unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """Raise OutputError when ``path`` cannot become a file."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} exists and is not a file; choose another name")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"{path}: the folder {folder} is not writable; choose another or change its permissions"
+        )
+
+
+def _create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
+    profile = {**BASE_PROFILE, **options, "height": grid.height, "width": grid.width, "crs": grid.crs}
+    if not grid.gcps and not grid.transform.is_identity:
+        profile["transform"] = grid.transform
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        dst = rasterio.open(path, "w", **profile)
+        if grid.gcps:
+            dst.gcps = (list(grid.gcps), grid.crs)
+        if grid.rpcs is not None:
+            dst.rpcs = grid.rpcs
+    return dst
+
+
+def _copy_as_cog(source: Path, target: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        rasterio.shutil.copy(
+            source,
+            target,
+            driver="COG",
+            compress="DEFLATE",
+            blocksize=BLOCK,
+            bigtiff="IF_SAFER",
+            overview_resampling="MODE",  # a class is a name: averaging two gives a third
+        )
+
+
+def _sync(path: Path) -> None:
+    """Put the bytes on the disk before the name appears, so that a power cut leaves all or nothing."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.aux.xml")
+
+
+def _failure(path: Path, error: Exception) -> OutputError:
+    if isinstance(error, OutputError):
+        return error
+    return OutputError(f"{path} cannot be written: {error.__cause__ or error}")

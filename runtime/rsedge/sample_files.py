@@ -1,0 +1,76 @@
+"""A sample scene and its labels as two GeoTIFFs, written strip by strip, so of any size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+
+from rsedge.errors import InputError
+from rsedge.labels import LABEL_SUFFIX
+from rsedge.manifest import ClassInfo
+from rsedge.raster import Grid, RasterWriter
+from rsedge.sample import CLASSES, SampleScene
+from rsedge.window import Window
+
+STRIP_ROWS = 512
+# An invented place: a UTM zone in whose middle the towns' own metres are true to 1 in 2500.
+CRS_EPSG, EAST_M, NORTH_M = 32631, 500_000.0, 5_400_000.0
+COLORS = {
+    "building": (196, 62, 52),
+    "land": (222, 203, 164),
+    "road": (104, 104, 112),
+    "vegetation": (72, 148, 78),
+    "water": (56, 118, 188),
+}
+LANDCOVER = tuple(ClassInfo(name, COLORS[name]) for name in CLASSES)
+
+
+def write_sample(
+    out: Path,
+    width: int,
+    height: int,
+    gsd_m: float = 0.5,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the scene to ``out`` (RGB) and its labels beside it; returns the labels' path.
+
+    Memory depends on ``width`` only. ``progress`` is called with (rows done, rows in all). Raises
+    InputError for impossible sizes, OutputError when a file cannot be written.
+    """
+    if out.suffix.lower() not in {".tif", ".tiff"}:
+        raise InputError(f"{out} is not named .tif; a sample is a GeoTIFF")
+    scene = SampleScene(width, height, seed, gsd_m)
+    grid = Grid(
+        height,
+        width,
+        CRS.from_epsg(CRS_EPSG),
+        Affine(gsd_m, 0, EAST_M, 0, -gsd_m, NORTH_M),
+    )
+    labels_path = out.with_name(f"{out.stem}{LABEL_SUFFIX}{out.suffix}")
+    tags = {"RSEDGE_SAMPLE": f"seed {seed}, gsd_m {gsd_m:g}"}
+    with ExitStack() as stack:
+        image_file = stack.enter_context(RasterWriter(out, grid, bands=3, tags=tags))
+        label_file = stack.enter_context(RasterWriter(labels_path, grid, classes=LANDCOVER, tags=tags))
+        for row in range(0, height, STRIP_ROWS):
+            rows = min(STRIP_ROWS, height - row)
+            image, labels = scene.render(Window(row, 0, rows, width))
+            image_file.write(image)
+            label_file.write(labels[None])
+            if progress:
+                progress(row + rows, height)
+    return labels_path
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"4096"`` or ``"20000x80000"`` to (width, height) in pixels."""
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+    if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
+        raise InputError(f"size {text!r} is not SIDE or WIDTHxHEIGHT in pixels, such as 4096 or 6000x4000")
+    width = int(match[1])
+    return width, int(match[2]) if match[2] else width

@@ -1,0 +1,225 @@
+"""The Python API: open a model, segment a raster, score it. The command line stands on this."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rsedge import engine
+from rsedge.backends import Backend, open_backend
+from rsedge.bundle import Bundle
+from rsedge.errors import InputError
+from rsedge.manifest import NODATA, ClassInfo
+from rsedge.raster import Format, Grid, RasterReader, RasterWriter, check_target, plan_bands
+from rsedge.sinks import AreaSink, MaskSink, PreviewSink
+from rsedge.tiling import Seam, Tiling
+from rsedge.version import __version__
+
+MANY_CLIPPED = 0.5  # beyond this share the declared scale is an error, not a choice
+SOME_CLIPPED = 0.02
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to segment. ``bands`` are 1-based; ``scale`` maps raster values to the model's range."""
+
+    overlap: float = 0.25  # least share of a tile common to neighbours, 0..0.75
+    seam: Seam = "blend"
+    bands: tuple[int, ...] | None = None
+    scale: tuple[float, float] | None = None
+    format: Format = "cog"
+    preview: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in {"cog", "gtiff"}:
+            raise InputError(f"format {self.format!r} is unknown; choose one of cog, gtiff")
+
+
+@dataclass(frozen=True)
+class ClassArea:
+    """One class of a result: its mask value and how much of the raster it covers."""
+
+    value: int
+    name: str
+    pixels: int
+    share: float  # of the valid pixels, 0..1
+    area_m2: float | None  # None where the grid has no known area
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``segment`` did. ``seconds`` are busy seconds by stage (stages overlap) and the ``total``."""
+
+    raster: str
+    out: str
+    preview: str | None
+    grid: dict[str, Any]
+    nodata_value: int
+    nodata_pixels: int
+    classes: tuple[ClassArea, ...]
+    windows: int
+    windows_skipped: int
+    tile: int
+    overlap: float
+    seam: str
+    bands: tuple[int, ...]
+    seconds: dict[str, float]
+    mpx_per_s: float  # raster pixels over total seconds, reading and writing included
+    peak_rss_bytes: int
+    model: str
+    model_sha256: str
+    precision: str
+    backend: str
+    provider: str
+    rsedge_version: str
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return asdict(self)
+
+
+def open_model(path: Path | str | None = None, device: str = "auto", threads: int | None = None) -> Backend:
+    """Open a bundle folder or an rsedge ``.onnx`` (None: the default model) on a device.
+
+    Use it as a context manager; ``backend.bundle.manifest`` says what it expects. Raises ModelError,
+    BackendError or InputError.
+    """
+    return open_backend(Bundle.open(path), device, threads)
+
+
+def segment(
+    model: Backend,
+    raster: Path | str,
+    out: Path | str,
+    options: Options | None = None,
+    progress: engine.Progress | None = None,
+) -> Result:
+    """Segment ``raster`` into a class mask ``out`` on the same grid.
+
+    The mask is uint8: a class's place in the manifest, 255 where the raster holds no data. It appears
+    under its name only when whole. ``progress`` is called with (windows done, windows in all).
+
+    Raises InputError, BackendError or OutputError; whatever stood at ``out`` is then untouched.
+    """
+    options = options or Options()
+    out = Path(out)
+    begin = time.perf_counter()
+    manifest = model.bundle.manifest
+    with ExitStack() as stack:
+        reader = stack.enter_context(RasterReader(raster))
+        _check_outputs(str(raster), out, options)
+        plan = plan_bands(reader, manifest, options.bands, options.scale)
+        grid = reader.grid
+        tiling = Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
+        writer = stack.enter_context(
+            RasterWriter(out, grid, 1, manifest.classes, _provenance(model), options.format)
+        )
+        area = AreaSink(grid, len(manifest.classes))
+        sinks: list[engine.Sink] = [MaskSink(writer), area]
+        preview = PreviewSink(grid, len(manifest.bands), manifest.dtype) if options.preview else None
+        if preview:
+            sinks.append(preview)
+        stats = engine.run(model, reader, plan, tiling, sinks, progress)
+        notes = (*plan.notes, *_notes(reader, grid, model, stats))
+        finish = time.perf_counter()
+    stats.seconds["write"] += time.perf_counter() - finish  # the COG copy and the rename
+    classes = _class_areas(manifest.classes, area)
+    if preview and options.preview:
+        from rsedge.preview import draw  # noqa: PLC0415 - Pillow is needed only here
+
+        draw(options.preview, preview.picture(), manifest.classes, [c.share for c in classes])
+    total_s = time.perf_counter() - begin
+    return Result(
+        raster=str(raster),
+        out=str(out),
+        preview=str(options.preview) if options.preview else None,
+        grid=grid.facts(),
+        nodata_value=NODATA,
+        nodata_pixels=grid.height * grid.width - stats.valid_pixels,
+        classes=classes,
+        windows=stats.windows,
+        windows_skipped=stats.windows_skipped,
+        tile=manifest.tile,
+        overlap=options.overlap,
+        seam=options.seam,
+        bands=plan.indexes,
+        seconds={**stats.seconds, "total": total_s},
+        mpx_per_s=grid.height * grid.width / 1e6 / total_s,
+        peak_rss_bytes=peak_rss_bytes(),
+        model=manifest.name,
+        model_sha256=model.bundle.sha256,
+        precision=model.bundle.precision,
+        backend=model.name,
+        provider=model.provider,
+        rsedge_version=__version__,
+        notes=notes,
+    )
+
+
+def peak_rss_bytes() -> int:
+    """Highest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _class_areas(classes: Sequence[ClassInfo], area: AreaSink) -> tuple[ClassArea, ...]:
+    total = max(1, int(area.pixels.sum()))
+    area_m2 = [None] * len(classes) if area.area_m2 is None else area.area_m2.tolist()
+    return tuple(
+        ClassArea(i, c.name, int(area.pixels[i]), int(area.pixels[i]) / total, area_m2[i])
+        for i, c in enumerate(classes)
+    )
+
+
+def _check_outputs(raster: str, out: Path, options: Options) -> None:
+    targets = [out, *([options.preview] if options.preview else [])]
+    for target in targets:
+        check_target(target)
+        source = Path(raster)
+        if source.exists() and target.exists() and source.samefile(target):
+            raise InputError(f"{target} is the input raster; choose another name for the result")
+    if len({t.resolve() for t in targets}) < len(targets):
+        raise InputError(f"the mask and the preview are both {out}; choose two names")
+
+
+def _provenance(model: Backend) -> dict[str, str]:
+    bundle = model.bundle
+    return {
+        "RSEDGE_VERSION": __version__,
+        "RSEDGE_MODEL": bundle.manifest.name,
+        "RSEDGE_MODEL_SHA256": bundle.sha256,
+        "RSEDGE_PRECISION": bundle.precision,
+        "RSEDGE_BACKEND": f"{model.name} {model.provider}",
+        "TIFFTAG_SOFTWARE": f"rsedge {__version__}",
+    }
+
+
+def _notes(reader: RasterReader, grid: Grid, model: Backend, stats: engine.Stats) -> list[str]:
+    """What the user should know of this run. Raises InputError where the declared scale cannot be right."""
+    notes = []
+    if reader.scaled:
+        clipped = reader.clipped / reader.scaled
+        if clipped > MANY_CLIPPED:
+            raise InputError(
+                f"{clipped:.0%} of the values lie outside --scale; look at the raster's range with `gdalinfo -stats`"
+            )
+        if clipped > SOME_CLIPPED:
+            notes.append(f"{clipped:.1%} of the values lie outside --scale and were clipped")
+    if not grid.is_referenced:
+        notes.append("the raster has no CRS: the mask has none either, and areas are unknown")
+    if stats.valid_pixels == 0:
+        notes.append("the raster holds no valid pixel: the mask is all nodata")
+    gsd_m, trained = grid.gsd_m, model.bundle.manifest.gsd_m
+    if gsd_m and trained and not trained[0] * 0.8 <= gsd_m <= trained[1] * 1.25:
+        notes.append(
+            f"the raster's GSD is {gsd_m:.2f} m, the model was trained at {trained[0]:g} to {trained[1]:g} m: "
+            "expect a worse mask; resample the raster first"
+        )
+    return notes

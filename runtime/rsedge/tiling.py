@@ -1,0 +1,107 @@
+"""Which windows cover a raster, and how much each pixel of a window counts. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.errors import InputError
+from rsedge.window import Window
+
+Seam = Literal["blend", "crop"]
+MAX_OVERLAP = 0.75
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Windows along one side of a raster.
+
+    ``length`` and ``tile`` are pixels; ``overlap`` is the least share of a tile that neighbours
+    have in common, 0 to 0.75. The last window is shifted inward so that none leaves the raster; a
+    side shorter than the tile has one window of its own length (the engine reflects it up to a tile).
+    """
+
+    length: int
+    tile: int
+    overlap: float
+    seam: Seam = "blend"
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.tile < 1:
+            raise InputError(f"length {self.length} and tile {self.tile} must be at least 1 pixel")
+        if not 0 <= self.overlap <= MAX_OVERLAP:
+            raise InputError(f"overlap {self.overlap} is not within 0..{MAX_OVERLAP} (a share of the tile)")
+        if self.seam not in get_args(Seam):
+            raise InputError(f"seam {self.seam!r} is unknown; choose one of {', '.join(get_args(Seam))}")
+
+    @property
+    def size(self) -> int:
+        """Pixels in one window: the tile, or the whole side where that is shorter."""
+        return min(self.tile, self.length)
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one window's start to the next, the last excepted."""
+        return max(1, self.tile - round(self.tile * self.overlap))
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """First pixel of every window, ascending."""
+        last = max(0, self.length - self.tile)
+        return (*range(0, last, self.stride), last)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        """Weight of each pixel in each window, shape (windows, size); every pixel's weights sum to 1.
+
+        ``blend``: linear ramps over the overlap. ``crop``: 1 in the window whose centre is
+        nearest, 0 in the others.
+        """
+        raw = self._ramps() if self.seam == "blend" else self._owners()
+        total = np.zeros(self.length)
+        for start, weight in zip(self.starts, raw, strict=True):
+            total[start : start + self.size] += weight
+        return np.stack(
+            [weight / total[s : s + self.size] for s, weight in zip(self.starts, raw, strict=True)]
+        ).astype(np.float32)
+
+    def _ramps(self) -> NDArray[np.float64]:
+        ramp = max(1, self.tile - self.stride)
+        to_border = np.minimum(np.arange(self.size) + 0.5, np.arange(self.size, 0, -1) - 0.5)
+        return np.tile(np.minimum(to_border / ramp, 1.0), (len(self.starts), 1))
+
+    def _owners(self) -> NDArray[np.float64]:
+        starts = np.array(self.starts)
+        pixels = np.arange(self.length)
+        # Pixels from cut[i] on are nearer to the centre of window i + 1 than to that of window i.
+        cuts = (starts[:-1] + starts[1:] + self.size + 1) // 2
+        owner = np.searchsorted(cuts, pixels, side="right")
+        inside = starts[:, None] + np.arange(self.size)
+        mine: NDArray[np.bool_] = owner[inside] == np.arange(len(starts))[:, None]
+        return mine.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """All windows of a raster, row by row."""
+
+    rows: Axis
+    cols: Axis
+
+    @classmethod
+    def of(cls, height: int, width: int, tile: int, overlap: float, seam: Seam) -> Tiling:
+        """Tiling of a raster of ``height`` x ``width`` pixels by square tiles."""
+        return cls(Axis(height, tile, overlap, seam), Axis(width, tile, overlap, seam))
+
+    def __len__(self) -> int:
+        return len(self.rows.starts) * len(self.cols.starts)
+
+    def __iter__(self) -> Iterator[Window]:
+        for row in self.rows.starts:
+            for col in self.cols.starts:
+                yield Window(row, col, self.rows.size, self.cols.size)
