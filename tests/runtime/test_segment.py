@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from rsedge import InputError, Options, OutputError, open_model, segment
+from rsedge.backends import Backend
+from rsedge.errors import BackendError
+from rsedge.manifest import NODATA
+from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest, strongest
+
+Write = Callable[..., Path]
+Noise = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> Iterator[Backend]:
+    with open_model(bundle, threads=1) as backend:
+        yield backend
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as src:
+        return src.read(1)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    height=st.integers(1, 3 * TILE),
+    width=st.integers(1, 3 * TILE),
+    overlap=st.floats(0, 0.75),
+    seam=st.sampled_from(["blend", "crop"]),
+    hole=st.tuples(*[st.integers(0, 3 * TILE)] * 4),
+)
+def test_a_pixelwise_model_gives_the_mask_it_gives_without_tiling(
+    model: Backend,
+    write_raster: Write,
+    noise: Noise,
+    tmp_path: Path,
+    height: int,
+    width: int,
+    overlap: float,
+    seam: str,
+    hole: tuple[int, ...],
+) -> None:
+    pixels = noise(height, width)
+    row, col, rows, cols = hole
+    pixels[:, row : row + rows, col : col + cols] = 0
+    expected = np.where((pixels == 0).all(0), NODATA, strongest(pixels))
+    raster = write_raster(pixels, nodata=0)
+    result = segment(
+        model, raster, tmp_path / "mask.tif", Options(overlap=overlap, seam=seam, format="gtiff")
+    )
+    np.testing.assert_array_equal(read(tmp_path / "mask.tif"), expected)
+    assert result.nodata_pixels == (expected == NODATA).sum()
+    assert [c.pixels for c in result.classes] == [(expected == i).sum() for i in range(3)]
+
+
+LAYOUTS = {
+    "striped": {},
+    "one row a strip": {"blockysize": 1},
+    "one block": {"blockysize": 150},
+    "tiled": {"tiled": True, "blockxsize": 32, "blockysize": 48},
+    "pixel interleaved": {
+        "interleave": "pixel",
+        "compress": "deflate",
+        "tiled": True,
+        "blockxsize": 64,
+        "blockysize": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("file_format", ["cog", "gtiff"])
+def test_every_layout_gives_the_same_mask(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path, layout: str, file_format: str
+) -> None:
+    pixels = noise(150, 170)
+    segment(
+        model, write_raster(pixels, **LAYOUTS[layout]), tmp_path / "mask.tif", Options(format=file_format)
+    )
+    np.testing.assert_array_equal(read(tmp_path / "mask.tif"), strongest(pixels))
+
+
+def test_the_output_is_what_a_gis_expects(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    raster, out = write_raster(noise(700, 600), nodata=0), tmp_path / "mask.tif"
+    segment(model, raster, out)
+    with rasterio.open(raster) as src, rasterio.open(out) as dst:
+        assert (dst.crs, dst.transform, dst.shape) == (src.crs, src.transform, src.shape)
+        assert (dst.count, dst.dtypes[0], dst.nodata) == (1, "uint8", NODATA)
+        assert dst.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert dst.compression.name == "deflate"
+        assert dst.block_shapes == [(512, 512)]
+        assert dst.overviews(1) == [2]
+        assert [dst.colormap(1)[i][:3] for i in range(3)] == [c.color for c in CLASSES]
+        tags = dst.tags()
+    assert json.loads(tags["RSEDGE_CLASSES"]) == {"0": "red", "1": "green", "2": "blue"}
+    assert tags["RSEDGE_MODEL_SHA256"] == model.bundle.sha256
+    assert "<Category>green</Category>" in out.with_name("mask.tif.aux.xml").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.tif", "mask.tif.aux.xml", "raster.tif"]
+
+
+@pytest.mark.parametrize("file_format", ["cog", "gtiff"])
+def test_ground_control_points_are_carried_through(
+    model: Backend, noise: Noise, tmp_path: Path, file_format: str
+) -> None:
+    path = tmp_path / "gcps.tif"
+    points = [
+        GroundControlPoint(r, c, 4 + c / 1e4, 52 - r / 1e4) for r, c in ((0, 0), (0, 90), (80, 0), (80, 90))
+    ]
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=3,
+        height=80,
+        width=90,
+        dtype="uint8",
+        gcps=points,
+        crs=CRS.from_epsg(4326),
+    ) as dst:
+        dst.write(noise(80, 90))
+    result = segment(model, path, tmp_path / "mask.tif", Options(format=file_format))
+    with rasterio.open(tmp_path / "mask.tif") as dst:
+        found, crs = dst.gcps
+    assert crs == CRS.from_epsg(4326)
+    assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
+    assert result.classes[0].area_m2 is None
+
+
+def test_a_rotated_grid_is_carried_through(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    cos, sin = 0.5 * np.cos(0.5), 0.5 * np.sin(0.5)
+    turned = Affine(cos, sin, 5e5, sin, -cos, 5.4e6)
+    result = segment(model, write_raster(noise(80, 90), transform=turned), tmp_path / "mask.tif")
+    with rasterio.open(tmp_path / "mask.tif") as dst:
+        assert dst.transform.almost_equals(turned, 1e-9)
+    assert sum(c.area_m2 or 0 for c in result.classes) == pytest.approx(80 * 90 * 0.25)
+
+
+def test_alpha_marks_pixels_without_data(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    pixels = noise(100, 100)
+    alpha = np.full((1, 100, 100), 255, np.uint8)
+    alpha[:, 20:70, 30:90] = 0
+    raster = write_raster(np.concatenate([pixels, alpha]), photometric="rgb", alpha="yes")
+    segment(model, raster, tmp_path / "mask.tif")
+    np.testing.assert_array_equal(read(tmp_path / "mask.tif"), np.where(alpha[0], strongest(pixels), NODATA))
+
+
+def test_an_internal_mask_marks_pixels_without_data(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    pixels, valid = noise(100, 100), np.zeros((100, 100), bool)
+    valid[:, 40:] = True
+    raster = write_raster(pixels)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(raster, "r+") as dst:
+        dst.write_mask(valid)
+    segment(model, raster, tmp_path / "mask.tif")
+    np.testing.assert_array_equal(read(tmp_path / "mask.tif"), np.where(valid, strongest(pixels), NODATA))
+
+
+def test_windows_without_data_are_not_inferred(model: Backend, write_raster: Write, tmp_path: Path) -> None:
+    result = segment(model, write_raster(np.zeros((3, 200, 200), np.uint8), nodata=0), tmp_path / "mask.tif")
+    assert result.windows_skipped == result.windows
+    assert result.seconds["infer"] == 0
+    assert (read(tmp_path / "mask.tif") == NODATA).all()
+    assert any("no valid pixel" in note for note in result.notes)
+
+
+def test_bands_are_taken_in_the_order_asked_for(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    pixels = noise(70, 70)
+    five = np.concatenate([np.full((2, 70, 70), 7, np.uint8), pixels])
+    segment(model, write_raster(five), tmp_path / "mask.tif", Options(bands=(5, 4, 3)))
+    np.testing.assert_array_equal(read(tmp_path / "mask.tif"), strongest(pixels[::-1]))
+
+
+def test_bands_are_found_by_colour(model: Backend, write_raster: Write, noise: Noise, tmp_path: Path) -> None:
+    pixels = noise(70, 70)
+    raster = write_raster(pixels[::-1])
+    with rasterio.open(raster, "r+") as dst:
+        dst.colorinterp = [rasterio.enums.ColorInterp[c] for c in ("blue", "green", "red")]
+    result = segment(model, raster, tmp_path / "mask.tif")
+    assert result.bands == (3, 2, 1)
+    np.testing.assert_array_equal(read(tmp_path / "mask.tif"), strongest(pixels))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
+def test_a_declared_scale_maps_other_dtypes(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path, dtype: str
+) -> None:
+    pixels = noise(70, 70)
+    raster = write_raster((pixels.astype(np.int32) * 10 + 100).astype(dtype))
+    segment(model, raster, tmp_path / "mask.tif", Options(scale=(100, 2650)))
+    np.testing.assert_array_equal(read(tmp_path / "mask.tif"), strongest(pixels))
+
+
+def test_nan_is_no_data(model: Backend, write_raster: Write, noise: Noise, tmp_path: Path) -> None:
+    pixels = noise(70, 70).astype(np.float32) / 255
+    pixels[1, 5:20, 30:60] = np.nan
+    pixels[0, 0, 0] = np.inf
+    segment(model, write_raster(pixels), tmp_path / "mask.tif", Options(scale=(0, 1)))
+    valid = np.isfinite(pixels).all(0)
+    expected = np.where(valid, np.nan_to_num(pixels).argmax(0), NODATA)
+    np.testing.assert_array_equal(read(tmp_path / "mask.tif"), expected)
+
+
+def test_a_scale_that_cannot_be_right_is_an_error_and_leaves_nothing(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    raster = write_raster(noise(70, 70).astype(np.float32) * 100)
+    with pytest.raises(InputError, match="outside --scale"):
+        segment(model, raster, tmp_path / "mask.tif", Options(scale=(0, 1)))
+    assert [p.name for p in tmp_path.iterdir()] == ["raster.tif"]
+
+
+def test_areas_are_true_on_projected_and_geographic_grids(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    feet = write_raster(noise(64, 64), crs=CRS.from_epsg(2263), transform=Affine(2, 0, 9e5, 0, -2, 2e5))
+    result = segment(model, feet, tmp_path / "mask.tif")
+    assert sum(c.area_m2 or 0 for c in result.classes) == pytest.approx(64 * 64 * (2 * 1200 / 3937) ** 2)
+    # A whole degree cell from 60 N to 61 N: 6 220 km2 on WGS 84 (Snyder 1987, eq. 3-12, computed apart).
+    degree = write_raster(
+        noise(64, 64), crs=CRS.from_epsg(4326), transform=Affine(1 / 64, 0, 10, 0, -1 / 64, 61)
+    )
+    result = segment(model, degree, tmp_path / "mask.tif")
+    latitudes = np.radians(np.linspace(60, 61, 200001))
+    a, e2 = 6378137.0, 0.00669437999014
+    density = a**2 * (1 - e2) * np.cos(latitudes) / (1 - e2 * np.sin(latitudes) ** 2) ** 2
+    expected = np.trapezoid(density, latitudes) * np.radians(1)
+    assert sum(c.area_m2 or 0 for c in result.classes) == pytest.approx(expected, rel=1e-8)
+
+
+def test_a_raster_without_crs_is_segmented_with_a_note(model: Backend, noise: Noise, tmp_path: Path) -> None:
+    pixels, raster = noise(70, 80), tmp_path / "plain.png"
+    with (
+        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(raster, "w", driver="PNG", count=3, height=70, width=80, dtype="uint8") as dst,
+    ):
+        dst.write(pixels)
+    result = segment(model, raster, tmp_path / "mask.tif")
+    assert any("no CRS" in note for note in result.notes)
+    assert all(c.area_m2 is None for c in result.classes)
+
+
+def test_memory_does_not_grow_with_height(model: Backend, write_raster: Write, tmp_path: Path) -> None:
+    import tracemalloc
+
+    peaks, heights = [], (1000, 9000)
+    for height in heights:
+        raster = write_raster(np.full((3, height, 256), 9, np.uint8), name=f"{height}.tif")
+        tracemalloc.start()  # numpy reports its arrays to it
+        segment(model, raster, tmp_path / "mask.tif", Options(format="gtiff"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 0.02 * 3 * 256 * (heights[1] - heights[0])
+
+
+class TestFailures:
+    def test_the_old_mask_survives_a_truncated_raster(
+        self, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "mask.tif"
+        out.write_bytes(b"precious")
+        raster = write_raster(noise(400, 200), tiled=True, blockxsize=64, blockysize=64)
+        raster.write_bytes(raster.read_bytes()[: raster.stat().st_size // 2])
+        with pytest.raises(InputError, match="truncated or damaged"):
+            segment(model, raster, out)
+        assert out.read_bytes() == b"precious"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.tif", "raster.tif"]
+
+    def test_a_model_that_answers_nan_is_an_error(
+        self, write_raster: Write, noise: Noise, tmp_path: Path
+    ) -> None:
+        graph = pointwise_graph(pointwise_manifest())
+        graph.graph.initializer[0].raw_data = np.full((3, 3), np.nan, np.float32).tobytes()
+        folder = make_bundle(tmp_path / "nan.rsedge", pointwise_manifest(), graph)
+        with open_model(folder) as broken, pytest.raises(BackendError, match="NaN"):
+            segment(broken, write_raster(noise(70, 70)), tmp_path / "mask.tif")
+        assert not (tmp_path / "mask.tif").exists()
+
+    def test_the_output_may_not_be_the_input(
+        self, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+    ) -> None:
+        raster = write_raster(noise(70, 70))
+        before = raster.read_bytes()
+        (tmp_path / "link.tif").symlink_to(raster)
+        for name in ("raster.tif", "link.tif"):
+            with pytest.raises(InputError, match="is the input raster"):
+                segment(model, raster, tmp_path / name)
+        assert raster.read_bytes() == before
+
+    def test_a_missing_output_folder_is_named(
+        self, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+    ) -> None:
+        with pytest.raises(OutputError, match="nowhere does not exist"):
+            segment(model, write_raster(noise(70, 70)), tmp_path / "nowhere" / "mask.tif")
+
+    def test_mask_and_preview_need_two_names(
+        self, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+    ) -> None:
+        with pytest.raises(InputError, match="two names"):
+            segment(model, write_raster(noise(9, 9)), tmp_path / "a.tif", Options(preview=tmp_path / "a.tif"))
+
+    def test_a_failing_disk_leaves_nothing(
+        self,
+        model: Backend,
+        write_raster: Write,
+        noise: Noise,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr("rsedge.raster.writer._sync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            segment(model, write_raster(noise(70, 70)), tmp_path / "mask.tif")
+        assert [p.name for p in tmp_path.iterdir()] == ["raster.tif"]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "profile", "message"),
+    [
+        (np.ones((2, 9, 9), np.uint8), {}, "2 usable bands.*needs 3"),
+        (np.ones((3, 9, 9), np.uint16), {}, "stored as uint16.*--scale"),
+        (np.ones((3, 9, 9), np.float32), {}, "stored as float32.*--scale"),
+        (np.ones((3, 9, 9), np.complex64), {}, "stored as complex64"),
+    ],
+)
+def test_unfit_rasters_are_refused(
+    model: Backend,
+    write_raster: Write,
+    tmp_path: Path,
+    pixels: np.ndarray,
+    profile: dict[str, object],
+    message: str,
+) -> None:
+    raster = write_raster(pixels, **profile)
+    with pytest.raises(InputError, match=message):
+        segment(model, raster, tmp_path / "mask.tif")
+
+
+def test_a_palette_image_is_refused_with_a_way_out(
+    model: Backend, write_raster: Write, tmp_path: Path
+) -> None:
+    raster = write_raster(np.ones((1, 9, 9), np.uint8))
+    with rasterio.open(raster, "r+") as dst:
+        dst.write_colormap(1, {1: (1, 2, 3, 255)})
+    with pytest.raises(InputError, match="expand rgb"):
+        segment(model, raster, tmp_path / "mask.tif")
+
+
+@pytest.mark.parametrize("bands", [(1, 2), (1, 2, 4), (0, 1, 2)])
+def test_impossible_bands_are_refused(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path, bands: tuple[int, ...]
+) -> None:
+    with pytest.raises(InputError, match="bands chosen|does not exist"):
+        segment(model, write_raster(noise(9, 9)), tmp_path / "mask.tif", Options(bands=bands))

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rsedge.errors import InputError
+from rsedge.tiling import MAX_OVERLAP, Axis, Tiling
+
+axes = st.builds(
+    Axis,
+    length=st.integers(1, 700),
+    tile=st.integers(1, 130),
+    overlap=st.floats(0, MAX_OVERLAP),
+    seam=st.sampled_from(["blend", "crop"]),
+)
+
+
+@given(axes)
+def test_windows_stay_inside_and_cover_every_pixel(axis: Axis) -> None:
+    covered = np.zeros(axis.length, int)
+    for start in axis.starts:
+        assert start >= 0
+        assert start + axis.size <= axis.length
+        covered[start : start + axis.size] += 1
+    assert (covered > 0).all()
+
+
+@given(axes)
+def test_starts_ascend_by_the_stride_and_only_the_last_is_shifted(axis: Axis) -> None:
+    steps = np.diff(axis.starts)
+    assert (steps[:-1] == axis.stride).all()
+    assert ((steps > 0) & (steps <= axis.stride)).all()
+
+
+@given(axes)
+def test_weights_of_every_pixel_sum_to_one(axis: Axis) -> None:
+    total = np.zeros(axis.length)
+    for start, weight in zip(axis.starts, axis.weights, strict=True):
+        total[start : start + axis.size] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@given(axes)
+def test_blend_weights_are_positive_and_crop_weights_name_one_owner(axis: Axis) -> None:
+    if axis.seam == "blend":
+        assert (axis.weights > 0).all()
+    else:
+        assert set(np.unique(axis.weights)) <= {0.0, 1.0}
+
+
+@given(axes.filter(lambda a: a.seam == "crop"))
+def test_crop_gives_each_pixel_to_the_window_whose_centre_is_nearest(axis: Axis) -> None:
+    centres = np.array(axis.starts) + axis.size / 2
+    for window, (start, weight) in enumerate(zip(axis.starts, axis.weights, strict=True)):
+        for pixel in start + np.flatnonzero(weight):
+            distances = np.abs(pixel + 0.5 - centres)
+            assert distances[window] == distances.min()
+
+
+def test_tiling_iterates_row_by_row() -> None:
+    tiling = Tiling.of(100, 130, 64, 0.25, "blend")
+    windows = list(tiling)
+    assert len(windows) == len(tiling) == 2 * 3
+    assert [(w.row, w.col) for w in windows] == [(0, 0), (0, 48), (0, 66), (36, 0), (36, 48), (36, 66)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overlap": 0.8}, "0..0.75"),
+        ({"overlap": -0.1}, "0..0.75"),
+        ({"seam": "magic"}, "blend, crop"),
+        ({"length": 0}, "1 pixel"),
+    ],
+)
+def test_impossible_axes_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Axis(**{"length": 10, "tile": 4, "overlap": 0.0, **changes})
