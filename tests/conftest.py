@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
+
 from toys import make_bundle, pointwise_graph, pointwise_manifest
 
 

@@ -50,7 +50,9 @@ def export_onnx(model: nn.Module, manifest: Manifest, path: Path) -> None:
     The manifest's facts go into the file's metadata. Weights are rounded to fp16 in the file and cast
     to fp32 by the graph; runtimes fold that cast when they load it, so it costs nothing to run.
     """
-    example = torch.zeros(2, len(manifest.bands), manifest.tile, manifest.tile, dtype=getattr(torch, manifest.dtype))
+    example = torch.zeros(
+        2, len(manifest.bands), manifest.tile, manifest.tile, dtype=getattr(torch, manifest.dtype)
+    )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
@@ -90,14 +92,22 @@ def metadata(manifest: Manifest) -> Mapping[str, str]:
             {
                 "name": "pixels",
                 "bands": list(manifest.bands),
-                "input": {"shape": [-1, bands, tile, tile], "dim_order": list(("batch", "bands", "height", "width")), "data_type": manifest.dtype},
+                "input": {
+                    "shape": [-1, bands, tile, tile],
+                    "dim_order": ["batch", "bands", "height", "width"],
+                    "data_type": manifest.dtype,
+                },
             }
         ],
         "mlm:output": [
             {
                 "name": "scores",
                 "tasks": ["semantic-segmentation"],
-                "result": {"shape": [-1, len(names), tile, tile], "dim_order": ["batch", "class", "height", "width"], "data_type": "float32"},
+                "result": {
+                    "shape": [-1, len(names), tile, tile],
+                    "dim_order": ["batch", "class", "height", "width"],
+                    "data_type": "float32",
+                },
                 "classification:classes": [
                     {"value": i, "name": c.name, "color_hint": "{:02X}{:02X}{:02X}".format(*c.color)}
                     for i, c in enumerate(manifest.classes)
@@ -124,7 +134,9 @@ def halve_stored_weights(graph: onnx.ModelProto) -> None:
             continue
         name, values = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(numpy_helper.from_array(values, f"{name}.fp16"))
-        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.fp32", to=TensorProto.FLOAT))
+        casts.append(
+            helper.make_node("Cast", [tensor.name], [name], name=f"{name}.fp32", to=TensorProto.FLOAT)
+        )
     nodes = [*casts, *graph.graph.node]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)

@@ -44,9 +44,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
     args = parser.parse_args()
     try:
-        print(json.dumps(build_bundle(args.run, args.out), indent=2))
+        report = build_bundle(args.run, args.out)
     except RsedgeError as error:
         sys.exit(f"error: {error}")
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
 def build_bundle(run: Path, out: Path) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from rsedge import BackendError, InputError, ModelError, open_model
 from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest
 

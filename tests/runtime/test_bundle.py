@@ -8,6 +8,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from rsedge.bundle import METADATA_KEY, Bundle, onnx_metadata
 from rsedge.errors import ModelError
 from toys import make_bundle, pointwise_graph, pointwise_manifest

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
+
 from rsedge import InputError, open_model
 from rsedge.evaluate import evaluate
 from rsedge.metrics import Confusion

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rsedge.errors import InputError
 from rsedge.labels import LabelColors, find_pairs
 from rsedge.manifest import NODATA

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from rsedge.errors import ModelError
 from rsedge.manifest import ClassInfo, Manifest
 from toys import CLASSES, pointwise_manifest

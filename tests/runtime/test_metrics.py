@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from rsedge.errors import InputError
 from rsedge.metrics import Confusion
 

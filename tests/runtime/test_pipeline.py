@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+
 from rsedge.pipeline import Background, prefetch
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.transform import Affine
+
 from rsedge import InputError, Options, OutputError, open_model, segment
 from rsedge.backends import Backend
 from rsedge.errors import BackendError

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rsedge.errors import InputError
 from rsedge.tiling import MAX_OVERLAP, Axis, Tiling
 

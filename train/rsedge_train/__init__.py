@@ -1,0 +1,1 @@
+"""Networks, distillation and training (torch, timm, sam2)."""
