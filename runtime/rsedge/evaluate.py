@@ -17,7 +17,7 @@ from rsedge.errors import InputError
 from rsedge.labels import LabelColors, find_pairs
 from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
-from rsedge.raster import RasterReader, plan_bands
+from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.segment import Options
 from rsedge.sinks import ScoreSink
 from rsedge.tiling import Tiling
@@ -81,7 +81,11 @@ def evaluate(
     pairs = find_pairs(folder)
     total = Confusion(np.zeros((len(manifest.classes), len(manifest.classes)), np.int64))
     for done, (image, label) in enumerate(pairs, 1):
-        with RasterReader(image) as reader, RasterReader(label) as truth:
+        with (
+            RasterReader(image) as reader,
+            RasterReader(label) as truth,
+            bounded_cache(reader.row_of_blocks_bytes + truth.row_of_blocks_bytes),
+        ):
             _check_sizes(reader, truth)
             plan = plan_bands(reader, manifest, options.bands, options.scale)
             grid = reader.grid

@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from rsedge.errors import InputError
 from rsedge.labels import LABEL_SUFFIX
 from rsedge.manifest import ClassInfo
-from rsedge.raster import Grid, RasterWriter
+from rsedge.raster import Grid, RasterWriter, bounded_cache
 from rsedge.sample import CLASSES, SampleScene
 from rsedge.window import Window
 
@@ -55,6 +55,7 @@ def write_sample(
     labels_path = out.with_name(f"{out.stem}{LABEL_SUFFIX}{out.suffix}")
     tags = {"RSEDGE_SAMPLE": f"seed {seed}, gsd_m {gsd_m:g}"}
     with ExitStack() as stack:
+        stack.enter_context(bounded_cache(RasterWriter.row_of_blocks_bytes(grid, bands=4)))
         image_file = stack.enter_context(RasterWriter(out, grid, bands=3, tags=tags))
         label_file = stack.enter_context(RasterWriter(labels_path, grid, classes=LANDCOVER, tags=tags))
         for row in range(0, height, STRIP_ROWS):

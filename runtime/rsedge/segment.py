@@ -16,7 +16,7 @@ from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
 from rsedge.errors import InputError
 from rsedge.manifest import NODATA, ClassInfo
-from rsedge.raster import Format, Grid, RasterReader, RasterWriter, check_target, plan_bands
+from rsedge.raster import Format, Grid, RasterReader, RasterWriter, bounded_cache, check_target, plan_bands
 from rsedge.sinks import AreaSink, MaskSink, PreviewSink
 from rsedge.tiling import Seam, Tiling
 from rsedge.version import __version__
@@ -118,6 +118,9 @@ def segment(
         plan = plan_bands(reader, manifest, options.bands, options.scale)
         grid = reader.grid
         tiling = Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
+        stack.enter_context(
+            bounded_cache(reader.row_of_blocks_bytes + RasterWriter.row_of_blocks_bytes(grid))
+        )
         writer = stack.enter_context(
             RasterWriter(out, grid, 1, manifest.classes, _provenance(model), options.format)
         )

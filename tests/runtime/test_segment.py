@@ -311,7 +311,7 @@ class TestFailures:
     def test_a_missing_output_folder_is_named(
         self, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
     ) -> None:
-        with pytest.raises(OutputError, match="nowhere does not exist"):
+        with pytest.raises(InputError, match="nowhere does not exist"):
             segment(model, write_raster(noise(70, 70)), tmp_path / "nowhere" / "mask.tif")
 
     def test_mask_and_preview_need_two_names(

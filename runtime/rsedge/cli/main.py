@@ -44,7 +44,8 @@ def _options(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # SIGTERM: from `docker stop` and systemd
+        signal.signal(stop, _interrupt)
     try:
         app()
     except RsedgeError as error:
@@ -53,11 +54,14 @@ def main() -> None:
     except MemoryError:
         print("error: out of memory; close other programs or use a narrower raster", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except _Interrupted:
         print("interrupted; nothing was written under the target's name", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
-def _terminate(*_: object) -> None:
-    """Let ``docker stop`` and systemd end a run as cleanly as Ctrl-C does."""
-    raise KeyboardInterrupt
+class _Interrupted(BaseException):
+    """Ctrl-C or a request to end. Not KeyboardInterrupt, which typer turns into a silent exit."""
+
+
+def _interrupt(*_: object) -> None:
+    raise _Interrupted

@@ -69,9 +69,10 @@ class RasterReader:
         self._src.close()
 
     @property
-    def block_height(self) -> int:
-        """Rows of one stored block."""
-        return int(self._src.block_shapes[0][0])
+    def row_of_blocks_bytes(self) -> int:
+        """Bytes of one row of stored blocks, all bands."""
+        pixel_bytes = sum(np.dtype(d).itemsize for d in self.dtypes)
+        return int(self._src.block_shapes[0][0]) * self.grid.width * pixel_bytes
 
     def colormap(self) -> dict[int, tuple[int, ...]] | None:
         """Palette of the first band, value to RGBA; None where it has none."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as GdalWindow
 
-from rsedge.errors import OutputError
+from rsedge.errors import InputError, OutputError
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster.grid import Grid
 
@@ -41,8 +41,8 @@ class RasterWriter:
     ``classes`` it is a mask: one band with their palette and names, and nodata 255. Format ``cog`` goes
     through a temporary tiled GeoTIFF, as GDAL's COG driver needs its input whole.
 
-    Raises OutputError when the folder is missing or not writable, or the disk is full; what stood at
-    ``path`` is then untouched.
+    Raises InputError when ``path`` cannot become a file, OutputError when writing fails (disk full); what
+    stood at ``path`` is then untouched.
     """
 
     def __init__(
@@ -75,6 +75,11 @@ class RasterWriter:
         except (RasterioError, OSError) as error:
             self._remove_leftovers()
             raise _failure(path, error) from error
+
+    @staticmethod
+    def row_of_blocks_bytes(grid: Grid, bands: int = 1) -> int:
+        """Bytes of one row of the blocks that will be written."""
+        return BLOCK * grid.width * bands
 
     def write(self, rows: NDArray[np.uint8]) -> None:
         """Append rows, (bands, rows, width). Blocks are written once, when they are full."""
@@ -145,14 +150,14 @@ class RasterWriter:
 
 
 def check_target(path: Path) -> None:
-    """Raise OutputError when ``path`` cannot become a file."""
+    """Raise InputError when ``path`` cannot become a file."""
     folder = path.parent
     if not folder.is_dir():
-        raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
+        raise InputError(f"{path}: the folder {folder} does not exist; create it first")
     if path.exists() and not path.is_file():
-        raise OutputError(f"{path} exists and is not a file; choose another name")
+        raise InputError(f"{path} exists and is not a file; choose another name")
     if not os.access(folder, os.W_OK):
-        raise OutputError(
+        raise InputError(
             f"{path}: the folder {folder} is not writable; choose another or change its permissions"
         )
 

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from rsedge.cli import main
+from toys import make_bundle, pointwise_graph, pointwise_manifest, strongest
+
+Run = Callable[..., tuple[int, str, str]]
+Write = Callable[..., Path]
+Noise = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs ``rsedge ARGS`` in this process: (exit code, standard output, standard error)."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rsedge", *map(str, args)])
+        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def test_infer_says_where_the_mask_is_and_what_it_found(
+    run: Run, bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    pixels = noise(150, 130)
+    out, picture = tmp_path / "mask.tif", tmp_path / "look.png"
+    code, printed, _ = run(
+        "infer",
+        write_raster(pixels),
+        "--out",
+        out,
+        "--model",
+        bundle,
+        "--preview",
+        picture,
+        "--json",
+        "--seam",
+        "crop",
+    )
+    assert code == 0
+    facts = json.loads(printed.splitlines()[-1])
+    assert (facts["out"], facts["preview"], facts["seam"]) == (str(out), str(picture), "crop")
+    assert facts["provider"] == "CPUExecutionProvider"
+    assert facts["grid"]["crs"] == "EPSG:32631"
+    assert facts["windows"] == 9
+    counts = np.bincount(strongest(pixels).ravel(), minlength=3)
+    assert [c["pixels"] for c in facts["classes"]] == counts.tolist()
+    assert [c["area_m2"] for c in facts["classes"]] == pytest.approx((counts * 0.25).tolist())
+    assert set(facts["seconds"]) == {"read", "infer", "blend", "write", "total"}
+    assert facts["peak_rss_bytes"] > 1 << 20
+    assert f"mask     {out}" in printed
+    assert "green" in printed
+    with rasterio.open(out) as src:
+        np.testing.assert_array_equal(src.read(1), strongest(pixels))
+
+
+def test_quiet_prints_nothing(
+    run: Run, bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    result = run("infer", write_raster(noise(9, 9)), "--out", tmp_path / "m.tif", "--model", bundle, "-q")
+    assert result == (0, "", "")
+
+
+def test_sample_then_eval_of_a_model_that_knows_colours_only(run: Run, tmp_path: Path) -> None:
+    code, printed, _ = run("sample", tmp_path / "town.tif", "--size", "300x200", "--seed", 3)
+    assert code == 0
+    assert f"labels   {tmp_path / 'town_labels.tif'}" in printed
+    with rasterio.open(tmp_path / "town.tif") as image, rasterio.open(tmp_path / "town_labels.tif") as labels:
+        assert (image.count, image.shape, image.transform) == (3, (200, 300), labels.transform)
+        assert labels.read(1).max() <= 4
+        assert image.crs == labels.crs
+    code, printed, _ = run("eval", tmp_path, "--json")
+    assert code == 0
+    facts = json.loads(printed.splitlines()[-1])
+    assert facts["pixels"] == 300 * 200
+    assert 0 < facts["miou"] <= 1
+
+
+BAD_INPUT = {
+    "missing file": (("none.tif",), "no raster at"),
+    "a folder": ((".",), "is a folder"),
+    "not a raster": (("text.tif",), "not a raster GDAL can open"),
+    "truncated": (("broken.tif",), "truncated or damaged"),
+    "too few bands": (("grey.tif",), "1 usable band, the model needs 3"),
+    "complex": (("complex.tif",), "complex64"),
+    "float": (("float.tif",), "--scale LOW,HIGH"),
+    "float out of range": (("float.tif", "--scale", "0,1"), "outside --scale"),
+    "no model": (("good.tif", "--model", "none.rsedge"), "no model at"),
+    "corrupt onnx": (("good.tif", "--model", "corrupt.onnx"), "not an ONNX file"),
+    "foreign onnx": (("good.tif", "--model", "foreign.onnx"), "no rsedge metadata"),
+    "text as model": (("good.tif", "--model", "text.tif"), "no rsedge metadata"),
+    "overlap": (("good.tif", "--overlap", "2"), "0..0.75"),
+    "overlap, not a number": (("good.tif", "--overlap", "much"), "--overlap"),
+    "seam": (("good.tif", "--seam", "glue"), "blend, crop"),
+    "format": (("good.tif", "--format", "jpeg"), "cog, gtiff"),
+    "device": (("good.tif", "--device", "tpu"), "auto, cpu, cuda"),
+    "bands": (("good.tif", "--bands", "a,b"), "--bands 'a,b'"),
+    "band 9": (("good.tif", "--bands", "1,2,9"), "bands 1 to 3"),
+    "scale": (("good.tif", "--scale", "5"), "LOW,HIGH"),
+    "scale upside down": (("good.tif", "--scale", "5,1"), "LOW below HIGH"),
+    "option": (("good.tif", "--frobnicate"), "--frobnicate"),
+    "out folder": (("good.tif", "--out", "none/m.tif"), "does not exist"),
+    "out is input": (("good.tif", "--out", "good.tif"), "is the input raster"),
+    "out is a folder": (("good.tif", "--out", "."), "not a file"),
+    "preview folder": (("good.tif", "--preview", "none/p.png"), "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gives_a_message_and_leaves_the_target_alone(
+    run: Run,
+    bundle: Path,
+    write_raster: Write,
+    noise: Noise,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_raster(noise(90, 90), "good.tif")
+    write_raster(noise(90, 90)[:1], "grey.tif")
+    write_raster(noise(9, 9).astype(np.complex64), "complex.tif")
+    write_raster(noise(9, 9).astype(np.float32) * 99, "float.tif")
+    Path("text.tif").write_text("I am not an image")
+    whole = write_raster(noise(300, 300), "broken.tif", tiled=True, blockxsize=64, blockysize=64)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
+    graph = pointwise_graph(pointwise_manifest()).SerializeToString()
+    Path("corrupt.onnx").write_bytes(graph[:-40])
+    Path("foreign.onnx").write_bytes(
+        pointwise_graph(pointwise_manifest(), metadata=False).SerializeToString()
+    )
+    Path("mask.tif").write_bytes(b"an earlier mask")
+    before = sorted(os.listdir())
+    args, message = BAD_INPUT[case]
+    model = () if "--model" in args else ("--model", bundle)
+    code, printed, complaint = run("infer", "--out", "mask.tif", *args, *model)
+    assert code == 2
+    assert message in complaint
+    assert "Traceback" not in complaint
+    assert printed == ""
+    assert Path("mask.tif").read_bytes() == b"an earlier mask"
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (63, 64), (65, 64)])
+def test_small_and_thin_rasters_work(
+    run: Run, bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    pixels = noise(*shape)
+    code, _, _ = run(
+        "infer",
+        write_raster(pixels),
+        "--out",
+        tmp_path / "m.tif",
+        "--model",
+        bundle,
+        "--preview",
+        tmp_path / "p.png",
+    )
+    assert code == 0
+    with rasterio.open(tmp_path / "m.tif") as src:
+        np.testing.assert_array_equal(src.read(1), strongest(pixels))
+
+
+def test_a_failure_that_is_not_the_users_fault_exits_with_1(
+    run: Run, bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("rsedge.raster.writer._sync", full)
+    code, _, complaint = run(
+        "infer", write_raster(noise(9, 9)), "--out", tmp_path / "m.tif", "--model", bundle
+    )
+    assert (code, "No space left" in complaint) == (1, True)
+
+
+@pytest.mark.parametrize("command", [[], ["infer"], ["eval"], ["sample"]])
+def test_every_command_has_help(run: Run, command: list[str]) -> None:
+    code, printed, _ = run(*command, "--help")
+    assert code == 0
+    assert "Usage: rsedge" in printed
+
+
+def test_version(run: Run) -> None:
+    code, printed, _ = run("--version")
+    assert code == 0
+    assert printed.startswith("rsedge ")
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in ("torch", "torchvision", "timm", "onnx", "onnxruntime", "safetensors", "rsedge_train", "rsedge_export"):
+    sys.modules[name] = None
+import rsedge
+for module in pkgutil.walk_packages(rsedge.__path__, "rsedge."):
+    if module.name != "rsedge.__main__":
+        importlib.import_module(module.name)
+"""
+
+
+def test_the_runtime_imports_without_any_extra() -> None:
+    subprocess.run([sys.executable, "-c", IMPORT_ALL], check=True)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_cleanly(tmp_path: Path, write_raster: Write, stop: signal.Signals) -> None:
+    folder = make_bundle(
+        tmp_path / "b.rsedge", pointwise_manifest(16), pointwise_graph(pointwise_manifest(16))
+    )
+    raster = write_raster(np.ones((3, 6000, 1500), np.uint8))
+    out = tmp_path / "mask.tif"
+    command = [
+        sys.executable,
+        "-m",
+        "rsedge",
+        "infer",
+        raster,
+        "--out",
+        out,
+        "--model",
+        folder,
+        "--overlap",
+        "0.75",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while not any(p.name.endswith(".part") for p in tmp_path.iterdir()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(stop)
+        _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in complaint
+    assert "Traceback" not in complaint
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.rsedge", "raster.tif"]
