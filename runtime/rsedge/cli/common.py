@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rsedge.errors import InputError
+from rsedge.errors import BackendError, InputError
 
 Model = Annotated[
     str | None,
@@ -59,6 +59,17 @@ def parse_scale(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise InputError(f"--scale {text!r} is not LOW,HIGH such as 0,3000") from None
     return low, high
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turns a missing package into the pip command that installs it."""
+    try:
+        yield
+    except ImportError as error:
+        raise BackendError(
+            f'this command needs {error.name}, which is not installed; run `pip install "rsedge[{extra}]"`'
+        ) from error
 
 
 @contextmanager

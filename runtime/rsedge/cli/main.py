@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsedge.cli import evaluate, infer, sample
+from rsedge.cli import evaluate, infer, models, sample
 from rsedge.errors import RsedgeError
 from rsedge.version import __version__
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("infer")(infer.infer)
 app.command("eval")(evaluate.evaluate_command)
 app.command("sample")(sample.sample)
+app.command("models")(models.models)
 
 
 def _show_version(wanted: bool) -> None:

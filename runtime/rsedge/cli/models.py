@@ -1,0 +1,30 @@
+"""``rsedge models``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rsedge.cli import common
+from rsedge.errors import InputError
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="One network only.", show_default="all")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Show the network's stages with shapes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count the networks of both papers and the edge family: parameters, MACs, size."""
+    if summary and name is None:
+        raise InputError("--summary needs the name of one network; `rsedge models` lists them")
+    with common.needs_extra("train"):
+        from rsedge_train.nets.complexity import summary as stages_of
+        from rsedge_train.nets.table import models_table
+    if summary and name is not None:
+        print(f"{'stage':24}  {'shape (N, C, H, W)':>20}  {'params':>11}  {'M MACs':>9}")
+        for stage in stages_of(name):
+            shape = " x ".join(map(str, stage.shape))
+            print(f"{stage.name:24}  {shape:>20}  {stage.params:11,}  {stage.macs / 1e6:9,.1f}")
+    else:
+        print(models_table(as_json, None if name is None else (name,)))
