@@ -37,7 +37,9 @@ student: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet editables hatchling setuptools wheel torch
+	@# sam2 comes as source and would fetch a second torch to build with; its CUDA extension is not needed.
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	@touch $@
 
 $(DEMO_VENV)/.installed: pyproject.toml

@@ -12,7 +12,9 @@ from rsedge.errors import InputError
 
 def models(
     name: Annotated[str | None, typer.Argument(help="One network only.", show_default="all")] = None,
-    summary: Annotated[bool, typer.Option("--summary", help="Show the network's stages with shapes.")] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Show the network's stages with shapes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count the networks of both papers and the edge family: parameters, MACs, size."""

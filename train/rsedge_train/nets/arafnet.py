@@ -117,6 +117,7 @@ class BFM(nn.Module):
     def __init__(self, config: ARAFNetConfig) -> None:
         super().__init__()
         width, separable = config.width, config.separable
+        self.width = width
         self.low_value = self._value(width)
         self.high_value = self._value(width)
         self.low_gate = conv_bn(width, width, separable=separable)

@@ -16,9 +16,10 @@ from functools import lru_cache
 from typing import TypeVar
 
 import torch
-from rsedge.errors import InputError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from rsedge.errors import InputError
 
 from . import registry
 from .network import SegNet

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from rsedge.errors import InputError, ModelError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from rsedge.errors import InputError, ModelError
 
 from .arafnet import BFM
 from .complexity import macs, on_meta, parameters
@@ -50,11 +51,11 @@ class RewriteReport:
             )
 
 
-class _Uses(TorchDispatchMode):
+class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """How many operations read each tensor; outputs are kept alive so that ids stay unique."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: dict[int, int] = {}
         self.alive: list[Tensor] = []
 
@@ -175,7 +176,8 @@ def rewrite_upconvs(net: Net, tile: int) -> Net:
         if isinstance(module, BFM):
             conv, *rest = module.high_gate
             size = tile // MULTIPLE
-            if all(isinstance(m, nn.Identity) for m in rest) and pays(conv, conv.in_channels, size, 4):
+            width = module.width
+            if all(isinstance(m, nn.Identity) for m in rest) and pays(conv, width, size, 4):
                 module.high_gate_coarse = UpConv.of(conv, size, 4)
                 module.high_gate = nn.Sequential()
         elif isinstance(module, UpStep):
@@ -207,9 +209,8 @@ def deploy(net: SegNet, tile: int | None = 512) -> SegNet:
         raise InputError(f"tile {tile}: allowed are positive multiples of {MULTIPLE}, or None")
     net = copy.deepcopy(net).eval()
     out = copy.deepcopy(net)
-    aux = getattr(out.decoder, "aux", None)
-    if aux is not None:
-        out.decoder.aux = None
+    decoder: Any = out.decoder
+    decoder.aux = None
     with torch.no_grad():
         reparameterize(out)
         fold_batch_norms(out)

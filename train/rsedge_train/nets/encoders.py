@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rsedge.errors import InputError, ModelError
 from torch import Tensor, nn
+
+from rsedge.errors import InputError, ModelError
 
 from .mit import MIT, MiT
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-from rsedge.errors import InputError
 from torch import Tensor, nn
+
+from rsedge.errors import InputError
 
 HEADS = 8
 

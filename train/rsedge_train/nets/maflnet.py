@@ -77,6 +77,8 @@ class LHFEM(nn.Module):
 class UpStep(nn.Module):
     """One step up: coarse ``(N, Cc, h, w)`` and skip ``(N, Cs, 2h, 2w)`` -> ``(N, Cs, 2h, 2w)``."""
 
+    coarse: int
+
     def __init__(self, coarse: int, skip: int, lhfem: bool) -> None:
         super().__init__()
         self.coarse = coarse

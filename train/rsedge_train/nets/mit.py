@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from rsedge.errors import InputError
 from torch import Tensor, nn
+
+from rsedge.errors import InputError
 
 
 @dataclass(frozen=True)

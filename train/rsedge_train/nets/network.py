@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from rsedge.errors import InputError
 from torch import Tensor, nn
+
+from rsedge.errors import InputError
 
 MULTIPLE = 32
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from rsedge.errors import InputError
 from torch import nn
+
+from rsedge.errors import InputError
 
 from .arafnet import ARAFNet
 from .configs import ARAFNetConfig, MAFLNetConfig, arafnet_ablation, maflnet_ablation

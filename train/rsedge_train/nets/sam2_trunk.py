@@ -18,8 +18,9 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from rsedge.errors import InputError, ModelError
 from torch import Tensor, nn
+
+from rsedge.errors import InputError, ModelError
 
 TRUNK_PREFIX = "image_encoder.trunk."
 INSTALL = 'pip install "rsedge[train]"'

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rsedge.errors import InputError
 from torch import Tensor, nn
+
+from rsedge.errors import InputError
 
 from .sam2_trunk import build_trunk, fetch_checkpoint, load_trunk, variant
 

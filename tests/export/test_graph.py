@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from toys import TILE, pointwise_manifest
+from torch import nn
+
+from rsedge import open_model
+from rsedge.bundle import Bundle, onnx_metadata
+from rsedge_export.graph import SMALL, RawInput, export_onnx
+from rsedge_export.parity import compare
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    export_onnx(RawInput(small_net(), MEAN, STD, 255.0), pointwise_manifest(gsd_m=(0.25, 1.0)), path)
+    return path
+
+
+def test_preprocessing_is_the_formula() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    found = RawInput(nn.Identity(), MEAN, STD, 255.0)(pixels).numpy()
+    shape = (1, 3, 1, 1)
+    expected = (pixels.numpy() / 255.0 - np.array(MEAN).reshape(shape)) / np.array(STD).reshape(shape)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_the_file_computes_what_the_network_computes(exported: Path) -> None:
+    rng = np.random.default_rng(0)
+    tiles = [rng.integers(0, 256, (3, TILE, TILE)).astype(np.uint8) for _ in range(3)]
+    found = compare(RawInput(small_net(), MEAN, STD, 255.0), exported, tiles)
+    assert found.tiles == 3
+    assert found.worst_error < 1e-3  # weights stored as fp16
+    assert found.argmax_agreement > 0.998
+
+
+def test_parity_sees_another_network(exported: Path) -> None:
+    torch.manual_seed(1)
+    other = nn.Conv2d(3, 3, 1).eval()
+    tile = np.random.default_rng(0).integers(0, 256, (3, TILE, TILE)).astype(np.uint8)
+    assert compare(RawInput(other, MEAN, STD, 255.0), exported, [tile]).argmax_agreement < 0.9
+
+
+def test_the_batch_is_free(exported: Path) -> None:
+    batch = np.random.default_rng(0).integers(0, 256, (5, 3, TILE, TILE)).astype(np.uint8)
+    with open_model(exported) as model:
+        together = model.infer(batch)
+        apart = np.concatenate([model.infer(batch[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+def test_large_weights_are_stored_halved_and_nothing_tells_of_this_machine(exported: Path) -> None:
+    graph = onnx.load(exported)
+    for tensor in graph.graph.initializer:
+        if np.prod(tensor.dims) >= SMALL:
+            assert tensor.data_type == TensorProto.FLOAT16
+    assert str(Path(__file__).parents[2]).encode() not in exported.read_bytes()
+    assert b"site-packages" not in exported.read_bytes()
+
+
+def test_metadata_serve_rsedge_deepness_and_stac(exported: Path) -> None:
+    facts = onnx_metadata(exported)
+    assert Bundle.open(exported).manifest == pointwise_manifest(gsd_m=(0.25, 1.0))
+    assert json.loads(facts["model_type"]) == "Segmentor"
+    assert json.loads(facts["class_names"]) == {"0": "red", "1": "green", "2": "blue"}
+    assert json.loads(facts["resolution"]) == 50.0  # cm a pixel
+    mlm = json.loads(facts["stac_mlm"])
+    assert mlm["mlm:input"][0]["input"]["shape"] == [-1, 3, TILE, TILE]
+    assert [c["name"] for c in mlm["mlm:output"][0]["classification:classes"]] == ["red", "green", "blue"]
+
+
+def test_the_network_on_a_crop_and_infer_on_its_geotiff_agree(
+    exported: Path, write_raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    import rasterio
+
+    from rsedge import segment
+
+    pixels = np.random.default_rng(3).integers(0, 256, (3, TILE, TILE)).astype(np.uint8)
+    with open_model(exported) as model:
+        segment(model, write_raster(pixels), tmp_path / "mask.tif")
+    with torch.inference_mode():
+        expected = (
+            RawInput(small_net(), MEAN, STD, 255.0)(torch.from_numpy(pixels[None])).argmax(1)[0].numpy()
+        )
+    with rasterio.open(tmp_path / "mask.tif") as src:
+        assert (src.read(1) == expected).mean() >= 0.998
