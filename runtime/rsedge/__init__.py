@@ -9,12 +9,14 @@ for c in result.classes:
 """
 
 from rsedge.errors import BackendError, InputError, ModelError, OutputError, RsedgeError
+from rsedge.evaluate import Evaluation, evaluate
 from rsedge.segment import ClassArea, Options, Result, open_model, segment
 from rsedge.version import __version__
 
 __all__ = [
     "BackendError",
     "ClassArea",
+    "Evaluation",
     "InputError",
     "ModelError",
     "Options",
@@ -22,6 +24,7 @@ __all__ = [
     "Result",
     "RsedgeError",
     "__version__",
+    "evaluate",
     "open_model",
     "segment",
 ]

@@ -54,9 +54,10 @@ class Bundle:
             raise ModelError(f"{path} is not a bundle: it has no {MANIFEST_NAME}")
         text = manifest_path.read_bytes()
         manifest = Manifest.from_json(text, str(manifest_path))
-        artifacts = json.loads(text).get("artifacts", {})
+        artifacts = json.loads(text).get("artifacts")
+        artifacts = artifacts if isinstance(artifacts, dict) else {}
         name = f"model.{precision}.onnx"
-        if not isinstance(artifacts, dict) or name not in artifacts:
+        if name not in artifacts:
             known = ", ".join(sorted(artifacts)) or "none"
             raise ModelError(f"{path} has no {name}; its artifacts: {known}")
         artifact = path / name
@@ -139,6 +140,8 @@ def _protobuf_fields(data: bytes) -> list[tuple[int, bytes]]:
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
+        if shift > 63:
+            raise ValueError("a number longer than 64 bits")
         byte = data[at]
         value |= (byte & 0x7F) << shift
         at += 1

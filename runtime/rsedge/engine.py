@@ -54,7 +54,7 @@ class Stats:
     )
 
 
-class _Timed:
+class Timed:
     """Adds the time spent in its ``with`` block to one stage."""
 
     def __init__(self, stats: Stats, stage: str) -> None:
@@ -82,7 +82,7 @@ def run(
     stats = Stats()
 
     def sink_all(strip: Strip) -> None:
-        with _Timed(stats, "write"):
+        with Timed(stats, "write"):
             for sink in sinks:
                 sink.take(strip)
 
@@ -104,7 +104,7 @@ def _read_rows(
     begin = 0
     for start in rows.starts:
         end = start + rows.size
-        with _Timed(stats, "read"):
+        with Timed(stats, "read"):
             strip = reader.read(Window(begin, 0, end - begin, width), plan)
         yield strip
         begin = end
@@ -134,15 +134,15 @@ def _segment_rows(
             if not valid[:, left:right].any():
                 stats.windows_skipped += 1
             else:
-                with _Timed(stats, "infer"):
+                with Timed(stats, "infer"):
                     pixels = np.where(valid[:, left:right], image[:, :, left:right], fill)
                     scores = backend.infer(reflect(pixels, tile)[None])[0]
-                with _Timed(stats, "blend"):
+                with Timed(stats, "blend"):
                     band.add(col, scores)
             if progress:
                 progress(stats.windows, len(tiling))
         done = end - start
-        with _Timed(stats, "blend"):
+        with Timed(stats, "blend"):
             mask = band.finish_row()
             mask[~valid[:done]] = NODATA
             stats.valid_pixels += int(np.count_nonzero(valid[:done]))

@@ -18,7 +18,7 @@ from rsedge.labels import LabelColors, find_pairs
 from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
-from rsedge.segment import Options
+from rsedge.segment import Options, run_notes
 from rsedge.sinks import ScoreSink
 from rsedge.tiling import Tiling
 from rsedge.window import Window
@@ -33,6 +33,7 @@ class Evaluation:
     rasters: int
     class_names: tuple[str, ...]
     confusion: Confusion
+    notes: tuple[str, ...] = ()  # each with the raster it is about
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as plain JSON values; None for a class that does not occur."""
@@ -57,12 +58,13 @@ class Evaluation:
                 for n, i, f, p in zip(self.class_names, c.iou, c.f1, support, strict=True)
             ],
             "confusion_truth_by_row": c.counts.tolist(),
+            "notes": list(self.notes),
         }
 
 
 def evaluate(
     model: Backend,
-    folder: Path,
+    folder: Path | str,
     options: Options | None = None,
     colors: LabelColors | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -78,7 +80,7 @@ def evaluate(
     options = options or Options()
     manifest = model.bundle.manifest
     colors = colors or LabelColors.of_classes(manifest.classes)
-    pairs = find_pairs(folder)
+    pairs, notes = find_pairs(Path(folder)), list[str]()
     total = Confusion(np.zeros((len(manifest.classes), len(manifest.classes)), np.int64))
     for done, (image, label) in enumerate(pairs, 1):
         with (
@@ -86,27 +88,30 @@ def evaluate(
             RasterReader(label) as truth,
             bounded_cache(reader.row_of_blocks_bytes + truth.row_of_blocks_bytes),
         ):
-            _check_sizes(reader, truth)
+            _check_grids(reader, truth)
             plan = plan_bands(reader, manifest, options.bands, options.scale)
             grid = reader.grid
             tiling = Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
             sink = ScoreSink(_truth_rows(truth, colors, len(manifest.classes)), len(manifest.classes))
-            engine.run(model, reader, plan, tiling, [sink])
+            stats = engine.run(model, reader, plan, tiling, [sink])
+            notes += [f"{image.name}: {n}" for n in run_notes(reader, plan, model, stats.valid_pixels)]
         total += sink.confusion
         if progress:
             progress(done, len(pairs))
     if not total.counts.sum():
         raise InputError(f"{folder} holds no labelled pixel that the model could be scored on")
     names = tuple(c.name for c in manifest.classes)
-    return Evaluation(manifest.name, model.provider, len(pairs), names, total)
+    return Evaluation(manifest.name, model.provider, len(pairs), names, total, tuple(notes))
 
 
-def _check_sizes(image: RasterReader, label: RasterReader) -> None:
+def _check_grids(image: RasterReader, label: RasterReader) -> None:
     a, b = image.grid, label.grid
     if (a.height, a.width) != (b.height, b.width):
         raise InputError(
             f"{label.path} is {b.width} x {b.height} pixels, its image {a.width} x {a.height}; they must match"
         )
+    if a.crs and b.crs and not (a.crs == b.crs and a.transform.almost_equals(b.transform, 1e-6)):
+        raise InputError(f"{label.path} lies elsewhere than its image: {b.facts()} against {a.facts()}")
 
 
 def _truth_rows(

@@ -18,7 +18,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".vrt"})
+RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt"})
+IMAGE_SUFFIXES = RASTER_SUFFIXES | {".jpg", ".jpeg", ".png"}
 MASK_FOLDERS = ("masks", "labels")
 LABEL_SUFFIX = "_labels"
 
@@ -88,15 +89,18 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of labelled images")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    by_place = {(p.parent, p.stem): p for p in files}
+    rasters = {(p.parent, p.stem): p for p in files if p.suffix.lower() in RASTER_SUFFIXES}
     pairs, lonely = [], []
     for image in files:
         if image.parent.name == "images":
-            beside = [image.parent.parent / name for name in MASK_FOLDERS]
-            labels = [m for m in files if m.stem == image.stem and m.parent in beside]
+            places = [(image.parent.parent / name, image.stem) for name in MASK_FOLDERS]
+            labels = [by_place[place] for place in places if place in by_place]
             (pairs.append((image, labels[0])) if labels else lonely.append(image))
         elif image.stem.endswith(LABEL_SUFFIX):
             stem = image.stem.removesuffix(LABEL_SUFFIX)
-            pairs += [(p, image) for p in files if p.parent == image.parent and p.stem == stem]
+            if (image.parent, stem) in rasters:
+                pairs.append((rasters[image.parent, stem], image))
     if lonely:
         raise InputError(
             f"{len(lonely)} images have no mask, first {lonely[0]}; expected the same name in masks/"

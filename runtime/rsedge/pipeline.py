@@ -34,7 +34,63 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
                 raise item.error
     finally:
         stop.set()
-        thread.join()
+        _join(thread)
+
+
+class Background(Generic[T]):
+    """Calls ``consume`` for every item put, in order, in a thread of its own.
+
+    ``put`` waits while ``depth`` items are pending. An error of ``consume`` is raised by the next
+    ``put`` or at the end of the ``with`` block; items after it are dropped. When the block ends, however
+    it ends, the thread is no longer at work.
+    """
+
+    def __init__(self, consume: Callable[[T], None], depth: int) -> None:
+        self._consume = consume
+        self._queue: Queue[T] = Queue(depth)
+        self._end, self._drop = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="rsedge-write", daemon=True)
+
+    def put(self, item: T) -> None:
+        """Queue an item."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            try:
+                return self._queue.put(item, timeout=POLL_S)
+            except Full:
+                continue
+
+    def __enter__(self) -> Background[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._drop.set()  # nobody wants the rest
+        self._end.set()
+        _join(self._thread, self._drop)
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while True:
+            try:
+                item = self._queue.get(timeout=POLL_S)
+            except Empty:
+                if self._end.is_set():
+                    return
+                continue
+            if self._drop.is_set():
+                continue
+            try:
+                self._consume(item)
+            except BaseException as error:
+                self._error = error
+                self._drop.set()
 
 
 @dataclass(frozen=True)
@@ -66,55 +122,19 @@ def _put(queue: Queue[T | _End], entry: T | _End, stop: threading.Event) -> bool
     return False
 
 
-class Background(Generic[T]):
-    """Calls ``consume`` for every item put, in order, in a thread of its own.
+def _join(thread: threading.Thread, drop: threading.Event | None = None) -> None:
+    """Wait until the thread has ended, whatever interrupts, and only then raise the interruption.
 
-    ``put`` waits while ``depth`` items are pending. An error of ``consume`` is raised by the next
-    ``put`` or at the end of the ``with`` block; items after it are dropped.
+    Unwinding past a thread that is inside GDAL would close the file under its hands and crash the
+    interpreter. An interruption sets ``drop``, so that it need not wait for the whole queue.
     """
-
-    def __init__(self, consume: Callable[[T], None], depth: int) -> None:
-        self._consume = consume
-        self._queue: Queue[T] = Queue(depth)
-        self._end = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="rsedge-write", daemon=True)
-
-    def put(self, item: T) -> None:
-        """Queue an item."""
-        while True:
-            if self._error is not None:
-                raise self._error
-            try:
-                return self._queue.put(item, timeout=POLL_S)
-            except Full:
-                continue
-
-    def __enter__(self) -> Background[T]:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:  # nobody wants the rest
-            while not self._queue.empty():
-                self._queue.get_nowait()
-        self._end.set()
-        self._thread.join()
-        if kind is None and self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        while True:
-            try:
-                item = self._queue.get(timeout=POLL_S)
-            except Empty:
-                if self._end.is_set():
-                    return
-                continue
-            if self._error is None:
-                try:
-                    self._consume(item)
-                except BaseException as error:
-                    self._error = error
+    interruption: BaseException | None = None
+    while thread.is_alive():
+        try:
+            thread.join()
+        except BaseException as error:
+            interruption = error
+            if drop is not None:
+                drop.set()
+    if interruption is not None:
+        raise interruption

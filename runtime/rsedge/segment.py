@@ -14,15 +14,21 @@ from typing import Any
 from rsedge import engine
 from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
+from rsedge.engine import Timed
 from rsedge.errors import InputError
 from rsedge.manifest import NODATA, ClassInfo
-from rsedge.raster import Format, Grid, RasterReader, RasterWriter, bounded_cache, check_target, plan_bands
+from rsedge.raster import (
+    BandPlan,
+    Format,
+    RasterReader,
+    RasterWriter,
+    bounded_cache,
+    check_target,
+    plan_bands,
+)
 from rsedge.sinks import AreaSink, MaskSink, PreviewSink
 from rsedge.tiling import Seam, Tiling
 from rsedge.version import __version__
-
-MANY_CLIPPED = 0.5  # beyond this share the declared scale is an error, not a choice
-SOME_CLIPPED = 0.02
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Options:
     bands: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
     format: Format = "cog"
-    preview: Path | None = None
+    preview: Path | str | None = None
 
     def __post_init__(self) -> None:
         if self.format not in {"cog", "gtiff"}:
@@ -114,7 +120,7 @@ def segment(
     manifest = model.bundle.manifest
     with ExitStack() as stack:
         reader = stack.enter_context(RasterReader(raster))
-        _check_outputs(str(raster), out, options)
+        _check_outputs(reader, out, options)
         plan = plan_bands(reader, manifest, options.bands, options.scale)
         grid = reader.grid
         tiling = Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
@@ -130,14 +136,14 @@ def segment(
         if preview:
             sinks.append(preview)
         stats = engine.run(model, reader, plan, tiling, sinks, progress)
-        notes = (*plan.notes, *_notes(reader, grid, model, stats))
-        finish = time.perf_counter()
-    stats.seconds["write"] += time.perf_counter() - finish  # the COG copy and the rename
-    classes = _class_areas(manifest.classes, area)
-    if preview and options.preview:
-        from rsedge.preview import draw  # noqa: PLC0415 - Pillow is needed only here
+        notes = run_notes(reader, plan, model, stats.valid_pixels)
+        classes = _class_areas(manifest.classes, area)
+        with Timed(stats, "write"):
+            writer.finish()
+            if preview and options.preview:
+                from rsedge.preview import draw  # noqa: PLC0415 - Pillow is needed only here
 
-        draw(options.preview, preview.picture(), manifest.classes, [c.share for c in classes])
+                draw(Path(options.preview), preview.picture(), manifest.classes, [c.share for c in classes])
     total_s = time.perf_counter() - begin
     return Result(
         raster=str(raster),
@@ -181,13 +187,14 @@ def _class_areas(classes: Sequence[ClassInfo], area: AreaSink) -> tuple[ClassAre
     )
 
 
-def _check_outputs(raster: str, out: Path, options: Options) -> None:
-    targets = [out, *([options.preview] if options.preview else [])]
+def _check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
+    targets = [out, *([Path(options.preview)] if options.preview else [])]
     for target in targets:
         check_target(target)
-        source = Path(raster)
-        if source.exists() and target.exists() and source.samefile(target):
-            raise InputError(f"{target} is the input raster; choose another name for the result")
+        if target.exists() and any(f.exists() and f.samefile(target) for f in reader.files):
+            raise InputError(
+                f"{target} is the input raster or a part of it; choose another name for the result"
+            )
     if len({t.resolve() for t in targets}) < len(targets):
         raise InputError(f"the mask and the preview are both {out}; choose two names")
 
@@ -204,20 +211,14 @@ def _provenance(model: Backend) -> dict[str, str]:
     }
 
 
-def _notes(reader: RasterReader, grid: Grid, model: Backend, stats: engine.Stats) -> list[str]:
-    """What the user should know of this run. Raises InputError where the declared scale cannot be right."""
-    notes = []
-    if reader.scaled:
-        clipped = reader.clipped / reader.scaled
-        if clipped > MANY_CLIPPED:
-            raise InputError(
-                f"{clipped:.0%} of the values lie outside --scale; look at the raster's range with `gdalinfo -stats`"
-            )
-        if clipped > SOME_CLIPPED:
-            notes.append(f"{clipped:.1%} of the values lie outside --scale and were clipped")
+def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int) -> tuple[str, ...]:
+    """What the user should know of a run. Raises InputError where the declared scale cannot be right."""
+    grid, notes = reader.grid, list(plan.notes)
+    if clipped := reader.check_scale():
+        notes.append(clipped)
     if not grid.is_referenced:
         notes.append("the raster has no CRS: the mask has none either, and areas are unknown")
-    if stats.valid_pixels == 0:
+    if valid_pixels == 0:
         notes.append("the raster holds no valid pixel: the mask is all nodata")
     gsd_m, trained = grid.gsd_m, model.bundle.manifest.gsd_m
     if gsd_m and trained and not trained[0] * 0.8 <= gsd_m <= trained[1] * 1.25:
@@ -225,4 +226,4 @@ def _notes(reader: RasterReader, grid: Grid, model: Backend, stats: engine.Stats
             f"the raster's GSD is {gsd_m:.2f} m, the model was trained at {trained[0]:g} to {trained[1]:g} m: "
             "expect a worse mask; resample the raster first"
         )
-    return notes
+    return tuple(notes)

@@ -9,13 +9,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
-from toys import TILE, pointwise_manifest
 from torch import nn
 
 from rsedge import open_model
 from rsedge.bundle import Bundle, onnx_metadata
 from rsedge_export.graph import SMALL, RawInput, export_onnx
 from rsedge_export.parity import compare
+from toys import TILE, pointwise_manifest
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -66,6 +66,17 @@ class TestFailures:
         with pytest.raises(ModelError, match="listed in manifest.json but missing"):
             Bundle.open(folder)
 
+    def test_erased_flash_is_refused_at_once(self, tmp_path: Path) -> None:
+        (tmp_path / "m.onnx").write_bytes(b"\xff" * 10_000_000)
+        with pytest.raises(ModelError, match="longer than 64 bits"):
+            Bundle.open(tmp_path / "m.onnx")
+
+    def test_a_manifest_without_artifacts(self, tmp_path: Path) -> None:
+        facts = {**json.loads(pointwise_manifest().to_json()), "artifacts": None}
+        (tmp_path / "manifest.json").write_text(json.dumps(facts))
+        with pytest.raises(ModelError, match="its artifacts: none"):
+            Bundle.open(tmp_path)
+
     def test_someone_elses_onnx(self, tmp_path: Path) -> None:
         onnx.save(pointwise_graph(pointwise_manifest(), metadata=False), tmp_path / "m.onnx")
         with pytest.raises(ModelError, match="no rsedge metadata"):

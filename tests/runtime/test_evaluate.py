@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import Affine
 
-from rsedge import InputError, open_model
+from rsedge import InputError, Options, open_model
 from rsedge.evaluate import evaluate
 from rsedge.metrics import Confusion
 from toys import CLASSES, strongest
@@ -60,6 +61,21 @@ def test_scores_equal_a_count_over_the_whole_masks(
     assert facts["miou"] == pytest.approx(total.miou)
     assert facts["classes"][1]["iou"] == pytest.approx(total.iou[1])
     assert facts["majority_baseline"]["oa"] == pytest.approx(total.counts.sum(1).max() / total.counts.sum())
+
+
+def test_scale_and_place_are_checked_as_in_infer(
+    bundle: Path, noise: Noise, write_raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    pixels = noise(64, 64)
+    write_raster(pixels.astype(np.uint16) * 100, "a.tif")
+    write_raster(strongest(pixels)[None], "a_labels.tif")
+    with open_model(bundle) as model:
+        with pytest.raises(InputError, match="outside --scale"):
+            evaluate(model, tmp_path, Options(scale=(0, 1)))
+        assert evaluate(model, tmp_path, Options(scale=(0, 25500))).confusion.oa == 1
+        write_raster(strongest(pixels)[None], "a_labels.tif", transform=Affine(1, 0, 0, 0, -1, 0))
+        with pytest.raises(InputError, match="lies elsewhere"):
+            evaluate(model, tmp_path, Options(scale=(0, 25500)))
 
 
 def test_labels_that_do_not_fit_are_refused(bundle: Path, noise: Noise, tmp_path: Path) -> None:

@@ -75,3 +75,26 @@ def test_background_drops_what_is_left_when_the_producer_fails() -> None:
             background.put(i)
         raise ZeroDivisionError
     assert len(seen) < 5
+
+
+def test_an_interruption_during_the_last_wait_still_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C must not unwind past a thread that is at work: the file it writes would be closed under it."""
+    wait, interrupted, seen = threading.Thread.join, [], []
+
+    def join(self: threading.Thread, timeout: float | None = None) -> None:
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        wait(self, timeout)
+
+    def slow(item: int) -> None:
+        time.sleep(0.05)
+        seen.append(item)
+
+    monkeypatch.setattr(threading.Thread, "join", join)
+    background = Background(slow, 5)
+    with pytest.raises(KeyboardInterrupt), background:
+        for i in range(5):
+            background.put(i)
+    assert not background._thread.is_alive()
+    assert len(seen) < 5

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
+import rasterio.warp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
@@ -141,6 +145,20 @@ def test_ground_control_points_are_carried_through(
     assert result.classes[0].area_m2 is None
 
 
+def test_control_points_without_a_crs_are_carried_through(
+    model: Backend, noise: Noise, tmp_path: Path
+) -> None:
+    points = [
+        GroundControlPoint(r, c, 4 + c / 1e4, 52 - r / 1e4) for r, c in ((0, 0), (0, 90), (80, 0), (80, 90))
+    ]
+    path, facts = tmp_path / "gcps.tif", {"count": 3, "height": 80, "width": 90, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", gcps=points, crs=CRS(), **facts) as dst:
+        dst.write(noise(80, 90))
+    segment(model, path, tmp_path / "mask.tif")
+    with rasterio.open(tmp_path / "mask.tif") as dst:
+        assert len(dst.gcps[0]) == 4
+
+
 def test_a_rotated_grid_is_carried_through(
     model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
 ) -> None:
@@ -161,6 +179,34 @@ def test_alpha_marks_pixels_without_data(
     raster = write_raster(np.concatenate([pixels, alpha]), photometric="rgb", alpha="yes")
     segment(model, raster, tmp_path / "mask.tif")
     np.testing.assert_array_equal(read(tmp_path / "mask.tif"), np.where(alpha[0], strongest(pixels), NODATA))
+
+
+@pytest.mark.parametrize("layout", ["five bands", "nodata 0", "nodata 255", "float32"])
+def test_alpha_is_honoured_beside_other_bands_nodata_and_floats(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path, layout: str
+) -> None:
+    pixels, alpha = noise(70, 70), np.full((1, 70, 70), 255, np.uint8)
+    alpha[:, :, :35] = 0
+    extra = noise(70, 70)[:1] if layout == "five bands" else np.empty((0, 70, 70), np.uint8)
+    stack = np.concatenate([pixels, extra, alpha])
+    options = {"nodata": int(layout.split()[1])} if layout.startswith("nodata") else {}
+    raster = write_raster(stack.astype(np.float32) if layout == "float32" else stack, **options)
+    with rasterio.open(raster, "r+") as dst:
+        colors = ["red", "green", "blue", *["undefined"] * len(extra), "alpha"]
+        dst.colorinterp = [rasterio.enums.ColorInterp[c] for c in colors]
+    segment(model, raster, tmp_path / "m.tif", Options(scale=(0, 255) if layout == "float32" else None))
+    np.testing.assert_array_equal(read(tmp_path / "m.tif"), np.where(alpha[0], strongest(pixels), NODATA))
+
+
+def test_other_colours_are_taken_in_order_with_a_note(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    raster = write_raster(noise(70, 70))
+    with rasterio.open(raster, "r+") as dst:
+        dst.colorinterp = [rasterio.enums.ColorInterp[c] for c in ("undefined", "red", "green")]
+    result = segment(model, raster, tmp_path / "mask.tif")
+    assert result.bands == (1, 2, 3)
+    assert any("choose with --bands" in note for note in result.notes)
 
 
 def test_an_internal_mask_marks_pixels_without_data(
@@ -231,22 +277,38 @@ def test_a_scale_that_cannot_be_right_is_an_error_and_leaves_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["raster.tif"]
 
 
+def ellipsoid_area(latitudes: np.ndarray) -> float:
+    """m2 of one degree of longitude between the first and last latitude (radians), on WGS 84, by quadrature."""
+    a, e2 = 6378137.0, 0.00669437999014
+    density = a**2 * (1 - e2) * np.cos(latitudes) / (1 - e2 * np.sin(latitudes) ** 2) ** 2
+    steps = np.diff(latitudes) * (density[1:] + density[:-1]) / 2
+    return float(steps.sum() * np.radians(1))
+
+
+def test_web_mercator_areas_are_those_on_the_ground(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    west, south, east, north = rasterio.warp.transform_bounds(4326, 3857, 10, 60, 11, 61)
+    grid = Affine((east - west) / 64, 0, west, 0, (south - north) / 64, north)
+    result = segment(
+        model, write_raster(noise(64, 64), crs=CRS.from_epsg(3857), transform=grid), tmp_path / "mask.tif"
+    )
+    expected = ellipsoid_area(np.radians(np.linspace(60, 61, 200001)))
+    assert sum(c.area_m2 or 0 for c in result.classes) == pytest.approx(expected, rel=1e-6)
+
+
 def test_areas_are_true_on_projected_and_geographic_grids(
     model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
 ) -> None:
     feet = write_raster(noise(64, 64), crs=CRS.from_epsg(2263), transform=Affine(2, 0, 9e5, 0, -2, 2e5))
     result = segment(model, feet, tmp_path / "mask.tif")
     assert sum(c.area_m2 or 0 for c in result.classes) == pytest.approx(64 * 64 * (2 * 1200 / 3937) ** 2)
-    # A whole degree cell from 60 N to 61 N: 6 220 km2 on WGS 84 (Snyder 1987, eq. 3-12, computed apart).
     degree = write_raster(
         noise(64, 64), crs=CRS.from_epsg(4326), transform=Affine(1 / 64, 0, 10, 0, -1 / 64, 61)
     )
     result = segment(model, degree, tmp_path / "mask.tif")
     latitudes = np.radians(np.linspace(60, 61, 200001))
-    a, e2 = 6378137.0, 0.00669437999014
-    density = a**2 * (1 - e2) * np.cos(latitudes) / (1 - e2 * np.sin(latitudes) ** 2) ** 2
-    expected = np.trapezoid(density, latitudes) * np.radians(1)
-    assert sum(c.area_m2 or 0 for c in result.classes) == pytest.approx(expected, rel=1e-8)
+    assert sum(c.area_m2 or 0 for c in result.classes) == pytest.approx(ellipsoid_area(latitudes), rel=1e-8)
 
 
 def test_a_raster_without_crs_is_segmented_with_a_note(model: Backend, noise: Noise, tmp_path: Path) -> None:
@@ -336,6 +398,40 @@ class TestFailures:
             segment(model, write_raster(noise(70, 70)), tmp_path / "mask.tif")
         assert [p.name for p in tmp_path.iterdir()] == ["raster.tif"]
 
+    @pytest.mark.parametrize("file_format", ["cog", "gtiff"])
+    @pytest.mark.parametrize("limit", [5_000, 40_000, 90_000, 97_000])
+    def test_a_mask_that_did_not_fit_is_never_published(
+        self, bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path, file_format: str, limit: int
+    ) -> None:
+        """A limit on file size fails writes as a full disk does, also those that GDAL does not report."""
+        raster, out = write_raster(noise(600, 600)), tmp_path / "mask.tif"
+        out.write_bytes(b"precious")
+        script = (
+            "import resource, sys; from rsedge.cli import main\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+            f"sys.argv = ['rsedge', 'infer', {str(raster)!r}, '--out', {str(out)!r}, '--model', {str(bundle)!r}, "
+            f"'--format', {file_format!r}]\nmain()"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            with rasterio.open(raster) as src:
+                np.testing.assert_array_equal(read(out), strongest(src.read()))
+        else:
+            assert done.returncode == 1
+            assert "Traceback" not in done.stderr
+            assert out.read_bytes() == b"precious"
+            assert not [p for p in tmp_path.iterdir() if ".part" in p.name]
+
+    def test_the_output_may_not_be_a_source_of_a_vrt(
+        self, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+    ) -> None:
+        source = write_raster(noise(70, 70), "part.tif")
+        before = source.read_bytes()
+        rasterio.shutil.copy(source, tmp_path / "mosaic.vrt", driver="VRT")
+        with pytest.raises(InputError, match="a part of it"):
+            segment(model, tmp_path / "mosaic.vrt", source)
+        assert source.read_bytes() == before
+
 
 @pytest.mark.parametrize(
     ("pixels", "profile", "message"),
@@ -344,6 +440,7 @@ class TestFailures:
         (np.ones((3, 9, 9), np.uint16), {}, "stored as uint16.*--scale"),
         (np.ones((3, 9, 9), np.float32), {}, "stored as float32.*--scale"),
         (np.ones((3, 9, 9), np.complex64), {}, "stored as complex64"),
+        (np.ones((3, 9, 9), np.complex64), {"dtype": "complex_int16"}, "stored as complex_int16"),
     ],
 )
 def test_unfit_rasters_are_refused(

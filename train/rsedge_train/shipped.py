@@ -9,6 +9,7 @@ at the end, with the last averaged weights, and those ship.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -116,7 +118,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     tiles = [tile for tile in TRAIN_TILES if tile != args.val]
     real = [load_dubai_scene(args.data / tile) for tile in tiles]
     drawn = sample_scenes()
-    groups = [(1.0 - SAMPLE_SHARE, real), (SAMPLE_SHARE, drawn)]
+    groups = [(1.0 - args.sample_share, real), (args.sample_share, drawn)]
     batches = DataLoader(
         CropSampler(groups, CropAugment(CROP), batch=BATCH, size=CROP, scale=SCALE),
         batch_size=None,
@@ -124,6 +126,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         prefetch_factor=8 if args.workers else None,
     )
     model = build_student(BACKBONE, num_classes=len(CLASSES), pretrained=False)
+    if args.start:
+        model.load_state_dict(load_file(args.start))
     minutes = None if args.steps else args.minutes
     config = FitConfig(minutes=minutes, steps=args.steps, lr=args.lr, bf16=args.bf16)
     averaged, result = fit(model, batches, supervised, config, args.out / "weights.safetensors")
@@ -153,14 +157,14 @@ def _report(
         "split": {
             "train": [s.name for s in real],
             "train_sample": [s.name for s in drawn],
-            "sample_share": SAMPLE_SHARE,
+            "sample_share": args.sample_share,
             "validation": args.val,
             "unseen_sample": {"seed": UNSEEN_SEED, "side": UNSEEN_SIDE, "gsd_m": UNSEEN_GSD},
         },
         "classes": list(CLASSES),
         "class_shares": shares,
         "backbone": BACKBONE,
-        "initial_weights": "random",
+        "initial_weights": _earlier_run(args.start) if args.start else "random",
         "seed": args.seed,
         "crop": {"size": CROP, "batch": BATCH, "scale": list(SCALE)},
         "fit": asdict(config),
@@ -174,6 +178,12 @@ def _report(
         "torch": torch.__version__,
         "results": list(scores),
     }
+
+
+def _earlier_run(weights: Path) -> dict[str, Any]:
+    """What the run that left ``weights`` says of itself, its scores left out."""
+    report: dict[str, Any] = json.loads(weights.with_name("report.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in report.items() if key != "results"}
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -200,6 +210,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="train so many steps instead of so many minutes")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--lr", type=float, default=FitConfig.lr)
+    parser.add_argument("--start", type=Path, help="weights.safetensors of an earlier run to go on from")
+    parser.add_argument("--sample-share", type=float, default=SAMPLE_SHARE, help="share of sample crops")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare crops")
     parser.add_argument("--val", default=VALIDATION_TILE, help="scene to evaluate; trials hold out tile6")

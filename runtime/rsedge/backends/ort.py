@@ -36,7 +36,7 @@ class OrtBackend(Backend):
         use_cuda = device != "cpu" and CUDA in offered
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or _cores()
         options.inter_op_num_threads = 1
         # Spinning workers would take the core that decodes the next rows (field: half the speed).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -80,6 +80,13 @@ class OrtBackend(Backend):
     def close(self) -> None:
         """Free the session."""
         del self._session
+
+
+def _cores() -> int:
+    """Cores this process may use (a container or taskset may grant fewer than there are)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _import_onnxruntime() -> Any:

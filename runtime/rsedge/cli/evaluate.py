@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -50,6 +51,8 @@ def evaluate_command(
         names = tuple(c.name for c in backend.bundle.manifest.classes)
         colors = LabelColors.read(classes, names) if classes else None
         result = evaluate(backend, data, options, colors, progress)
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
     if not quiet:
         _show(result)
     if as_json:

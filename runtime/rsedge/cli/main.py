@@ -13,6 +13,7 @@ from rsedge.errors import RsedgeError
 from rsedge.version import __version__
 
 INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; systemd and docker; a lost terminal
 
 app = typer.Typer(
     name="rsedge",
@@ -45,18 +46,21 @@ def _options(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
-    for stop in (signal.SIGINT, signal.SIGTERM):  # SIGTERM: from `docker stop` and systemd
+    for stop in STOPS:
         signal.signal(stop, _interrupt)
     try:
-        app()
+        app(prog_name="rsedge")
     except RsedgeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a path too long, a folder that may not be entered
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except MemoryError:
         print("error: out of memory; close other programs or use a narrower raster", file=sys.stderr)
         sys.exit(1)
     except _Interrupted:
-        print("interrupted; nothing was written under the target's name", file=sys.stderr)
+        print("interrupted; a result appears under its name only when it is whole", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
@@ -65,4 +69,6 @@ class _Interrupted(BaseException):
 
 
 def _interrupt(*_: object) -> None:
+    for stop in STOPS:  # a second Ctrl-C must not cut the tidying up
+        signal.signal(stop, signal.SIG_IGN)
     raise _Interrupted

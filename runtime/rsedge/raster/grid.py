@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import Affine
+from rasterio.warp import transform as transform_points
 
 UNREFERENCED = Affine.identity()
 WGS84_A_M = 6378137.0
@@ -36,22 +37,30 @@ class Grid:
     def row_area_m2(self) -> NDArray[np.float64] | None:
         """Area of one pixel of each row in square metres, (height,); None where it cannot be known.
 
-        Projected grids: the pixel's size in the CRS's unit. Geographic grids: the exact area on the
-        WGS 84 ellipsoid between the row's two parallels.
+        Geographic and Mercator grids: the exact area on the WGS 84 ellipsoid between the row's two
+        parallels (Mercator's own units are 1 / cos(latitude) too long). Other projected grids: the
+        pixel's size in the CRS's unit.
         """
         t = self.transform
         if self.crs is None or self.gcps or t.is_identity:
             return None
-        if self.crs.is_projected:
-            try:
+        try:
+            if self.crs.is_projected and not _is_mercator(self.crs):
                 unit_m = float(self.crs.linear_units_factor[1])
-            except CRSError:
+                return np.full(self.height, abs(t.determinant) * unit_m**2)
+            if t.b or t.d:
                 return None
-            return np.full(self.height, abs(t.determinant) * unit_m**2)
-        if not self.crs.is_geographic or t.b or t.d:
+            if self.crs.is_geographic:
+                unit = float(self.crs.units_factor[1])  # radians
+                latitudes, width = (t.f + t.e * np.arange(self.height + 1)) * unit, t.a * unit
+            elif self.crs.is_projected:
+                latitudes, width = _mercator_rows(self.crs, t, self.height)
+            else:
+                return None
+        except (CRSError, RasterioError):
             return None
-        latitudes = np.radians(np.clip(t.f + t.e * np.arange(self.height + 1), -90, 90))
-        return np.abs(np.diff(_area_per_radian(latitudes)) * math.radians(t.a))
+        latitudes = np.clip(latitudes, -math.pi / 2, math.pi / 2)
+        return np.abs(np.diff(_area_per_radian(latitudes)) * width)
 
     @property
     def gsd_m(self) -> float | None:
@@ -68,6 +77,19 @@ class Grid:
             "transform": list(self.transform)[:6],
             "gsd_m": self.gsd_m,
         }
+
+
+def _is_mercator(crs: CRS) -> bool:
+    return 'PROJECTION["Mercator' in crs.to_wkt()
+
+
+def _mercator_rows(crs: CRS, t: Affine, height: int) -> tuple[NDArray[np.float64], float]:
+    """Latitudes of the rows' edges and the longitude a pixel spans, both in radians."""
+    edges = t.f + t.e * np.arange(height + 1)
+    longitudes, latitudes = transform_points(
+        crs, CRS.from_epsg(4326), [t.c, t.c + t.a, *[t.c] * (height - 1)], edges.tolist()
+    )
+    return np.radians(latitudes), math.radians(longitudes[1] - longitudes[0])
 
 
 def _area_per_radian(latitude: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from rsedge.window import Window
 
 Pixels = NDArray[Any]
 SCALED_MAX = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+SOME_CLIPPED, MANY_CLIPPED = 0.02, 0.5  # shares of values outside the declared scale: a note, an error
+SURELY_WRONG = 4_000_000  # values, all of them outside: no need to read the rest
+HINT = "look at the raster's range with `gdalinfo -stats`"
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,13 @@ class RasterReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
-        is_local = "://" not in self.path and not self.path.startswith("/vsi")
-        if is_local and not Path(self.path).exists():
-            raise InputError(f"no raster at {self.path}; check the path")
-        if is_local and Path(self.path).is_dir():
-            raise InputError(f"{self.path} is a folder; give one raster file")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 self._src = rasterio.open(self.path)
                 self.grid = _grid(self._src)
         except RasterioError as error:
-            raise InputError(f"{self.path} is not a raster GDAL can open: {error}") from error
+            raise InputError(_why_not(self.path, error)) from error
         self.color_interp: tuple[ColorInterp, ...] = self._src.colorinterp
         self.dtypes: tuple[str, ...] = self._src.dtypes
         self.nodata: float | None = self._src.nodata  # of the first band
@@ -71,8 +70,13 @@ class RasterReader:
     @property
     def row_of_blocks_bytes(self) -> int:
         """Bytes of one row of stored blocks, all bands."""
-        pixel_bytes = sum(np.dtype(d).itemsize for d in self.dtypes)
+        pixel_bytes = sum(8 if d.startswith("complex") else np.dtype(d).itemsize for d in self.dtypes)
         return int(self._src.block_shapes[0][0]) * self.grid.width * pixel_bytes
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file the raster is read from: a VRT's sources and side files included."""
+        return tuple(Path(f) for f in self._src.files)
 
     def colormap(self) -> dict[int, tuple[int, ...]] | None:
         """Palette of the first band, value to RGBA; None where it has none."""
@@ -106,15 +110,19 @@ class RasterReader:
 
     def _valid(self, pixels: Pixels, window: Window, plan: BandPlan) -> NDArray[np.bool_]:
         flags = self._src.mask_flag_enums[plan.indexes[0] - 1]
-        if MaskFlags.per_dataset in flags or MaskFlags.alpha in flags:
-            valid = self._guard(lambda w: self._src.read_masks(plan.indexes[0], window=w), window) > 0
-        elif MaskFlags.nodata in flags:
-            nodata = [self._src.nodatavals[i - 1] for i in plan.indexes]
-            valid = np.zeros(pixels.shape[1:], np.bool_)
+        nodata = [self._src.nodatavals[i - 1] for i in plan.indexes]
+        valid = np.ones(pixels.shape[1:], np.bool_)
+        # Alpha by its colour: GDAL's flags tell of it only in two- and four-band integer rasters.
+        for alpha in (i for i, c in enumerate(self.color_interp, 1) if c == ColorInterp.alpha):
+            if alpha not in plan.indexes:
+                valid &= self._guard(lambda w, i=alpha: self._src.read(i, window=w), window) > 0
+        if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+            valid &= self._guard(lambda w: self._src.read_masks(plan.indexes[0], window=w), window) > 0
+        if None not in nodata:
+            empty = np.ones(pixels.shape[1:], np.bool_)
             for band, value in zip(pixels, nodata, strict=True):
-                valid |= np.bool_(True) if value is None else band != value
-        else:
-            valid = np.ones(pixels.shape[1:], np.bool_)
+                empty &= band == value
+            valid &= ~empty
         if pixels.dtype.kind == "f":
             valid &= np.isfinite(pixels).all(0)
         return valid
@@ -123,14 +131,30 @@ class RasterReader:
         assert plan.scale is not None
         low, high = plan.scale
         top = SCALED_MAX[plan.dtype]
-        scaled = (np.nan_to_num(pixels, posinf=high, neginf=low).astype(np.float32) - low) * (
-            top / (high - low)
-        )
-        outside = (scaled < 0) | (scaled > top)
-        self.clipped += int(np.count_nonzero(outside & valid))
+        known = np.where(valid, pixels, low).astype(np.float64)  # a nodata value may overflow
+        scaled = (known - low) * (top / (high - low))
+        self.clipped += int(np.count_nonzero((scaled < 0) | (scaled > top)))
         self.scaled += int(np.count_nonzero(valid)) * len(pixels)
+        if self.clipped == self.scaled > SURELY_WRONG:
+            raise InputError(
+                f"all of the first {self.scaled} values lie outside --scale {low:g},{high:g}; {HINT}"
+            )
         np.clip(scaled, 0, top, out=scaled)
-        return scaled if plan.dtype == "float32" else np.rint(scaled).astype(plan.dtype)
+        return scaled.astype(np.float32) if plan.dtype == "float32" else np.rint(scaled).astype(plan.dtype)
+
+    def check_scale(self) -> str | None:
+        """After reading: a note where some values lay outside the declared scale.
+
+        Raises InputError where most did: the scale cannot be right.
+        """
+        clipped = self.clipped / max(1, self.scaled)
+        if clipped > MANY_CLIPPED:
+            raise InputError(f"{clipped:.0%} of the values lie outside --scale; {HINT}")
+        return (
+            f"{clipped:.1%} of the values lie outside --scale and were clipped"
+            if clipped > SOME_CLIPPED
+            else None
+        )
 
 
 def plan_bands(
@@ -179,8 +203,9 @@ def _default_bands(reader: RasterReader, manifest: Manifest) -> tuple[tuple[int,
             f"{len(wanted)}: {', '.join(wanted)}"
         )
     chosen = tuple(usable[: len(wanted)])
-    if len(usable) == len(wanted):
-        return chosen, ()
+    said = {reader.color_interp[i - 1] for i in usable}
+    if len(usable) == len(wanted) and said <= {ColorInterp.gray, ColorInterp.undefined}:
+        return chosen, ()  # nothing else to choose, and nothing said against it
     listed = ",".join(map(str, chosen))
     note = (
         f"the raster does not say which bands are {', '.join(wanted)}: taking {listed}; choose with --bands"
@@ -189,7 +214,7 @@ def _default_bands(reader: RasterReader, manifest: Manifest) -> tuple[tuple[int,
 
 
 def _check_dtype(found: set[str], manifest: Manifest, scale: tuple[float, float] | None, path: str) -> None:
-    if odd := sorted(d for d in found if np.dtype(d).kind not in "uif"):
+    if odd := sorted(d for d in found if d.startswith("complex")):
         raise InputError(f"{path} is stored as {odd[0]}; a model reads real numbers only")
     if found == {manifest.dtype} or scale is not None:
         return
@@ -198,6 +223,16 @@ def _check_dtype(found: set[str], manifest: Manifest, scale: tuple[float, float]
         f"values to map to 0 and {SCALED_MAX[manifest.dtype]:g} with --scale LOW,HIGH (for reflectance "
         "often 0,3000), the same for every raster of a survey"
     )
+
+
+def _why_not(path: str, error: Exception) -> str:
+    """What is wrong with a path that GDAL could not open."""
+    is_local = "://" not in path and not path.startswith("/vsi")
+    if is_local and os.path.isdir(path):
+        return f"{path} is a folder; give one raster file"
+    if is_local and not os.path.exists(path):
+        return f"no raster at {path}; check the path"
+    return f"{path} is not a raster GDAL can open: {error}"
 
 
 def _grid(src: Any) -> Grid:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -15,6 +17,8 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # raised by rasterio.shutil as it is, and public nowhere
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as GdalWindow
 
@@ -24,6 +28,7 @@ from rsedge.raster.grid import Grid
 
 Format = Literal["cog", "gtiff"]
 BLOCK = 512
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 BASE_PROFILE = {
     "driver": "GTiff",
     "dtype": "uint8",
@@ -59,7 +64,8 @@ class RasterWriter:
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._finished = path.with_name(f".{path.name}.{os.getpid()}.cog.part")
         self._rows = np.empty((bands, BLOCK, grid.width), np.uint8)
-        self._held, self._next_row = 0, 0
+        self._held, self._next_row, self._crc = 0, 0, 0
+        self._whole: Path | None = None  # the finished file, still under a hidden name
         options: dict[str, Any] = {"count": bands, "compress": "lzw" if format == "cog" else "deflate"}
         if classes:
             options["nodata"] = NODATA
@@ -72,7 +78,7 @@ class RasterWriter:
                 names = json.dumps({str(i): c.name for i, c in enumerate(classes)})
                 self._dst.update_tags(RSEDGE_CLASSES=names)
             self._dst.update_tags(**(tags or {}))
-        except (RasterioError, OSError) as error:
+        except BaseException as error:
             self._remove_leftovers()
             raise _failure(path, error) from error
 
@@ -91,29 +97,14 @@ class RasterWriter:
             if self._held == BLOCK:
                 self._flush()
 
-    def __enter__(self) -> RasterWriter:
-        return self
+    def finish(self) -> None:
+        """Close the file, make the COG, and read it back; only the renaming is left to do then.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._publish()
-            else:
-                self._close_quietly()
-        finally:
-            self._remove_leftovers()
-
-    def _flush(self) -> None:
-        window = GdalWindow(0, self._next_row, self._rows.shape[2], self._held)
-        try:
-            self._dst.write(self._rows[:, : self._held], window=window)
-        except (RasterioError, OSError) as error:
-            raise _failure(self._path, error) from error
-        self._next_row, self._held = self._next_row + self._held, 0
-
-    def _publish(self) -> None:
+        GDAL does not report every failed write (a full disk, say), so what was written is compared
+        with what can be read. Called by the end of the ``with`` block where it was not before.
+        """
+        if self._whole is not None:
+            return
         try:
             if self._held:
                 self._flush()
@@ -123,25 +114,57 @@ class RasterWriter:
                 _copy_as_cog(self._partial, self._finished)
                 whole = self._finished
             _sync(whole)
-            whole.replace(self._path)
+            if _checksum(whole) != self._crc:
+                raise OutputError(f"{self._path}: what was written cannot be read back; is the disk full?")
             if self._classes:
                 self._write_class_names()
-        except (RasterioError, OSError) as error:
+        except GDAL_ERRORS as error:
+            raise _failure(self._path, error) from error
+        self._whole = whole
+
+    def __enter__(self) -> RasterWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.finish()
+                self._publish()
+            else:
+                self._close_quietly()
+        finally:
+            self._remove_leftovers()
+
+    def _flush(self) -> None:
+        window = GdalWindow(0, self._next_row, self._rows.shape[2], self._held)
+        rows = self._rows[:, : self._held]
+        try:
+            self._dst.write(rows, window=window)
+        except GDAL_ERRORS as error:
+            raise _failure(self._path, error) from error
+        self._crc = zlib.crc32(np.ascontiguousarray(rows), self._crc)
+        self._next_row, self._held = self._next_row + self._held, 0
+
+    def _publish(self) -> None:
+        assert self._whole is not None
+        try:
+            self._whole.replace(self._path)
+            if self._classes:
+                _sidecar(self._partial).replace(_sidecar(self._path))
+        except OSError as error:
             raise _failure(self._path, error) from error
 
     def _write_class_names(self) -> None:
         """Class names where GDAL and QGIS look for a GeoTIFF's: in the ``.aux.xml`` beside it."""
         names = "".join(f"<Category>{escape(c.name)}</Category>" for c in self._classes)
         band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
-        partial = _sidecar(self._partial)
-        partial.write_text(f"<PAMDataset>{band}</PAMDataset>\n", encoding="utf-8")
-        partial.replace(_sidecar(self._path))
+        _sidecar(self._partial).write_text(f"<PAMDataset>{band}</PAMDataset>\n", encoding="utf-8")
 
     def _close_quietly(self) -> None:
-        try:
+        with suppress(*GDAL_ERRORS):  # the run has failed already; that error is the one to show
             self._dst.close()
-        except (RasterioError, OSError):
-            return  # the run has failed already; that error is the one to show
 
     def _remove_leftovers(self) -> None:
         for path in (self._partial, self._finished):
@@ -170,7 +193,7 @@ def _create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         dst = rasterio.open(path, "w", **profile)
         if grid.gcps:
-            dst.gcps = (list(grid.gcps), grid.crs)
+            dst.gcps = (list(grid.gcps), grid.crs or CRS())
         if grid.rpcs is not None:
             dst.rpcs = grid.rpcs
     return dst
@@ -187,7 +210,20 @@ def _copy_as_cog(source: Path, target: Path) -> None:
             blocksize=BLOCK,
             bigtiff="IF_SAFER",
             overview_resampling="MODE",  # a class is a name: averaging two gives a third
+            num_threads="ALL_CPUS",
         )
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a raster's pixels, read in the order in which ``RasterWriter`` wrote them."""
+    crc = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as src:
+            for row in range(0, src.height, BLOCK):
+                window = GdalWindow(0, row, src.width, min(BLOCK, src.height - row))
+                crc = zlib.crc32(np.ascontiguousarray(src.read(window=window)), crc)
+    return crc
 
 
 def _sync(path: Path) -> None:
@@ -200,7 +236,7 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.aux.xml")
 
 
-def _failure(path: Path, error: Exception) -> OutputError:
-    if isinstance(error, OutputError):
+def _failure(path: Path, error: BaseException) -> BaseException:
+    if isinstance(error, OutputError) or not isinstance(error, GDAL_ERRORS):
         return error
     return OutputError(f"{path} cannot be written: {error.__cause__ or error}")

@@ -83,7 +83,7 @@ def _as_dict(row: ModelRow) -> dict[str, Any]:
     }
 
 
-_HEADER = ("model", "role", "params M", "MACs G", "size MiB", "paper: params M", "G x8", "MiB")
+_HEADER = ("model", "role", "params M", "trainable", "MACs G", "size MiB", "paper: params M", "G x8", "MiB")
 
 
 def _cells(row: ModelRow) -> tuple[str, ...]:
@@ -91,7 +91,8 @@ def _cells(row: ModelRow) -> tuple[str, ...]:
     true = (
         counts.name,
         row.role,
-        f"{counts.params_inference / 1e6:.3f}",
+        f"{counts.params / 1e6:.3f}",
+        f"{counts.params_trainable / 1e6:.3f}",
         f"{counts.macs / 1e9:.2f}",
         f"{counts.size_bytes / MEBIBYTE:.2f}",
     )
@@ -120,8 +121,8 @@ def models_table(as_json: bool, names: tuple[str, ...] | None = None) -> str:
     ]
     text.append("")
     text.append(
-        f"One 512 x 512 tile, {PAPER_CLASSES} classes; MAC: multiply-accumulate (FLOPs are twice); params "
-        "without the training-only auxiliary head."
+        f"One 512 x 512 tile, {PAPER_CLASSES} classes; MAC: multiply-accumulate (FLOPs are twice); a teacher's "
+        "params include its auxiliary head, used in training only."
     )
     text.append(
         "paper: computed under the authors' convention / printed in ARAFNet Table 4 (difference); G x8: "
