@@ -34,6 +34,8 @@ class RawInput(nn.Module):
     ) -> None:
         super().__init__()
         self.net = net
+        self.gain: Tensor
+        self.offset: Tensor
         shape = (1, len(mean), 1, 1)
         self.register_buffer("gain", 1 / (torch.tensor(std).view(shape) * max_value))
         self.register_buffer("offset", torch.tensor(mean).view(shape) / torch.tensor(std).view(shape))

@@ -59,6 +59,7 @@ def build_bundle(run: Path, out: Path) -> Mapping[str, Any]:
     training = json.loads((run / "report.json").read_text(encoding="utf-8"))
     net = build_student(training["backbone"], num_classes=len(LANDCOVER)).eval()
     net.load_state_dict(load_file(run / "weights.safetensors"))
+    complexity = {"params": parameters(net), "macs": macs(net, TILE), "macs_tile": TILE}
     # Taps that no training crop reached are random numbers still: on a larger tile they would be noise.
     net = fold_dilations(net, training["crop"]["size"])
     deployed = deploy(net, TILE)
@@ -72,10 +73,9 @@ def build_bundle(run: Path, out: Path) -> Mapping[str, Any]:
         gsd_m=GSD_M,
         provenance={"licence": "Apache-2.0", "rsedge": __version__, "training": training},
         complexity={
-            "params": parameters(net),
-            "macs": macs(net, TILE),
+            **complexity,
+            "params_deployed": parameters(deployed),
             "macs_deployed": macs(deployed, TILE),
-            "macs_tile": TILE,
         },
     )
     partial = out.with_name(f"{out.name}.part")

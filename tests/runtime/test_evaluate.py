@@ -73,7 +73,7 @@ def test_scale_and_place_are_checked_as_in_infer(
         with pytest.raises(InputError, match="outside --scale"):
             evaluate(model, tmp_path, Options(scale=(0, 1)))
         assert evaluate(model, tmp_path, Options(scale=(0, 25500))).confusion.oa == 1
-        write_raster(strongest(pixels)[None], "a_labels.tif", transform=Affine(1, 0, 0, 0, -1, 0))
+        write_raster(strongest(pixels)[None], "a_labels.tif", transform=Affine(1, 0, 7, 0, -1, 0))
         with pytest.raises(InputError, match="lies elsewhere"):
             evaluate(model, tmp_path, Options(scale=(0, 25500)))
 

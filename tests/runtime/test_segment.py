@@ -333,7 +333,8 @@ def test_memory_does_not_grow_with_height(model: Backend, write_raster: Write, t
         segment(model, raster, tmp_path / "mask.tif", Options(format="gtiff"))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 0.02 * 3 * 256 * (heights[1] - heights[0])
+    held_whole = 3 * 256 * (heights[1] - heights[0])  # what holding the pixels alone would add
+    assert peaks[1] - peaks[0] < 0.1 * held_whole
 
 
 class TestFailures:

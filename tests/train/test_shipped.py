@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rsedge_train.data import CLASSES, Scene
+from rsedge.sample import CLASSES
+from rsedge_train.data import Scene
 from rsedge_train.shipped import SAMPLE_SEEDS, UNSEEN_SEED, evaluate, predict, sample_scenes
 
 

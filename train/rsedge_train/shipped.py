@@ -26,11 +26,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from rsedge.metrics import Confusion
-from rsedge.sample import SampleScene
+from rsedge.sample import CLASSES, SampleScene
 from rsedge.window import Window
 from rsedge_train.augment import CropAugment
 from rsedge_train.data import (
-    CLASSES,
     CropSampler,
     Scene,
     UInt8,

@@ -60,7 +60,7 @@ class Grid:
         except (CRSError, RasterioError):
             return None
         latitudes = np.clip(latitudes, -math.pi / 2, math.pi / 2)
-        return np.abs(np.diff(_area_per_radian(latitudes)) * width)
+        return np.asarray(np.abs(np.diff(_area_per_radian(latitudes)) * width), np.float64)
 
     @property
     def gsd_m(self) -> float | None:

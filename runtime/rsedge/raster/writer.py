@@ -144,7 +144,7 @@ class RasterWriter:
             self._dst.write(rows, window=window)
         except GDAL_ERRORS as error:
             raise _failure(self._path, error) from error
-        self._crc = zlib.crc32(np.ascontiguousarray(rows), self._crc)
+        self._crc = zlib.crc32(np.ascontiguousarray(rows).data, self._crc)
         self._next_row, self._held = self._next_row + self._held, 0
 
     def _publish(self) -> None:
@@ -222,7 +222,7 @@ def _checksum(path: Path) -> int:
         with rasterio.open(path) as src:
             for row in range(0, src.height, BLOCK):
                 window = GdalWindow(0, row, src.width, min(BLOCK, src.height - row))
-                crc = zlib.crc32(np.ascontiguousarray(src.read(window=window)), crc)
+                crc = zlib.crc32(np.ascontiguousarray(src.read(window=window)).data, crc)
     return crc
 
 
