@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 DEMO_VENV := .venv-demo
+RUNTIME_VENV := .venv-runtime
 BIN := $(VENV)/bin
 DATA ?= ../shared/data/dubai
 
-.PHONY: demo test check lint types contracts clean student
+.PHONY: demo test test-runtime check lint types contracts clean student
 
 # The runtime with onnxruntime, no torch: a sample raster, its mask, a picture.
 demo: $(DEMO_VENV)/.installed
@@ -16,6 +17,10 @@ demo: $(DEMO_VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/pytest
+
+# The runtime's tests where there is no torch, as on a device. For JetPack 6: PYTHON=python3.10.
+test-runtime: $(RUNTIME_VENV)/.installed
+	$(RUNTIME_VENV)/bin/python -m pytest tests/runtime
 
 # What CI runs: style, types, import contracts, tests.
 check: lint types contracts test
@@ -49,5 +54,10 @@ $(DEMO_VENV)/.installed: pyproject.toml
 	$(DEMO_VENV)/bin/python -m pip install --quiet --editable ".[cpu]"
 	@touch $@
 
+$(RUNTIME_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RUNTIME_VENV)
+	$(RUNTIME_VENV)/bin/python -m pip install --quiet --editable ".[cpu]" hypothesis onnx pytest
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(RUNTIME_VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

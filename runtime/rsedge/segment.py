@@ -137,6 +137,8 @@ def segment(
             sinks.append(preview)
         stats = engine.run(model, reader, plan, tiling, sinks, progress)
         notes = run_notes(reader, plan, model, stats.valid_pixels)
+        if not grid.is_referenced:
+            notes = (*notes, "the raster has no CRS: the mask has none either, and areas are unknown")
         classes = _class_areas(manifest.classes, area)
         with Timed(stats, "write"):
             writer.finish()
@@ -216,8 +218,6 @@ def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels
     grid, notes = reader.grid, list(plan.notes)
     if clipped := reader.check_scale():
         notes.append(clipped)
-    if not grid.is_referenced:
-        notes.append("the raster has no CRS: the mask has none either, and areas are unknown")
     if valid_pixels == 0:
         notes.append("the raster holds no valid pixel: the mask is all nodata")
     gsd_m, trained = grid.gsd_m, model.bundle.manifest.gsd_m

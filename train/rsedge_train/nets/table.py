@@ -83,7 +83,18 @@ def _as_dict(row: ModelRow) -> dict[str, Any]:
     }
 
 
-_HEADER = ("model", "role", "params M", "trainable", "MACs G", "size MiB", "paper: params M", "G x8", "MiB")
+_HEADER = (
+    "model",
+    "role",
+    "params M",
+    "trainable",
+    "MACs G",
+    "size MiB",
+    "strides",
+    "paper: params M",
+    "G x8",
+    "MiB",
+)
 
 
 def _cells(row: ModelRow) -> tuple[str, ...]:
@@ -95,6 +106,7 @@ def _cells(row: ModelRow) -> tuple[str, ...]:
         f"{counts.params_trainable / 1e6:.3f}",
         f"{counts.macs / 1e9:.2f}",
         f"{counts.size_bytes / MEBIBYTE:.2f}",
+        "/".join(map(str, counts.strides)),
     )
     if row.paper is None:
         return (*true, "", "", "")
