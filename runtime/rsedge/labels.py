@@ -46,7 +46,9 @@ class LabelColors:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
             colors = {str(k): _packed(str(v)) for k, v in table["classes"].items()}
             ignored = [_packed(str(v)) for v in table.get("ignore", [])]
-        except (OSError, KeyError, AttributeError, ValueError) as error:
+        except OSError as error:
+            raise InputError(f"no class table can be read at {path}: {error.strerror}") from error
+        except (KeyError, AttributeError, ValueError) as error:
             raise InputError(
                 f'{path}: not a class table ({error}); it needs [classes] with name = "#RRGGBB"'
             ) from error
@@ -71,8 +73,8 @@ class LabelColors:
             ]
             listed = ", ".join(f"#{color:06X} ({count} px)" for count, color in worst[:5])
             raise InputError(
-                f"{source}: {len(worst)} colours belong to no class: {listed}; add them to the class table, "
-                "under [classes] or ignore"
+                f"{source}: {len(worst)} colours belong to no class: {listed}; name them in a class table "
+                "(--classes FILE), under [classes] or ignore"
             )
         table = np.array([self.index[int(c)] for c in colors], np.uint8)
         return table[place].reshape(packed.shape)

@@ -37,14 +37,13 @@ def write_sample(
     gsd_m: float = 0.5,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write the scene to ``out`` (RGB) and its labels beside it; returns the labels' path.
 
     Memory depends on ``width`` only. ``progress`` is called with (rows done, rows in all). Raises
     InputError for impossible sizes, OutputError when a file cannot be written.
     """
-    if out.suffix.lower() not in {".tif", ".tiff"}:
-        raise InputError(f"{out} is not named .tif; a sample is a GeoTIFF")
     scene = SampleScene(width, height, seed, gsd_m)
     grid = Grid(
         height,
@@ -56,8 +55,10 @@ def write_sample(
     tags = {"RSEDGE_SAMPLE": f"seed {seed}, gsd_m {gsd_m:g}"}
     with ExitStack() as stack:
         stack.enter_context(bounded_cache(RasterWriter.row_of_blocks_bytes(grid, bands=4)))
-        image_file = stack.enter_context(RasterWriter(out, grid, bands=3, tags=tags))
-        label_file = stack.enter_context(RasterWriter(labels_path, grid, classes=LANDCOVER, tags=tags))
+        image_file = stack.enter_context(RasterWriter(out, grid, bands=3, tags=tags, overwrite=overwrite))
+        label_file = stack.enter_context(
+            RasterWriter(labels_path, grid, classes=LANDCOVER, tags=tags, overwrite=overwrite)
+        )
         for row in range(0, height, STRIP_ROWS):
             rows = min(STRIP_ROWS, height - row)
             image, labels = scene.render(Window(row, 0, rows, width))

@@ -40,11 +40,18 @@ class Options:
     bands: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
     format: Format = "cog"
-    preview: Path | str | None = None
+    preview: Path | str | None = None  # PNG of image and mask
+    overwrite: bool = False  # also a raster that rsedge did not write
 
     def __post_init__(self) -> None:
         if self.format not in {"cog", "gtiff"}:
             raise InputError(f"format {self.format!r} is unknown; choose one of cog, gtiff")
+        if self.bands is not None and not all(isinstance(b, int) for b in self.bands):
+            raise InputError(f"bands {self.bands!r} are not 1-based integers such as (4, 3, 2)")
+        if self.scale is not None and not (
+            len(self.scale) == 2 and all(isinstance(v, float | int) for v in self.scale)
+        ):
+            raise InputError(f"scale {self.scale!r} is not two numbers such as (0, 3000)")
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,9 @@ def segment(
             bounded_cache(reader.row_of_blocks_bytes + RasterWriter.row_of_blocks_bytes(grid))
         )
         writer = stack.enter_context(
-            RasterWriter(out, grid, 1, manifest.classes, _provenance(model), options.format)
+            RasterWriter(
+                out, grid, 1, manifest.classes, _provenance(model), options.format, options.overwrite
+            )
         )
         area = AreaSink(grid, len(manifest.classes))
         sinks: list[engine.Sink] = [MaskSink(writer), area]
@@ -190,15 +199,15 @@ def _class_areas(classes: Sequence[ClassInfo], area: AreaSink) -> tuple[ClassAre
 
 
 def _check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
-    targets = [out, *([Path(options.preview)] if options.preview else [])]
-    for target in targets:
-        check_target(target)
+    preview = [Path(options.preview)] if options.preview else []
+    for target in (out, *preview):
         if target.exists() and any(f.exists() and f.samefile(target) for f in reader.files):
             raise InputError(
                 f"{target} is the input raster or a part of it; choose another name for the result"
             )
-    if len({t.resolve() for t in targets}) < len(targets):
-        raise InputError(f"the mask and the preview are both {out}; choose two names")
+    check_target(out, options.overwrite)
+    for target in preview:
+        check_target(target, suffixes=(".png",))
 
 
 def _provenance(model: Backend) -> dict[str, str]:
@@ -216,8 +225,8 @@ def _provenance(model: Backend) -> dict[str, str]:
 def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int) -> tuple[str, ...]:
     """What the user should know of a run. Raises InputError where the declared scale cannot be right."""
     grid, notes = reader.grid, list(plan.notes)
-    if clipped := reader.check_scale():
-        notes.append(clipped)
+    if plan.scale is not None and (note := reader.check_scale(plan.scale)):
+        notes.append(note)
     if valid_pixels == 0:
         notes.append("the raster holds no valid pixel: the mask is all nodata")
     gsd_m, trained = grid.gsd_m, model.bundle.manifest.gsd_m

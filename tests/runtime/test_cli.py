@@ -27,7 +27,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     def call(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rsedge", *map(str, args)])
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             main()
             code = 0
@@ -121,9 +121,13 @@ BAD_INPUT = {
     "scale": (("good.tif", "--scale", "5"), "LOW,HIGH"),
     "scale upside down": (("good.tif", "--scale", "5,1"), "LOW below HIGH"),
     "option": (("good.tif", "--frobnicate"), "--frobnicate"),
+    "out is another raster": (("good.tif", "--out", "grey.tif"), "did not write"),
+    "out is protected": (("good.tif", "--out", "protected.tif"), "write-protected"),
+    "out of another kind": (("good.tif", "--out", "m.png"), "must be named .tif"),
+    "preview of another kind": (("good.tif", "--preview", "p.jpg"), "must be named .png"),
     "out folder": (("good.tif", "--out", "none/m.tif"), "does not exist"),
     "out is input": (("good.tif", "--out", "good.tif"), "is the input raster"),
-    "out is a folder": (("good.tif", "--out", "."), "not a file"),
+    "out is a folder": (("good.tif", "--out", "folder.tif"), "not a file"),
     "preview folder": (("good.tif", "--preview", "none/p.png"), "does not exist"),
 }
 
@@ -152,6 +156,8 @@ def test_bad_input_gives_a_message_and_leaves_the_target_alone(
         pointwise_graph(pointwise_manifest(), metadata=False).SerializeToString()
     )
     Path("mask.tif").write_bytes(b"an earlier mask")
+    Path("folder.tif").mkdir()
+    Path("protected.tif").touch(mode=0o444)
     before = sorted(os.listdir())
     args, message = BAD_INPUT[case]
     model = () if "--model" in args else ("--model", bundle)
@@ -162,6 +168,21 @@ def test_bad_input_gives_a_message_and_leaves_the_target_alone(
     assert printed == ""
     assert Path("mask.tif").read_bytes() == b"an earlier mask"
     assert sorted(os.listdir()) == before
+
+
+def test_a_foreign_raster_is_replaced_only_when_asked_and_a_link_stays_a_link(
+    run: Run, bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    raster, other = write_raster(noise(70, 70)), write_raster(noise(9, 9), "other.tif")
+    link = tmp_path / "link.tif"
+    link.symlink_to(other)
+    for target in (other, link):
+        assert run("infer", raster, "--out", target, "--model", bundle)[0] == 2
+    assert run("infer", raster, "--out", link, "--model", bundle, "--overwrite")[0] == 0
+    assert link.is_symlink()
+    with rasterio.open(other) as src:
+        assert src.shape == (70, 70)
+    assert run("infer", raster, "--out", link, "--model", bundle)[0] == 0  # rsedge's own
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (63, 64), (65, 64)])

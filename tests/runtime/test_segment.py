@@ -297,6 +297,14 @@ def test_web_mercator_areas_are_those_on_the_ground(
     assert sum(c.area_m2 or 0 for c in result.classes) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_scale_that_squeezes_the_values_gives_a_note(
+    model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    raster = write_raster(noise(70, 70).astype(np.float32) / 255)
+    result = segment(model, raster, tmp_path / "mask.tif", Options(scale=(0, 3000)))
+    assert any("use only 0.0% of --scale 0,3000" in note for note in result.notes)
+
+
 def test_areas_are_true_on_projected_and_geographic_grids(
     model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
 ) -> None:
@@ -376,12 +384,6 @@ class TestFailures:
     ) -> None:
         with pytest.raises(InputError, match="nowhere does not exist"):
             segment(model, write_raster(noise(70, 70)), tmp_path / "nowhere" / "mask.tif")
-
-    def test_mask_and_preview_need_two_names(
-        self, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
-    ) -> None:
-        with pytest.raises(InputError, match="two names"):
-            segment(model, write_raster(noise(9, 9)), tmp_path / "a.tif", Options(preview=tmp_path / "a.tif"))
 
     def test_a_failing_disk_leaves_nothing(
         self,

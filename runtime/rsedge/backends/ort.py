@@ -31,7 +31,8 @@ class OrtBackend(Backend):
         if device == "cuda" and CUDA not in offered:
             raise BackendError(
                 f"device cuda was asked for, this onnxruntime offers {', '.join(offered)}; install "
-                '`pip install "rsedge[gpu]"` (and uninstall onnxruntime), or use --device cpu'
+                '`pip install "rsedge[gpu]"` in place of [cpu] (x86-64; on a Jetson NVIDIA\'s own onnxruntime-gpu '
+                "wheel), or use --device cpu"
             )
         use_cuda = device != "cpu" and CUDA in offered
         options = ort.SessionOptions()

@@ -34,6 +34,9 @@ Scale = Annotated[
         metavar="LOW,HIGH",
     ),
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace also a raster that rsedge did not write.")
+]
 Device = Annotated[str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model.", show_default="all cores")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]

@@ -29,6 +29,7 @@ def infer(
     format: Annotated[
         str, typer.Option(help="Cloud-optimised or plain GeoTIFF.", metavar="cog|gtiff")
     ] = "cog",
+    overwrite: common.Overwrite = False,
     device: common.Device = "auto",
     threads: common.Threads = None,
     as_json: common.Json = False,
@@ -44,6 +45,7 @@ def infer(
         scale=common.parse_scale(scale),
         format=cast("Format", format),
         preview=preview,
+        overwrite=overwrite,
     )
     with open_model(model, device, threads) as backend, common.progress_bar("windows", quiet) as progress:
         result = segment(backend, raster, out, options, progress)
@@ -65,7 +67,14 @@ def _show(result: Result) -> None:
         f"peak memory {result.peak_rss_bytes / 2**20:.0f} MiB"
     )
     print(f"windows  {result.windows} of {result.tile} px, {result.windows_skipped} skipped as nodata")
+    pixels = result.nodata_pixels + sum(c.pixels for c in result.classes)
+    print(f"nodata   {result.nodata_pixels / pixels:.1%} of the raster; the classes are shares of the rest:")
     width = max(len(c.name) for c in result.classes)
     for c in result.classes:
-        area = "" if c.area_m2 is None else f"  {c.area_m2 / 1e4:12,.2f} ha"
-        print(f"  {c.value:3d}  {c.name:{width}}  {c.share:6.1%}{area}")
+        print(f"  {c.value:3d}  {c.name:{width}}  {c.share:6.1%}{_area(c.area_m2)}")
+
+
+def _area(area_m2: float | None) -> str:
+    if area_m2 is None:
+        return ""
+    return f"  {area_m2 / 1e4:12,.2f} ha" if area_m2 >= 1e4 else f"  {area_m2:12,.1f} m2"

@@ -62,6 +62,8 @@ def main() -> None:
     except _Interrupted:
         print("interrupted; a result appears under its name only when it is whole", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:  # the result stands or does not: too late to interrupt
+        _ignore_stops()
 
 
 class _Interrupted(BaseException):
@@ -69,6 +71,10 @@ class _Interrupted(BaseException):
 
 
 def _interrupt(*_: object) -> None:
-    for stop in STOPS:  # a second Ctrl-C must not cut the tidying up
-        signal.signal(stop, signal.SIG_IGN)
+    _ignore_stops()  # a second Ctrl-C must not cut the tidying up
     raise _Interrupted
+
+
+def _ignore_stops() -> None:
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)

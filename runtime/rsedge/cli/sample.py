@@ -17,6 +17,7 @@ def sample(
     size: Annotated[str, typer.Option(help="Pixels: SIDE or WIDTHxHEIGHT.", metavar="N|WxH")] = "4096",
     gsd_m: Annotated[float, typer.Option("--gsd", help="Ground sampling distance, metres a pixel.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Another seed, another town.")] = 0,
+    overwrite: common.Overwrite = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Write a procedural aerial scene of any size with exact labels beside it."""
@@ -24,6 +25,6 @@ def sample(
 
     width, height = parse_size(size)
     with common.progress_bar("rows", quiet) as progress:
-        labels = write_sample(out, width, height, gsd_m, seed, progress)
+        labels = write_sample(out, width, height, gsd_m, seed, progress, overwrite)
     if not quiet:
         print(f"image    {out}\nlabels   {labels}")

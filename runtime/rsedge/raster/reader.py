@@ -25,7 +25,7 @@ Pixels = NDArray[Any]
 SCALED_MAX = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 SOME_CLIPPED, MANY_CLIPPED = 0.02, 0.5  # shares of values outside the declared scale: a note, an error
 SURELY_WRONG = 4_000_000  # values, all of them outside: no need to read the rest
-HINT = "look at the raster's range with `gdalinfo -stats`"
+LITTLE_USED = 0.05  # a share of the declared scale: with less, an image is nearly one colour to the model
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class RasterReader:
         self.color_interp: tuple[ColorInterp, ...] = self._src.colorinterp
         self.dtypes: tuple[str, ...] = self._src.dtypes
         self.nodata: float | None = self._src.nodata  # of the first band
-        self.clipped = self.scaled = 0  # pixel values outside the declared scale, and all seen
+        self.clipped = self.scaled = 0  # values outside the declared scale, and all seen
+        self._lowest, self._highest = np.inf, -np.inf  # of the values seen, as stored
 
     def __enter__(self) -> RasterReader:
         return self
@@ -132,29 +133,38 @@ class RasterReader:
         low, high = plan.scale
         top = SCALED_MAX[plan.dtype]
         known = np.where(valid, pixels, low).astype(np.float64)  # a nodata value may overflow
+        if valid.any():
+            seen = pixels[:, valid]
+            self._lowest, self._highest = min(self._lowest, seen.min()), max(self._highest, seen.max())
         scaled = (known - low) * (top / (high - low))
         self.clipped += int(np.count_nonzero((scaled < 0) | (scaled > top)))
         self.scaled += int(np.count_nonzero(valid)) * len(pixels)
         if self.clipped == self.scaled > SURELY_WRONG:
-            raise InputError(
-                f"all of the first {self.scaled} values lie outside --scale {low:g},{high:g}; {HINT}"
-            )
+            raise InputError(f"all values so far lie outside --scale {low:g},{high:g}: {self._range()}")
         np.clip(scaled, 0, top, out=scaled)
         return scaled.astype(np.float32) if plan.dtype == "float32" else np.rint(scaled).astype(plan.dtype)
 
-    def check_scale(self) -> str | None:
-        """After reading: a note where some values lay outside the declared scale.
+    def check_scale(self, scale: tuple[float, float]) -> str | None:
+        """After reading: a note where the declared scale looks wrong.
 
-        Raises InputError where most did: the scale cannot be right.
+        Raises InputError where most values lie outside: it cannot be right.
         """
-        clipped = self.clipped / max(1, self.scaled)
+        if not self.scaled:
+            return None
+        clipped = self.clipped / self.scaled
         if clipped > MANY_CLIPPED:
-            raise InputError(f"{clipped:.0%} of the values lie outside --scale; {HINT}")
+            raise InputError(f"{clipped:.0%} of the values lie outside --scale: {self._range()}")
+        used = (self._highest - self._lowest) / (scale[1] - scale[0])
+        if used < LITTLE_USED:
+            return f"the values use only {used:.1%} of --scale {scale[0]:g},{scale[1]:g}: {self._range()}"
         return (
             f"{clipped:.1%} of the values lie outside --scale and were clipped"
             if clipped > SOME_CLIPPED
             else None
         )
+
+    def _range(self) -> str:
+        return f"they run from {self._lowest:g} to {self._highest:g}; expect a wrong mask unless --scale fits them"
 
 
 def plan_bands(
@@ -220,8 +230,8 @@ def _check_dtype(found: set[str], manifest: Manifest, scale: tuple[float, float]
         return
     raise InputError(
         f"{path} is stored as {', '.join(sorted(found))}, the model was trained on {manifest.dtype}; say which "
-        f"values to map to 0 and {SCALED_MAX[manifest.dtype]:g} with --scale LOW,HIGH (for reflectance "
-        "often 0,3000), the same for every raster of a survey"
+        f"values to map to 0 and {SCALED_MAX[manifest.dtype]:g} with --scale LOW,HIGH (often 0,1 for floats, "
+        "0,3000 for reflectance in integers), the same for every raster of a survey"
     )
 
 

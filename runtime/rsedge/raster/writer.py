@@ -28,6 +28,7 @@ from rsedge.raster.grid import Grid
 
 Format = Literal["cog", "gtiff"]
 BLOCK = 512
+TIFF_SUFFIXES = (".tif", ".tiff")
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 BASE_PROFILE = {
     "driver": "GTiff",
@@ -58,8 +59,10 @@ class RasterWriter:
         classes: Sequence[ClassInfo] = (),
         tags: Mapping[str, str] | None = None,
         format: Format = "gtiff",
+        overwrite: bool = False,
     ) -> None:
-        check_target(path)
+        check_target(path, overwrite)
+        path = Path(os.path.realpath(path))  # a link stays a link
         self._path, self._format, self._classes = path, format, classes
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._finished = path.with_name(f".{path.name}.{os.getpid()}.cog.part")
@@ -172,8 +175,13 @@ class RasterWriter:
             _sidecar(path).unlink(missing_ok=True)
 
 
-def check_target(path: Path) -> None:
-    """Raise InputError when ``path`` cannot become a file."""
+def check_target(path: Path, overwrite: bool = False, suffixes: tuple[str, ...] = TIFF_SUFFIXES) -> None:
+    """Raise InputError when ``path`` cannot become a file or is somebody's raster.
+
+    A raster that rsedge did not write is replaced only with ``overwrite``.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} must be named {' or '.join(suffixes)}, which is what will be in it")
     folder = path.parent
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist; create it first")
@@ -183,6 +191,22 @@ def check_target(path: Path) -> None:
         raise InputError(
             f"{path}: the folder {folder} is not writable; choose another or change its permissions"
         )
+    if path.exists() and not path.stat().st_mode & 0o222:
+        raise InputError(f"{path} exists and is write-protected; choose another name")
+    if not overwrite and path.suffix.lower() in TIFF_SUFFIXES and _is_foreign_raster(path):
+        raise InputError(
+            f"{path} is a raster that rsedge did not write; choose another name, or --overwrite it"
+        )
+
+
+def _is_foreign_raster(path: Path) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as src:
+                return not any(tag.startswith("RSEDGE_") for tag in src.tags())
+    except RasterioError:
+        return False  # not there, or no raster
 
 
 def _create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
