@@ -37,7 +37,7 @@ contracts: $(VENV)/.installed
 
 # The default model again, from random weights (85 minutes on two cores): DATA holds the Dubai scenes.
 student: $(VENV)/.installed
-	$(BIN)/python -m rsedge_train.shipped --data $(DATA) --out runs/first --minutes 60
+	$(BIN)/python -m rsedge_train.shipped --data $(DATA) --out runs/first --minutes 60 --no-pretrained
 	$(BIN)/python -m rsedge_train.shipped --data $(DATA) --out runs/shipped --minutes 25 --seed 43 \
 		--start runs/first/weights.safetensors --lr 8e-4 --sample-share 0.4
 	$(BIN)/python -m rsedge_export.shipped --run runs/shipped --out runtime/rsedge/models/landcover5-b0.rsedge

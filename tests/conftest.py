@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
+from rsedge import open_model
+from rsedge.backends import Backend
 from toys import make_bundle, pointwise_graph, pointwise_manifest
 
 
@@ -21,6 +23,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(
         tmp_path_factory.mktemp("models") / "strongest.rsedge", manifest, pointwise_graph(manifest)
     )
+
+
+@pytest.fixture(scope="session")
+def model(bundle: Path) -> Iterator[Backend]:
+    """That bundle, opened."""
+    with open_model(bundle, threads=1) as backend:
+        yield backend
 
 
 @pytest.fixture

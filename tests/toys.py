@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import rasterio
 from onnx import TensorProto, helper, numpy_helper
 
 from rsedge.bundle import METADATA_KEY, write_bundle_manifest
@@ -56,6 +57,11 @@ def make_bundle(folder: Path, manifest: Manifest, graph: onnx.ModelProto) -> Pat
     onnx.save(graph, folder / "model.fp32.onnx")
     write_bundle_manifest(folder, manifest)
     return folder
+
+
+def read(mask: Path) -> np.ndarray:
+    with rasterio.open(mask) as src:
+        return src.read(1)
 
 
 def strongest(pixels: np.ndarray) -> np.ndarray:

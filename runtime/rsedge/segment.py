@@ -17,9 +17,11 @@ from rsedge.bundle import Bundle
 from rsedge.engine import Timed
 from rsedge.errors import InputError
 from rsedge.manifest import NODATA, ClassInfo
+from rsedge.preview import draw
 from rsedge.raster import (
     BandPlan,
     Format,
+    Grid,
     RasterReader,
     RasterWriter,
     bounded_cache,
@@ -152,35 +154,41 @@ def segment(
         with Timed(stats, "write"):
             writer.finish()
             if preview and options.preview:
-                from rsedge.preview import draw  # noqa: PLC0415 - Pillow is needed only here
-
                 draw(Path(options.preview), preview.picture(), manifest.classes, [c.share for c in classes])
     total_s = time.perf_counter() - begin
     return Result(
         raster=str(raster),
         out=str(out),
         preview=str(options.preview) if options.preview else None,
-        grid=grid.facts(),
-        nodata_value=NODATA,
         nodata_pixels=grid.height * grid.width - stats.valid_pixels,
         classes=classes,
         windows=stats.windows,
         windows_skipped=stats.windows_skipped,
-        tile=manifest.tile,
-        overlap=options.overlap,
-        seam=options.seam,
-        bands=plan.indexes,
         seconds={**stats.seconds, "total": total_s},
         mpx_per_s=grid.height * grid.width / 1e6 / total_s,
         peak_rss_bytes=peak_rss_bytes(),
-        model=manifest.name,
-        model_sha256=model.bundle.sha256,
-        precision=model.bundle.precision,
-        backend=model.name,
-        provider=model.provider,
-        rsedge_version=__version__,
         notes=notes,
+        **_conditions(model, grid, plan, options),
     )
+
+
+def _conditions(model: Backend, grid: Grid, plan: BandPlan, options: Options) -> dict[str, Any]:
+    """What a run was asked for, as far as its result repeats it."""
+    manifest = model.bundle.manifest
+    return {
+        "grid": grid.facts(),
+        "nodata_value": NODATA,
+        "tile": manifest.tile,
+        "overlap": options.overlap,
+        "seam": options.seam,
+        "bands": plan.indexes,
+        "model": manifest.name,
+        "model_sha256": model.bundle.sha256,
+        "precision": model.bundle.precision,
+        "backend": model.name,
+        "provider": model.provider,
+        "rsedge_version": __version__,
+    }
 
 
 def peak_rss_bytes() -> int:

@@ -6,7 +6,7 @@ import torch
 
 from rsedge.sample import CLASSES
 from rsedge_train.data import Scene
-from rsedge_train.shipped import SAMPLE_SEEDS, UNSEEN_SEED, evaluate, predict, sample_scenes
+from rsedge_train.shipped import SAMPLE_SEEDS, UNSEEN_SEED, _parse, evaluate, predict, sample_scenes
 
 
 class Brightest(torch.nn.Module):
@@ -34,3 +34,8 @@ def test_sample_scenes_for_training_are_not_those_for_demo_and_validation():
     scenes = sample_scenes(SAMPLE_SEEDS[:2], side=48)
     assert [s.name for s in scenes] == ["sample1000@0.25m", "sample1001@1.00m"]
     assert all(s.labels.max() < len(CLASSES) for s in scenes)
+
+
+def test_a_user_begins_with_pretrained_weights_unless_told_otherwise():
+    assert _parse(["--data", "d"]).pretrained is True
+    assert _parse(["--data", "d", "--no-pretrained"]).pretrained is False

@@ -1,8 +1,10 @@
-"""Trains the student that ships in the wheel: from random weights, on a CPU, within an hour.
+"""Trains the student that ships in the wheel, on a CPU: `make student` gives the commands that made it.
 
 python -m rsedge_train.shipped --data ../shared/data/dubai --out runs/shipped --minutes 60
 
-Scene 7 is the validation scene: no step, setting or checkpoint is chosen by it. It is looked at once,
+It begins with timm's pretrained encoder; what ships began with random weights (--no-pretrained).
+
+Scene 7 is the validation scene: no step, setting or checkpoint is chosen by it. A run scores it once,
 at the end, with the last averaged weights, and those ship.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from rsedge.errors import RsedgeError
 from rsedge.metrics import Confusion
 from rsedge.sample import CLASSES, SampleScene
 from rsedge.window import Window
@@ -124,7 +128,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         num_workers=args.workers,
         prefetch_factor=8 if args.workers else None,
     )
-    model = build_student(BACKBONE, num_classes=len(CLASSES), pretrained=False)
+    model = build_student(BACKBONE, num_classes=len(CLASSES), pretrained=args.pretrained and not args.start)
     if args.start:
         model.load_state_dict(load_file(args.start))
     minutes = None if args.steps else args.minutes
@@ -163,7 +167,7 @@ def _report(
         "classes": list(CLASSES),
         "class_shares": shares,
         "backbone": BACKBONE,
-        "initial_weights": _earlier_run(args.start) if args.start else "random",
+        "initial_weights": _initial_weights(args),
         "seed": args.seed,
         "crop": {"size": CROP, "batch": BATCH, "scale": list(SCALE)},
         "fit": asdict(config),
@@ -179,9 +183,11 @@ def _report(
     }
 
 
-def _earlier_run(weights: Path) -> dict[str, Any]:
-    """What the run that left ``weights`` says of itself, its scores left out."""
-    report: dict[str, Any] = json.loads(weights.with_name("report.json").read_text(encoding="utf-8"))
+def _initial_weights(args: argparse.Namespace) -> str | dict[str, Any]:
+    """Where training began; of an earlier run what it says of itself, its scores left out."""
+    if args.start is None:
+        return "timm's, pretrained" if args.pretrained else "random"
+    report: dict[str, Any] = json.loads(args.start.with_name("report.json").read_text(encoding="utf-8"))
     return {key: value for key, value in report.items() if key != "results"}
 
 
@@ -209,6 +215,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="train so many steps instead of so many minutes")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--lr", type=float, default=FitConfig.lr)
+    parser.add_argument(
+        "--pretrained",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="begin with timm's encoder weights; without a way to the model hub: --no-pretrained",
+    )
     parser.add_argument("--start", type=Path, help="weights.safetensors of an earlier run to go on from")
     parser.add_argument("--sample-share", type=float, default=SAMPLE_SHARE, help="share of sample crops")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
@@ -221,7 +233,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     args = _parse(argv)
-    report = train(args)
+    try:
+        report = train(args)
+    except RsedgeError as error:
+        sys.exit(f"error: {error}")
     write_json(args.out / "report.json", report)
     _show(report)
 
