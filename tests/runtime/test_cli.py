@@ -83,6 +83,18 @@ def test_quiet_prints_nothing(
     assert result == (0, "", "")
 
 
+def test_a_reader_that_leaves_early_is_no_failure(
+    bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "rsedge", "infer", write_raster(noise(9, 9)), "--json"]
+    command += ["--out", tmp_path / "m.tif", "--model", bundle]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "m.tif").exists()
+
+
 def test_sample_then_eval_of_a_model_that_knows_colours_only(run: Run, tmp_path: Path) -> None:
     code, printed, _ = run("sample", tmp_path / "town.tif", "--size", "300x200", "--seed", 3)
     assert code == 0

@@ -56,17 +56,17 @@ def evaluate_command(
     if not quiet:
         _show(result)
     if as_json:
-        print(json.dumps(result.to_dict()))
+        common.say(json.dumps(result.to_dict()))
 
 
 def _show(result: Evaluation) -> None:
     scores = result.confusion
     share = scores.counts.sum(1) / scores.counts.sum()
     width = max(len(n) for n in (*result.class_names, "class"))
-    print(f"{result.model} on {result.rasters} rasters, {scores.counts.sum() / 1e6:.2f} Mpx labelled")
-    print(f"  {'class':{width}}    IoU     F1  share")
+    common.say(f"{result.model} on {result.rasters} rasters, {scores.counts.sum() / 1e6:.2f} Mpx labelled")
+    common.say(f"  {'class':{width}}    IoU     F1  share")
     for name, iou, f1, part in zip(result.class_names, scores.iou, scores.f1, share, strict=True):
-        print(f"  {name:{width}}  {iou:.3f}  {f1:.3f}  {part:5.1%}")
+        common.say(f"  {name:{width}}  {iou:.3f}  {f1:.3f}  {part:5.1%}")
     base = scores.majority
-    print(f"  {'mean':{width}}  {scores.miou:.3f}  {scores.mean_f1:.3f}  OA {scores.oa:.3f}")
-    print(f"  always {result.class_names[int(share.argmax())]}: mIoU {base.miou:.3f}, OA {base.oa:.3f}")
+    common.say(f"  {'mean':{width}}  {scores.miou:.3f}  {scores.mean_f1:.3f}  OA {scores.oa:.3f}")
+    common.say(f"  always {result.class_names[int(share.argmax())]}: mIoU {base.miou:.3f}, OA {base.oa:.3f}")

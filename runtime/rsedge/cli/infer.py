@@ -54,24 +54,26 @@ def infer(
     if not quiet:
         _show(result)
     if as_json:
-        print(json.dumps(result.to_dict()))
+        common.say(json.dumps(result.to_dict()))
 
 
 def _show(result: Result) -> None:
-    print(f"mask     {result.out}")
+    common.say(f"mask     {result.out}")
     if result.preview:
-        print(f"preview  {result.preview}")
-    print(f"model    {result.model}, {result.precision}, {result.backend} {result.provider}")
-    print(
+        common.say(f"preview  {result.preview}")
+    common.say(f"model    {result.model}, {result.precision}, {result.backend} {result.provider}")
+    common.say(
         f"speed    {result.seconds['total']:.1f} s, {result.mpx_per_s:.1f} Mpx/s end to end, "
         f"peak memory {result.peak_rss_bytes / 2**20:.0f} MiB"
     )
-    print(f"windows  {result.windows} of {result.tile} px, {result.windows_skipped} skipped as nodata")
+    common.say(f"windows  {result.windows} of {result.tile} px, {result.windows_skipped} skipped as nodata")
     pixels = result.nodata_pixels + sum(c.pixels for c in result.classes)
-    print(f"nodata   {result.nodata_pixels / pixels:.1%} of the raster; the classes are shares of the rest:")
+    common.say(
+        f"nodata   {result.nodata_pixels / pixels:.1%} of the raster; the classes are shares of the rest:"
+    )
     width = max(len(c.name) for c in result.classes)
     for c in result.classes:
-        print(f"  {c.value:3d}  {c.name:{width}}  {c.share:6.1%}{_area(c.area_m2)}")
+        common.say(f"  {c.value:3d}  {c.name:{width}}  {c.share:6.1%}{_area(c.area_m2)}")
 
 
 def _area(area_m2: float | None) -> str:

@@ -27,12 +27,12 @@ def models(
         from rsedge_train.nets.registry import build, entry
         from rsedge_train.nets.table import models_table
     if summary and name is not None:
-        print(f"{'stage':24}  {'shape (N, C, H, W)':>20}  {'params':>11}  {'M MACs':>9}")
+        common.say(f"{'stage':24}  {'shape (N, C, H, W)':>20}  {'params':>11}  {'M MACs':>9}")
         for stage in stages_of(name):
             shape = " x ".join(map(str, stage.shape))
-            print(f"{stage.name:24}  {shape:>20}  {stage.params:11,}  {stage.macs / 1e6:9,.1f}")
+            common.say(f"{stage.name:24}  {shape:>20}  {stage.params:11,}  {stage.macs / 1e6:9,.1f}")
         if entry(name).trunk is None:  # a teacher is not deployed
             saved = rewrite_report(build(name, PAPER_CLASSES))
-            print(f"{'deployed (exact)':46}  {saved.params_after:11,}  {saved.macs_after / 1e6:9,.1f}")
+            common.say(f"{'deployed (exact)':46}  {saved.params_after:11,}  {saved.macs_after / 1e6:9,.1f}")
     else:
-        print(models_table(as_json, None if name is None else (name,)))
+        common.say(models_table(as_json, None if name is None else (name,)))
