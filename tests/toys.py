@@ -15,7 +15,7 @@ from rsedge.bundle import METADATA_KEY, write_bundle_manifest
 from rsedge.manifest import ClassInfo, Manifest
 
 TILE = 64
-SHARED = Path(os.environ.get("RSEDGE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SHARED = Path(os.environ.get("RSEDGE_SHARED", Path(__file__).resolve().parents[2] / "shared/data"))
 CLASSES = (ClassInfo("red", (200, 0, 0)), ClassInfo("green", (0, 200, 0)), ClassInfo("blue", (0, 0, 200)))
 
 
