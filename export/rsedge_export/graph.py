@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from rsedge.bundle import METADATA_KEY
+from rsedge.files import whole_or_nothing
 from rsedge.manifest import Manifest
 
 OPSET = 18
@@ -77,9 +78,8 @@ def export_onnx(model: nn.Module, manifest: Manifest, path: Path) -> None:
         graph.metadata_props.add(key=key, value=value)
     graph.producer_name, graph.producer_version = "rsedge", ""
     onnx.checker.check_model(graph, full_check=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(graph.SerializeToString(deterministic=True))
-    partial.replace(path)
+    with whole_or_nothing(path) as partial:
+        partial.write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def metadata(manifest: Manifest) -> Mapping[str, str]:

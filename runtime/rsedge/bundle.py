@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsedge.errors import ModelError
+from rsedge.files import whole_or_nothing
 from rsedge.manifest import Manifest
 
 MANIFEST_NAME = "manifest.json"
@@ -82,9 +83,8 @@ def write_bundle_manifest(folder: Path, manifest: Manifest) -> None:
         if p.is_file() and p.name != MANIFEST_NAME
     }
     facts = {**json.loads(manifest.to_json()), "artifacts": artifacts}
-    partial = folder / f"{MANIFEST_NAME}.part"
-    partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / MANIFEST_NAME)
+    with whole_or_nothing(folder / MANIFEST_NAME) as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:

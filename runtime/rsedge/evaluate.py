@@ -17,10 +17,9 @@ from rsedge.errors import InputError
 from rsedge.labels import LabelColors, find_pairs
 from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
-from rsedge.raster import RasterReader, bounded_cache, plan_bands
-from rsedge.segment import Options, run_notes
+from rsedge.raster import RasterReader, bounded_cache
+from rsedge.segment import Options, plan_run, run_notes
 from rsedge.sinks import ScoreSink
-from rsedge.tiling import Tiling
 from rsedge.window import Window
 
 
@@ -89,9 +88,7 @@ def evaluate(
             bounded_cache(reader.row_of_blocks_bytes + truth.row_of_blocks_bytes),
         ):
             _check_grids(reader, truth)
-            plan = plan_bands(reader, manifest, options.bands, options.scale)
-            grid = reader.grid
-            tiling = Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
+            plan, tiling = plan_run(reader, manifest, options)
             sink = ScoreSink(_truth_rows(truth, colors, len(manifest.classes)), len(manifest.classes))
             stats = engine.run(model, reader, plan, tiling, [sink])
             notes += [f"{image.name}: {n}" for n in run_notes(reader, plan, model, stats.valid_pixels)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rsedge.errors import OutputError
+from rsedge.files import whole_or_nothing
 from rsedge.manifest import NODATA, ClassInfo
 
 GAP, SWATCH, FONT_PX = 8, 18, 15
@@ -46,14 +47,11 @@ def draw(path: Path, picture: Picture, classes: Sequence[ClassInfo], shares: Seq
         y = height + 3 * GAP + (i // columns) * (SWATCH + GAP)
         pen.rectangle((x, y, x + SWATCH, y + SWATCH), fill=entry.color, outline=INK)
         pen.text((x + SWATCH + GAP, y), f"{entry.name}  {share:.1%}", fill=INK, font=font)
-    partial = path.with_name(f".{path.name}.part")
     try:
-        sheet.save(partial, format="PNG", optimize=False)
-        partial.replace(path)
+        with whole_or_nothing(path) as partial:
+            sheet.save(partial, format="PNG", optimize=False)
     except OSError as error:
         raise OutputError(f"preview {path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _displayable(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rsedge import engine
 from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
 from rsedge.engine import Timed
 from rsedge.errors import InputError
-from rsedge.manifest import NODATA, ClassInfo
+from rsedge.manifest import NODATA, ClassInfo, Manifest
 from rsedge.preview import draw
 from rsedge.raster import (
     BandPlan,
@@ -46,8 +46,10 @@ class Options:
     overwrite: bool = False  # also a raster that rsedge did not write
 
     def __post_init__(self) -> None:
-        if self.format not in {"cog", "gtiff"}:
-            raise InputError(f"format {self.format!r} is unknown; choose one of cog, gtiff")
+        if self.format not in get_args(Format):
+            raise InputError(
+                f"format {self.format!r} is unknown; choose one of {', '.join(get_args(Format))}"
+            )
         if self.bands is not None and not all(isinstance(b, int) for b in self.bands):
             raise InputError(f"bands {self.bands!r} are not 1-based integers such as (4, 3, 2)")
         if self.scale is not None and not (
@@ -130,9 +132,8 @@ def segment(
     with ExitStack() as stack:
         reader = stack.enter_context(RasterReader(raster))
         _check_outputs(reader, out, options)
-        plan = plan_bands(reader, manifest, options.bands, options.scale)
         grid = reader.grid
-        tiling = Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
+        plan, tiling = plan_run(reader, manifest, options)
         stack.enter_context(
             bounded_cache(reader.row_of_blocks_bytes + RasterWriter.row_of_blocks_bytes(grid))
         )
@@ -213,8 +214,7 @@ def _check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
             raise InputError(
                 f"{target} is the input raster or a part of it; choose another name for the result"
             )
-    check_target(out, options.overwrite)
-    for target in preview:
+    for target in preview:  # the writer checks ``out``
         check_target(target, suffixes=(".png",))
 
 
@@ -228,6 +228,13 @@ def _provenance(model: Backend) -> dict[str, str]:
         "RSEDGE_BACKEND": f"{model.name} {model.provider}",
         "TIFFTAG_SOFTWARE": f"rsedge {__version__}",
     }
+
+
+def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tuple[BandPlan, Tiling]:
+    """Which bands feed the model and which windows cover the raster. Raises InputError where that cannot be."""
+    plan = plan_bands(reader, manifest, options.bands, options.scale)
+    grid = reader.grid
+    return plan, Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
 
 
 def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int) -> tuple[str, ...]:

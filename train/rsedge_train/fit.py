@@ -10,7 +10,6 @@ import copy
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rsedge.files import whole_or_nothing
 from rsedge_train.data import normalise
 from rsedge_train.precision import keep_depthwise_float32
 
@@ -118,18 +118,16 @@ def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
 def save_checkpoint(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """Write ``path`` (safetensors) and, beside it, ``facts`` as JSON; each appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, part)
-    part.chmod(0o644)  # safetensors makes it private
-    os.replace(part, path)
+    with whole_or_nothing(path) as partial:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
+        partial.chmod(0o644)  # safetensors makes it private
     write_json(path.with_suffix(".json"), facts)
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:
     """Write JSON so that the file appears whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with whole_or_nothing(path) as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def fit(

@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 from rsedge.errors import RsedgeError
 from rsedge.metrics import Confusion
 from rsedge.sample import CLASSES, SampleScene
+from rsedge.tiling import Tiling
 from rsedge.window import Window
 from rsedge_train.augment import CropAugment
 from rsedge_train.data import (
@@ -76,20 +77,13 @@ def predict(model: nn.Module, image: UInt8, num_classes: int, tile: int = 512) -
     model.eval()
     height, width = image.shape[1:]
     total = torch.zeros(num_classes, height, width)
-    for row in _starts(height, tile):
-        for col in _starts(width, tile):
-            crop = np.ascontiguousarray(image[:, row : row + tile, col : col + tile])
-            batch = normalise(torch.from_numpy(crop).unsqueeze(0))
-            logits = model(batch.contiguous(memory_format=torch.channels_last))
-            total[:, row : row + tile, col : col + tile] += logits.float().softmax(1)[0]
+    for window in Tiling.of(height, width, tile, 0.5, "blend"):
+        area = (slice(None), slice(window.row, window.row_end), slice(window.col, window.col_end))
+        batch = normalise(torch.from_numpy(np.ascontiguousarray(image[area])).unsqueeze(0))
+        logits = model(batch.contiguous(memory_format=torch.channels_last))
+        total[area] += logits.float().softmax(1)[0]
     labels: UInt8 = total.argmax(0).to(torch.uint8).numpy()
     return labels
-
-
-def _starts(length: int, tile: int) -> list[int]:
-    """First pixels of windows that overlap by half; the last is shifted inward."""
-    last = max(0, length - tile)
-    return [*range(0, last, tile // 2), last]
 
 
 def evaluate(model: nn.Module, scene: Scene) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, ModelError
 
-
-class Device:
-    """Names of devices a user can ask for."""
-
-    NAMES: ClassVar[tuple[str, ...]] = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda")  # what a user can ask for
 
 
 @dataclass(frozen=True)

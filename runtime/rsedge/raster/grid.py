@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
 UNREFERENCED = Affine.identity()
 WGS84_A_M = 6378137.0
 WGS84_E2 = 0.0066943799901413165
+
+
+@contextmanager
+def unreferenced_allowed() -> Iterator[None]:
+    """rasterio warns of rasters without georeference; here they are allowed, with a note of our own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +12,12 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError
 from rsedge.manifest import Manifest
-from rsedge.raster.grid import Grid
+from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.window import Window
 
 Pixels = NDArray[Any]
@@ -48,8 +47,7 @@ class RasterReader:
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with unreferenced_allowed():
                 self._src = rasterio.open(self.path)
                 self.grid = _grid(self._src)
         except RasterioError as error:
@@ -179,8 +177,8 @@ def plan_bands(
     band names, else the first ones. ``scale``: raster values that map to 0 and the maximum of the
     model's dtype, needed where the raster is stored in another dtype.
 
-    Raises InputError when there are too few bands, a band is repeated out of range, or the dtype
-    does not fit.
+    Raises InputError when there are too few bands, a band does not exist, or the dtype does not
+    fit.
     """
     if scale is not None and not (np.isfinite(scale).all() and scale[0] < scale[1]):
         raise InputError(f"scale {scale[0]:g},{scale[1]:g} is not LOW,HIGH with LOW below HIGH")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,12 +18,12 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised by rasterio.shutil as it is, and public nowhere
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError, OutputError
 from rsedge.manifest import NODATA, ClassInfo
-from rsedge.raster.grid import Grid
+from rsedge.raster.grid import Grid, unreferenced_allowed
 
 Format = Literal["cog", "gtiff"]
 BLOCK = 512
@@ -201,10 +200,8 @@ def check_target(path: Path, overwrite: bool = False, suffixes: tuple[str, ...] 
 
 def _is_foreign_raster(path: Path) -> bool:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as src:
-                return not any(tag.startswith("RSEDGE_") for tag in src.tags())
+        with unreferenced_allowed(), rasterio.open(path) as src:
+            return not any(tag.startswith("RSEDGE_") for tag in src.tags())
     except RasterioError:
         return False  # not there, or no raster
 
@@ -213,8 +210,7 @@ def _create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
     profile = {**BASE_PROFILE, **options, "height": grid.height, "width": grid.width, "crs": grid.crs}
     if not grid.gcps and not grid.transform.is_identity:
         profile["transform"] = grid.transform
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with unreferenced_allowed():
         dst = rasterio.open(path, "w", **profile)
         if grid.gcps:
             dst.gcps = (list(grid.gcps), grid.crs or CRS())
@@ -224,8 +220,7 @@ def _create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
 
 
 def _copy_as_cog(source: Path, target: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with unreferenced_allowed():
         rasterio.shutil.copy(
             source,
             target,
@@ -241,12 +236,10 @@ def _copy_as_cog(source: Path, target: Path) -> None:
 def _checksum(path: Path) -> int:
     """CRC-32 of a raster's pixels, read in the order in which ``RasterWriter`` wrote them."""
     crc = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as src:
-            for row in range(0, src.height, BLOCK):
-                window = GdalWindow(0, row, src.width, min(BLOCK, src.height - row))
-                crc = zlib.crc32(np.ascontiguousarray(src.read(window=window)).data, crc)
+    with unreferenced_allowed(), rasterio.open(path) as src:
+        for row in range(0, src.height, BLOCK):
+            window = GdalWindow(0, row, src.width, min(BLOCK, src.height - row))
+            crc = zlib.crc32(np.ascontiguousarray(src.read(window=window)).data, crc)
     return crc
 
 
