@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rsedge import engine
 from rsedge.backends import Backend
 from rsedge.errors import InputError
 from rsedge.labels import LabelColors, find_pairs
-from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.segment import Options, plan_run, run_notes
 from rsedge.sinks import ScoreSink
-from rsedge.window import Window
+from rsedge.truth import LabelReader
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,12 @@ class Evaluation:
 
 def evaluate(
     model: Backend,
-    folder: Path | str,
+    data: Path | str | Sequence[tuple[Path, Path]],
     options: Options | None = None,
     colors: LabelColors | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score ``model`` on every labelled raster under ``folder`` (see ``labels.find_pairs``).
+    """Score ``model`` on (image, label) pairs, or on those under a folder (see ``labels.find_pairs``).
 
     One-band labels hold class indices, 255 or their own nodata value where unlabelled; three-band
     labels hold colours, looked up in ``colors`` (None: the model's own). ``progress`` is called with
@@ -79,29 +77,31 @@ def evaluate(
     options = options or Options()
     manifest = model.bundle.manifest
     colors = colors or LabelColors.of_classes(manifest.classes)
-    pairs, notes = find_pairs(Path(folder)), list[str]()
+    pairs = find_pairs(Path(data)) if isinstance(data, str | Path) else data
+    notes = list[str]()
     total = Confusion(np.zeros((len(manifest.classes), len(manifest.classes)), np.int64))
     for done, (image, label) in enumerate(pairs, 1):
         with (
             RasterReader(image) as reader,
-            RasterReader(label) as truth,
-            bounded_cache(reader.row_of_blocks_bytes + truth.row_of_blocks_bytes),
+            LabelReader(label, colors, len(manifest.classes)) as truth,
+            bounded_cache(reader.row_of_blocks_bytes + truth.raster.row_of_blocks_bytes),
         ):
-            _check_grids(reader, truth)
+            check_grids(reader, truth.raster)
             plan, tiling = plan_run(reader, manifest, options)
-            sink = ScoreSink(_truth_rows(truth, colors, len(manifest.classes)), len(manifest.classes))
+            sink = ScoreSink(truth, reader.grid.width, len(manifest.classes))
             stats = engine.run(model, reader, plan, tiling, [sink])
             notes += [f"{image.name}: {n}" for n in run_notes(reader, plan, model, stats.valid_pixels)]
         total += sink.confusion
         if progress:
             progress(done, len(pairs))
     if not total.counts.sum():
-        raise InputError(f"{folder} holds no labelled pixel that the model could be scored on")
+        raise InputError("the data hold no labelled pixel that the model could be scored on")
     names = tuple(c.name for c in manifest.classes)
     return Evaluation(manifest.name, model.provider, len(pairs), names, total, tuple(notes))
 
 
-def _check_grids(image: RasterReader, label: RasterReader) -> None:
+def check_grids(image: RasterReader, label: RasterReader) -> None:
+    """Raise InputError unless image and label have one size and, where both are referenced, one place."""
     a, b = image.grid, label.grid
     if (a.height, a.width) != (b.height, b.width):
         raise InputError(
@@ -109,32 +109,6 @@ def _check_grids(image: RasterReader, label: RasterReader) -> None:
         )
     if a.crs and b.crs and not (a.crs == b.crs and a.transform.almost_equals(b.transform, 1e-6)):
         raise InputError(f"{label.path} lies elsewhere than its image: {b.facts()} against {a.facts()}")
-
-
-def _truth_rows(
-    reader: RasterReader, colors: LabelColors, classes: int
-) -> Callable[[int, int], NDArray[np.uint8]]:
-    def rows(row: int, height: int) -> NDArray[np.uint8]:
-        pixels = reader.read_raw(Window(row, 0, height, reader.grid.width))
-        if len(pixels) >= 3:
-            return colors.encode(pixels[:3], reader.path)
-        return _indices(pixels[0], reader, classes)
-
-    return rows
-
-
-def _indices(labels: NDArray[Any], reader: RasterReader, classes: int) -> NDArray[np.uint8]:
-    ignored = labels == NODATA
-    if reader.nodata is not None:
-        ignored |= labels == reader.nodata
-    outside = ~ignored & ((labels < 0) | (labels >= classes))
-    if outside.any():
-        values = ", ".join(f"{v:g}" for v in np.unique(labels[outside])[:5])
-        raise InputError(
-            f"{reader.path} holds label values {values}; the model's classes are 0 to {classes - 1}, "
-            f"{NODATA} is unlabelled"
-        )
-    return np.where(ignored, NODATA, labels).astype(np.uint8)
 
 
 def _number(value: float) -> float | None:

@@ -33,51 +33,112 @@ class LabelColors:
     @classmethod
     def of_classes(cls, classes: tuple[ClassInfo, ...]) -> LabelColors:
         """The colours a model itself paints with; black is unlabelled unless a class has it."""
-        own = {(c.color[0] << 16) | (c.color[1] << 8) | c.color[2]: i for i, c in enumerate(classes)}
+        own = {pack_color(c.color): i for i, c in enumerate(classes)}
         return cls({0: NODATA, **own})
 
     @classmethod
     def read(cls, path: Path, class_names: tuple[str, ...]) -> LabelColors:
-        """Read ``classes.toml``: a table ``[classes]`` of name = "#RRGGBB" and a list ``ignore``.
+        """Read a ``classes.toml`` (see ``ClassTable``) for a model that knows ``class_names``.
 
         Raises InputError when it cannot be read or its classes are not the model's.
         """
+        table = ClassTable.read(path)
+        if unknown := sorted(set(table.names) - set(class_names)):
+            raise InputError(
+                f"{path} has classes {', '.join(unknown)}, which are not among {', '.join(class_names)}"
+            )
+        places = {pack_color(c.color): class_names.index(c.name) for c in table.classes}
+        return cls({**dict.fromkeys(table.ignore, NODATA), **places})
+
+    def encode(
+        self, rgb: NDArray[np.uint8], source: str, origin: tuple[int, int] = (0, 0)
+    ) -> NDArray[np.uint8]:
+        """Class indices (h, w) of a label image (3, h, w); NODATA where unlabelled.
+
+        ``origin``: row and column of its first pixel. Raises InputError with counts and first places when
+        it holds a colour that stands for nothing.
+        """
+        packed = pack(rgb)
+        known = np.array(sorted(self.index), np.uint32)
+        place = np.searchsorted(known, packed).clip(max=len(known) - 1)
+        if (known[place] != packed).any():
+            raise InputError(
+                f"{source}: {describe_colors(packed, known[place] != packed, origin)}; name them in a class table "
+                "(--classes FILE), under [classes] or ignore"
+            )
+        indices: NDArray[np.uint8] = np.array([self.index[int(c)] for c in known], np.uint8)[place]
+        return indices
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a data set with their label colours, in the order of their indices.
+
+    ``ignore`` holds packed colours of unlabelled pixels.
+    """
+
+    classes: tuple[ClassInfo, ...]
+    ignore: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> ClassTable:
+        """Read ``classes.toml``: a table ``[classes]`` of name = "#RRGGBB" and a list ``ignore``.
+
+        Raises InputError when it cannot be read.
+        """
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
-            colors = {str(k): _packed(str(v)) for k, v in table["classes"].items()}
-            ignored = [_packed(str(v)) for v in table.get("ignore", [])]
+            classes = tuple(ClassInfo(str(k), _rgb(str(v))) for k, v in table["classes"].items())
+            return cls(classes, tuple(pack_color(_rgb(str(v))) for v in table.get("ignore", [])))
         except OSError as error:
             raise InputError(f"no class table can be read at {path}: {error.strerror}") from error
         except (KeyError, AttributeError, ValueError) as error:
             raise InputError(
                 f'{path}: not a class table ({error}); it needs [classes] with name = "#RRGGBB"'
             ) from error
-        if unknown := sorted(set(colors) - set(class_names)):
-            raise InputError(
-                f"{path} has classes {', '.join(unknown)}, which are not among {', '.join(class_names)}"
-            )
-        return cls({**dict.fromkeys(ignored, NODATA), **{c: class_names.index(n) for n, c in colors.items()}})
 
-    def encode(self, rgb: NDArray[np.uint8], source: str) -> NDArray[np.uint8]:
-        """Class indices (h, w) of a label image (3, h, w); NODATA where unlabelled.
+    def to_toml(self) -> str:
+        """The text that ``read`` reads."""
+        ignored = ", ".join(f'"#{c:06X}"' for c in self.ignore)
+        lines = [f'"{c.name}" = "#{pack_color(c.color):06X}"' for c in self.classes]
+        return "\n".join([f"ignore = [{ignored}]", "", "[classes]", *lines]) + "\n"
 
-        Raises InputError with counts when it holds a colour that stands for nothing.
-        """
-        packed = rgb[0].astype(np.uint32) << 16 | rgb[1].astype(np.uint32) << 8 | rgb[2]
-        colors, place = np.unique(packed, return_inverse=True)
-        unknown = np.array([int(c) not in self.index for c in colors])
-        if unknown.any():
-            counts = np.bincount(place.ravel(), minlength=len(colors))
-            worst = sorted(((int(n), int(c)) for n, c in zip(counts[unknown], colors[unknown], strict=True)))[
-                ::-1
-            ]
-            listed = ", ".join(f"#{color:06X} ({count} px)" for count, color in worst[:5])
-            raise InputError(
-                f"{source}: {len(worst)} colours belong to no class: {listed}; name them in a class table "
-                "(--classes FILE), under [classes] or ignore"
-            )
-        table = np.array([self.index[int(c)] for c in colors], np.uint8)
-        return table[place].reshape(packed.shape)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names by index."""
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def colors(self) -> LabelColors:
+        """What each colour stands for."""
+        places = {pack_color(c.color): i for i, c in enumerate(self.classes)}
+        return LabelColors({**dict.fromkeys(self.ignore, NODATA), **places})
+
+
+def pack(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Colours (3, h, w) as 0xRRGGBB, (h, w)."""
+    packed: NDArray[np.uint32] = rgb[0].astype(np.uint32) << 16 | rgb[1].astype(np.uint32) << 8 | rgb[2]
+    return packed
+
+
+def pack_color(color: tuple[int, int, int]) -> int:
+    """One colour as 0xRRGGBB."""
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def describe_colors(
+    packed: NDArray[np.uint32], wrong: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)
+) -> str:
+    """The colours under ``wrong``, most frequent first, with pixel counts and first places."""
+    colors, first, counts = np.unique(packed[wrong], return_index=True, return_counts=True)
+    rows, cols = np.nonzero(wrong)
+    worst = np.argsort(-counts, kind="stable")[:5]
+    listed = ", ".join(
+        f"#{colors[i]:06X} ({counts[i]} px, first at row {origin[0] + rows[first[i]]}, "
+        f"column {origin[1] + cols[first[i]]})"
+        for i in worst
+    )
+    return f"{len(colors)} colours belong to no class: {listed}"
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -114,8 +175,9 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _packed(color: str) -> int:
+def _rgb(color: str) -> tuple[int, int, int]:
     digits = color.removeprefix("#")
     if len(digits) != 6:
         raise ValueError(f"colour {color!r} is not #RRGGBB")
-    return int(digits, 16)
+    value = int(digits, 16)
+    return value >> 16, value >> 8 & 255, value & 255

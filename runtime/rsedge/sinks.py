@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +10,8 @@ from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
 from rsedge.preview import Picture
 from rsedge.raster import Grid, RasterWriter
+from rsedge.truth import LabelReader
+from rsedge.window import Window
 
 
 class MaskSink:
@@ -72,11 +72,11 @@ class PreviewSink:
 class ScoreSink:
     """Compares the mask with the truth as it comes."""
 
-    def __init__(self, read_truth: Callable[[int, int], NDArray[np.uint8]], classes: int) -> None:
-        self._read_truth, self._classes = read_truth, classes
+    def __init__(self, truth: LabelReader, width: int, classes: int) -> None:
+        self._truth, self._width, self._classes = truth, width, classes
         self.confusion = Confusion(np.zeros((classes, classes), np.int64))
 
     def take(self, strip: Strip) -> None:
         """Add the strip's confusion."""
-        truth = self._read_truth(strip.row, len(strip.mask))
+        truth = self._truth.read(Window(strip.row, 0, len(strip.mask), self._width))
         self.confusion += Confusion.of(truth, strip.mask, self._classes)

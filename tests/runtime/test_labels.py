@@ -28,7 +28,7 @@ def test_colours_become_class_indices(tmp_path: Path) -> None:
 def test_unknown_colours_are_named_and_counted() -> None:
     rgb = np.zeros((3, 4, 4), np.uint8)
     rgb[:, 0, :3] = np.array([1, 2, 3])[:, None]
-    with pytest.raises(InputError, match=r"mask.png: 1 colours belong to no class: #010203 \(3 px\)"):
+    with pytest.raises(InputError, match=r"mask.png: 1 colours belong to no class: #010203 \(3 px, first at row 0, column 0\)"):
         LabelColors.of_classes(CLASSES).encode(rgb, "mask.png")
 
 
