@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,15 @@ from pathlib import Path
 
 @contextmanager
 def whole_or_nothing(path: Path) -> Iterator[Path]:
-    """Write to the path this gives; it takes the name ``path`` when the block ends well, else it is removed."""
+    """Write to the path this gives; it takes the name ``path`` when the block ends well, else it is removed.
+
+    It is on the disk before it takes its name, so a power cut leaves the old file or the new one.
+    """
     partial = path.with_name(f".{path.name}.part")
     try:
         yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -59,15 +59,22 @@ class LabelColors:
         it holds a colour that stands for nothing.
         """
         packed = pack(rgb)
-        known = np.array(sorted(self.index), np.uint32)
-        place = np.searchsorted(known, packed).clip(max=len(known) - 1)
-        if (known[place] != packed).any():
+        indices, unknown = self.lookup(packed)
+        if unknown.any():
             raise InputError(
-                f"{source}: {describe_colors(packed, known[place] != packed, origin)}; name them in a class table "
+                f"{source}: {describe_colors(packed, unknown, origin)}; name them in a class table "
                 "(--classes FILE), under [classes] or ignore"
             )
-        indices: NDArray[np.uint8] = np.array([self.index[int(c)] for c in known], np.uint8)[place]
         return indices
+
+    def lookup(self, packed: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Class indices of packed colours, and which colours stand for nothing: there the index is NODATA."""
+        known = np.array(sorted(self.index), np.uint32)
+        place = np.searchsorted(known, packed).clip(max=len(known) - 1)
+        unknown = known[place] != packed
+        indices: NDArray[np.uint8] = np.array([self.index[int(c)] for c in known], np.uint8)[place]
+        indices[unknown] = NODATA
+        return indices, unknown
 
 
 @dataclass(frozen=True)
@@ -141,37 +148,93 @@ def describe_colors(
     return f"{len(colors)} colours belong to no class: {listed}"
 
 
-def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(image, label) files under ``folder``, sorted.
+@dataclass(frozen=True)
+class Pairs:
+    """The images and labels under a folder, each sorted."""
 
-    Either ``images/X.*`` with ``masks/X.*`` (or ``labels/X.*``), at any depth, or ``X.tif`` beside
-    ``X_labels.tif``.
+    pairs: tuple[tuple[Path, Path], ...]  # (image, label)
+    images: tuple[Path, ...] = ()  # in images/ and without a mask
+    labels: tuple[Path, ...] = ()  # without an image
+    loose: tuple[Path, ...] = ()  # rasters outside these folders and without X_labels
 
-    Raises InputError when the folder is missing, holds no pair, or an image lacks its label.
+
+def match_pairs(folder: Path) -> Pairs:
+    """What lies under ``folder``: ``images/X.*`` with ``masks/X.*`` (or ``labels/X.*``), at any depth and
+    with folders below them too, or ``X.tif`` beside ``X_labels.tif``. Hidden files are passed over.
+
+    Raises InputError when the folder is missing.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of labelled images")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    by_place = {(p.parent, p.stem): p for p in files}
-    rasters = {(p.parent, p.stem): p for p in files if p.suffix.lower() in RASTER_SUFFIXES}
-    pairs, lonely = [], []
-    for image in files:
-        if image.parent.name == "images":
-            places = [(image.parent.parent / name, image.stem) for name in MASK_FOLDERS]
-            labels = [by_place[place] for place in places if place in by_place]
-            (pairs.append((image, labels[0])) if labels else lonely.append(image))
-        elif image.stem.endswith(LABEL_SUFFIX):
-            stem = image.stem.removesuffix(LABEL_SUFFIX)
-            if (image.parent, stem) in rasters:
-                pairs.append((rasters[image.parent, stem], image))
-    if lonely:
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+    )
+    places = {path: _place(folder, path) for path in files}
+    label_of = _flat_pairs(places)
+    taken = {*label_of, *label_of.values()}
+    label_of |= _folder_pairs({path: place for path, place in places.items() if path not in taken})
+    taken = {*label_of, *label_of.values()}
+    rest = {path: place for path, place in places.items() if path not in taken}
+    images = tuple(path for path, place in rest.items() if "images" in place[0])
+    labels = tuple(path for path, place in rest.items() if _is_label(place))
+    known = {*images, *labels}
+    loose = tuple(p for p in rest if p.suffix.lower() in RASTER_SUFFIXES and p not in known)
+    return Pairs(tuple(sorted(label_of.items())), images, labels, loose)
+
+
+def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """(image, label) files under ``folder``, sorted; see ``match_pairs``.
+
+    Raises InputError when the folder is missing, holds no pair, or an image in ``images`` lacks its mask.
+    """
+    found = match_pairs(folder)
+    if found.images:
         raise InputError(
-            f"{len(lonely)} images have no mask, first {lonely[0]}; expected the same name in masks/"
+            f"{len(found.images)} images have no mask, first {found.images[0]}; expected the same name in masks/"
         )
-    if not pairs:
+    if not found.pairs:
         raise InputError(
             f"{folder} holds no labelled image; expected images/X.* with masks/X.*, or X.tif with X_labels.tif"
         )
+    return list(found.pairs)
+
+
+Place = tuple[tuple[str, ...], str]
+
+
+def _place(folder: Path, path: Path) -> Place:
+    """Names of the folders between ``folder`` and a file, and the file's stem."""
+    return path.relative_to(folder).parent.parts, path.stem
+
+
+def _is_label(place: Place) -> bool:
+    parents, stem = place
+    in_masks = not set(MASK_FOLDERS).isdisjoint(parents)
+    return "images" not in parents and (in_masks or stem.endswith(LABEL_SUFFIX))
+
+
+def _flat_pairs(places: Mapping[Path, Place]) -> dict[Path, Path]:
+    """``X.tif`` beside ``X_labels.*``."""
+    rasters = {place: path for path, place in places.items() if path.suffix.lower() in RASTER_SUFFIXES}
+    pairs = {}
+    for path, (parents, stem) in places.items():
+        partner = rasters.get((parents, stem.removesuffix(LABEL_SUFFIX)))
+        if stem.endswith(LABEL_SUFFIX) and partner:
+            pairs[partner] = path
+    return pairs
+
+
+def _folder_pairs(places: Mapping[Path, Place]) -> dict[Path, Path]:
+    """The same path below ``images`` and below ``masks`` (first) or ``labels``."""
+    by_place = {place: path for path, place in places.items()}
+    pairs = {}
+    for path, (parents, stem) in places.items():
+        if "images" in parents:
+            last = len(parents) - 1 - parents[::-1].index("images")
+            wanted = [((*parents[:last], name, *parents[last + 1 :]), stem) for name in MASK_FOLDERS]
+            masks = [by_place[place] for place in wanted if place in by_place]
+            if masks:
+                pairs[path] = masks[0]
     return pairs
 
 

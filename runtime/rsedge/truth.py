@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,17 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.labels import LabelColors, pack_color
+from rsedge.labels import LabelColors, describe_colors, pack, pack_color
 from rsedge.manifest import NODATA
 from rsedge.raster import RasterReader
 from rsedge.window import Window
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a window of a label raster says, each (h, w)."""
+
+    labels: NDArray[np.uint8]  # class indices, NODATA where unlabelled or unknown
+    stored: NDArray[Any]  # packed colours 0xRRGGBB, or the values themselves
+    unknown: NDArray[np.bool_]  # colours or values that are no class
 
 
 class LabelReader:
     """A label raster opened for reading by window; not safe for two threads at once.
 
     Three bands hold colours. One band holds class indices, with 255 or its own nodata value where
-    unlabelled; if it has a palette with the colours of the classes, the palette counts.
+    unlabelled. A palette counts as colours where it has those of all classes, or where most of its
+    colours are known: a palette PNG holds only the colours that occur in it.
 
     Raises InputError when it cannot be opened.
     """
@@ -28,7 +39,12 @@ class LabelReader:
     def __init__(self, path: Path | str, colors: LabelColors, classes: int) -> None:
         self.raster = RasterReader(path)
         self._colors, self._classes = colors, classes
-        self._palette = self._palette_indices()
+        self._palette = self._palette_colors()
+
+    @property
+    def holds_colors(self) -> bool:
+        """Whether pixels are looked up by colour; else they are class indices."""
+        return len(self.raster.dtypes) >= 3 or self._palette is not None
 
     def __enter__(self) -> LabelReader:
         return self
@@ -43,40 +59,54 @@ class LabelReader:
 
         Raises InputError when the window holds values or colours that are no class.
         """
+        decoded = self.decode(window)
+        if decoded.unknown.any():
+            raise InputError(self._complaint(decoded, window))
+        return decoded.labels
+
+    def decode(self, window: Window) -> Decoded:
+        """What the window says, unknown values included; see ``read``."""
         pixels = self.raster.read_raw(window)
         if len(pixels) >= 3:
-            return self._colors.encode(pixels[:3], self.raster.path, (window.row, window.col))
-        labels = pixels[0]
-        ignored = np.asarray(labels == self.raster.nodata)
-        if self._palette is not None and labels.dtype == np.uint8:
-            labels = self._palette[labels]
-        return self._checked(labels, ignored | (labels == NODATA), window)
+            packed = pack(pixels[:3])
+            labels, unknown = self._colors.lookup(packed)
+            return Decoded(labels, packed, unknown)
+        values = pixels[0]
+        ignored = np.asarray((values == self.raster.nodata) | np.isnan(values))
+        if self._palette is not None:
+            packed = self._palette[values]
+            labels, unknown = self._colors.lookup(packed)
+            labels[ignored] = NODATA
+            return Decoded(labels, packed, unknown & ~ignored & (values != NODATA))
+        ignored |= values == NODATA
+        known = (values >= 0) & (values < self._classes) & (values == np.floor(values))
+        labels = np.where(known & ~ignored, values, NODATA).astype(np.uint8)
+        return Decoded(labels, values, ~known & ~ignored)
 
-    def _palette_indices(self) -> NDArray[np.int64] | None:
-        """Class index of every palette entry, -1 where it is none; None without a palette of classes."""
-        palette = self.raster.colormap()
+    def _palette_colors(self) -> NDArray[np.uint32] | None:
+        """Packed colour of each of 256 values; None without a palette that shows the classes."""
+        palette = self.raster.colormap() if self.raster.dtypes == ("uint8",) else None
         if palette is None:
             return None
-        colors = {value: pack_color((rgba[0], rgba[1], rgba[2])) for value, rgba in palette.items()}
+        table = np.zeros(256, np.uint32)
+        for value, rgba in palette.items():
+            table[value] = pack_color((rgba[0], rgba[1], rgba[2]))
         wanted = {color for color, index in self._colors.index.items() if index != NODATA}
-        if not wanted <= set(colors.values()):
-            return None
-        table = np.full(256, -1)
-        for value, color in colors.items():
-            table[value] = self._colors.index.get(color, -1)
-        # The sample's palettes (and ours) leave unlabelled values transparent black.
-        if table[NODATA] == -1:
-            table[NODATA] = NODATA
-        return table
+        present = {int(color) for color in table} - ({0} - wanted)  # GDAL fills palettes up with black
+        known = present & set(self._colors.index)
+        return table if wanted <= present or (known & wanted and 2 * len(known) > len(present)) else None
 
-    def _checked(self, labels: NDArray[Any], ignored: NDArray[np.bool_], window: Window) -> NDArray[np.uint8]:
-        outside = ~ignored & ((labels < 0) | (labels >= self._classes))
-        if outside.any():
-            rows, cols = np.nonzero(outside)
-            values = ", ".join(f"{v:g}" for v in np.unique(labels[outside])[:5])
-            raise InputError(
-                f"{self.raster.path} holds label values {values} ({rows.size} px, first at row "
-                f"{window.row + rows[0]}, column {window.col + cols[0]}); the classes are 0 to "
-                f"{self._classes - 1}, {NODATA} is unlabelled"
+    def _complaint(self, decoded: Decoded, window: Window) -> str:
+        origin = (window.row, window.col)
+        if self.holds_colors:
+            return (
+                f"{self.raster.path}: {describe_colors(decoded.stored, decoded.unknown, origin)}; name them "
+                "in a class table (--classes FILE), under [classes] or ignore"
             )
-        return np.where(ignored, NODATA, labels).astype(np.uint8)
+        rows, cols = np.nonzero(decoded.unknown)
+        values = ", ".join(f"{v:g}" for v in np.unique(decoded.stored[decoded.unknown])[:5])
+        return (
+            f"{self.raster.path} holds label values {values} ({rows.size} px, first at row "
+            f"{window.row + rows[0]}, column {window.col + cols[0]}); the classes are 0 to "
+            f"{self._classes - 1}, {NODATA} is unlabelled"
+        )

@@ -85,7 +85,9 @@ def test_labels_that_do_not_fit_are_refused(bundle: Path, noise: Noise, tmp_path
         with pytest.raises(InputError, match="49 x 40 pixels, its image 50 x 40"):
             evaluate(model, tmp_path)
         save(tmp_path / "masks" / "1.png", np.full((1, 40, 50), 7, np.uint8))
-        with pytest.raises(InputError, match=r"label values 7 \(2000 px, first at row 0, column 0\); the classes are 0 to 2"):
+        with pytest.raises(
+            InputError, match=r"label values 7 \(2000 px, first at row 0, column 0\); the classes are 0 to 2"
+        ):
             evaluate(model, tmp_path)
         save(tmp_path / "masks" / "1.png", np.full((1, 40, 50), 255, np.uint8))
         with pytest.raises(InputError, match="no labelled pixel"):

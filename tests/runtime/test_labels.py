@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rsedge.errors import InputError
-from rsedge.labels import LabelColors, find_pairs
+from rsedge.labels import LabelColors, find_pairs, match_pairs
 from rsedge.manifest import NODATA
 from toys import CLASSES
 
@@ -28,7 +28,10 @@ def test_colours_become_class_indices(tmp_path: Path) -> None:
 def test_unknown_colours_are_named_and_counted() -> None:
     rgb = np.zeros((3, 4, 4), np.uint8)
     rgb[:, 0, :3] = np.array([1, 2, 3])[:, None]
-    with pytest.raises(InputError, match=r"mask.png: 1 colours belong to no class: #010203 \(3 px, first at row 0, column 0\)"):
+    with pytest.raises(
+        InputError,
+        match=r"mask.png: 1 colours belong to no class: #010203 \(3 px, first at row 0, column 0\)",
+    ):
         LabelColors.of_classes(CLASSES).encode(rgb, "mask.png")
 
 
@@ -68,6 +71,19 @@ def test_pairs_are_found_in_both_layouts(tmp_path: Path) -> None:
         ("b/images/1.jpg", "b/labels/1.tif"),
         ("t.tif", "t_labels.tif"),
     ]
+
+
+def test_folders_below_images_flat_pairs_within_and_what_is_left_over(tmp_path: Path) -> None:
+    pairs = {"images/train/1.jpg": "masks/train/1.png", "b/images/2.tif": "b/images/2_labels.tif"}
+    images, labels = ["b/images/3.png"], ["masks/train/9.png", "lost_labels.tif"]
+    for name in (*pairs, *pairs.values(), *images, *labels, "loose.tif", "photo.jpg", "images/._1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = match_pairs(tmp_path)
+    assert dict(found.pairs) == {tmp_path / i: tmp_path / m for i, m in pairs.items()}
+    assert found.images == tuple(tmp_path / name for name in images)
+    assert sorted(found.labels) == sorted(tmp_path / name for name in labels)
+    assert found.loose == (tmp_path / "loose.tif",)
 
 
 def test_a_lonely_image_an_empty_and_a_missing_folder(tmp_path: Path) -> None:

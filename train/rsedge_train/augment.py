@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from rsedge_train.data import IGNORE
+from rsedge.manifest import NODATA as IGNORE
 
 
 class CropAugment:

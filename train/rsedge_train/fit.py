@@ -1,247 +1,276 @@
-"""The training loop: AdamW, warm-up and cosine, an average of the weights, checkpoints that survive a kill.
+"""The training loop: AdamW with two learning rates, warm-up and cosine, an average of the weights.
 
-The schedule follows progress in 0..1, which is steps done over steps asked for, or time passed over
-time allowed; so a run of fixed length in minutes ends with the learning rate at its floor.
+A run that is killed and resumed gives the weights of one that was not: batch n, and the dropout of
+step n, depend on the seed and n alone, and the state holds the rest (``state``).
 """
 
 from __future__ import annotations
 
-import copy
-import json
-import logging
+import contextlib
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rsedge.files import whole_or_nothing
-from rsedge_train.data import normalise
-from rsedge_train.precision import keep_depthwise_float32
+from rsedge.errors import InputError, RsedgeError
+from rsedge_train.average import WeightAverage
+from rsedge_train.crops import Batch
+from rsedge_train.meter import Meter
+from rsedge_train.pixels import normalise
+from rsedge_train.precision import autocast_dtype, keep_depthwise_float32
+from rsedge_train.processes import SINGLE, Processes, StopRequest
+from rsedge_train.run_folder import BEST_NAME, LAST_NAME
+from rsedge_train.state import STATE_NAME, Position, load_state, save_state, save_weights
 
-log = logging.getLogger(__name__)
-
-StepLoss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, normalised images (N, 3, H, W), labels (N, H, W)) -> scalar loss with its graph."""
+StepLoss = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
+"""(model, normalised images (N, 3, H, W), labels (N, H, W)) -> scalar losses; ``loss`` has the graph."""
 
 
-class TrainingDivergedError(RuntimeError):
+class Batches(Protocol):
+    """Where batches come from."""
+
+    def between(self, first: int, last: int) -> Iterable[Batch]:
+        """Batches ``first`` to ``last - 1``."""
+
+    def name(self, places: Tensor) -> str:
+        """Where a batch's crops come from."""
+
+
+Validate = Callable[[nn.Module, int], Mapping[str, float]]
+"""(averaged model, steps done) -> ``val_miou``, ``val_oa``."""
+Log = Callable[[int, Mapping[str, float]], None]
+
+
+class TrainingDivergedError(RsedgeError, RuntimeError):
     """The loss is no longer a finite number."""
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how to train. Exactly one of ``minutes`` and ``steps`` is set."""
+    """How long and how to train."""
 
-    minutes: float | None = None
-    steps: int | None = None
-    lr: float = 1.5e-3
+    steps: int
+    lr: float = 6e-4  # of new modules
+    lr_encoder: float = 6e-5  # of a pretrained encoder
     weight_decay: float = 0.01
-    warmup: float = 0.05
-    clip: float = 1.0
+    warmup: float = 0.05  # share of the steps
+    clip: float = 1.0  # norm of the gradient
     ema_decay: float = 0.998
-    bf16: bool = True
-    log_every_s: float = 30.0
-    checkpoint_every_s: float = 180.0
+    precision: str = "auto"  # auto, fp32, bf16 or fp16
+    compile: bool = False
+    accumulate: int = 1  # parts of a batch that go through the network one after another
+    seed: int = 42
+    validate_every: int = 0  # steps; 0: at the end only
+    log_every: int = 20  # steps
+    save_every_s: float = 180.0
 
     def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError("set either minutes or steps, not both")
+        if self.steps < 1:
+            raise InputError(f"steps {self.steps}: at least one is needed")
+        if self.accumulate < 1:
+            raise InputError(f"accumulate {self.accumulate}: at least one part is needed")
 
-    def progress(self, step: int, elapsed_s: float) -> float:
-        """How much of the budget is used, in 0..1."""
-        used = step / self.steps if self.steps is not None else elapsed_s / (60.0 * (self.minutes or 0.0))
-        return min(1.0, used)
-
-    def lr_at(self, progress: float) -> float:
-        """Linear from 4 % of ``lr`` during ``warmup``, then half a cosine down to 1 % of it."""
+    def lr_factor(self, step: int) -> float:
+        """Linear from 4 % during the warm-up, then half a cosine down to 1 %."""
+        progress = step / self.steps
         if progress < self.warmup:
-            return self.lr * (0.04 + 0.96 * progress / self.warmup)
+            return 0.04 + 0.96 * progress / self.warmup
         rest = (progress - self.warmup) / (1.0 - self.warmup)
-        return self.lr * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * rest)))
+        return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * rest))
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run did; ``wait_share`` is the part of the time spent waiting for data."""
+    """What a run did; ``wait_share`` is the part of this sitting's time spent waiting for data."""
 
-    steps: int
-    seconds: float
+    position: Position
     seconds_per_step: float
     wait_share: float
-    loss: float
-    interrupted: bool
+    stopped: bool  # by a signal, before the last step
 
 
-class WeightAverage:
-    """Exponential moving average of weights and of batch statistics; short memory at first.
+def make_optimizer(model: nn.Module, config: FitConfig, pretrained_encoder: bool) -> torch.optim.AdamW:
+    """AdamW with ``lr_encoder`` for the weights of a pretrained encoder, ``lr`` for all else.
 
-    The decay at step n is ``min(decay, (1 + n) / (10 + n))``, so random initial weights fade fast.
+    A teacher's adapters are new modules. No decay on biases, norms and other vectors, for which zero is no
+    natural target.
     """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay, self.step = decay, 0
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take the state of ``model`` into the average."""
-        self.step += 1
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        averaged, current = self.model.state_dict(), model.state_dict()
-        names = [name for name, value in current.items() if value.is_floating_point()]
-        torch._foreach_lerp_([averaged[n] for n in names], [current[n] for n in names], 1.0 - decay)
-        for name in current.keys() - set(names):
-            averaged[name].copy_(current[name])
-
-
-def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
-    """AdamW; no decay on biases, norms and other vectors, for which zero is no natural target."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr)
-
-
-def save_checkpoint(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Write ``path`` (safetensors) and, beside it, ``facts`` as JSON; each appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_or_nothing(path) as partial:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
-        partial.chmod(0o644)  # safetensors makes it private
-    write_json(path.with_suffix(".json"), facts)
-
-
-def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """Write JSON so that the file appears whole or not at all."""
-    with whole_or_nothing(path) as partial:
-        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        old = pretrained_encoder and name.startswith("encoder.") and ".adapters." not in name
+        key = (config.lr_encoder if old else config.lr, config.weight_decay if parameter.ndim > 1 else 0.0)
+        groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": p, "lr": lr, "base_lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
+    )
 
 
 def fit(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    source: Batches,
     loss_of: StepLoss,
     config: FitConfig,
-    checkpoint: Path,
-    device: str | torch.device = "cpu",
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    pretrained_encoder: bool = False,
+    resume: bool = False,
+    validate: Validate | None = None,
+    log: Log | None = None,
+    processes: Processes = SINGLE,
 ) -> tuple[nn.Module, FitResult]:
-    """Train until the budget is used or Ctrl-C; returns the averaged model and what happened.
+    """Train to the last step or until a signal asks to stop; returns the averaged model and what happened.
 
-    ``batches`` yields uint8 images ``(N, 3, H, W)`` and labels ``(N, H, W)`` without end. Every few
-    minutes and at the end the averaged weights go to ``checkpoint``. Raises TrainingDivergedError
-    when the loss is not finite; the last checkpoint stays.
+    Every few minutes, after each validation and at the end the state goes to ``folder``. ``facts`` are
+    what a resumed run must share with the one it continues. Only the first of several ``processes``
+    writes. Raises TrainingDivergedError naming the batch when the loss is not finite; the last state
+    stays.
     """
-    device = torch.device(device)
-    model.to(device).to(memory_format=torch.channels_last).train()
-    optimizer, average = make_optimizer(model, config), WeightAverage(model, config.ema_decay)
-    if config.bf16 and device.type == "cpu":
-        keep_depthwise_float32(model)
-    meter = _Meter(config)
-    interrupted = False
-    source = iter(batches)
-    try:
-        with meter:
-            while not meter.done:
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr_at(meter.progress)
-                images, labels = meter.wait_for(source)
-                images = normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                    loss = loss_of(model, images, labels.to(device))
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise TrainingDivergedError(
-                        f"the loss is {value} at step {meter.steps}; lower --lr (now {config.lr:g})"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-                optimizer.step()
-                average.update(model)
-                if meter.stepped(value):
-                    save_checkpoint(checkpoint, average.model, _facts(config, meter.result(False)))
-    except KeyboardInterrupt:
-        log.warning("stopped by Ctrl-C after %d steps; the averaged weights are kept", meter.steps)
-        interrupted = True
-    result = meter.result(interrupted)
-    save_checkpoint(checkpoint, average.model, _facts(config, result))
-    return average.model, result
+    trainer = _Trainer(model, config, folder, torch.device(device), pretrained_encoder, processes)
+    trainer.facts, trainer.validate, trainer.log = facts, validate, log
+    if resume:
+        trainer.resume()
+    meter = Meter(config.steps, trainer.position.step, quiet=not processes.first)
+    with meter, StopRequest(enabled=processes.count == 1) as stop:
+        batches = iter(source.between(trainer.position.step, config.steps))
+        while trainer.position.step < config.steps and not stop.requested:
+            images, labels, places = meter.wait_for(batches)
+            losses = trainer.step(loss_of, images, labels, partial(source.name, places))
+            meter.stepped(losses["loss"], len(images) * processes.count)
+            trainer.after_step(losses, meter)
+        trainer.save(meter.elapsed_s)
+    stopped = trainer.position.step < config.steps
+    return trainer.average.model, FitResult(
+        trainer.position, meter.seconds_per_step, meter.wait_share, stopped
+    )
 
 
-def _facts(config: FitConfig, result: FitResult) -> dict[str, Any]:
-    return {"config": asdict(config), "result": asdict(result)}
+class _Trainer:
+    """One run: network, optimizer, average and where it stands."""
 
+    facts: Mapping[str, Any]
+    validate: Validate | None
+    log: Log | None
 
-class _Meter:
-    """Counts steps and time, shows them, and says when a checkpoint is due."""
+    def __init__(
+        self,
+        model: nn.Module,
+        config: FitConfig,
+        folder: Path,
+        device: torch.device,
+        pretrained_encoder: bool,
+        processes: Processes,
+    ) -> None:
+        self.config, self.folder, self.device, self.processes = config, folder, device, processes
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()
+        self.optimizer = make_optimizer(model, config, pretrained_encoder)
+        self.average = WeightAverage(model, config.ema_decay)
+        self.dtype = autocast_dtype(config.precision, device)
+        if self.dtype is not None and device.type == "cpu":
+            keep_depthwise_float32(model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+        runner = processes.wrap(self.model, device)
+        self.runner: nn.Module = torch.compile(runner) if config.compile else runner  # type: ignore[assignment]
+        self.position = Position()
+        self.saved_at, self.before_s = time.monotonic(), 0.0
 
-    def __init__(self, config: FitConfig) -> None:
-        self.config = config
-        self.steps, self.waited, self.loss = 0, 0.0, math.nan
-        self.start = self.logged = self.saved = time.monotonic()
-        self.live = sys.stderr.isatty()
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not self.live)
-        self.task = self.bar.add_task("training", total=1.0)
+    def resume(self) -> None:
+        state = (self.model, self.average, self.optimizer, self.scaler)
+        self.position = load_state(self.folder / STATE_NAME, *state, self.facts)
+        self.before_s = self.position.seconds
 
-    def __enter__(self) -> None:
-        self.start = self.logged = self.saved = time.monotonic()
-        self.bar.start()
+    def step(
+        self, loss_of: StepLoss, images: Tensor, labels: Tensor, where: Callable[[], str]
+    ) -> dict[str, float]:
+        """One update from a batch of uint8 crops; the losses as numbers."""
+        torch.manual_seed(_seed(self.config.seed, self.position.step, self.processes.rank))
+        factor = self.config.lr_factor(self.position.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.config.accumulate
+        pairs = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+        total: dict[str, float] = {}
+        for index, (some, their_labels) in enumerate(pairs):
+            with self._sync(last=index == len(pairs) - 1):
+                losses = self._forward(loss_of, some, their_labels)
+                values = torch.stack(
+                    [value.detach() for value in losses.values()]
+                ).tolist()  # one wait for the GPU
+                for name, value in zip(losses, values, strict=True):
+                    total[name] = total.get(name, 0.0) + value * len(some) / len(images)
+                if not math.isfinite(total["loss"]):
+                    raise TrainingDivergedError(self._diverged(total["loss"], where()))
+                self.scaler.scale(losses["loss"] * (len(some) / len(images))).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update(self.model)
+        self.position = replace(self.position, step=self.position.step + 1)
+        return total
 
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    def _forward(self, loss_of: StepLoss, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        pixels = normalise(images.to(self.device, non_blocking=True))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            return loss_of(self.runner, pixels, labels.to(self.device, non_blocking=True))
 
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self.start
+    def _sync(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients of several processes are added up once a step, with the last part of the batch."""
+        no_sync = getattr(self.runner, "no_sync", None)
+        return contextlib.nullcontext() if last or no_sync is None else no_sync()
 
-    @property
-    def progress(self) -> float:
-        return self.config.progress(self.steps, self.elapsed)
+    def _diverged(self, loss: float, where: str) -> str:
+        return (
+            f"the loss is {loss} at step {self.position.step}, learning rate {self.config.lr:g}; the batch: "
+            f"{where}. Look at these crops, lower --lr, or use --precision fp32; the state before is kept, "
+            "go on from it with --resume"
+        )
 
-    @property
-    def done(self) -> bool:
-        return self.progress >= 1.0
-
-    def wait_for(self, source: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        begin = time.monotonic()
-        batch = next(source)
-        self.waited += time.monotonic() - begin
-        return batch
-
-    def stepped(self, loss: float) -> bool:
-        """Count one step; True when a checkpoint is due."""
-        self.steps += 1
-        self.loss = loss if self.steps == 1 else self.loss + 0.05 * (loss - self.loss)
-        progress, now = self.progress, time.monotonic()
-        rate = self.elapsed / self.steps
-        self.bar.update(self.task, completed=progress, description=f"loss {self.loss:.3f}  {rate:.2f} s/step")
-        if not self.live and now - self.logged >= self.config.log_every_s:
-            self.logged = now
-            left = self.elapsed * (1 - progress) / max(progress, 1e-9)
-            log.info(
-                "step %d  loss %.4f  %.2f s/step  waiting %.1f %%  left %.1f min",
-                *(self.steps, self.loss, rate, 100 * self.waited / self.elapsed, left / 60),
-            )
-        due = now - self.saved >= self.config.checkpoint_every_s
+    def after_step(self, losses: dict[str, float], meter: Meter) -> None:
+        """Log, validate and save where it is time to."""
+        step, config = self.position.step, self.config
+        due = step == config.steps or (config.validate_every and step % config.validate_every == 0)
+        scores = self._score() if due and self.validate else {}
+        if self.log and self.processes.first and (scores or step % config.log_every == 0):
+            facts = {"lr": self.config.lr * self.config.lr_factor(step - 1), **meter.facts()}
+            self.log(step, {**losses, **facts, **scores})
+        if scores or time.monotonic() - self.saved_at > config.save_every_s:
+            self.save(meter.elapsed_s)
         if due:
-            self.saved = now
-        return due
+            self.processes.wait()
 
-    def result(self, interrupted: bool) -> FitResult:
-        seconds = self.elapsed
-        rate, share = seconds / max(1, self.steps), self.waited / max(seconds, 1e-9)
-        return FitResult(self.steps, seconds, rate, share, self.loss, interrupted)
+    def _score(self) -> Mapping[str, float]:
+        if not self.processes.first:
+            return {}
+        assert self.validate is not None
+        scores = self.validate(self.average.model, self.position.step)
+        best = self.position.best_miou
+        if best is None or scores["val_miou"] > best:
+            self.position = replace(self.position, best_miou=scores["val_miou"], best_step=self.position.step)
+            save_weights(self.folder / BEST_NAME, self.average.model)
+        return scores
+
+    def save(self, elapsed_s: float) -> None:
+        if not self.processes.first:
+            return
+        self.position = replace(self.position, seconds=self.before_s + elapsed_s)
+        path, scaler = self.folder / STATE_NAME, self.scaler.state_dict()
+        save_state(path, self.model, self.average, self.optimizer, scaler, self.position, self.facts)
+        save_weights(self.folder / LAST_NAME, self.average.model)
+        self.saved_at = time.monotonic()
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,22 +1,50 @@
-"""Losses on logits; unlabelled pixels count in neither."""
+"""Losses on logits; unlabelled pixels count in none of them.
+
+Every loss is a function of sums over pixels. Where training runs in several processes the sums run
+over the batches of all of them (``over_all``), so that N processes with a batch of B are one process
+with a batch of N x B: no mean of means. Inputs of half precision are widened to float32.
+
+Shapes: ``logits`` (N, K, H, W), ``labels`` (N, H, W) integer, ``ignore`` where unlabelled.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from rsedge_train.data import IGNORE
+from rsedge.manifest import NODATA as IGNORE
+
+AUX_WEIGHT = 0.4  # both papers
+EPSILON = 1e-8
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
-    """Mean cross entropy over the labelled pixels; 0 where there are none.
+def over_all(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all processes; gradients flow back to each. ``x`` itself in a single process."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x
+    from torch.distributed.nn.functional import all_reduce  # noqa: PLC0415
 
-    ``logits`` (N, K, H, W), ``labels`` (N, H, W) integer.
+    summed: Tensor = all_reduce(x)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, ignore: int = IGNORE, weight: Tensor | None = None
+) -> Tensor:
+    """Mean cross entropy over the labelled pixels, weighted by class where ``weight`` (K,) is given.
+
+    With weights the mean is ``sum(w[y] * nll) / sum(w[y])``. 0 where no pixel is labelled.
     """
     target = labels.long()
-    total = F.cross_entropy(logits.float(), target, ignore_index=ignore, reduction="sum")
-    return total / (target != ignore).sum().clamp(min=1)
+    total = F.cross_entropy(_wide(logits), target, weight, ignore_index=ignore, reduction="sum")
+    valid = target != ignore
+    if weight is None:
+        count = valid.sum().to(total)
+    else:
+        count = weight.to(total)[torch.where(valid, target, 0)].mul(valid).sum()
+    return over_all(total) / over_all(count).clamp(min=EPSILON)
 
 
 def soft_dice(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
@@ -24,19 +52,83 @@ def soft_dice(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
 
     For class k over the labelled pixels of the whole batch: ``1 - 2 sum(p t) / (sum p + sum t)``.
     A class without a pixel has no overlap to gain and is left out; cross entropy keeps its
-    probability down. ``logits`` (N, K, H, W), ``labels`` (N, H, W) integer; 0 when none is labelled.
+    probability down. 0 where no pixel is labelled.
     """
     valid = (labels != ignore).unsqueeze(1)
-    probability = logits.float().softmax(dim=1) * valid
+    probability = _wide(logits).softmax(dim=1) * valid
     index = torch.where(valid, labels.long().unsqueeze(1), 0)
     target = torch.zeros_like(probability).scatter_(1, index, valid.to(probability.dtype))
-    overlap = (probability * target).sum(dim=(0, 2, 3))
-    size = target.sum(dim=(0, 2, 3))
-    dice = 2 * overlap / (probability.sum(dim=(0, 2, 3)) + size).clamp(min=1e-6)
+    sums = torch.stack(
+        [(probability * target).sum((0, 2, 3)), probability.sum((0, 2, 3)), target.sum((0, 2, 3))]
+    )
+    overlap, predicted, size = over_all(sums)
+    dice = 2 * overlap / (predicted + size).clamp(min=EPSILON)
     present = (size > 0).to(dice.dtype)
-    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+    loss: Tensor = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+    return loss
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
-    """Cross entropy plus soft Dice, the supervised part of every training here."""
-    return cross_entropy(logits, labels, ignore) + soft_dice(logits, labels, ignore)
+def dist_relations(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, ignore: int = IGNORE
+) -> tuple[Tensor, Tensor]:
+    """DIST's inter- and intra-class relations (ARAFNet eq. 6 and 7): two scalars in 0..2.
+
+    With p = softmax(logits / temperature) over the labelled pixels: inter is one minus the mean, over
+    pixels, of the Pearson correlation of the K student and teacher probabilities of that pixel; intra
+    is one minus the mean, over classes, of the correlation along all pixels of the batch. Both are 0
+    where no pixel is labelled. ``teacher`` takes no gradient.
+    """
+    pixels = labels.flatten() != ignore
+    p, q = (_probabilities(x, temperature)[pixels] for x in (student, teacher.detach()))  # (pixels, K)
+    count = over_all(pixels.sum().to(p))
+    inter = over_all(_pearson(p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True), 1).sum())
+    mean_p, mean_q = over_all(torch.stack([p.sum(0), q.sum(0)])) / count.clamp(min=1)
+    centred_p, centred_q = p - mean_p, q - mean_q
+    products = (centred_p * centred_q, centred_p.square(), centred_q.square())
+    cross, var_p, var_q = over_all(torch.stack([x.sum(0) for x in products]))
+    intra = (cross / (var_p * var_q).clamp(min=EPSILON**2).sqrt()).mean()
+    some = (count > 0).to(p.dtype)
+    return some * (1 - inter / count.clamp(min=1)), some * (1 - intra)
+
+
+def supervised_loss(
+    logits: Tensor | tuple[Tensor, Tensor], labels: Tensor, weight: Tensor | None = None
+) -> dict[str, Tensor]:
+    """CE + soft Dice, + 0.4 x CE of the auxiliary head where ``logits`` is a pair; by part and ``loss``."""
+    main, aux = logits if isinstance(logits, tuple) else (logits, None)
+    parts = {"ce": cross_entropy(main, labels, weight=weight), "dice": soft_dice(main, labels)}
+    loss = parts["ce"] + parts["dice"]
+    if aux is not None:
+        parts["aux"] = cross_entropy(aux, labels, weight=weight)
+        loss = loss + AUX_WEIGHT * parts["aux"]
+    return {"loss": loss, **parts}
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float,
+    relation_weight: float = 1.0,
+    weight: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """CE + soft Dice + ``relation_weight`` x (inter + intra) (ARAFNet eq. 8); by part and ``loss``."""
+    parts = supervised_loss(student, labels, weight)
+    inter, intra = dist_relations(student, teacher, labels, temperature)
+    loss = parts.pop("loss") + relation_weight * (inter + intra)
+    return {"loss": loss, **parts, "inter": inter, "intra": intra}
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+
+
+def _probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """(N, K, H, W) -> (N * H * W, K)."""
+    return (_wide(logits) / temperature).softmax(dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Correlation of centred values along ``dim``."""
+    scale = (a.square().sum(dim) * b.square().sum(dim)).clamp(min=EPSILON**2).sqrt()
+    return (a * b).sum(dim) / scale

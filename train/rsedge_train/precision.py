@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rsedge.errors import InputError
+
 
 class DepthwiseFloat32(nn.Conv2d):
     """A depthwise convolution that runs in float32 under CPU autocast and hands bfloat16 on.
@@ -27,3 +29,21 @@ def keep_depthwise_float32(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Conv2d and module.groups == module.in_channels > 1:
             module.__class__ = DepthwiseFloat32
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of mixed precision, None for plain float32.
+
+    ``auto``: bfloat16 where the hardware has it, else float16 on a GPU and float32 on a CPU. Raises
+    InputError for other names, and for float16 on a CPU, which is slower there than float32.
+    """
+    names = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
+    if precision not in names:
+        raise InputError(f"precision {precision!r}: choose auto, fp32, bf16 or fp16")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
+    return names[precision]

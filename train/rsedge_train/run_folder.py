@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
 from rsedge.manifest import ClassInfo, Manifest
-from rsedge_train.data import MEAN
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.registry import build
+from rsedge_train.pixels import MEAN
 
 SCHEMA = 1
 RUN_NAME, LAST_NAME, BEST_NAME = "run.json", "weights.safetensors", "best.safetensors"
@@ -65,6 +65,10 @@ class Run:
             fill=tuple(round(255 * m) for m in MEAN),
             gsd_m=self.gsd_m,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
 
     def write(self, folder: Path) -> None:
         """Write ``run.json``, whole or not at all."""

@@ -32,6 +32,8 @@ class Backend(ABC):
     """
 
     name: str
+    version: str  # of the library behind it
+    threads: int  # CPU threads of the graph
     provider: str  # what really runs the graph, e.g. "CPUExecutionProvider"
 
     def __init__(self, bundle: Bundle) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rsedge.backends.base import Backend, TensorSpec
 from rsedge.bundle import Bundle
+from rsedge.conditions import usable_cores
 from rsedge.errors import BackendError, ModelError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -37,7 +38,8 @@ class OrtBackend(Backend):
         use_cuda = device != "cpu" and CUDA in offered
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = threads or _cores()
+        self.version, self.threads = str(ort.__version__), threads or usable_cores()
+        options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         # Spinning workers would take the core that decodes the next rows (field: half the speed).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -81,13 +83,6 @@ class OrtBackend(Backend):
     def close(self) -> None:
         """Free the session."""
         del self._session
-
-
-def _cores() -> int:
-    """Cores this process may use (a container or taskset may grant fewer than there are)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _import_onnxruntime() -> Any:

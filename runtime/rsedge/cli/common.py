@@ -6,16 +6,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rsedge.errors import BackendError, InputError
 
+OWN_MODEL = Path("student.rsedge")  # what `rsedge export` writes, in the current folder
+
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Bundle folder or rsedge .onnx.", show_default="the default model", metavar="PATH"
+        "--model",
+        help="Bundle folder or rsedge .onnx.",
+        show_default="./student.rsedge where there is one, else the default model",
+        metavar="PATH",
     ),
 ]
 Overlap = Annotated[float, typer.Option(help="Least share of a tile common to neighbours, 0 to 0.75.")]
@@ -63,6 +69,18 @@ def parse_scale(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise InputError(f"--scale {text!r} is not LOW,HIGH such as 0,3000") from None
     return low, high
+
+
+def model_or_default(path: str | None, quiet: bool = False) -> str | None:
+    """``path``, else ``./student.rsedge`` where there is one (and says so), else None: the default model.
+
+    A damaged or half-copied student.rsedge is taken too: opening it fails, which beats another model's mask.
+    """
+    if path is not None or not OWN_MODEL.exists():
+        return path
+    if not quiet:
+        print(f"note: model {OWN_MODEL} (in this folder); choose another with --model", file=sys.stderr)
+    return str(OWN_MODEL)
 
 
 def say(text: str) -> None:

@@ -47,6 +47,7 @@ def evaluate_command(
         bands=common.parse_bands(bands),
         scale=common.parse_scale(scale),
     )
+    model = common.model_or_default(model, quiet)
     with open_model(model, device, threads) as backend, common.progress_bar("rasters", quiet) as progress:
         names = tuple(c.name for c in backend.bundle.manifest.classes)
         colors = LabelColors.read(classes, names) if classes else None

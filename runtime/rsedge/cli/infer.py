@@ -47,6 +47,7 @@ def infer(
         preview=preview,
         overwrite=overwrite,
     )
+    model = common.model_or_default(model, quiet)
     with open_model(model, device, threads) as backend, common.progress_bar("windows", quiet) as progress:
         result = segment(backend, raster, out, options, progress)
     for note in result.notes:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rsedge.cli import evaluate, infer, models, sample
+from rsedge.cli import bench, data, evaluate, export, infer, models, sample, training
+from rsedge.cli.settings import read_settings
 from rsedge.errors import RsedgeError
 from rsedge.version import __version__
 
@@ -23,10 +24,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("train-teacher")(training.train_teacher)
+app.command("distill")(training.distill)
 app.command("infer")(infer.infer)
 app.command("eval")(evaluate.evaluate_command)
+app.add_typer(data.app, name="data")
 app.command("sample")(sample.sample)
 app.command("models")(models.models)
+app.command("export")(export.export)
+app.command("bench")(bench.bench)
 
 
 def _show_version(wanted: bool) -> None:
@@ -37,11 +43,13 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Exists for ``--version``."""
+    """Before every command: defaults from ``rsedge.toml`` in the current folder."""
+    read_settings(context)
 
 
 def main() -> None:
@@ -51,7 +59,7 @@ def main() -> None:
     try:
         app(prog_name="rsedge")
     except RsedgeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(str(error) if error.exit_code == INTERRUPTED else f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # a path too long, a folder that may not be entered
         print(f"error: {error}", file=sys.stderr)

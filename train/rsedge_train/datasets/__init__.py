@@ -1,6 +1,23 @@
 """Labelled imagery: what is there, how it is split, and reading it by window."""
 
 from rsedge_train.datasets.base import BandChoice, Dataset, SceneFiles, SceneReader
+from rsedge_train.datasets.check import check
+from rsedge_train.datasets.layouts import open_dataset
+from rsedge_train.datasets.report import Report
+from rsedge_train.datasets.samples import sample_dataset, with_samples
 from rsedge_train.datasets.scan import Scan, SceneScan, scan
 
-__all__ = ["BandChoice", "Dataset", "Scan", "SceneFiles", "SceneReader", "SceneScan", "scan"]
+__all__ = [
+    "BandChoice",
+    "Dataset",
+    "Report",
+    "Scan",
+    "SceneFiles",
+    "SceneReader",
+    "SceneScan",
+    "check",
+    "open_dataset",
+    "sample_dataset",
+    "scan",
+    "with_samples",
+]

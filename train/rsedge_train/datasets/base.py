@@ -16,7 +16,7 @@ from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import RasterReader, plan_bands
 from rsedge.truth import LabelReader
 from rsedge.window import Window
-from rsedge_train.data import MEAN
+from rsedge_train.pixels import MEAN
 
 IGNORE = NODATA
 UInt8 = NDArray[np.uint8]
@@ -109,6 +109,8 @@ class SceneReader:
             self.plan = plan_bands(self._image, manifest, dataset.bands.indexes, dataset.bands.scale)
         except BaseException:
             self._image.__exit__(None, None, None)
+            if hasattr(self, "_label"):
+                self._label.__exit__(None, None, None)
             raise
         self._fill = np.array(manifest.fill, np.uint8)[:, None, None]
         self.grid = self._image.grid

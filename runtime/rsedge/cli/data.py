@@ -1,0 +1,90 @@
+"""``rsedge data``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsedge.cli import common
+from rsedge.errors import InputError
+
+app = typer.Typer(help="Look at labelled data.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """Exists so that one command stays a subcommand."""
+
+
+@app.command("check")
+def check_command(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images/X.* with masks/X.*, of X.tif with X_labels.tif, or of ISPRS.",
+            show_default=False,
+        ),
+    ],
+    val: Annotated[
+        str | None, typer.Option(help="Scenes that validate; none for none.", metavar="SCENE,...")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="Scenes kept for a test.", metavar="SCENE,...")] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="TOML table of label colours.", show_default="classes.toml, or detected"),
+    ] = None,
+    bands: common.Bands = None,
+    band_names: Annotated[
+        str | None, typer.Option(help="What these bands are.", metavar="A,B,C", show_default="red,green,blue")
+    ] = None,
+    scale: common.Scale = None,
+    eroded: Annotated[bool, typer.Option("--eroded", help="Score with ISPRS's eroded labels.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full/--labels-only", help="Read images too, or labels only.")
+    ] = True,
+    as_json: common.Json = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Read all labelled data once and list everything that is wrong with them.
+
+    Exit codes: 0 nothing, 2 something.
+    """
+    with common.needs_extra("train"):
+        from rsedge_train.datasets import check
+    with common.progress_bar("rasters", quiet) as progress:
+        report = check(
+            path,
+            val=parse_names(val),
+            test=parse_names(test),
+            classes=classes,
+            bands=common.parse_bands(bands),
+            band_names=parse_band_names(band_names),
+            scale=common.parse_scale(scale),
+            eroded=eroded,
+            images=full,
+            progress=progress,
+        )
+    if not quiet:
+        common.say(report.to_text())
+    if as_json:
+        common.say(json.dumps(report.to_dict()))
+    if not report.ok:
+        raise typer.Exit(2)
+
+
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """``"tile3,tile7"`` to ("tile3", "tile7")."""
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))
+
+
+def parse_band_names(text: str | None) -> tuple[str, str, str] | None:
+    """``"nir,red,green"`` to ("nir", "red", "green")."""
+    if text is None:
+        return None
+    names = parse_names(text)
+    if len(names) != 3:
+        raise InputError(f"--band-names {text!r} is not three names such as nir,red,green")
+    return names[0], names[1], names[2]

@@ -1,0 +1,155 @@
+"""Which classes the masks of a folder show, where no table says it."""
+
+from __future__ import annotations
+
+import colorsys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.errors import InputError
+from rsedge.labels import ClassTable, pack, pack_color
+from rsedge.manifest import NODATA, ClassInfo
+from rsedge.raster import RasterReader, bounded_cache
+from rsedge.sample_files import LANDCOVER
+from rsedge.window import Window
+from rsedge_train.datasets import isprs
+
+MASKS_READ = 30
+PIXELS_READ = 4 << 20  # of one mask; of a larger one, evenly spaced strips
+STRIP_ROWS = 64
+MOST_CLASSES = 64
+SURELY_KNOWN = 3  # class colours that must occur: black and white alone are not ISPRS
+RARE = 1e-4  # a share of the pixels; where many colours are rarer, edges are smoothed
+KNOWN = {
+    "isprs": isprs.TABLE,
+    "dubai": ClassTable.read(Path(__file__).with_name("dubai.toml")),
+    "rsedge sample": ClassTable(LANDCOVER),
+}
+
+
+@dataclass
+class Seen:
+    """What masks hold: pixels of each colour (0xRRGGBB) and of each plain value, and palette colours."""
+
+    colors: Counter[int] = field(default_factory=Counter)
+    values: Counter[int] = field(default_factory=Counter)
+    declared: set[int] = field(default_factory=set)
+    masks: int = 0
+    broken: int = 0
+
+
+def detect_table(labels: Sequence[Path]) -> tuple[ClassTable, tuple[str, ...]]:
+    """The class table that at most 30 of these masks, evenly chosen, speak of, and notes on how it was found.
+
+    Raises InputError when there is one class only, too many, or colours blend into each other.
+    """
+    step = max(1, -(-len(labels) // MASKS_READ))
+    seen = Seen()
+    for path in labels[::step]:
+        _look(path, seen)
+    source = f"in {seen.masks} of {len(labels)} masks"
+    if seen.colors and seen.values:
+        raise InputError(
+            f"{source} some hold colours and some plain indices; say what they mean with --classes FILE"
+        )
+    if not seen.colors and not seen.values:
+        broken = f", and {seen.broken} cannot be read" if seen.broken else ""
+        raise InputError(f"{source} no pixel is labelled{broken}; nothing can be trained on them")
+    return _by_color(seen, source) if seen.colors else _by_value(seen, source)
+
+
+def count_runs(values: NDArray[Any]) -> dict[int, int]:
+    """How often each integer occurs; quick where equal ones stand together."""
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    lengths = np.diff(starts, append=flat.size)
+    found, place = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(place.ravel(), lengths).astype(np.int64)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _look(path: Path, seen: Seen) -> None:
+    try:
+        with RasterReader(path) as reader, bounded_cache(reader.row_of_blocks_bytes):
+            height, width = reader.grid.height, reader.grid.width
+            palette = reader.colormap() if reader.dtypes == ("uint8",) else None
+            colors = {v: pack_color((c[0], c[1], c[2])) for v, c in (palette or {}).items()}
+            step = STRIP_ROWS * max(1, -(-height * width // PIXELS_READ))
+            for row in range(0, height, step):
+                pixels = reader.read_raw(Window(row, 0, min(STRIP_ROWS, height - row), width))
+                if len(pixels) >= 3:
+                    seen.colors.update(count_runs(pack(pixels[:3])))
+                else:
+                    _count_band(pixels[0], reader.nodata, colors, seen)
+            seen.declared |= set(colors.values())
+            seen.masks += 1
+    except InputError:
+        seen.broken += 1  # whoever reads it whole says why
+
+
+def _count_band(band: NDArray[Any], nodata: float | None, colors: dict[int, int], seen: Seen) -> None:
+    for value, count in count_runs(band[~np.isnan(band)]).items() if band.size else ():
+        if value in {NODATA, nodata}:
+            continue
+        if colors:
+            seen.colors[colors.get(value, 0)] += count
+        else:
+            seen.values[value] += count
+
+
+def _by_color(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
+    for name, table in KNOWN.items():
+        classes = {pack_color(c.color) for c in table.classes}
+        known = len(classes & set(seen.colors)) >= SURELY_KNOWN or classes <= seen.declared
+        if known and set(seen.colors) <= classes | set(table.ignore):
+            return table, (f"the colours {source} are those of the {name} classes",)
+    colors = sorted(seen.colors)
+    total = sum(seen.colors.values())
+    rare = sum(count < RARE * total for count in seen.colors.values())
+    if len(colors) > MOST_CLASSES or (rare >= 8 and rare > len(colors) - rare):
+        common = ", ".join(f"#{c:06X} ({n} px)" for c, n in seen.colors.most_common(8))
+        raise InputError(
+            f"{len(colors)} colours {source}, {rare} of them rare: masks must be stored without loss or "
+            f"smoothing (PNG or GeoTIFF, not JPEG); most frequent: {common}. If they are meant, name them "
+            "with --classes FILE"
+        )
+    if len(colors) < 2:
+        raise InputError(f"only the colour #{colors[0]:06X} {source}; training needs two classes")
+    table = ClassTable(tuple(ClassInfo(f"#{c:06X}", (c >> 16, c >> 8 & 255, c & 255)) for c in colors))
+    return table, (
+        f"each of {len(colors)} colours {source} became a class; to name them or to ignore some, write "
+        f"classes.toml into the folder:\n{table.to_toml()}",
+    )
+
+
+def _by_value(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
+    low, high = min(seen.values), max(seen.values)
+    if low < 0 or high >= MOST_CLASSES or any(v != int(v) for v in seen.values):
+        common = ", ".join(f"{v:g} ({n} px)" for v, n in seen.values.most_common(8))
+        raise InputError(
+            f"values {low:g} to {high:g} {source} are not class indices 0 to {MOST_CLASSES - 1} ({NODATA} is "
+            f"unlabelled); most frequent: {common}; write indices, or give --classes FILE and store colours"
+        )
+    if len(seen.values) < 2:
+        raise InputError(
+            f"only the value {low:g} {source}, besides {NODATA}, which is unlabelled; training needs two "
+            "classes. If 255 is your second class, store the mask as 0 and 1"
+        )
+    table = ClassTable(tuple(ClassInfo(f"class{i}", _color(i)) for i in range(int(high) + 1)))
+    return table, (
+        f"one-band masks with indices 0 to {high:g} {source}; to name them, write classes.toml into the "
+        f"folder, in the order of the indices:\n{table.to_toml()}",
+    )
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    """Colours far apart: the hue goes round by the golden ratio."""
+    hue, value = index * 0.618034 % 1, (0.95, 0.7, 0.5)[index // 8 % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
+    return round(255 * red), round(255 * green), round(255 * blue)

@@ -1,0 +1,184 @@
+"""Everything that can be wrong with one labelled raster, gathered rather than raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rsedge.errors import InputError
+from rsedge.evaluate import check_grids
+from rsedge.labels import ClassTable
+from rsedge.manifest import NODATA, Manifest
+from rsedge.raster import BandPlan, Grid, RasterReader, bounded_cache, plan_bands
+from rsedge.sample_files import CRS_EPSG, EAST_M, LANDCOVER, NORTH_M
+from rsedge.truth import Decoded, LabelReader
+from rsedge.window import Window
+from rsedge_train.datasets.base import BandChoice, SceneFiles
+
+STRIP_ROWS = 64
+UNKNOWN_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Where a raster lies: the box around it in its CRS, and half a pixel there."""
+
+    crs: str
+    box: tuple[float, float, float, float]  # west, south, east, north
+    slack: float
+
+
+@dataclass
+class Facts:
+    """One labelled raster as far as it could be read."""
+
+    files: SceneFiles
+    height: int = 0  # pixels; 0 where the image cannot be opened
+    width: int = 0
+    stored: str = ""  # e.g. "3 x uint8"
+    fed: str = ""  # e.g. "1,2,3 as red, green, blue"
+    gsd_m: float | None = None
+    footprint: Footprint | None = None
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # by class
+    unlabelled: int = 0
+    unknown: int = 0  # pixels of colours or values that are no class
+    empty: int = 0  # pixels of the image without data; known only where images are read
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def examine(files: SceneFiles, table: ClassTable | None, bands: BandChoice, *, images: bool) -> Facts:
+    """Read a label strip by strip, and its image too where ``images``; memory is a few rows of blocks.
+
+    ``table`` None: the labels' meaning is not known, so they are only opened.
+    """
+    facts = Facts(files, counts=np.zeros(len(table.classes) if table else 0, np.int64))
+    with _gathered(facts), RasterReader(files.image) as image:
+        _note_grid(facts, image)
+        with _gathered(facts):
+            plan = plan_bands(image, _manifest(bands), bands.indexes, bands.scale)
+            listed = ",".join(map(str, plan.indexes))
+            facts.fed = f"{listed} as {', '.join(bands.names)}"
+            facts.notes += plan.notes
+            if images:
+                _verify_png(files.image)
+                _read_image(facts, image, plan)
+    for label in (files.label, files.scoring_label):
+        if label is not None:
+            _examine_label(facts, label, table, count=label == files.label)
+    return facts
+
+
+def _examine_label(facts: Facts, path: Path, table: ClassTable | None, *, count: bool) -> None:
+    with _gathered(facts):
+        _verify_png(path)
+        with RasterReader(path) as label:
+            if facts.height:
+                with RasterReader(facts.files.image) as image:
+                    check_grids(image, label)
+        if table is not None:
+            with LabelReader(path, table.colors, len(table.classes)) as reader:
+                _count(facts, reader, count=count)
+
+
+def _count(facts: Facts, reader: LabelReader, *, count: bool) -> None:
+    unknown: dict[float, list[int]] = {}  # value -> pixels, first row, first column
+    grid = reader.raster.grid
+    with bounded_cache(reader.raster.row_of_blocks_bytes):
+        for window in strips(grid):
+            decoded = reader.decode(window)
+            found = np.bincount(decoded.labels.ravel(), minlength=NODATA + 1)
+            strangers = int(np.count_nonzero(decoded.unknown))
+            if count:
+                facts.counts += found[: len(facts.counts)]
+                facts.unknown += strangers
+                facts.unlabelled += int(found[NODATA]) - strangers
+            if strangers:
+                _gather_unknown(unknown, decoded, window)
+    if unknown:
+        facts.problems.append(_describe_unknown(reader, unknown))
+
+
+def _gather_unknown(unknown: dict[float, list[int]], decoded: Decoded, window: Window) -> None:
+    values, first, counts = np.unique(decoded.stored[decoded.unknown], return_index=True, return_counts=True)
+    rows, cols = np.nonzero(decoded.unknown)
+    for value, at, count in zip(values.tolist(), first, counts.tolist(), strict=True):
+        place = unknown.setdefault(value, [0, window.row + int(rows[at]), int(cols[at])])
+        place[0] += count
+
+
+def _describe_unknown(reader: LabelReader, unknown: dict[float, list[int]]) -> str:
+    worst = sorted(unknown.items(), key=lambda item: -item[1][0])[:UNKNOWN_LISTED]
+    what = "colours" if reader.holds_colors else "values"
+    listed = ", ".join(
+        f"{f'#{int(value):06X}' if reader.holds_colors else f'{value:g}'} "
+        f"({count} px, first at row {row}, column {col})"
+        for value, (count, row, col) in worst
+    )
+    return f"{reader.raster.path}: {len(unknown)} {what} belong to no class: {listed}"
+
+
+def _read_image(facts: Facts, image: RasterReader, plan: BandPlan) -> None:
+    with bounded_cache(image.row_of_blocks_bytes):
+        for window in strips(image.grid):
+            _, valid = image.read(window, plan)
+            facts.empty += valid.size - int(np.count_nonzero(valid))
+    if plan.scale and (note := image.check_scale(plan.scale)):
+        facts.notes.append(note)
+
+
+def _verify_png(path: Path) -> None:
+    """Raise InputError where a checksum is wrong or the end is missing: GDAL reads a small one without a word."""
+    if path.suffix.lower() != ".png":
+        return
+    try:
+        with Image.open(path) as file:
+            file.verify()
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"{path} is truncated or damaged: {error}") from error
+
+
+def strips(grid: Grid) -> Iterator[Window]:
+    """The raster in full-width strips, from the top down."""
+    for row in range(0, grid.height, STRIP_ROWS):
+        yield Window(row, 0, min(STRIP_ROWS, grid.height - row), grid.width)
+
+
+def _note_grid(facts: Facts, image: RasterReader) -> None:
+    grid = image.grid
+    facts.height, facts.width = grid.height, grid.width
+    facts.stored = f"{len(image.dtypes)} x {', '.join(sorted(set(image.dtypes)))}"
+    facts.gsd_m = grid.gsd_m
+    facts.footprint = footprint(grid)
+
+
+def footprint(grid: Grid) -> Footprint | None:
+    """Where a raster lies; None where it does not say it or lies at the invented place of sample scenes."""
+    t = grid.transform
+    if grid.crs is None or grid.gcps or t.is_identity:
+        return None
+    if grid.crs.to_epsg() == CRS_EPSG and (t.c, t.f) == (EAST_M, NORTH_M):
+        return None
+    corners = ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
+    xs = [t.a * col + t.b * row + t.c for col, row in corners]
+    ys = [t.d * col + t.e * row + t.f for col, row in corners]
+    return Footprint(grid.crs.to_wkt(), (min(xs), min(ys), max(xs), max(ys)), abs(t.determinant) ** 0.5 / 2)
+
+
+def _manifest(bands: BandChoice) -> Manifest:
+    """What is fed to a network; the classes do not matter here."""
+    return Manifest("check", bands.names, "uint8", 1, LANDCOVER, (0.0,) * len(bands.names))
+
+
+@contextmanager
+def _gathered(facts: Facts) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        facts.problems.append(str(error))

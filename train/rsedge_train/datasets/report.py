@@ -1,0 +1,130 @@
+"""What a check of labelled data found, as text and as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Size = tuple[int, int]  # width, height in pixels
+
+
+@dataclass(frozen=True)
+class SideReport:
+    """One side of the split."""
+
+    scenes: int
+    rasters: int
+    pixels: int
+    smallest: Size | None  # of the images that could be opened, by area
+    median: Size | None
+    largest: Size | None
+    class_pixels: tuple[int, ...]  # by class index; from the labels alone
+    unlabelled: int  # pixels
+    unknown: int  # pixels of colours or values that are no class
+    empty: int  # pixels of images without data; 0 where images were not read
+
+    def share(self, index: int) -> float:
+        """Share of a class among the labelled pixels."""
+        return self.class_pixels[index] / max(1, sum(self.class_pixels))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a check found."""
+
+    path: str
+    layout: str
+    classes: tuple[str, ...]  # () where they could not be told
+    sides: Mapping[str, SideReport]  # train, val, test
+    bands: Mapping[str, int]  # "3 x uint8, 1,2,3 as red, green, blue" -> rasters
+    gsd_m: tuple[float, float] | None
+    images_read: bool
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing forbids training."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {**asdict(self), "ok": self.ok}
+
+    def to_text(self) -> str:
+        """The report for people, with a last line that says ``ok`` or how many problems there are."""
+        lines = [
+            f"data      {self.path} ({self.layout})",
+            f"classes   {len(self.classes)}: {', '.join(self.classes)}"
+            if self.classes
+            else "classes   not known",
+            *_sides_table(self.sides),
+            *(f"bands     {what} ({count} rasters)" for what, count in self.bands.items()),
+            f"gsd       {_gsd(self.gsd_m)}",
+            f"images    {'all read' if self.images_read else 'not read (labels only)'}",
+            *_class_table(self.classes, self.sides),
+            *(f"note: {note}" for note in self.notes),
+            *(f"warning: {warning}" for warning in self.warnings),
+            *(f"problem: {problem}" for problem in self.problems),
+        ]
+        count = len(self.problems)
+        lines.append("ok" if self.ok else f"{count} problem{'s' * (count != 1)}")
+        return "\n".join(lines)
+
+
+def _sides_table(sides: Mapping[str, SideReport]) -> list[str]:
+    rows = [["split", "scenes", "rasters", "Mpx", "smallest", "median", "largest"]]
+    rows += [
+        [
+            name,
+            str(side.scenes),
+            str(side.rasters),
+            f"{side.pixels / 1e6:.2f}",
+            *(
+                f"{size[0]} x {size[1]}" if size else "-"
+                for size in (side.smallest, side.median, side.largest)
+            ),
+        ]
+        for name, side in sides.items()
+        if side.rasters
+    ]
+    return aligned(rows)
+
+
+def _class_table(classes: Sequence[str], sides: Mapping[str, SideReport]) -> list[str]:
+    shown = {name: side for name, side in sides.items() if side.rasters}
+    if not classes or not shown:
+        return []
+    rows = [["class", *(text for name in shown for text in (f"{name} px", "share"))]]
+    for index, name in enumerate(classes):
+        cells = [(f"{s.class_pixels[index]:,}", f"{s.share(index):.1%}") for s in shown.values()]
+        rows.append([name, *(text for pair in cells for text in pair)])
+    for title, field in (("unlabelled", "unlabelled"), ("no class", "unknown"), ("no data", "empty")):
+        counts = [int(getattr(s, field)) for s in shown.values()]
+        if any(counts) or field == "unlabelled":
+            cells = [
+                (f"{n:,}", f"{n / max(1, s.pixels):.1%}") for n, s in zip(counts, shown.values(), strict=True)
+            ]
+            rows.append([f"({title})", *(text for pair in cells for text in pair)])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(max(width, 8)) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _gsd(gsd_m: tuple[float, float] | None) -> str:
+    if gsd_m is None:
+        return "not known: the images are not georeferenced"
+    low, high = gsd_m
+    return f"{low:g} m a pixel" if high - low < 0.01 * low else f"{low:g} to {high:g} m a pixel"

@@ -1,0 +1,54 @@
+"""The sheet of a run: crops of the validation scenes with what each network makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rsedge.engine import reflect
+from rsedge.window import Window
+from rsedge_train.datasets import Dataset, SceneReader, scan
+from rsedge_train.datasets.base import UInt8
+from rsedge_train.nets.network import SegNet
+from rsedge_train.validate import TorchBackend
+from rsedge_train.watch.sheet import SheetRow, choose_crops, draw_sheet
+
+CROPS, SIDE = 4, 512  # rows of the sheet; pixels
+
+
+def draw_comparison(
+    out: Path,
+    dataset: Dataset,
+    columns: Sequence[tuple[str, SegNet]],
+    device: torch.device | str = "cpu",
+    *,
+    count: int = CROPS,
+    seed: int = 0,
+) -> None:
+    """Write a PNG of image / truth / one column for each (title, network), on crops of unseen scenes.
+
+    The networks are in eval mode with their unreached taps folded (``load_network``). Without validation
+    scenes the crops are of training scenes, and the title says so.
+    """
+    files = dataset.val or dataset.train
+    scans = scan(dataset, tuple(f.for_scoring() for f in files)).scenes
+    rows = []
+    for entry, window in choose_crops(scans, dataset.num_classes, count, SIDE, seed):
+        with SceneReader(entry, dataset) as reader:
+            image, truth = reader.read(window)
+        masks = tuple(_predict(net, dataset, image, device) for _, net in columns)
+        place = f"{entry.name}, row {window.row}, column {window.col}"
+        rows.append(SheetRow(place if dataset.val else f"trained on: {place}", image, (truth, *masks)))
+    titles = ("image", "truth", *(title for title, _ in columns))
+    draw_sheet(out, rows, dataset.table.classes, titles, dataset.uncounted)
+
+
+def _predict(net: SegNet, dataset: Dataset, image: UInt8, device: torch.device | str) -> UInt8:
+    """Classes (h, w) of an image (3, h, w) no larger than a tile."""
+    area = Window(0, 0, *image.shape[1:])
+    with TorchBackend(net, dataset.manifest("sheet", SIDE), device) as backend:
+        scores = backend.infer(reflect(image, SIDE)[None])[0]
+    return np.asarray(scores[:, : area.height, : area.width].argmax(0), np.uint8)

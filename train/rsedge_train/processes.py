@@ -1,0 +1,117 @@
+"""Training in several processes (torchrun), and stopping cleanly in one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from rsedge.errors import BackendError
+
+# The first process validates while the others wait; a large validation scene takes a while.
+PATIENCE = timedelta(hours=4)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """The one that writes and prints."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """``model`` with gradients averaged over all processes; batch statistics too on GPUs.
+
+        PyTorch has no synchronised batch norm on CPUs: there each process normalises by its own share.
+        """
+        if self.count == 1:
+            return model
+        if device.type == "cuda":
+            from timm.layers.norm_act import convert_sync_batchnorm  # noqa: PLC0415  (knows timm's norms with activations)
+
+            convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
+        return nn.parallel.DistributedDataParallel(model)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+SINGLE = Processes()
+
+
+@contextmanager
+def session() -> Iterator[Processes]:
+    """The process group that torchrun describes in the environment; a single process without it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield SINGLE
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(name: str, processes: Processes) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda``. Raises BackendError when CUDA was asked for and is not there."""
+    if name not in {"auto", "cpu", "cuda"}:
+        raise BackendError(f"device {name!r}: choose auto, cpu or cuda")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise BackendError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    torch.cuda.set_device(processes.local_rank)
+    return torch.device("cuda", processes.local_rank)
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a wish that the loop sees after its step.
+
+    The second one counts at once. Leaving the block puts the old handlers back. With several
+    processes it does nothing: they would part at different steps and wait for each other for ever;
+    what was saved last is what a resume finds.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._heard: int | None = None
+        self._old: dict[int, signal._HANDLER] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop."""
+        return self._heard is not None
+
+    def __enter__(self) -> StopRequest:
+        for number in self.SIGNALS if self.enabled else ():
+            self._old[number] = signal.signal(number, self._hear)
+        return self
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        old = self._old[number]
+        if self._heard is not None and callable(old):  # the second one means now
+            old(number, frame)
+        self._heard = number
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,432 @@
+"""One training, from a data set to a run folder: a teacher, a student alone, or a distilled student."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from rsedge.bundle import file_sha256
+from rsedge.errors import InputError, OutputError, RsedgeError
+from rsedge.files import whole_or_nothing
+from rsedge_train.augment import CropAugment
+from rsedge_train.crops import Batch, CropConfig, Crops, SceneStore, batches
+from rsedge_train.datasets import Dataset, Scan, scan
+from rsedge_train.fit import FitConfig, FitResult, StepLoss, fit
+from rsedge_train.losses import distillation_loss, supervised_loss
+from rsedge_train.nets.complexity import macs, parameters
+from rsedge_train.nets.deploy import fold_dilations
+from rsedge_train.nets.network import SegNet
+from rsedge_train.nets.registry import build, entry
+from rsedge_train.pictures import draw_comparison
+from rsedge_train.processes import SINGLE, Processes, pick_device
+from rsedge_train.run_folder import RUN_NAME, Run, load_network, load_weights, weights_path
+from rsedge_train.state import STATE_NAME, check_resumable
+from rsedge_train.validate import score, summary
+from rsedge_train.watch.curves import draw_curves
+from rsedge_train.watch.logbook import Logbook
+
+log = logging.getLogger(__name__)
+
+SCORES_NAME, LOG_NAME = "scores.json", "log.csv"
+CURVES_NAME, SHEET_NAME = "curves.png", "sheet.png"
+SAMPLE_PREFIX = "sample"
+
+
+class StoppedError(RsedgeError):
+    """Training was asked to stop; its state is kept."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class NetChoice:
+    """Which network, and the weights it begins with."""
+
+    name: str  # in the registry
+    checkpoint: str | None = None  # a teacher's SAM2 weights: a path or "hub"; None: random, and trained too
+    pretrained: bool | str = False  # a student's encoder: timm's weights, or a path
+    start: Path | None = None  # safetensors of the whole network, from an earlier run
+
+    @property
+    def has_pretrained_encoder(self) -> bool:
+        """Whether the encoder begins with weights that a small learning rate should keep."""
+        return self.checkpoint is not None or self.pretrained is not False
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Whom a student learns from, and how (ARAFNet eq. 6 to 8)."""
+
+    teacher: Path  # run folder
+    weights: str = "best"  # or last
+    temperature: float = 0.5
+    relation_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise InputError(f"temperature {self.temperature}: allowed is above 0; the paper has 0.5")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one training is asked for. ``fit.steps`` is replaced where ``epochs`` counts."""
+
+    role: str  # "teacher" or "student"
+    out: Path
+    net: NetChoice
+    crops: CropConfig
+    fit: FitConfig
+    epochs: int | None = None  # passes over the area of the training scenes; None: ``fit.steps``
+    validate_epochs: int = 1  # between validations; 0: only at the end
+    distillation: Distillation | None = None
+    class_weights: bool = False
+    sample_share: float | None = None  # share of crops from sample scenes, where the data hold others too
+    skip_damaged: bool = False
+    device: str = "auto"
+    workers: int = 2
+    ram_bytes: int = 4 << 30  # scenes are kept in memory if all fit into this
+    resume: bool = False
+    overwrite: bool = False
+    rehearsal: bool = False
+    source: Mapping[str, Any] | None = None  # how to open the same data again
+    compare: Path | None = None  # run folder of the student alone, for the sheet
+
+
+def train(job: Job, dataset: Dataset, processes: Processes = SINGLE) -> Run:
+    """Train and leave a run folder (see ``run_folder``); returns what it says.
+
+    Raises InputError for what does not fit, TrainingDivergedError, OutputError, and StoppedError when a
+    signal asked to stop: the run can then be resumed.
+    """
+    return _Training(job, dataset, processes).run()
+
+
+class _Training:
+    def __init__(self, job: Job, dataset: Dataset, processes: Processes) -> None:
+        self.job, self.dataset, self.processes = job, dataset, processes
+        self.device = pick_device(job.device, processes)
+        _check_folder(job)
+        _check_classes(dataset)
+        self.scanned = scan(dataset, dataset.train, skip_damaged=job.skip_damaged)
+        _report(self.scanned.skipped)
+        self.teacher: SegNet | None = None
+        self.teacher_facts: Mapping[str, Any] | None = None
+        if job.distillation:
+            self._load_teacher(job.distillation)
+        torch.manual_seed(job.crops.seed)
+        self.net = _build(job.net, dataset.num_classes)
+        self.source = self._source()
+        self.config = _schedule(job, self.scanned)
+
+    def run(self) -> Run:
+        job, folder = self.job, self.job.out
+        resume_at = None
+        if job.resume:
+            resume_at = check_resumable(folder / STATE_NAME, self._resume_facts()).step
+        if self.processes.first:
+            self._open_folder()
+        scores = _Scores(folder / SCORES_NAME, resume_at)
+        with Logbook(folder, resume_at) if self.processes.first else _NoLog() as book:
+            averaged, result = fit(
+                self.net,
+                self.source,
+                self._loss(),
+                self.config,
+                folder,
+                facts=self._resume_facts(),
+                device=self.device,
+                pretrained_encoder=job.net.has_pretrained_encoder,
+                resume=job.resume,
+                validate=(lambda net, step: self._validate(net, step, scores)) if self.dataset.val else None,
+                log=book.log,
+                processes=self.processes,
+            )
+        if result.stopped:
+            raise StoppedError(
+                f"stopped after {result.position.step} of {self.config.steps} steps; go on with --resume"
+            )
+        run = replace(self._facts(), progress=self._progress(result, scores))
+        if self.processes.first:
+            run.write(folder)
+            draw_curves(folder / LOG_NAME, folder / CURVES_NAME, f"{run.network}, {self.dataset.name}")
+            self._draw_sheet(averaged)
+        return run
+
+    def _open_folder(self) -> None:
+        """The folder with a first run.json: from here on it holds a run."""
+        try:
+            self.job.out.mkdir(parents=True, exist_ok=True)
+            self._facts().write(self.job.out)
+        except OSError as error:
+            raise OutputError(f"{self.job.out} cannot be written: {error.strerror or error}") from error
+
+    def _draw_sheet(self, averaged: nn.Module) -> None:
+        columns: list[tuple[str, SegNet]] = []
+        if self.job.compare:
+            columns.append(("student alone", load_network(self.job.compare)[0].to(self.device)))
+        assert isinstance(averaged, SegNet)
+        mine = fold_dilations(copy.deepcopy(averaged), self.job.crops.size)
+        columns.append(("distilled" if self.teacher else self.job.role, mine))
+        if self.teacher:
+            columns.append(("teacher", self.teacher))
+        draw_comparison(self.job.out / SHEET_NAME, self.dataset, columns, self.device)
+
+    def _load_teacher(self, wanted: Distillation) -> None:
+        net, run = load_network(wanted.teacher, wanted.weights, fold=False)
+        mine, theirs = self.dataset.table.names, tuple(c.name for c in run.classes)
+        if mine != theirs:
+            raise InputError(
+                f"the teacher in {wanted.teacher} knows the classes {', '.join(theirs)}; the data have "
+                f"{', '.join(mine)}: train the teacher on the same classes"
+            )
+        if run.bands != self.dataset.bands.names:
+            raise InputError(
+                f"the teacher in {wanted.teacher} sees {', '.join(run.bands)}; the data give "
+                f"{', '.join(self.dataset.bands.names)}: choose the same bands"
+            )
+        params, multiply_adds = parameters(net), macs(net, run.tile)
+        net = fold_dilations(net, run.crop)
+        self.teacher = net.to(self.device).to(memory_format=torch.channels_last)
+        self.teacher.requires_grad_(False)
+        path = weights_path(wanted.teacher, wanted.weights)
+        self.teacher_facts = {
+            "folder": str(wanted.teacher),
+            "network": run.network,
+            "weights": path.name,
+            "sha256": file_sha256(path),
+            "params": params,
+            "macs": multiply_adds,
+            "macs_tile": run.tile,
+            "val": run.progress.get("val_best" if "best" in path.name else "val_last"),
+        }
+
+    def _source(self) -> _Source:
+        job = self.job
+        store = SceneStore(self.dataset, self.scanned.scenes, job.ram_bytes)
+        _report(store.load(job.skip_damaged))
+        crops = Crops(
+            store,
+            job.crops,
+            CropAugment(job.crops.size),
+            weights=_weights(store, job.sample_share),
+            rank=self.processes.rank,
+            world=self.processes.count,
+            skip_damaged=job.skip_damaged,
+        )
+        return _Source(crops, job.workers, pin=self.device.type == "cuda")
+
+    def _loss(self) -> StepLoss:
+        weight = _balance(self.scanned).to(self.device) if self.job.class_weights else None
+        teacher, wanted = self.teacher, self.job.distillation
+        if teacher is None or wanted is None:
+            return lambda model, images, labels: supervised_loss(model(images), labels, weight)
+
+        def distil(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            # The teacher at its best: no gradient, no dropout, full precision.
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                target = teacher(images)
+            student = model(images)
+            return distillation_loss(
+                student, target, labels, wanted.temperature, wanted.relation_weight, weight
+            )
+
+        return distil
+
+    def _validate(self, net: nn.Module, step: int, scores: _Scores) -> Mapping[str, float]:
+        assert isinstance(net, SegNet)
+        manifest, crop = self._facts().manifest("validation"), self.job.crops.size
+        result = score(net, self.dataset, self.dataset.val, manifest, crop, self.device)
+        facts = summary(result.confusion, self.dataset.table.names, self.dataset.uncounted)
+        scores.add({"step": step, **facts})
+        log.info("validation mIoU %.4f, OA %.4f", facts["miou"], facts["oa"])
+        return {"val_miou": facts["miou"], "val_oa": facts["oa"]}
+
+    def _facts(self) -> Run:
+        job, data = self.job, self.dataset
+        settings = {
+            "net": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(job.net).items()},
+            "crops": asdict(job.crops),
+            "fit": asdict(self.config),
+            "class_weights": job.class_weights,
+            "processes": self.processes.count,
+            "device": str(self.device),
+            "torch": torch.__version__,
+        }
+        if job.distillation:
+            settings["distillation"] = {**asdict(job.distillation), "teacher": str(job.distillation.teacher)}
+        return Run(
+            role=job.role,
+            network=job.net.name,
+            classes=data.table.classes,
+            bands=data.bands.names,
+            crop=job.crops.size,
+            gsd_m=data.gsd_m,
+            uncounted=data.uncounted,
+            rehearsal=job.rehearsal,
+            data={**_data_facts(data, self.scanned, job.sample_share), "source": job.source},
+            settings=settings,
+            teacher=self.teacher_facts,
+        )
+
+    def _resume_facts(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues."""
+        fitting = {k: v for k, v in asdict(self.config).items() if k not in {"log_every", "save_every_s"}}
+        teacher = self.teacher_facts["sha256"] if self.teacher_facts else None
+        distillation = asdict(self.job.distillation) if self.job.distillation else {}
+        return {
+            "network": self.job.net.name,
+            "classes": list(self.dataset.table.names),
+            "data": self.scanned.sha256,
+            "crops": asdict(self.job.crops),
+            "fit": fitting,
+            "teacher": teacher,
+            "distillation": {k: v for k, v in distillation.items() if k not in {"teacher", "weights"}},
+            "sample_share": self.job.sample_share,
+            "class_weights": self.job.class_weights,
+        }
+
+    def _progress(self, result: FitResult, scores: _Scores) -> dict[str, Any]:
+        position = result.position
+        facts: dict[str, Any] = {
+            "steps": position.step,
+            "seconds": round(position.seconds, 1),
+            "seconds_per_step": round(result.seconds_per_step, 4),
+            "wait_share": round(result.wait_share, 4),
+        }
+        if scores.all:
+            facts |= {"val_last": scores.all[-1], "best_step": position.best_step, "val_best": scores.best()}
+        return facts
+
+
+class _Source:
+    """The batches of one run."""
+
+    def __init__(self, crops: Crops, workers: int, pin: bool) -> None:
+        self.crops, self.workers, self.pin = crops, workers, pin
+
+    def between(self, first: int, last: int) -> DataLoader[Batch]:
+        return batches(self.crops, first, last, self.workers, self.pin)
+
+    def name(self, places: Tensor) -> str:
+        return self.crops.name(places)
+
+
+class _Scores:
+    """Every validation of a run, in a file of its own so that a resume knows the earlier ones."""
+
+    def __init__(self, path: Path, resume_at: int | None) -> None:
+        self.path = path
+        self.all: list[Mapping[str, Any]] = []
+        if resume_at is not None and path.is_file():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            self.all = [facts for facts in earlier if facts["step"] <= resume_at]
+
+    def add(self, facts: Mapping[str, Any]) -> None:
+        self.all.append(facts)
+        with whole_or_nothing(self.path) as partial:
+            partial.write_text(json.dumps(self.all, indent=1) + "\n", encoding="utf-8")
+
+    def best(self) -> Mapping[str, Any]:
+        return max(self.all, key=lambda facts: facts["miou"])
+
+
+class _NoLog:
+    def __enter__(self) -> _NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+
+def _check_folder(job: Job) -> None:
+    held = [name for name in (RUN_NAME, STATE_NAME) if (job.out / name).exists()]
+    if job.out.exists() and not job.out.is_dir():
+        raise OutputError(f"{job.out} is a file; --out wants a folder")
+    if held and not job.resume and not job.overwrite:
+        raise InputError(
+            f"{job.out} holds a run already: go on with --resume, replace it with --overwrite, or choose "
+            "another --out"
+        )
+    if job.overwrite and not job.resume and held:
+        shutil.rmtree(job.out)
+
+
+def _check_classes(dataset: Dataset) -> None:
+    if dataset.num_classes < 2:
+        raise InputError(
+            f"data {dataset.name}: one class only ({dataset.table.names[0]}); segmentation needs two"
+        )
+
+
+def _report(skipped: Sequence[tuple[str, str]]) -> None:
+    for name, why in skipped:
+        log.warning("left out %s: %s", name, why)
+
+
+def _build(choice: NetChoice, num_classes: int) -> SegNet:
+    if entry(choice.name).trunk is None:
+        net = build(choice.name, num_classes, pretrained=choice.pretrained)
+    else:
+        net = build(choice.name, num_classes, checkpoint=choice.checkpoint)
+        if choice.checkpoint is None:  # a frozen random trunk would learn nothing of use
+            net.encoder.trunk.requires_grad_(True)
+    if choice.start is not None:
+        load_weights(net, choice.start, choice.name)
+    return net
+
+
+def _schedule(job: Job, scanned: Scan) -> FitConfig:
+    """Steps and validation in steps: an epoch is as many batches as cover the training area once."""
+    area = sum(s.height * s.width for s in scanned.scenes)
+    epoch = max(1, -(-area // (job.crops.size**2 * job.crops.batch)))
+    steps = job.fit.steps if job.epochs is None else job.epochs * epoch
+    return replace(job.fit, steps=steps, seed=job.crops.seed, validate_every=job.validate_epochs * epoch)
+
+
+def _weights(store: SceneStore, sample_share: float | None) -> list[float] | None:
+    """Probability of each scene: by the root of its area, sample scenes together by their share."""
+    roots = np.sqrt([s.height * s.width for s in store.scans])
+    drawn = np.array([s.files.scene.startswith(SAMPLE_PREFIX) for s in store.scans])
+    if sample_share is None or not drawn.any() or drawn.all():
+        return None
+    shares = np.where(drawn, sample_share, 1 - sample_share)
+    sums = np.where(drawn, roots[drawn].sum(), roots[~drawn].sum())
+    return list(map(float, shares * roots / sums))
+
+
+def _balance(scanned: Scan) -> Tensor:
+    """Class weights by median frequency, within 0.1 to 10."""
+    share = scanned.counts / scanned.counts.sum()
+    median = np.median(share[share > 0])
+    return torch.tensor(np.clip(median / np.maximum(share, 1e-9), 0.1, 10.0), dtype=torch.float32)
+
+
+def _data_facts(data: Dataset, scanned: Scan, sample_share: float | None) -> dict[str, Any]:
+    shares = scanned.counts / max(1, scanned.counts.sum())
+    return {
+        "name": data.name,
+        "train": sorted({f.scene for f in data.train}),
+        "val": sorted({f.scene for f in data.val}),
+        "test": sorted({f.scene for f in data.test}),
+        "labels_scored": "eroded boundaries" if any(f.scoring_label for f in data.val) else "as trained on",
+        "train_mpx": round(sum(s.height * s.width for s in scanned.scenes) / 1e6, 2),
+        "class_shares": {n: round(float(v), 4) for n, v in zip(data.table.names, shares, strict=True)},
+        "sample_share": sample_share,
+        "sha256": scanned.sha256,
+        "skipped": [name for name, _ in scanned.skipped],
+        "notes": list(data.notes),
+    }
