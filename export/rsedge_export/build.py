@@ -65,11 +65,8 @@ def build_bundle(
         },
     )
     with replaced_when_whole(out) as folder:
-        _export(deployed, manifest, folder / ARTIFACT)
-        write_bundle_manifest(folder, manifest)  # for the runtime that ``compare`` opens
-        parity = compare(RawInput(net, MEAN, STD, MAX_VALUE), folder, sample_tiles(facts.tile))
-        parity.check()
-        _write_report(folder, parity)
+        parity, stored = _prove(net, deployed, manifest, folder)
+        _write_report(folder, parity, stored)
         write_bundle_manifest(folder, manifest)
     return {
         "out": str(out),
@@ -84,6 +81,7 @@ def build_bundle(
         "size_bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
         "complexity": dict(manifest.complexity),
         "parity": asdict(parity),
+        "weights_stored_as": stored,
     }
 
 
@@ -133,10 +131,10 @@ def sample_tiles(tile: int) -> Iterator[NDArray[np.uint8]]:
         yield scene.render(Window(i * tile, 0, tile, tile))[0]
 
 
-def _export(deployed: nn.Module, manifest: Manifest, path: Path) -> None:
+def _export(deployed: nn.Module, manifest: Manifest, path: Path, *, halve: bool) -> None:
     """Raises ModelError naming the network: torch's exporter raises whatever broke inside it."""
     try:
-        export_onnx(RawInput(deployed, MEAN, STD, MAX_VALUE), manifest, path)
+        export_onnx(RawInput(deployed, MEAN, STD, MAX_VALUE), manifest, path, halve=halve)
     except (ImportError, MemoryError, OSError):  # the machine's fault, not the network's
         raise
     except Exception as error:
@@ -147,10 +145,25 @@ def _export(deployed: nn.Module, manifest: Manifest, path: Path) -> None:
         ) from error
 
 
-def _write_report(folder: Path, parity: Parity) -> None:
+def _prove(net: SegNet, deployed: SegNet, manifest: Manifest, folder: Path) -> tuple[Parity, str]:
+    """Export and compare with ``net``; weights are stored as fp16 where that is close enough, else as fp32.
+
+    Raises ModelError when neither computes what the network computes.
+    """
+    for stored in ("float16", "float32"):
+        _export(deployed, manifest, folder / ARTIFACT, halve=stored == "float16")
+        write_bundle_manifest(folder, manifest)  # for the runtime that ``compare`` opens
+        parity = compare(RawInput(net, MEAN, STD, MAX_VALUE), folder, sample_tiles(manifest.tile))
+        if parity.holds:
+            break
+    parity.check()
+    return parity, stored
+
+
+def _write_report(folder: Path, parity: Parity, stored: str) -> None:
     facts = {
         "against": "torch, fp32, before deployment's rewrites",
-        "weights_stored_as": "float16",
+        "weights_stored_as": stored,
         "tiles_from": f"sample scene, seed {PARITY_SEED}: not the images of the run",
         **asdict(parity),
     }

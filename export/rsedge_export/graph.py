@@ -47,10 +47,10 @@ class RawInput(nn.Module):
         return scores
 
 
-def export_onnx(model: nn.Module, manifest: Manifest, path: Path) -> None:
-    """Write ``model`` (raw pixels in, scores out) as ONNX: batch free, tile fixed, weights stored halved.
+def export_onnx(model: nn.Module, manifest: Manifest, path: Path, *, halve: bool = True) -> None:
+    """Write ``model`` (raw pixels in, scores out) as ONNX: batch free, tile fixed.
 
-    The manifest's facts go into the file's metadata. Weights are rounded to fp16 in the file and cast
+    The manifest's facts go into the file's metadata. With ``halve`` weights are rounded to fp16 in the file and cast
     to fp32 by the graph; runtimes fold that cast when they load it, so it costs nothing to run.
     """
     example = torch.zeros(
@@ -72,7 +72,8 @@ def export_onnx(model: nn.Module, manifest: Manifest, path: Path) -> None:
     assert program is not None
     graph = program.model_proto
     _strip_debug(graph)
-    halve_stored_weights(graph)
+    if halve:
+        halve_stored_weights(graph)
     del graph.metadata_props[:]
     for key, value in metadata(manifest).items():
         graph.metadata_props.add(key=key, value=value)

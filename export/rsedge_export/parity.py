@@ -43,12 +43,18 @@ class Parity:
     clear_share: float  # of the pixels: best two scores apart by more than CLEAR of the tile's range
     clear_agreement: float | None  # share of the clear pixels with the same class; None without any
 
-    def check(self) -> None:
-        """Raise ModelError when the graph does not compute what the network computes."""
+    @property
+    def holds(self) -> bool:
+        """Whether the graph computes what the network computes, within the bounds."""
         agreement = self.clear_agreement
         # Not "worst > bound": NaN must fail too.
-        if self.worst_error <= WORST_ERROR and agreement is not None and agreement >= LEAST_AGREEMENT:
+        return self.worst_error <= WORST_ERROR and agreement is not None and agreement >= LEAST_AGREEMENT
+
+    def check(self) -> None:
+        """Raise ModelError unless it ``holds``."""
+        if self.holds:
             return
+        agreement = self.clear_agreement
         shown = "no clear pixel at all" if agreement is None else f"{agreement:.4%} of the clear pixels agree"
         raise ModelError(
             f"the exported graph does not compute what the network computes: largest error "

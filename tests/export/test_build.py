@@ -56,7 +56,7 @@ def built(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, An
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Export and proof done at once, for tests of what stands around them."""
-    monkeypatch.setattr(build, "export_onnx", lambda _model, _manifest, path: path.write_bytes(b"new"))
+    monkeypatch.setattr(build, "export_onnx", lambda _model, _manifest, path, *, halve: path.write_bytes(b"new"))
     monkeypatch.setattr(build, "compare", lambda *_: parity.Parity(1, 0.0, 1.0, 1.0, 1.0))
     monkeypatch.setattr(build, "deploy", lambda net, _tile: net)
 
@@ -142,10 +142,18 @@ class TestTheFolder:
         assert (out / "manifest.json").read_text() == "an earlier bundle"
         assert [p.name for p in tmp_path.iterdir()] == ["b.rsedge"]
 
+    def test_weights_are_stored_as_fp32_where_fp16_is_not_close_enough(
+        self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        errors = iter((0.02, 0.0))
+        monkeypatch.setattr(build, "compare", lambda *_: parity.Parity(1, next(errors), 1.0, 1.0, 1.0))
+        told = build.build_bundle(run, tmp_path / "b.rsedge")
+        assert (told["weights_stored_as"], told["parity"]["worst_error"]) == ("float32", 0.0)
+
     def test_a_network_that_onnx_does_not_take_is_named(
         self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(*_: object) -> None:
+        def fail(*_: object, halve: bool) -> None:
             raise RuntimeError("no symbol for aten::frobnicate\nand a long trace")
 
         monkeypatch.setattr(build, "export_onnx", fail)

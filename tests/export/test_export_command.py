@@ -32,6 +32,7 @@ BUILT: dict[str, Any] = {
         "clear_share": 0.97,
         "clear_agreement": 0.99999,
     },
+    "weights_stored_as": "float16",
 }
 
 

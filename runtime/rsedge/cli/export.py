@@ -48,7 +48,9 @@ def export(
 def _show(built: Mapping[str, Any]) -> None:
     counts, parity, tile = built["complexity"], built["parity"], built["tile"]
     common.say(f"bundle     {built['out']}, {built['size_bytes'] / 1e6:.1f} MB on disk")
-    common.say(f"model      {built['name']}: {built['network']}, fp32, weights stored as fp16")
+    common.say(
+        f"model      {built['name']}: {built['network']}, fp32, weights stored as {built['weights_stored_as']}"
+    )
     common.say(f"weights    {built['weights']}")
     common.say(
         f"params     {counts['params'] / 1e6:.3f} M, {counts['params_deployed'] / 1e6:.3f} M as exported"

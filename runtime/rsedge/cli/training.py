@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rsedge.cli import common
+from rsedge.cli.data import parse_band_names, parse_names
 from rsedge.cli.settings import with_options
 from rsedge.errors import InputError
 
@@ -154,8 +155,8 @@ class DistillOptions(TrainOptions):
 
 # A rehearsal: what a user did not set himself.
 QUICK: dict[str, Any] = {"crop": 128, "batch": 4, "validate_every": 0, "workers": 1}
-QUICK_TEACHER = {**QUICK, "sam2": "tiny", "checkpoint": "none", "steps": 60}
-QUICK_STUDENT = {**QUICK, "pretrained": False, "steps": 120}
+QUICK_TEACHER = {**QUICK, "sam2": "tiny", "checkpoint": "none", "steps": 150}
+QUICK_STUDENT = {**QUICK, "pretrained": False, "steps": 250}
 QUICK_SAMPLES = {"sample_count": 6, "sample_side": 512}
 
 
@@ -254,16 +255,16 @@ def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
 
 def _source(options: TrainOptions) -> dict[str, Any]:
     """Arguments of ``open_dataset``, as plain JSON values: a later command finds them in run.json."""
-    names = options.band_names.split(",") if options.band_names else None
+    names = parse_band_names(options.band_names)
     scale = common.parse_scale(options.scale)
     bands = common.parse_bands(options.bands)
     facts: dict[str, Any] = {
         "path": str(options.data.resolve()) if options.data else None,
-        "val": options.val.split(",") if options.val else [],
-        "test": options.test.split(",") if options.test else [],
+        "val": list(parse_names(options.val)),
+        "test": list(parse_names(options.test)),
         "classes": str(options.classes.resolve()) if options.classes else None,
         "bands": list(bands) if bands else None,
-        "band_names": names,
+        "band_names": list(names) if names else None,
         "scale": list(scale) if scale else None,
         "eroded": options.eroded,
     }
@@ -296,7 +297,7 @@ def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
         if processes.first:
             processes.wait()
         for note in dataset.notes:
-            _note(note)
+            _note(options, note)
         return train(replace(job, source=source), dataset, processes)
 
 
@@ -308,7 +309,10 @@ def _leave_big_tile(options: TrainOptions) -> None:
         side = 2048 if options.quick else 8192
         with common.progress_bar("rows", options.quiet) as progress:
             write_sample(BIG_TILE, side, side, seed=BIG_TILE_SEED, progress=progress)
-        _note(f"{BIG_TILE} is an unseen sample scene, to try `rsedge infer {BIG_TILE} --out mask.tif` on")
+        _note(
+            options,
+            f"{BIG_TILE} is an unseen sample scene, to try `rsedge infer {BIG_TILE} --out mask.tif` on",
+        )
 
 
 def _show(options: TrainOptions, run: Run, out: Path, then: str) -> None:
@@ -336,8 +340,8 @@ def _say(options: TrainOptions, text: str) -> None:
         common.say(text)
 
 
-def _note(text: str) -> None:
-    if _first():
+def _note(options: TrainOptions, text: str) -> None:
+    if _first() and not options.quiet:
         print(f"note: {text}", file=sys.stderr)
 
 

@@ -110,7 +110,7 @@ def _trace(net: nn.Module, tile: int) -> _Trace:
     for name, module in meta.named_modules():
         watch(name, module)
     with torch.no_grad(), _Uses() as uses:
-        meta(torch.empty(1, 3, tile, tile, device="meta"))
+        meta(torch.empty(1, 3, tile, tile, device="meta", dtype=next(meta.parameters()).dtype))
     pairs = [
         (outputs[key], name)
         for name, key in reads
@@ -200,14 +200,17 @@ def reparameterize(net: Net) -> Net:
 
 
 def deploy(net: SegNet, tile: int | None = 512) -> SegNet:
-    """An eval copy of ``net`` after all rewrites, checked against it on random input.
+    """An eval copy of ``net`` after all rewrites, checked against it on random input in float64.
+
+    In float32 a network trained for a few steps only can amplify rounding errors beyond any tolerance.
 
     ``tile``: the square tile the result is for; None keeps the size free and leaves the
     tile-dependent rewrites out. Raises ModelError if a rewrite changed the function.
     """
     if tile is not None and (tile < MULTIPLE or tile % MULTIPLE):
         raise InputError(f"tile {tile}: allowed are positive multiples of {MULTIPLE}, or None")
-    net = copy.deepcopy(net).eval()
+    dtype = next(net.parameters()).dtype
+    net = copy.deepcopy(net).eval().double()
     out = copy.deepcopy(net)
     decoder: Any = out.decoder
     decoder.aux = None
@@ -219,7 +222,7 @@ def deploy(net: SegNet, tile: int | None = 512) -> SegNet:
             rewrite_upconvs(out, tile)
     out.requires_grad_(False).eval()
     _check_equal(net, out, tile or 4 * MULTIPLE)
-    return out
+    return out.to(dtype)
 
 
 def _check_equal(before: SegNet, after: SegNet, tile: int) -> None:

@@ -1,0 +1,103 @@
+"""The five commands one after another in one folder, each finding what the last one left."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from rsedge.bundle import Bundle
+from rsedge.cli.main import app
+from rsedge_train import pictures, run_folder
+
+SETTINGS = """
+[train]
+data = "data"
+val = "c"
+steps = 6
+crop = 64
+batch = 2
+workers = 0
+precision = "fp32"
+
+[train-teacher]
+sam2 = "tiny"
+checkpoint = "none"
+
+[distill]
+student = "mobilenetv3_small_100-w32-sep"
+pretrained = false
+
+[bench]
+tile-count = 2
+seconds = 0.1
+size = 200
+"""
+CLASSES = 'ignore = ["#000000"]\n[classes]\ndark = "#101010"\nbright = "#F0F0F0"\n'
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, write_raster):
+    """A folder with settings, three labelled scenes and a raster to segment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder, "TILE", 96)
+    monkeypatch.setattr(pictures, "SIDE", 96)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "classes.toml").write_text(CLASSES)
+    rng = np.random.default_rng(0)
+    for name in ("data/a", "data/b", "data/c", "big_tile"):
+        image = np.kron(rng.integers(0, 256, (1, 20, 15)), np.ones((3, 8, 8))).astype(np.uint8)
+        write_raster(image, f"{name}.tif")
+        write_raster((image[:1] > 127).astype(np.uint8), f"{name}_labels.tif")
+    (tmp_path / "rsedge.toml").write_text(SETTINGS)
+    return tmp_path
+
+
+def rsedge(*arguments):
+    result = CliRunner().invoke(app, arguments)
+    if result.exception:
+        raise result.exception
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_five_lines(folder):
+    assert "runs/teacher: arafnet-t-tiny, 6 steps" in rsedge("train-teacher")
+    teacher = json.loads(Path("runs/teacher/run.json").read_text())
+    assert teacher["data"]["source"]["path"] == str(folder / "data")
+    trained = load_file("runs/teacher/weights.safetensors")
+    assert any(name.startswith("encoder.trunk.") for name in trained)
+
+    distilled = json.loads(rsedge("distill", "--json", "--quiet").splitlines()[-1])
+    assert distilled["teacher"]["network"] == "arafnet-t-tiny"
+    assert distilled["data"]["val"] == ["c"]
+    assert {p.name for p in Path("runs/student").iterdir()} == {
+        "run.json", "best.safetensors", "weights.safetensors", "state.safetensors", "scores.json",
+        "log.csv", "tensorboard", "curves.png", "sheet.png",
+    }  # fmt: skip
+
+    assert "teacher    arafnet-t-tiny" in rsedge("export")
+    manifest = Bundle.open("student.rsedge").manifest
+    assert [c.name for c in manifest.classes] == ["dark", "bright"]
+    assert manifest.complexity["teacher"]["params"] == distilled["teacher"]["params"]
+    assert manifest.gsd_m == (0.5, 0.5)
+
+    output = rsedge("infer", "big_tile.tif", "--out", "mask.tif")
+    assert "model student.rsedge (in this folder)" in output
+    with rasterio.open("mask.tif") as mask, rasterio.open("big_tile.tif") as image:
+        assert (mask.shape, mask.transform, mask.crs) == (image.shape, image.transform, image.crs)
+        assert set(np.unique(mask.read(1))) <= {0, 1}
+
+    assert "arafnet-t-tiny" in rsedge("bench")
+
+
+def test_a_student_alone_goes_beside_the_distilled_one(folder):
+    name = ("--out", "runs/alone", "--alone", "--steps", "2")
+    assert "runs/alone: mobilenetv3_small_100-w32-sep, 2 steps" in rsedge("distill", *name)
+    assert json.loads(Path("runs/alone/run.json").read_text())["teacher"] is None
+    assert rsedge("distill", "--teacher", "runs/alone", "--compare", "runs/alone", "--quiet") == ""
+    done = json.loads(Path("runs/student/run.json").read_text())
+    assert done["teacher"]["folder"] == "runs/alone"

@@ -1,0 +1,53 @@
+"""What the options of train-teacher and distill become."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rsedge.cli.training import (
+    QUICK_STUDENT,
+    QUICK_TEACHER,
+    DistillOptions,
+    TeacherOptions,
+    _job,
+    _rehearse,
+    _source,
+)
+from rsedge.errors import InputError
+from rsedge_train.run import NetChoice
+
+
+def test_without_options_the_settings_are_the_papers():
+    job = _job(TeacherOptions(), "teacher", Path("o"), NetChoice("arafnet-t"))
+    assert (job.crops.size, job.crops.batch, job.crops.seed, job.crops.mosaic) == (512, 8, 42, 0)
+    assert (job.epochs, job.fit.lr, job.fit.lr_encoder, job.fit.weight_decay) == (200, 6e-4, 6e-5, 0.01)
+    assert (TeacherOptions().sam2, TeacherOptions().arch, TeacherOptions().checkpoint) == (
+        "large", "arafnet", "hub",
+    )  # fmt: skip
+    assert (DistillOptions().student, DistillOptions().temperature) == ("efficientnet_b0", 0.5)
+    job = _job(DistillOptions(), "student", Path("o"), NetChoice("maflnet-s"))
+    assert (job.crops.batch, job.crops.mosaic) == (4, 0.25)
+
+
+def test_a_rehearsal_keeps_what_was_set():
+    for options, quick in ((TeacherOptions, QUICK_TEACHER), (DistillOptions, QUICK_STUDENT)):
+        small = _rehearse(options(quick=True, quiet=True, crop=256), frozenset({"crop"}), quick)
+        assert small == replace(options(quick=True, quiet=True), **{**quick, "crop": 256})
+        assert _rehearse(options(), frozenset(), quick) == options()
+
+
+def test_steps_win_over_epochs_and_the_source_is_plain():
+    options = DistillOptions(steps=7, data=Path("d"), val="a, b", bands="4,3,2", band_names="nir,red,green")
+    job = _job(options, "student", Path("o"), NetChoice("efficientnet_b0"))
+    assert (job.epochs, job.fit.steps) == (None, 7)
+    source = _source(options)
+    assert source["path"] == str(Path("d").resolve())
+    assert source["val"] == ["a", "b"]
+    assert source["bands"] == [4, 3, 2]
+    assert source["band_names"] == ["nir", "red", "green"]
+
+
+def test_an_unknown_way_with_damaged_files_is_refused():
+    with pytest.raises(InputError, match="choose stop or skip"):
+        _job(DistillOptions(damaged="fix"), "student", Path("o"), NetChoice("efficientnet_b0"))
