@@ -56,7 +56,9 @@ def built(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, An
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Export and proof done at once, for tests of what stands around them."""
-    monkeypatch.setattr(build, "export_onnx", lambda _model, _manifest, path, *, halve: path.write_bytes(b"new"))
+    monkeypatch.setattr(
+        build, "export_onnx", lambda _model, _manifest, path, *, halve: path.write_bytes(b"new")
+    )
     monkeypatch.setattr(build, "compare", lambda *_: parity.Parity(1, 0.0, 1.0, 1.0, 1.0))
     monkeypatch.setattr(build, "deploy", lambda net, _tile: net)
 

@@ -130,13 +130,22 @@ def test_the_best_is_kept_apart_from_the_last(tmp_path):
 
 
 def test_what_is_logged(tmp_path):
-    rows = []
+    rows, values = [], []
     config = FitConfig(steps=5, lr=1.0, log_every=2)
-    run(tmp_path, config, log=lambda step, values: rows.append((step, values)),
+
+    def watched(model, images, labels):
+        losses = loss_of(model, images, labels)
+        values.append(float(losses["loss"].detach()))
+        return losses
+
+    fit(net(), Bright(), watched, config, tmp_path, facts={},
+        log=lambda step, row: rows.append((step, row)),
         validate=lambda *_: {"val_miou": 0.5, "val_oa": 0.6})  # fmt: skip
     assert [step for step, _ in rows] == [2, 4, 5]
     assert {"loss", "ce", "dice", "lr", "images_per_s", "wait_share"} <= rows[0][1].keys()
     assert rows[0][1]["lr"] == pytest.approx(config.lr_factor(1))
+    assert rows[1][1]["loss"] == pytest.approx((values[2] + values[3]) / 2)
+    assert rows[-1][1]["loss"] == pytest.approx(values[4])
     assert rows[-1][1]["val_miou"] == 0.5
 
 

@@ -183,6 +183,7 @@ class _Trainer:
         self.runner: nn.Module = torch.compile(runner) if config.compile else runner  # type: ignore[assignment]
         self.position = Position()
         self.saved_at, self.before_s = time.monotonic(), 0.0
+        self.since_log: list[Mapping[str, float]] = []
 
     def resume(self) -> None:
         state = (self.model, self.average, self.optimizer, self.scaler)
@@ -243,9 +244,13 @@ class _Trainer:
         step, config = self.position.step, self.config
         due = step == config.steps or (config.validate_every and step % config.validate_every == 0)
         scores = self._score() if due and self.validate else {}
-        if self.log and self.processes.first and (scores or step % config.log_every == 0):
-            facts = {"lr": self.config.lr * self.config.lr_factor(step - 1), **meter.facts()}
-            self.log(step, {**losses, **facts, **scores})
+        self.since_log.append(losses)
+        if due or step % config.log_every == 0:
+            means = {name: sum(row[name] for row in self.since_log) / len(self.since_log) for name in losses}
+            facts = {"lr": config.lr * config.lr_factor(step - 1), **meter.facts()}
+            self.since_log.clear()
+            if self.log and self.processes.first:
+                self.log(step, {**means, **facts, **scores})
         if scores or time.monotonic() - self.saved_at > config.save_every_s:
             self.save(meter.elapsed_s)
         if due:
