@@ -9,6 +9,8 @@ Shapes: ``logits`` (N, K, H, W), ``labels`` (N, H, W) integer, ``ignore`` where 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
@@ -24,10 +26,24 @@ def over_all(x: Tensor) -> Tensor:
     """The sum of ``x`` over all processes; gradients flow back to each. ``x`` itself in a single process."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return x
-    from torch.distributed.nn.functional import all_reduce  # noqa: PLC0415
-
-    summed: Tensor = all_reduce(x)  # type: ignore[no-untyped-call]
+    summed: Tensor = _SumOverProcesses.apply(x)
     return summed
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Each process holds the sum, so each one's loss depends on it: their gradients are summed too."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        summed = x.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        summed = gradient.clone()
+        dist.all_reduce(summed)
+        return summed
 
 
 def cross_entropy(
