@@ -244,6 +244,9 @@ def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels
         notes.append(note)
     if valid_pixels == 0:
         notes.append("the raster holds no valid pixel: the mask is all nodata")
+    training = model.bundle.manifest.provenance.get("training")
+    if isinstance(training, dict) and training.get("rehearsal"):
+        notes.append("the model comes from a rehearsal (--quick): its weights are not meant for use")
     gsd_m, trained = grid.gsd_m, model.bundle.manifest.gsd_m
     if gsd_m and trained and not trained[0] * 0.8 <= gsd_m <= trained[1] * 1.25:
         notes.append(

@@ -14,10 +14,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from rsedge import InputError, Options, segment
+from rsedge import InputError, Options, open_model, segment
 from rsedge.backends import Backend
 from rsedge.manifest import NODATA
-from toys import CLASSES, TILE, read, strongest
+from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 Write = Callable[..., Path]
 Noise = Callable[..., np.ndarray]
@@ -328,3 +328,11 @@ def test_memory_does_not_grow_with_height(model: Backend, write_raster: Write, t
         tracemalloc.stop()
     held_whole = 3 * 256 * (heights[1] - heights[0])  # what holding the pixels alone would add
     assert peaks[1] - peaks[0] < 0.1 * held_whole
+
+
+def test_a_rehearsals_model_says_so(write_raster: Write, noise: Noise, tmp_path: Path) -> None:
+    manifest = pointwise_manifest(provenance={"training": {"rehearsal": True}})
+    bundle = make_bundle(tmp_path / "b.rsedge", manifest, pointwise_graph(manifest))
+    with open_model(bundle, threads=1) as model:
+        result = segment(model, write_raster(noise(20, 20)), tmp_path / "mask.tif")
+    assert any("rehearsal" in note for note in result.notes)

@@ -128,7 +128,9 @@ def test_a_run_can_be_resumed_and_replaced(dataset, tmp_path):
     weights = load_file(tmp_path / "r" / "weights.safetensors")
     again = train(job(tmp_path / "r", resume=True), dataset)
     assert again.progress["val_last"] == first.progress["val_last"]
+    (tmp_path / "r" / "notes.txt").write_text("mine")
     replaced = train(job(tmp_path / "r", overwrite=True), dataset)
+    assert (tmp_path / "r" / "notes.txt").read_text() == "mine"
     assert replaced.progress["val_last"] == first.progress["val_last"]
     assert all((weights[k] == v).all() for k, v in load_file(tmp_path / "r" / "weights.safetensors").items())
 
@@ -153,6 +155,23 @@ def test_a_teacher_that_does_not_fit_is_refused(alone, dataset, tmp_path):
         train(wanted, replace(dataset, bands=BandChoice(("nir", "red", "green"))))
     with pytest.raises(InputError, match=r"no run at .*rsedge train-teacher"):
         train(job(tmp_path / "d", distillation=Distillation(tmp_path / "none")), dataset)
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_run_does_not_write_over_its_teacher(alone, dataset):
+    before = (alone / "weights.safetensors").read_bytes()
+    for changes in ({"distillation": Distillation(alone)}, {"compare": alone}):
+        with pytest.raises(InputError, match="is the teacher's or the compared run"):
+            train(job(alone, overwrite=True, **changes), dataset)
+    assert (alone / "weights.safetensors").read_bytes() == before
+
+
+def test_what_is_wanted_only_at_the_end_is_looked_at_first(dataset, tmp_path):
+    with pytest.raises(InputError, match="no run at"):
+        train(job(tmp_path / "d", compare=tmp_path / "none"), dataset)
+    wrong = replace(dataset.val[0], label=dataset.val[0].image)
+    with pytest.raises(InputError, match="colours belong to no class"):
+        train(job(tmp_path / "d"), replace(dataset, val=(wrong,)))
     assert not (tmp_path / "d").exists()
 
 

@@ -21,7 +21,7 @@ from rsedge.errors import InputError, OutputError, RsedgeError
 from rsedge.files import whole_or_nothing
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import Batch, CropConfig, Crops, SceneStore, batches
-from rsedge_train.datasets import Dataset, Scan, scan
+from rsedge_train.datasets import Dataset, Scan, SceneFiles, scan
 from rsedge_train.fit import FitConfig, FitResult, StepLoss, fit
 from rsedge_train.losses import distillation_loss, supervised_loss
 from rsedge_train.nets.complexity import macs, parameters
@@ -30,7 +30,15 @@ from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.registry import build, entry
 from rsedge_train.pictures import draw_comparison
 from rsedge_train.processes import SINGLE, Processes, pick_device
-from rsedge_train.run_folder import RUN_NAME, Run, load_network, load_weights, weights_path
+from rsedge_train.run_folder import (
+    BEST_NAME,
+    LAST_NAME,
+    RUN_NAME,
+    Run,
+    load_network,
+    load_weights,
+    weights_path,
+)
 from rsedge_train.state import STATE_NAME, check_resumable
 from rsedge_train.validate import score, summary
 from rsedge_train.watch.curves import draw_curves
@@ -116,10 +124,14 @@ class _Training:
     def __init__(self, job: Job, dataset: Dataset, processes: Processes) -> None:
         self.job, self.dataset, self.processes = job, dataset, processes
         self.device = pick_device(job.device, processes)
-        _check_folder(job)
+        if processes.first:
+            _check_folder(job)
         _check_classes(dataset)
         self.scanned = scan(dataset, dataset.train, skip_damaged=job.skip_damaged)
         _report(self.scanned.skipped)
+        self.val = self._check_val()
+        if job.compare:
+            Run.read(job.compare)  # only wanted at the end: better to know now that it is not there
         self.teacher: SegNet | None = None
         self.teacher_facts: Mapping[str, Any] | None = None
         if job.distillation:
@@ -148,7 +160,7 @@ class _Training:
                 device=self.device,
                 pretrained_encoder=job.net.has_pretrained_encoder,
                 resume=job.resume,
-                validate=(lambda net, step: self._validate(net, step, scores)) if self.dataset.val else None,
+                validate=(lambda net, step: self._validate(net, step, scores)) if self.val else None,
                 log=book.log,
                 processes=self.processes,
             )
@@ -163,13 +175,31 @@ class _Training:
             self._draw_sheet(averaged)
         return run
 
+    def _check_val(self) -> tuple[SceneFiles, ...]:
+        """The validation scenes whose labels can be read: better to know now than after an epoch."""
+        if not self.dataset.val:
+            return ()
+        files = tuple(f.for_scoring() for f in self.dataset.val)
+        found = scan(self.dataset, files, skip_damaged=self.job.skip_damaged)
+        _report(found.skipped)
+        return tuple(s.files for s in found.scenes)
+
     def _open_folder(self) -> None:
-        """The folder with a first run.json: from here on it holds a run."""
+        """The folder with a first run.json: from here on it holds this run, and no earlier one."""
         try:
+            if self.job.overwrite and not self.job.resume:
+                self._forget_earlier()
             self.job.out.mkdir(parents=True, exist_ok=True)
             self._facts().write(self.job.out)
         except OSError as error:
             raise OutputError(f"{self.job.out} cannot be written: {error.strerror or error}") from error
+
+    def _forget_earlier(self) -> None:
+        """Remove what a run leaves, and nothing else that may lie in its folder."""
+        names = (STATE_NAME, LAST_NAME, BEST_NAME, SCORES_NAME, LOG_NAME, CURVES_NAME, SHEET_NAME)
+        for name in (RUN_NAME, *names):
+            (self.job.out / name).unlink(missing_ok=True)
+        shutil.rmtree(self.job.out / "tensorboard", ignore_errors=True)
 
     def _draw_sheet(self, averaged: nn.Module) -> None:
         columns: list[tuple[str, SegNet]] = []
@@ -246,7 +276,7 @@ class _Training:
     def _validate(self, net: nn.Module, step: int, scores: _Scores) -> Mapping[str, float]:
         assert isinstance(net, SegNet)
         manifest, crop = self._facts().manifest("validation"), self.job.crops.size
-        result = score(net, self.dataset, self.dataset.val, manifest, crop, self.device)
+        result = score(net, self.dataset, self.val, manifest, crop, self.device)
         facts = summary(result.confusion, self.dataset.table.names, self.dataset.uncounted)
         scores.add({"step": step, **facts})
         log.info("validation mIoU %.4f, OA %.4f", facts["miou"], facts["oa"])
@@ -288,6 +318,7 @@ class _Training:
             "network": self.job.net.name,
             "classes": list(self.dataset.table.names),
             "data": self.scanned.sha256,
+            "val": [f.name for f in self.val],
             "crops": asdict(self.job.crops),
             "fit": fitting,
             "teacher": teacher,
@@ -361,8 +392,9 @@ def _check_folder(job: Job) -> None:
             f"{job.out} holds a run already: go on with --resume, replace it with --overwrite, or choose "
             "another --out"
         )
-    if job.overwrite and not job.resume and held:
-        shutil.rmtree(job.out)
+    inputs = [job.distillation.teacher if job.distillation else None, job.compare]
+    if any(folder and folder.resolve() == job.out.resolve() for folder in inputs):
+        raise InputError(f"{job.out} is the teacher's or the compared run; choose another --out")
 
 
 def _check_classes(dataset: Dataset) -> None:
