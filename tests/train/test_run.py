@@ -1,11 +1,16 @@
 """From labelled GeoTIFFs to run folders: a student alone, one distilled from it, and what does not fit."""
 
 import json
+import pickle
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -19,6 +24,7 @@ from rsedge_train.fit import FitConfig
 from rsedge_train.nets.complexity import complexity
 from rsedge_train.run import Distillation, Job, NetChoice, train
 from rsedge_train.run_folder import Run, load_network
+from rsedge_train.state import STATE_NAME, check_resumable
 from rsedge_train.watch.logbook import read_log
 
 NETWORK = "mobilenetv3_small_100-w32-sep"
@@ -204,3 +210,27 @@ def test_epochs_cover_the_area_and_class_weights_favour_the_rare(dataset, tmp_pa
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(InputError, match=r"temperature 0: allowed is above 0"):
         Distillation(Path("x"), temperature=0)
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(dataset, tmp_path):
+    """A process of its own, with a worker of its own, killed while it trains and saves."""
+    fitting = FitConfig(steps=14, save_every_s=0)
+    crops = CropConfig(size=64, batch=2, seed=3, mosaic=0.3)
+    killed = job(tmp_path / "killed", fit=fitting, crops=crops, workers=1)
+    (tmp_path / "job").write_bytes(pickle.dumps((killed, replace(dataset, val=()))))
+    code = (
+        "import pickle, sys; from rsedge_train.run import train; train(*pickle.load(open(sys.argv[1], 'rb')))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "job")])
+    state = tmp_path / "killed" / STATE_NAME
+    while process.poll() is None and not (state.exists() and check_resumable(state).step >= 3):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -9, "it had ended before it could be killed"
+    train(replace(killed, resume=True), replace(dataset, val=()))
+    train(replace(killed, out=tmp_path / "whole"), replace(dataset, val=()))
+    for name in ("weights.safetensors", STATE_NAME):
+        one, other = (load_file(tmp_path / run / name) for run in ("killed", "whole"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[k], v) for k, v in other.items())
+    assert not list((tmp_path / "killed").glob(".*"))
