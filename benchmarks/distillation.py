@@ -16,22 +16,25 @@ import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from rsedge.bundle import file_sha256
 from rsedge.conditions import cpu_name
 from rsedge.files import whole_or_nothing
 from rsedge_train.crops import CropConfig
-from rsedge_train.datasets import Dataset, open_dataset
+from rsedge_train.datasets import Dataset, open_dataset, scan
 from rsedge_train.fit import FitConfig
+from rsedge_train.job import Distillation, Job, NetChoice
 from rsedge_train.nets.complexity import complexity
 from rsedge_train.pictures import draw_comparison
-from rsedge_train.run import Distillation, Job, NetChoice, train
-from rsedge_train.run_folder import Run, load_network
+from rsedge_train.processes import SINGLE, pick_device
+from rsedge_train.run import train
+from rsedge_train.run_folder import Run, load_network, weights_path
 from rsedge_train.state import STATE_NAME
 from rsedge_train.validate import score, summary
 
@@ -54,7 +57,8 @@ def main() -> None:
     for title, distilled in (("distilled", True), ("student alone", False)):
         folder = _folder(args, args.students[0], args.seeds[0], distilled)
         columns.insert(0, (title, load_network(folder, "last")[0]))
-    draw_comparison(args.results.with_suffix(".png"), dataset, columns)
+    scenes = scan(dataset, tuple(f.for_scoring() for f in dataset.val)).scenes
+    draw_comparison(args.results.with_suffix(".png"), dataset, scenes, columns)
     print(table(json.loads(args.results.read_text(encoding="utf-8"))))
 
 
@@ -80,18 +84,31 @@ def _run(
         wanted = Distillation(args.teacher, "last", args.temperature, args.relation_weight)
         job = replace(job, distillation=wanted)
     done = Run.read(folder) if (folder / "run.json").is_file() else None
-    if done is None or "val_last" not in done.progress:
+    if done is None or "val_last" not in done.progress or not _is_of(done, job):
         logging.info("%s", folder.name)
         done = train(replace(job, resume=(folder / STATE_NAME).is_file(), overwrite=True), dataset)
     return {"student": student, "seed": seed, "distilled": distilled, **done.progress}
 
 
+def _is_of(done: Run, job: Job) -> bool:
+    """Whether a finished run was asked for the same."""
+    settings = json.loads(json.dumps({"crops": asdict(job.crops), "steps": job.fit.steps, "lr": job.fit.lr}))
+    fit = done.settings["fit"]
+    found = {"crops": done.settings["crops"], "steps": fit["steps"], "lr": fit["lr"]}
+    if job.distillation is None:
+        return bool(found == settings)
+    wanted = {**asdict(job.distillation), "teacher": str(job.distillation.teacher)}
+    teacher = file_sha256(weights_path(job.distillation.teacher, job.distillation.weights))
+    same_teacher = done.teacher is not None and done.teacher["sha256"] == teacher
+    return bool(found == settings and done.settings["distillation"] == wanted and same_teacher)
+
+
 def _score_teacher(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     """The teacher's last weights on the same scenes, by the same engine."""
-    path = Path(args.out) / "teacher.json"
     net, run = load_network(args.teacher, "last")
+    path = Path(args.out) / f"teacher-{file_sha256(weights_path(args.teacher, 'last'))[:12]}.json"
     if not path.is_file():
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = pick_device(args.device, SINGLE)
         result = score(net.to(device), dataset, dataset.val, run.manifest("teacher"), run.crop, device)
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = summary(result.confusion, dataset.table.names, dataset.uncounted)
@@ -107,7 +124,7 @@ def _write(args: argparse.Namespace, teacher: Mapping[str, Any], runs: Sequence[
             "batch": args.batch, "lr": args.lr, "seeds": args.seeds, "temperature": args.temperature,
             "relation_weight": args.relation_weight, "pretrained": args.pretrained,
             "weights": "last averaged; nothing was chosen by the validation scene",
-            "device": "cuda" if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+            "device": f"{pick_device(args.device, SINGLE)}, {torch.get_num_threads()} threads",
             "cpu": cpu_name(), "python": platform.python_version(), "torch": torch.__version__,
         },
         "teacher": teacher,
@@ -154,7 +171,8 @@ def table(facts: Mapping[str, Any]) -> str:
 
 
 def _class_row(title: str, scores: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
-    means = [np.mean([s["iou"][name] for s in scores]) if scores else np.nan for name in classes]
+    found = {name: [s["iou"][name] for s in scores if s["iou"][name] is not None] for name in classes}
+    means = [np.mean(found[name]) if found[name] else np.nan for name in classes]
     return f"| {title} | {' | '.join(f'{m:.3f}' for m in means)} |"
 
 

@@ -50,7 +50,7 @@ def distilled(model, images, labels):
 
 def main(folder):
     config = FitConfig(steps=3, lr=0.01, precision="fp32", warmup=0.0)
-    with session() as processes:
+    with session("cpu") as processes:
         for name, loss_of in zip(LOSSES, (supervised, distilled), strict=True):
             model = net(0)
             if processes.first:

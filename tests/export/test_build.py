@@ -172,7 +172,7 @@ class TestTheFolder:
         with pytest.raises(InputError, match="no run at"):
             build.build_bundle(tmp_path, tmp_path / "b.rsedge")
         FACTS.write(tmp_path)
-        with pytest.raises(InputError, match="holds no weights yet"):
+        with pytest.raises(InputError, match="is not finished"):
             build.build_bundle(tmp_path, tmp_path / "b.rsedge")
         with pytest.raises(InputError, match="choose best or last"):
             build.build_bundle(tmp_path, tmp_path / "b.rsedge", weights="worst")

@@ -103,6 +103,20 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, killed_at, precision
         assert same(*(load_file(tmp_path / run / name) for run in ("whole", "cut")))
 
 
+def test_a_run_killed_before_it_first_saved_can_be_resumed(tmp_path):
+    def die(n):
+        if n == 2:
+            raise RuntimeError("power cut")
+
+    config = FitConfig(steps=4)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", config, Bright(die))
+    assert check_resumable(tmp_path / "cut" / STATE_NAME).step == 0
+    assert not (tmp_path / "cut" / "weights.safetensors").exists()  # it is not finished
+    averaged, _ = run(tmp_path / "cut", config, resume=True)
+    assert same(averaged.state_dict(), run(tmp_path / "whole", config)[0].state_dict())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step_and_it_can_go_on(tmp_path, number):
     config = FitConfig(steps=6)
@@ -161,6 +175,51 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_state(tmp_path):
         fit(net(), Bright(), diverging, FitConfig(steps=9, save_every_s=0), tmp_path, facts={})
     assert check_resumable(tmp_path / STATE_NAME).step == 2
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / STATE_NAME).values())
+
+
+def test_a_gradient_that_is_no_number_does_not_reach_the_weights(tmp_path):
+    """The loss itself is fine: the square root of zero has no gradient."""
+    calls = []
+
+    def treacherous(model, images, labels):
+        calls.append(1)
+        logits = model(images)
+        losses = supervised_loss(logits, labels)
+        return {
+            **losses,
+            "loss": losses["loss"] + ((0 * logits.mean()).abs().sqrt() if len(calls) == 3 else 0),
+        }
+
+    config = FitConfig(steps=9, save_every_s=0)
+    with pytest.raises(TrainingDivergedError, match=r"gradient's norm is nan at step 2.*crop 2\. "):
+        fit(net(), Bright(), treacherous, config, tmp_path, facts={"a": 1})
+    assert all(torch.isfinite(v).all() for v in load_file(tmp_path / STATE_NAME).values())
+
+
+def test_after_a_divergence_a_run_goes_on_with_a_lower_rate(tmp_path, caplog):
+    def facts(lr):
+        return {"a": 1, "fit": {"lr": lr, "clip": 1.0}}
+
+    def die(n):
+        if n == 2:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fit(net(), Bright(die), loss_of, FitConfig(steps=4), tmp_path, facts=facts(0.01))
+    _, result = fit(
+        net(), Bright(), loss_of, FitConfig(steps=4, lr=0.001), tmp_path, facts=facts(0.001), resume=True
+    )
+    assert result.position.step == 4
+    assert "resumed with other settings: fit.lr was 0.01, is now 0.001" in caplog.text
+
+
+def test_a_validation_that_fails_loses_no_training(tmp_path):
+    def fail(*_):
+        raise InputError("a file is damaged")
+
+    with pytest.raises(InputError, match="damaged"):
+        run(tmp_path, FitConfig(steps=3), validate=fail)
+    assert check_resumable(tmp_path / STATE_NAME).step == 3
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
@@ -223,9 +282,9 @@ def test_two_learning_rates_and_no_decay_on_norms_and_biases():
     assert sum(len(g["params"]) for g in trained) == len(list(model["decoder"].parameters()))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 1, "accumulate": 0}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 1, "accumulate": 0}, {"steps": 1, "lr": -1.0}])
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(InputError, match=r"at least one|above 0"):
         FitConfig(**wrong)
 
 

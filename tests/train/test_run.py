@@ -21,8 +21,9 @@ from rsedge_train import pictures, run_folder
 from rsedge_train.crops import CropConfig
 from rsedge_train.datasets import BandChoice, Dataset, SceneFiles
 from rsedge_train.fit import FitConfig
+from rsedge_train.job import Distillation, Job, NetChoice
 from rsedge_train.nets.complexity import complexity
-from rsedge_train.run import Distillation, Job, NetChoice, train
+from rsedge_train.run import train
 from rsedge_train.run_folder import Run, load_network
 from rsedge_train.state import STATE_NAME, check_resumable
 from rsedge_train.watch.logbook import read_log
@@ -164,6 +165,49 @@ def test_a_teacher_that_does_not_fit_is_refused(alone, dataset, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+def test_a_student_is_not_scored_on_what_its_teacher_saw(alone, dataset, tmp_path):
+    turned = replace(dataset, train=(dataset.val[0], dataset.train[1]), val=dataset.train[:1])
+    with pytest.raises(
+        InputError, match="the teacher was trained on a, which the student would be scored on"
+    ):
+        train(job(tmp_path / "d", distillation=Distillation(alone)), turned)
+
+
+def test_an_unfinished_teacher_does_not_teach(alone, dataset, tmp_path):
+    Run.read(alone).write(tmp_path)
+    with pytest.raises(InputError, match=r"is not finished; go on with it with --resume"):
+        train(job(tmp_path / "d", distillation=Distillation(tmp_path)), dataset)
+
+
+def test_a_resumed_run_begins_as_it_did(alone, dataset):
+    pretrained = NetChoice(NETWORK, pretrained=True)  # and asks no hub for weights that the state holds
+    with pytest.raises(InputError, match="pretrained was False, is now True"):
+        train(job(alone, net=pretrained, resume=True), dataset)
+
+
+def test_damaged_images_are_left_out_on_every_side(dataset, tmp_path):
+    def damaged(entry):
+        path = tmp_path / f"bad_{entry.name}.tif"
+        path.write_bytes(entry.image.read_bytes()[:9000])
+        return replace(entry, name=f"bad_{entry.name}", scene=f"bad_{entry.name}", image=path)
+
+    more = replace(
+        dataset,
+        train=(*dataset.train, damaged(dataset.train[0])),
+        val=(*dataset.val, damaged(dataset.val[0])),
+    )
+    with pytest.raises(InputError, match=r"bad_c\.tif cannot be read"):
+        train(job(tmp_path / "stop"), more)
+    run = train(job(tmp_path / "skip", skip_damaged=True), more)
+    assert run.data["left_out"] == ["bad_a", "bad_c"]
+    assert (run.data["train"], run.data["val"]) == (["a", "b"], ["c"])
+
+
+def test_neighbours_on_both_sides_are_said(dataset, tmp_path, caplog):
+    train(job(tmp_path / "d"), dataset)  # all toys lie in one place
+    assert "train and val share ground" in caplog.text
+
+
 def test_a_run_does_not_write_over_its_teacher(alone, dataset):
     before = (alone / "weights.safetensors").read_bytes()
     for changes in ({"distillation": Distillation(alone)}, {"compare": alone}):
@@ -212,11 +256,13 @@ def test_a_temperature_of_zero_is_refused():
         Distillation(Path("x"), temperature=0)
 
 
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(dataset, tmp_path):
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(alone, dataset, tmp_path):
     """A process of its own, with a worker of its own, killed while it trains and saves."""
     fitting = FitConfig(steps=14, save_every_s=0)
     crops = CropConfig(size=64, batch=2, seed=3, mosaic=0.3)
-    killed = job(tmp_path / "killed", fit=fitting, crops=crops, workers=1)
+    killed = job(
+        tmp_path / "killed", fit=fitting, crops=crops, workers=1, distillation=Distillation(alone, "last")
+    )
     (tmp_path / "job").write_bytes(pickle.dumps((killed, replace(dataset, val=()))))
     code = (
         "import pickle, sys; from rsedge_train.run import train; train(*pickle.load(open(sys.argv[1], 'rb')))"

@@ -44,7 +44,7 @@ def test_a_folder_that_is_no_run(tmp_path):
 
 
 def test_best_falls_back_to_last(tmp_path):
-    with pytest.raises(InputError, match="holds no weights yet"):
+    with pytest.raises(InputError, match="is not finished"):
         weights_path(tmp_path)
     for name in ("weights", "best"):
         (tmp_path / f"{name}.safetensors").touch()

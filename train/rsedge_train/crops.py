@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class SceneStore:
         for index, scan in enumerate(self.scans if self.in_memory else ()):
             try:
                 with SceneReader(scan.files, self._dataset) as reader:
-                    self._arrays[index] = reader.read(Window(0, 0, scan.height, scan.width))
+                    self._arrays[index] = _read_whole(reader)
             except InputError as error:
                 if not skip_damaged:
                     raise
@@ -91,6 +92,18 @@ class SceneStore:
         return self._readers[index]
 
 
+def _read_whole(reader: SceneReader) -> tuple[UInt8, UInt8]:
+    """All of a scene, strip by strip: decoding takes many times the memory of the pixels."""
+    height, width = reader.shape
+    image, labels = np.empty((3, height, width), np.uint8), np.empty((height, width), np.uint8)
+    with bounded_cache(reader.row_of_blocks_bytes):
+        for row in range(0, height, BLOCK):
+            rows = min(BLOCK, height - row)
+            area = slice(row, row + rows)
+            image[:, area], labels[area] = reader.read(Window(row, 0, rows, width))
+    return image, labels
+
+
 @dataclass(frozen=True)
 class CropConfig:
     """How crops are drawn."""
@@ -111,8 +124,8 @@ class CropConfig:
             raise InputError(f"scale {self.scale} is not (least, most) above 0")
 
 
-class Crops(TorchDataset[Batch]):
-    """Item n is this process's share of batch n.
+class Crops(TorchDataset[Batch | InputError]):
+    """Item n is this process's share of batch n, or why it cannot be read (see ``batches``).
 
     A scene is drawn by ``weights`` (None: the square root of its area, so that one large scene does
     not drown the others), then a window whose side is ``size`` over a random scale, then ``augment``
@@ -141,9 +154,12 @@ class Crops(TorchDataset[Batch]):
         self._blocks = [_blocks_by_class(s) for s in store.scans]
         self._reported: set[int] = set()
 
-    def __getitem__(self, step: int) -> Batch:
-        with torch.random.fork_rng(devices=[]):
-            drawn = [self._sample(step, i) for i in self._samples]
+    def __getitem__(self, step: int) -> Batch | InputError:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                drawn = [self._sample(step, i) for i in self._samples]
+        except InputError as error:
+            return error  # raised in a worker it would arrive as a traceback
         images, labels, places = zip(*drawn, strict=True)
         return torch.stack(images), torch.stack(labels), torch.tensor(places)
 
@@ -207,21 +223,31 @@ class Crops(TorchDataset[Batch]):
         return index, Window(corner[0], corner[1], side, side)
 
 
-def batches(crops: Crops, first: int, last: int, workers: int, pin: bool = False) -> DataLoader[Batch]:
-    """Batches ``first`` to ``last - 1`` in order, prepared by worker processes."""
-    return DataLoader(
+def batches(crops: Crops, first: int, last: int, workers: int, pin: bool = False) -> Iterator[Batch]:
+    """Batches ``first`` to ``last - 1`` in order, prepared by worker processes.
+
+    Raises InputError for a window that cannot be read.
+    """
+    loader: DataLoader[Batch | InputError] = DataLoader(
         crops,
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
+    for item in loader:
+        if isinstance(item, InputError):
+            raise item
+        yield item
 
 
-def _one_thread(_: int) -> None:
+def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C reaches the workers too; the loop decides when they end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _blocks_by_class(scan: SceneScan) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:

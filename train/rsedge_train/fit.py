@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsedge.errors import InputError, RsedgeError
+from rsedge.errors import BackendError, InputError, RsedgeError
 from rsedge_train.average import WeightAverage
 from rsedge_train.crops import Batch
 from rsedge_train.meter import Meter
@@ -76,6 +76,11 @@ class FitConfig:
             raise InputError(f"steps {self.steps}: at least one is needed")
         if self.accumulate < 1:
             raise InputError(f"accumulate {self.accumulate}: at least one part is needed")
+        if not (self.lr > 0 and self.lr_encoder > 0 and self.weight_decay >= 0):
+            raise InputError(
+                f"lr {self.lr:g}, lr_encoder {self.lr_encoder:g}, weight_decay {self.weight_decay:g}: rates "
+                "are above 0, the decay at least 0"
+            )
 
     def lr_factor(self, step: int) -> float:
         """Linear from 4 % during the warm-up, then half a cosine down to 1 %."""
@@ -131,25 +136,42 @@ def fit(
 ) -> tuple[nn.Module, FitResult]:
     """Train to the last step or until a signal asks to stop; returns the averaged model and what happened.
 
-    Every few minutes, after each validation and at the end the state goes to ``folder``. ``facts`` are
-    what a resumed run must share with the one it continues. Only the first of several ``processes``
-    writes. Raises TrainingDivergedError naming the batch when the loss is not finite; the last state
-    stays.
+    At the beginning, every few minutes, after each validation and at the end the state goes to ``folder``;
+    the averaged weights when the last step is done. ``facts`` are what a resumed run must share with
+    the one it continues. Only the first of several ``processes``
+    writes. Raises TrainingDivergedError naming the batch when the loss or its gradient is not
+    finite; the last state stays.
     """
     trainer = _Trainer(model, config, folder, torch.device(device), pretrained_encoder, processes)
     trainer.facts, trainer.validate, trainer.log = facts, validate, log
     if resume:
         trainer.resume()
+    else:
+        trainer.save(0.0)  # a run that is killed before its first save can be resumed too
     meter = Meter(config.steps, trainer.position.step, quiet=not processes.first)
     with meter, StopRequest(enabled=processes.count == 1) as stop:
         batches = iter(source.between(trainer.position.step, config.steps))
-        while trainer.position.step < config.steps and not stop.requested:
-            images, labels, places = meter.wait_for(batches)
-            losses = trainer.step(loss_of, images, labels, partial(source.name, places))
+        while trainer.position.step < config.steps and not stop.requested():
+            try:
+                images, labels, places = meter.wait_for(batches)
+            except RuntimeError:
+                if stop.requested():  # the signal went to the workers as well
+                    break
+                raise
+            try:
+                losses = trainer.step(loss_of, images, labels, partial(source.name, places))
+            except torch.OutOfMemoryError as error:
+                raise BackendError(
+                    "out of GPU memory: raise --accumulate (the result stays nearly the same), or lower --batch "
+                    "or --crop"
+                ) from error
             meter.stepped(losses["loss"], len(images) * processes.count)
             trainer.after_step(losses, meter)
-        trainer.save(meter.elapsed_s)
+        if trainer.position.step > trainer.saved_step:
+            trainer.save(meter.elapsed_s)
     stopped = trainer.position.step < config.steps
+    if not stopped and processes.first:
+        save_weights(folder / LAST_NAME, trainer.average.model)
     return trainer.average.model, FitResult(
         trainer.position, meter.seconds_per_step, meter.wait_share, stopped
     )
@@ -182,7 +204,7 @@ class _Trainer:
         runner = processes.wrap(self.model, device)
         self.runner: nn.Module = torch.compile(runner) if config.compile else runner  # type: ignore[assignment]
         self.position = Position()
-        self.saved_at, self.before_s = time.monotonic(), 0.0
+        self.saved_at, self.saved_step, self.before_s = time.monotonic(), -1, 0.0
         self.since_log: list[Mapping[str, float]] = []
 
     def resume(self) -> None:
@@ -211,10 +233,12 @@ class _Trainer:
                 for name, value in zip(losses, values, strict=True):
                     total[name] = total.get(name, 0.0) + value * len(some) / len(images)
                 if not math.isfinite(total["loss"]):
-                    raise TrainingDivergedError(self._diverged(total["loss"], where()))
+                    raise TrainingDivergedError(self._diverged("loss", total["loss"], where()))
                 self.scaler.scale(losses["loss"] * (len(some) / len(images))).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        if not (math.isfinite(norm) or self.scaler.is_enabled()):  # the scaler skips such a step itself
+            raise TrainingDivergedError(self._diverged("gradient's norm", norm, where()))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.model)
@@ -232,18 +256,22 @@ class _Trainer:
         no_sync = getattr(self.runner, "no_sync", None)
         return contextlib.nullcontext() if last or no_sync is None else no_sync()
 
-    def _diverged(self, loss: float, where: str) -> str:
+    def _diverged(self, what: str, value: float, where: str) -> str:
         return (
-            f"the loss is {loss} at step {self.position.step}, learning rate {self.config.lr:g}; the batch: "
-            f"{where}. Look at these crops, lower --lr, or use --precision fp32; the state before is kept, "
-            "go on from it with --resume"
+            f"the {what} is {value} at step {self.position.step}, learning rate {self.config.lr:g}; the batch: "
+            f"{where}. Look at these crops; then go on from the state before with --resume and a lower --lr, "
+            "or with --precision fp32"
         )
 
     def after_step(self, losses: dict[str, float], meter: Meter) -> None:
         """Log, validate and save where it is time to."""
         step, config = self.position.step, self.config
         due = step == config.steps or (config.validate_every and step % config.validate_every == 0)
-        scores = self._score() if due and self.validate else {}
+        try:
+            scores = self._score() if due and self.validate else {}
+        except BaseException:  # what was trained must not be lost to a file that cannot be read
+            self.save(meter.elapsed_s)
+            raise
         self.since_log.append(losses)
         if due or step % config.log_every == 0:
             means = {name: sum(row[name] for row in self.since_log) / len(self.since_log) for name in losses}
@@ -273,8 +301,7 @@ class _Trainer:
         self.position = replace(self.position, seconds=self.before_s + elapsed_s)
         path, scaler = self.folder / STATE_NAME, self.scaler.state_dict()
         save_state(path, self.model, self.average, self.optimizer, scaler, self.position, self.facts)
-        save_weights(self.folder / LAST_NAME, self.average.model)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.position.step
 
 
 def _seed(*numbers: int) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from rsedge.engine import reflect
 from rsedge.window import Window
-from rsedge_train.datasets import Dataset, SceneReader, scan
+from rsedge_train.datasets import Dataset, SceneReader, SceneScan
 from rsedge_train.datasets.base import UInt8
 from rsedge_train.nets.network import SegNet
 from rsedge_train.validate import TorchBackend
@@ -22,26 +22,28 @@ CROPS, SIDE = 4, 512  # rows of the sheet; pixels
 def draw_comparison(
     out: Path,
     dataset: Dataset,
+    scenes: Sequence[SceneScan],
     columns: Sequence[tuple[str, SegNet]],
     device: torch.device | str = "cpu",
     *,
     count: int = CROPS,
     seed: int = 0,
 ) -> None:
-    """Write a PNG of image / truth / one column for each (title, network), on crops of unseen scenes.
+    """Write a PNG of image / truth / one column for each (title, network), on crops of ``scenes``.
 
-    The networks are in eval mode with their unreached taps folded (``load_network``). Without validation
-    scenes the crops are of training scenes, and the title says so.
+    The networks are in eval mode with their unreached taps folded (``load_network``). Where a crop is of
+    a training scene its title says so.
     """
-    files = dataset.val or dataset.train
-    scans = scan(dataset, tuple(f.for_scoring() for f in files)).scenes
+    trained = {f.name for f in dataset.train}
     rows = []
-    for entry, window in choose_crops(scans, dataset.num_classes, count, SIDE, seed):
+    for entry, window in choose_crops(scenes, dataset.num_classes, count, SIDE, seed):
         with SceneReader(entry, dataset) as reader:
             image, truth = reader.read(window)
         masks = tuple(_predict(net, dataset, image, device) for _, net in columns)
         place = f"{entry.name}, row {window.row}, column {window.col}"
-        rows.append(SheetRow(place if dataset.val else f"trained on: {place}", image, (truth, *masks)))
+        rows.append(
+            SheetRow(f"trained on: {place}" if entry.name in trained else place, image, (truth, *masks))
+        )
     titles = ("image", "truth", *(title for title, _ in columns))
     draw_sheet(out, rows, dataset.table.classes, titles, dataset.uncounted)
 

@@ -40,7 +40,9 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     names = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            return (
+                torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+            )
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None
     if precision not in names:
         raise InputError(f"precision {precision!r}: choose auto, fp32, bf16 or fp16")

@@ -57,14 +57,22 @@ SINGLE = Processes()
 
 
 @contextmanager
-def session() -> Iterator[Processes]:
-    """The process group that torchrun describes in the environment; a single process without it."""
+def session(device: str = "auto") -> Iterator[Processes]:
+    """The process group that torchrun describes in the environment; a single process without it.
+
+    ``device`` as for ``pick_device``: GPUs talk by NCCL, CPUs by gloo.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    where = pick_device(device, Processes(local_rank=local_rank))
+    if where.type == "cuda":
+        dist.init_process_group("nccl", timeout=PATIENCE, device_id=where)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
     finally:
         dist.destroy_process_group()
 
@@ -77,6 +85,11 @@ def pick_device(name: str, processes: Processes) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise BackendError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    if processes.local_rank >= torch.cuda.device_count():
+        raise BackendError(
+            f"process {processes.local_rank} of this machine has no GPU of its own: there are "
+            f"{torch.cuda.device_count()}; start at most so many with --nproc_per_node"
+        )
     torch.cuda.set_device(processes.local_rank)
     return torch.device("cuda", processes.local_rank)
 
@@ -96,7 +109,6 @@ class StopRequest:
         self._heard: int | None = None
         self._old: dict[int, signal._HANDLER] = {}
 
-    @property
     def requested(self) -> bool:
         """Whether to stop."""
         return self._heard is not None

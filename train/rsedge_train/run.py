@@ -6,29 +6,31 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from rsedge.bundle import file_sha256
 from rsedge.errors import InputError, OutputError, RsedgeError
 from rsedge.files import whole_or_nothing
 from rsedge_train.augment import CropAugment
-from rsedge_train.crops import Batch, CropConfig, Crops, SceneStore, batches
-from rsedge_train.datasets import Dataset, Scan, SceneFiles, scan
+from rsedge_train.crops import Batch, Crops, SceneStore, batches
+from rsedge_train.datasets import Dataset, Scan, SceneScan, scan
+from rsedge_train.datasets.leaks import overlapping
 from rsedge_train.fit import FitConfig, FitResult, StepLoss, fit
+from rsedge_train.job import Distillation, Job, NetChoice
 from rsedge_train.losses import distillation_loss, supervised_loss
 from rsedge_train.nets.complexity import macs, parameters
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.registry import build, entry
 from rsedge_train.pictures import draw_comparison
+from rsedge_train.precision import autocast_dtype
 from rsedge_train.processes import SINGLE, Processes, pick_device
 from rsedge_train.run_folder import (
     BEST_NAME,
@@ -48,67 +50,12 @@ log = logging.getLogger(__name__)
 
 SCORES_NAME, LOG_NAME = "scores.json", "log.csv"
 CURVES_NAME, SHEET_NAME = "curves.png", "sheet.png"
-SAMPLE_PREFIX = "sample"
 
 
 class StoppedError(RsedgeError):
     """Training was asked to stop; its state is kept."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class NetChoice:
-    """Which network, and the weights it begins with."""
-
-    name: str  # in the registry
-    checkpoint: str | None = None  # a teacher's SAM2 weights: a path or "hub"; None: random, and trained too
-    pretrained: bool | str = False  # a student's encoder: timm's weights, or a path
-    start: Path | None = None  # safetensors of the whole network, from an earlier run
-
-    @property
-    def has_pretrained_encoder(self) -> bool:
-        """Whether the encoder begins with weights that a small learning rate should keep."""
-        return self.checkpoint is not None or self.pretrained is not False
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Whom a student learns from, and how (ARAFNet eq. 6 to 8)."""
-
-    teacher: Path  # run folder
-    weights: str = "best"  # or last
-    temperature: float = 0.5
-    relation_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"temperature {self.temperature}: allowed is above 0; the paper has 0.5")
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that one training is asked for. ``fit.steps`` is replaced where ``epochs`` counts."""
-
-    role: str  # "teacher" or "student"
-    out: Path
-    net: NetChoice
-    crops: CropConfig
-    fit: FitConfig
-    epochs: int | None = None  # passes over the area of the training scenes; None: ``fit.steps``
-    validate_epochs: int = 1  # between validations; 0: only at the end
-    distillation: Distillation | None = None
-    class_weights: bool = False
-    sample_share: float | None = None  # share of crops from sample scenes, where the data hold others too
-    skip_damaged: bool = False
-    device: str = "auto"
-    workers: int = 2
-    ram_bytes: int = 4 << 30  # scenes are kept in memory if all fit into this
-    resume: bool = False
-    overwrite: bool = False
-    rehearsal: bool = False
-    source: Mapping[str, Any] | None = None  # how to open the same data again
-    compare: Path | None = None  # run folder of the student alone, for the sheet
 
 
 def train(job: Job, dataset: Dataset, processes: Processes = SINGLE) -> Run:
@@ -128,18 +75,22 @@ class _Training:
             _check_folder(job)
         _check_classes(dataset)
         self.scanned = scan(dataset, dataset.train, skip_damaged=job.skip_damaged)
-        _report(self.scanned.skipped)
-        self.val = self._check_val()
+        self.left_out = list(self.scanned.skipped)
+        self.val, self.val_sha256 = self._check_val()
+        self._check_ground()
         if job.compare:
             Run.read(job.compare)  # only wanted at the end: better to know now that it is not there
         self.teacher: SegNet | None = None
         self.teacher_facts: Mapping[str, Any] | None = None
+        self.teacher_rehearses = False
         if job.distillation:
             self._load_teacher(job.distillation)
         torch.manual_seed(job.crops.seed)
-        self.net = _build(job.net, dataset.num_classes)
+        self.net = _build(job.net, dataset.num_classes, empty=job.resume)
         self.source = self._source()
         self.config = _schedule(job, self.scanned)
+        for name, why in self.left_out:
+            log.warning("left out %s: %s", name, why)
 
     def run(self) -> Run:
         job, folder = self.job, self.job.out
@@ -175,14 +126,19 @@ class _Training:
             self._draw_sheet(averaged)
         return run
 
-    def _check_val(self) -> tuple[SceneFiles, ...]:
-        """The validation scenes whose labels can be read: better to know now than after an epoch."""
+    def _check_val(self) -> tuple[tuple[SceneScan, ...], str]:
+        """The validation scenes that can be read, and their hash: better to know now than after an epoch."""
         if not self.dataset.val:
-            return ()
+            return (), ""
         files = tuple(f.for_scoring() for f in self.dataset.val)
-        found = scan(self.dataset, files, skip_damaged=self.job.skip_damaged)
-        _report(found.skipped)
-        return tuple(s.files for s in found.scenes)
+        found = scan(self.dataset, files, skip_damaged=self.job.skip_damaged, images=True)
+        self.left_out += found.skipped
+        return found.scenes, found.sha256
+
+    def _check_ground(self) -> None:
+        """Warn where validation scenes share ground with training scenes: their scores would be too good."""
+        for problem in overlapping({"train": self.scanned.scenes, "val": self.val, "test": ()}):
+            log.warning("%s: the scores will be too good; split by scene (--val)", problem)
 
     def _open_folder(self) -> None:
         """The folder with a first run.json: from here on it holds this run, and no earlier one."""
@@ -210,7 +166,8 @@ class _Training:
         columns.append(("distilled" if self.teacher else self.job.role, mine))
         if self.teacher:
             columns.append(("teacher", self.teacher))
-        draw_comparison(self.job.out / SHEET_NAME, self.dataset, columns, self.device)
+        scenes = self.val or self.scenes
+        draw_comparison(self.job.out / SHEET_NAME, self.dataset, scenes, columns, self.device)
 
     def _load_teacher(self, wanted: Distillation) -> None:
         net, run = load_network(wanted.teacher, wanted.weights, fold=False)
@@ -225,6 +182,8 @@ class _Training:
                 f"the teacher in {wanted.teacher} sees {', '.join(run.bands)}; the data give "
                 f"{', '.join(self.dataset.bands.names)}: choose the same bands"
             )
+        self._check_apart(run)
+        self.teacher_rehearses = run.rehearsal
         params, multiply_adds = parameters(net), macs(net, run.tile)
         net = fold_dilations(net, run.crop)
         self.teacher = net.to(self.device).to(memory_format=torch.channels_last)
@@ -241,10 +200,21 @@ class _Training:
             "val": run.progress.get("val_best" if "best" in path.name else "val_last"),
         }
 
+    def _check_apart(self, teacher: Run) -> None:
+        """Raise InputError where the teacher was trained on what the student is scored on."""
+        scored = {f.scene for f in (*self.dataset.val, *self.dataset.test)}
+        seen = sorted(scored & set(teacher.data.get("train", ())))
+        if seen and teacher.data.get("name") == self.dataset.name:
+            raise InputError(
+                f"the teacher was trained on {', '.join(seen)}, which the student would be scored on; validate "
+                f"on the teacher's own scenes: --val {','.join(teacher.data.get('val', ())) or 'none'}"
+            )
+
     def _source(self) -> _Source:
         job = self.job
-        store = SceneStore(self.dataset, self.scanned.scenes, job.ram_bytes)
-        _report(store.load(job.skip_damaged))
+        store = SceneStore(self.dataset, self.scanned.scenes, job.ram_bytes // self.processes.count)
+        self.left_out += store.load(job.skip_damaged)
+        self.scenes = store.scans
         crops = Crops(
             store,
             job.crops,
@@ -276,7 +246,7 @@ class _Training:
     def _validate(self, net: nn.Module, step: int, scores: _Scores) -> Mapping[str, float]:
         assert isinstance(net, SegNet)
         manifest, crop = self._facts().manifest("validation"), self.job.crops.size
-        result = score(net, self.dataset, self.val, manifest, crop, self.device)
+        result = score(net, self.dataset, [s.files for s in self.val], manifest, crop, self.device)
         facts = summary(result.confusion, self.dataset.table.names, self.dataset.uncounted)
         scores.add({"step": step, **facts})
         log.info("validation mIoU %.4f, OA %.4f", facts["miou"], facts["oa"])
@@ -303,22 +273,51 @@ class _Training:
             crop=job.crops.size,
             gsd_m=data.gsd_m,
             uncounted=data.uncounted,
-            rehearsal=job.rehearsal,
-            data={**_data_facts(data, self.scanned, job.sample_share), "source": job.source},
+            rehearsal=job.rehearsal or self.teacher_rehearses,
+            data={**self._data_facts(), "source": job.source},
             settings=settings,
             teacher=self.teacher_facts,
         )
 
+    def _data_facts(self) -> dict[str, Any]:
+        data, counts = self.dataset, np.sum([s.counts for s in self.scenes], axis=0)
+        shares = counts / max(1, counts.sum())
+        return {
+            "name": data.name,
+            "train": sorted({s.files.scene for s in self.scenes}),
+            "val": sorted({s.files.scene for s in self.val}),
+            "test": sorted({f.scene for f in data.test}),
+            "labels_scored": "eroded boundaries"
+            if any(f.scoring_label for f in data.val)
+            else "as trained on",
+            "train_mpx": round(sum(s.height * s.width for s in self.scenes) / 1e6, 2),
+            "class_shares": {n: round(float(v), 4) for n, v in zip(data.table.names, shares, strict=True)},
+            "sample_share": self.job.sample_share,
+            "sha256": self.scanned.sha256,
+            "left_out": sorted(name for name, _ in self.left_out),
+            "notes": list(data.notes),
+        }
+
     def _resume_facts(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
-        fitting = {k: v for k, v in asdict(self.config).items() if k not in {"log_every", "save_every_s"}}
+        fitting = {
+            k: v
+            for k, v in asdict(self.config).items()
+            if k not in {"log_every", "save_every_s", "precision"}
+        }
         teacher = self.teacher_facts["sha256"] if self.teacher_facts else None
         distillation = asdict(self.job.distillation) if self.job.distillation else {}
         return {
             "network": self.job.net.name,
             "classes": list(self.dataset.table.names),
             "data": self.scanned.sha256,
-            "val": [f.name for f in self.val],
+            "val": self.val_sha256,
+            "left_out": sorted(name for name, _ in self.left_out),
+            "net": {
+                "pretrained": self.job.net.pretrained is not False,
+                "checkpoint": self.job.net.checkpoint is not None,
+            },
+            "arithmetic": str(autocast_dtype(self.config.precision, self.device)),
             "crops": asdict(self.job.crops),
             "fit": fitting,
             "teacher": teacher,
@@ -346,7 +345,7 @@ class _Source:
     def __init__(self, crops: Crops, workers: int, pin: bool) -> None:
         self.crops, self.workers, self.pin = crops, workers, pin
 
-    def between(self, first: int, last: int) -> DataLoader[Batch]:
+    def between(self, first: int, last: int) -> Iterator[Batch]:
         return batches(self.crops, first, last, self.workers, self.pin)
 
     def name(self, places: Tensor) -> str:
@@ -404,19 +403,15 @@ def _check_classes(dataset: Dataset) -> None:
         )
 
 
-def _report(skipped: Sequence[tuple[str, str]]) -> None:
-    for name, why in skipped:
-        log.warning("left out %s: %s", name, why)
-
-
-def _build(choice: NetChoice, num_classes: int) -> SegNet:
+def _build(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:
+    """The network with the weights it begins with; ``empty`` where a saved state will fill it."""
     if entry(choice.name).trunk is None:
-        net = build(choice.name, num_classes, pretrained=choice.pretrained)
+        net = build(choice.name, num_classes, pretrained=False if empty else choice.pretrained)
     else:
-        net = build(choice.name, num_classes, checkpoint=choice.checkpoint)
+        net = build(choice.name, num_classes, checkpoint=None if empty else choice.checkpoint)
         if choice.checkpoint is None:  # a frozen random trunk would learn nothing of use
             net.encoder.trunk.requires_grad_(True)
-    if choice.start is not None:
+    if choice.start is not None and not empty:
         load_weights(net, choice.start, choice.name)
     return net
 
@@ -432,7 +427,7 @@ def _schedule(job: Job, scanned: Scan) -> FitConfig:
 def _weights(store: SceneStore, sample_share: float | None) -> list[float] | None:
     """Probability of each scene: by the root of its area, sample scenes together by their share."""
     roots = np.sqrt([s.height * s.width for s in store.scans])
-    drawn = np.array([s.files.scene.startswith(SAMPLE_PREFIX) for s in store.scans])
+    drawn = np.array([s.files.drawn for s in store.scans])
     if sample_share is None or not drawn.any() or drawn.all():
         return None
     shares = np.where(drawn, sample_share, 1 - sample_share)
@@ -445,20 +440,3 @@ def _balance(scanned: Scan) -> Tensor:
     share = scanned.counts / scanned.counts.sum()
     median = np.median(share[share > 0])
     return torch.tensor(np.clip(median / np.maximum(share, 1e-9), 0.1, 10.0), dtype=torch.float32)
-
-
-def _data_facts(data: Dataset, scanned: Scan, sample_share: float | None) -> dict[str, Any]:
-    shares = scanned.counts / max(1, scanned.counts.sum())
-    return {
-        "name": data.name,
-        "train": sorted({f.scene for f in data.train}),
-        "val": sorted({f.scene for f in data.val}),
-        "test": sorted({f.scene for f in data.test}),
-        "labels_scored": "eroded boundaries" if any(f.scoring_label for f in data.val) else "as trained on",
-        "train_mpx": round(sum(s.height * s.width for s in scanned.scenes) / 1e6, 2),
-        "class_shares": {n: round(float(v), 4) for n, v in zip(data.table.names, shares, strict=True)},
-        "sample_share": sample_share,
-        "sha256": scanned.sha256,
-        "skipped": [name for name, _ in scanned.skipped],
-        "notes": list(data.notes),
-    }

@@ -2,7 +2,7 @@
 
 runs/student/
   run.json                what it is: network, classes, bands, data, settings, teacher, scores
-  weights.safetensors     the averaged weights at the end (or so far)
+  weights.safetensors     the averaged weights of the end; not there before it
   best.safetensors        those with the best validation mIoU, where one was measured
   state.safetensors       everything needed to go on (see ``state``)
   log.csv, tensorboard/, curves.png, sheet.png
@@ -103,15 +103,14 @@ class Run:
 def weights_path(folder: Path, which: str = "best") -> Path:
     """``best`` or ``last`` weights of a run; best falls back to last where nothing was validated.
 
-    Raises InputError when there are none.
+    Raises InputError when the run is not finished.
     """
     if which not in {"best", "last"}:
         raise InputError(f"weights {which!r}: choose best or last")
-    names = (BEST_NAME, LAST_NAME) if which == "best" else (LAST_NAME,)
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{folder} holds no weights yet; continue that run with --resume")
+    if not (folder / LAST_NAME).is_file():
+        raise InputError(f"the run in {folder} is not finished; go on with it with --resume")
+    name = BEST_NAME if which == "best" and (folder / BEST_NAME).is_file() else LAST_NAME
+    return folder / name
 
 
 def load_network(folder: Path, which: str = "best", *, fold: bool = True) -> tuple[SegNet, Run]:

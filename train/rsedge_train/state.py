@@ -8,6 +8,7 @@ need no state of their own: data, augmentation and dropout of step n are seeded 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,13 @@ from rsedge.errors import InputError, ModelError, OutputError
 from rsedge.files import whole_or_nothing
 from rsedge_train.average import WeightAverage
 
+log = logging.getLogger(__name__)
+
 STATE_NAME = "state.safetensors"
 HEADER_KEY = "rsedge_state"
+MAY_DIFFER = frozenset(
+    {"lr", "lr_encoder", "arithmetic", "compile"}
+)  # after a divergence, on another machine
 SCHEMA = 1
 
 
@@ -54,8 +60,9 @@ def save_state(
     """Write the state of a run. Raises OutputError when it cannot be written; the last one then stays."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in average.state().items()}
-    for index, entry in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in entry.items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
     header = {"schema": SCHEMA, "position": vars(position), "scaler": dict(scaler), "facts": dict(facts)}
     _save(path, tensors, {HEADER_KEY: json.dumps(header)})
 
@@ -78,7 +85,7 @@ def load_state(
     model.load_state_dict(_part(tensors, "model/"))
     position = Position(**header["position"])
     average.load(_part(tensors, "average/"), position.step)
-    _load_optimizer(optimizer, _part(tensors, "optimizer/"))
+    _load_optimizer(optimizer, model, _part(tensors, "optimizer/"))
     if header["scaler"]:
         scaler.load_state_dict(header["scaler"])
     return position
@@ -108,15 +115,27 @@ def read_state(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dic
 
 
 def compare_facts(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError naming what differs between a saved run and the one that should go on from it."""
-    wanted = json.loads(json.dumps(wanted))
-    differ = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
-    if differ:
-        listed = "; ".join(f"{k} was {saved.get(k)!r}, is now {wanted.get(k)!r}" for k in differ)
+    """Raise InputError naming what differs between a saved run and the one that should go on from it.
+
+    What may differ (``MAY_DIFFER``) is only said: the weights will not be those of an uninterrupted run.
+    """
+    was, now = _flat(saved), _flat(json.loads(json.dumps(wanted)))
+    differ = sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k))
+    listed = {k: f"{k} was {was.get(k)!r}, is now {now.get(k)!r}" for k in differ}
+    if wrong := [text for k, text in listed.items() if k.rpartition(".")[2] not in MAY_DIFFER]:
         raise InputError(
-            f"{path} belongs to another run: {listed}. Use the same settings and data to resume, or another "
-            "--out to begin"
+            f"{path} belongs to another run: {'; '.join(wrong)}. Use the same settings and data to resume, or "
+            "another --out to begin"
         )
+    if listed:
+        log.warning("resumed with other settings: %s", "; ".join(listed.values()))
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
@@ -135,14 +154,16 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     """The optimizer's own state, laid out in memory as its parameters are."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    places = [p for group in optimizer.param_groups for p in group["params"]]
+    index = {id(p): i for i, p in enumerate(places)}
+    parameters = dict(model.named_parameters())
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in saved.items():
-        index, name = key.split("/")
-        like = parameters[int(index)]
+    for name, value in saved.items():
+        parameter, _, key = name.rpartition("/")
+        like = parameters[parameter]
         if value.shape == like.shape and value.ndim:
             value = torch.empty_like(like, dtype=value.dtype).copy_(value)  # noqa: PLW2901
-        state.setdefault(int(index), {})[name] = value
+        state.setdefault(index[id(like)], {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -19,7 +19,7 @@ from rsedge.errors import InputError
 
 if TYPE_CHECKING:
     from rsedge_train.datasets import Dataset
-    from rsedge_train.run import Job
+    from rsedge_train.job import Job
     from rsedge_train.run_folder import Run
 
 TEACHER_RUN, STUDENT_RUN, BIG_TILE = Path("runs/teacher"), Path("runs/student"), Path("big_tile.tif")
@@ -166,7 +166,7 @@ def train_teacher(options: TeacherOptions, given: frozenset[str]) -> None:
     options = _rehearse(options, given, QUICK_TEACHER)
     size = "" if options.sam2 == "large" else f"-{options.sam2}"
     with common.needs_extra("train"):
-        from rsedge_train.run import NetChoice
+        from rsedge_train.job import NetChoice
 
         checkpoint = None if options.checkpoint == "none" else options.checkpoint
         net = NetChoice(f"{options.arch}-t{size}", checkpoint=checkpoint, start=options.start)
@@ -182,20 +182,22 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
     """Distil a small student from the teacher; --alone trains it without."""
     options = _rehearse(options, given, QUICK_STUDENT)
     with common.needs_extra("train"):
-        from rsedge_train.run import Distillation, NetChoice
-        from rsedge_train.run_folder import Run
+        from rsedge_train.job import Distillation, NetChoice
+        from rsedge_train.nets.registry import entry
+        from rsedge_train.run_folder import RUN_NAME
 
+        if entry(options.student).trunk is not None:
+            raise InputError(f"--student {options.student} is a teacher; `rsedge models` lists the students")
         net = NetChoice(options.student, pretrained=options.pretrained, start=options.start)
-        job = _job(options, "student", options.out, net)
+        job = replace(_job(options, "student", options.out, net), compare=options.compare)
         source = _source(options)
+        if options.data is None and (not options.alone or (options.teacher / RUN_NAME).is_file()):
+            source = _teachers_source(options.teacher, source, given)
         if not options.alone:
-            learned_from = Run.read(options.teacher)
             wanted = Distillation(
                 options.teacher, options.teacher_weights, options.temperature, options.relation_weight
             )
-            job = replace(job, distillation=wanted, compare=options.compare)
-            if options.data is None and "source" in learned_from.data:
-                source = dict(learned_from.data["source"])
+            job = replace(job, distillation=wanted)
     run = _train(options, job, source)
     _show(options, run, options.out, "rsedge export")
 
@@ -211,21 +213,21 @@ def _rehearse(options: Any, given: frozenset[str], quick: dict[str, Any]) -> Any
 def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
     from rsedge_train.crops import CropConfig
     from rsedge_train.fit import FitConfig
+    from rsedge_train.job import Job
     from rsedge_train.nets.configs import MAFLNetConfig
     from rsedge_train.nets.registry import entry
-    from rsedge_train.run import Job
 
     if options.damaged not in {"stop", "skip"}:
         raise InputError(f"--damaged {options.damaged!r}: choose stop or skip")
     maflnet = isinstance(entry(net.name).config, MAFLNetConfig)
     crops = CropConfig(
         size=options.crop,
-        batch=options.batch or (4 if maflnet else 8),
+        batch=options.batch if options.batch is not None else 4 if maflnet else 8,
         seed=options.seed,
         mosaic=options.mosaic if options.mosaic is not None else 0.25 * maflnet,
     )
     fit = FitConfig(
-        steps=options.steps or 1,  # else from epochs, once the data are known
+        steps=options.steps if options.steps is not None else 1,  # else from epochs, once the data are known
         lr=options.lr,
         lr_encoder=options.lr_encoder,
         weight_decay=options.weight_decay,
@@ -239,7 +241,7 @@ def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
         net=net,
         crops=crops,
         fit=fit,
-        epochs=None if options.steps else options.epochs,
+        epochs=None if options.steps is not None else options.epochs,
         validate_epochs=options.validate_every,
         class_weights=options.class_weights,
         sample_share=options.sample_share,
@@ -271,6 +273,16 @@ def _source(options: TrainOptions) -> dict[str, Any]:
     return {**facts, **(QUICK_SAMPLES if options.quick else {})}
 
 
+def _teachers_source(teacher: Path, own: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
+    """The data that the teacher was trained on, with what the user set for them himself."""
+    from rsedge_train.run_folder import Run
+
+    source = Run.read(teacher).data.get("source")
+    if source is None:
+        return own
+    return {**source, **{key: value for key, value in own.items() if key in given}}
+
+
 def _open(source: dict[str, Any], sample_share: float | None) -> Dataset:
     from rsedge_train.datasets import open_dataset, with_samples
 
@@ -290,7 +302,7 @@ def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
     level = logging.WARNING if options.quiet or not _first() else logging.INFO
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("rsedge_train").setLevel(level)
-    with session() as processes:
+    with session(job.device) as processes:
         if not processes.first:
             processes.wait()  # the first one may have to draw sample scenes
         dataset = _open(source, options.sample_share)

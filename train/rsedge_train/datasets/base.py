@@ -32,6 +32,7 @@ class SceneFiles:
     image: Path
     label: Path
     scoring_label: Path | None = None  # for validation where it differs, e.g. with eroded boundaries
+    drawn: bool = False  # a procedural sample scene
 
     def for_scoring(self) -> SceneFiles:
         """The same with the label that scores are counted on."""

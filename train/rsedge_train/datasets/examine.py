@@ -16,22 +16,14 @@ from rsedge.evaluate import check_grids
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, Grid, RasterReader, bounded_cache, plan_bands
-from rsedge.sample_files import CRS_EPSG, EAST_M, LANDCOVER, NORTH_M
+from rsedge.sample_files import LANDCOVER
 from rsedge.truth import Decoded, LabelReader
 from rsedge.window import Window
 from rsedge_train.datasets.base import BandChoice, SceneFiles
+from rsedge_train.datasets.footprint import Footprint, footprint
 
 STRIP_ROWS = 64
 UNKNOWN_LISTED = 5
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Where a raster lies: the box around it in its CRS, and half a pixel there."""
-
-    crs: str
-    box: tuple[float, float, float, float]  # west, south, east, north
-    slack: float
 
 
 @dataclass
@@ -156,19 +148,6 @@ def _note_grid(facts: Facts, image: RasterReader) -> None:
     facts.stored = f"{len(image.dtypes)} x {', '.join(sorted(set(image.dtypes)))}"
     facts.gsd_m = grid.gsd_m
     facts.footprint = footprint(grid)
-
-
-def footprint(grid: Grid) -> Footprint | None:
-    """Where a raster lies; None where it does not say it or lies at the invented place of sample scenes."""
-    t = grid.transform
-    if grid.crs is None or grid.gcps or t.is_identity:
-        return None
-    if grid.crs.to_epsg() == CRS_EPSG and (t.c, t.f) == (EAST_M, NORTH_M):
-        return None
-    corners = ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
-    xs = [t.a * col + t.b * row + t.c for col, row in corners]
-    ys = [t.d * col + t.e * row + t.f for col, row in corners]
-    return Footprint(grid.crs.to_wkt(), (min(xs), min(ys), max(xs), max(ys)), abs(t.determinant) ** 0.5 / 2)
 
 
 def _manifest(bands: BandChoice) -> Manifest:

@@ -92,8 +92,9 @@ def _split(
     if not set(sides) - {""}:
         pool, notes = sides[""], list[str]()
     else:
-        pool, notes = sides.get("train", []), ["split by the folders named train, val and test"]
-        if stray := sides.get("", []):
+        pool = sides.get("train") or sides.get("", [])
+        notes = ["split by the folders named train, val and test"]
+        if "train" in sides and (stray := sides.get("", [])):
             notes.append(
                 f"{len(stray)} images lie in no split folder and are left out, first {stray[0].image}"
             )

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from rsedge.bundle import file_sha256
+from rsedge_train.datasets.base import SceneFiles
 from rsedge_train.datasets.examine import Facts
+from rsedge_train.datasets.footprint import Footprint
+
+
+class Placed(Protocol):
+    """A labelled raster of which one knows where it lies."""
+
+    @property
+    def files(self) -> SceneFiles:
+        """Its name."""
+
+    @property
+    def footprint(self) -> Footprint | None:
+        """Its place, where it says it."""
+
 
 PIECE = 1 << 16  # bytes read of the head, the middle and the tail of a file before all of it
 
@@ -41,7 +58,7 @@ def shared_scenes(sides: dict[str, Sequence[Facts]]) -> list[str]:
     ]
 
 
-def overlapping(sides: dict[str, Sequence[Facts]]) -> list[str]:
+def overlapping(sides: Mapping[str, Sequence[Placed]]) -> list[str]:
     """Problems: rasters of train that share ground with one of another side, in the same CRS."""
     problems = []
     for side in ("val", "test"):
@@ -53,7 +70,7 @@ def overlapping(sides: dict[str, Sequence[Facts]]) -> list[str]:
     return problems
 
 
-def _overlaps(one: Facts, others: Sequence[Facts]) -> list[str]:
+def _overlaps(one: Placed, others: Sequence[Placed]) -> list[str]:
     """Names of the rasters that cover more than half a pixel of ``one`` in both directions."""
     mine = one.footprint
     if mine is None:
@@ -70,7 +87,7 @@ def _overlaps(one: Facts, others: Sequence[Facts]) -> list[str]:
 def _identical(paths: Sequence[Path]) -> list[list[Path]]:
     """Groups of equal files: by size, then by three pieces, then by all their bytes."""
     groups = [list(paths)]
-    keys: tuple[Callable[[Path], Hashable], ...] = (lambda p: p.stat().st_size, _pieces, _whole)
+    keys: tuple[Callable[[Path], Hashable], ...] = (lambda p: p.stat().st_size, _pieces, file_sha256)
     for key in keys:
         groups = [part for group in groups for part in _parted(group, key)]
     return groups
@@ -90,12 +107,4 @@ def _pieces(path: Path) -> str:
         for start in (0, size // 2, max(0, size - PIECE)):
             file.seek(start)
             digest.update(file.read(PIECE))
-    return digest.hexdigest()
-
-
-def _whole(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     return digest.hexdigest()

@@ -92,7 +92,7 @@ def _write(
         label = image.with_name(f"{image.stem}{LABEL_SUFFIX}.tif")
         if not (_is_whole(image, side, gsd_m) and _is_whole(label, side, gsd_m)):
             write_sample(image, side, side, gsd_m, seed)
-        scenes.append(SceneFiles(image.stem, f"sample{seed}", image, label))
+        scenes.append(SceneFiles(image.stem, f"sample{seed}", image, label, drawn=True))
         if progress:
             progress(len(scenes), len(seeds))
     return tuple(scenes)

@@ -14,6 +14,7 @@ from rsedge.errors import InputError
 from rsedge.raster import bounded_cache
 from rsedge.window import Window
 from rsedge_train.datasets.base import Dataset, SceneFiles, SceneReader
+from rsedge_train.datasets.footprint import Footprint, footprint
 
 BLOCK = 64  # pixels; the grain at which classes are found again
 HASHED_BYTES = 1 << 16  # of a file's head and of its tail
@@ -29,6 +30,7 @@ class SceneScan:
     counts: NDArray[np.int64] = field(repr=False)  # (classes,) labelled pixels
     present: NDArray[np.bool_] = field(repr=False)  # (classes, rows, columns) of BLOCK x BLOCK pixels
     gsd_m: float | None = None
+    footprint: Footprint | None = None
 
     def blocks_of(self, class_index: int) -> NDArray[np.int64]:
         """Flat indices of the blocks that hold a class."""
@@ -54,9 +56,10 @@ def scan(
     files: tuple[SceneFiles, ...],
     *,
     skip_damaged: bool = False,
+    images: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Read all labels of ``files`` strip by strip.
+    """Read all labels of ``files`` strip by strip; the images too where ``images``, to know that it works.
 
     With ``skip_damaged`` a scene that cannot be read is left out and reported; else InputError names it.
     """
@@ -64,7 +67,7 @@ def scan(
     digest = hashlib.sha256(repr((dataset.table, dataset.bands)).encode())
     for done, entry in enumerate(files, 1):
         try:
-            scenes.append(_scan_scene(dataset, entry))
+            scenes.append(_scan_scene(dataset, entry, images))
         except InputError as error:
             if not skip_damaged:
                 raise
@@ -82,7 +85,7 @@ def scan(
     return Scan(tuple(scenes), tuple(skipped), digest.hexdigest())
 
 
-def _scan_scene(dataset: Dataset, files: SceneFiles) -> SceneScan:
+def _scan_scene(dataset: Dataset, files: SceneFiles, images: bool) -> SceneScan:
     classes = dataset.num_classes
     with SceneReader(files, dataset) as reader:
         height, width = reader.shape
@@ -91,12 +94,13 @@ def _scan_scene(dataset: Dataset, files: SceneFiles) -> SceneScan:
         with bounded_cache(reader.row_of_blocks_bytes):
             for row in range(0, height, BLOCK):
                 rows = min(BLOCK, height - row)
-                labels = reader.read_labels(Window(row, 0, rows, width))
+                window = Window(row, 0, rows, width)
+                labels = reader.read(window)[1] if images else reader.read_labels(window)
                 for col in range(present.shape[2]):
                     found = np.bincount(labels[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
                     counts += found[:classes]
                     present[:, row // BLOCK, col] = found[:classes] > 0
-        return SceneScan(files, height, width, counts, present, reader.grid.gsd_m)
+        return SceneScan(files, height, width, counts, present, reader.grid.gsd_m, footprint(reader.grid))
 
 
 def _hash_ends(digest: hashlib._Hash, path: Path) -> None:
