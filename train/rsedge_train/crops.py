@@ -243,6 +243,21 @@ def batches(crops: Crops, first: int, last: int, workers: int, pin: bool = False
         yield item
 
 
+class CropSource:
+    """The batches of one run, as ``fit`` wants them."""
+
+    def __init__(self, crops: Crops, workers: int, pin: bool) -> None:
+        self.crops, self.workers, self.pin = crops, workers, pin
+
+    def between(self, first: int, last: int) -> Iterator[Batch]:
+        """Batches ``first`` to ``last - 1``."""
+        return batches(self.crops, first, last, self.workers, self.pin)
+
+    def name(self, places: Tensor) -> str:
+        """Where a batch's crops come from."""
+        return self.crops.name(places)
+
+
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches the workers too; the loop decides when they end.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,26 @@ from torch import Tensor, nn
 
 from rsedge.bundle import file_sha256
 from rsedge.errors import InputError, OutputError, RsedgeError
-from rsedge.files import whole_or_nothing
 from rsedge_train.augment import CropAugment
-from rsedge_train.crops import Batch, Crops, SceneStore, batches
-from rsedge_train.datasets import Dataset, Scan, SceneScan, scan
+from rsedge_train.crops import Crops, CropSource, SceneStore
+from rsedge_train.datasets import Dataset, SceneScan, scan
 from rsedge_train.datasets.leaks import overlapping
-from rsedge_train.fit import FitConfig, FitResult, StepLoss, fit
-from rsedge_train.job import Distillation, Job, NetChoice
+from rsedge_train.fit import FitResult, StepLoss, fit
+from rsedge_train.job import Distillation, Job
 from rsedge_train.losses import distillation_loss, supervised_loss
 from rsedge_train.nets.complexity import macs, parameters
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet
-from rsedge_train.nets.registry import build, entry
 from rsedge_train.pictures import draw_comparison
 from rsedge_train.precision import autocast_dtype
+from rsedge_train.prepare import (
+    build_net,
+    check_classes,
+    check_folder,
+    class_weights,
+    scene_weights,
+    schedule,
+)
 from rsedge_train.processes import SINGLE, Processes, pick_device
 from rsedge_train.run_folder import (
     BEST_NAME,
@@ -38,17 +43,16 @@ from rsedge_train.run_folder import (
     RUN_NAME,
     Run,
     load_network,
-    load_weights,
     weights_path,
 )
 from rsedge_train.state import STATE_NAME, check_resumable
 from rsedge_train.validate import score, summary
 from rsedge_train.watch.curves import draw_curves
-from rsedge_train.watch.logbook import Logbook
+from rsedge_train.watch.logbook import BOARD_NAME, LOG_NAME, Logbook, NoLog
+from rsedge_train.watch.scores import SCORES_NAME, Scores
 
 log = logging.getLogger(__name__)
 
-SCORES_NAME, LOG_NAME = "scores.json", "log.csv"
 CURVES_NAME, SHEET_NAME = "curves.png", "sheet.png"
 
 
@@ -72,8 +76,8 @@ class _Training:
         self.job, self.dataset, self.processes = job, dataset, processes
         self.device = pick_device(job.device, processes)
         if processes.first:
-            _check_folder(job)
-        _check_classes(dataset)
+            check_folder(job)
+        check_classes(dataset)
         self.scanned = scan(dataset, dataset.train, skip_damaged=job.skip_damaged)
         self.left_out = list(self.scanned.skipped)
         self.val, self.val_sha256 = self._check_val()
@@ -86,9 +90,9 @@ class _Training:
         if job.distillation:
             self._load_teacher(job.distillation)
         torch.manual_seed(job.crops.seed)
-        self.net = _build(job.net, dataset.num_classes, empty=job.resume)
+        self.net = build_net(job.net, dataset.num_classes, empty=job.resume)
         self.source = self._source()
-        self.config = _schedule(job, self.scanned)
+        self.config = schedule(job, self.scanned)
         for name, why in self.left_out:
             log.warning("left out %s: %s", name, why)
 
@@ -99,8 +103,8 @@ class _Training:
             resume_at = check_resumable(folder / STATE_NAME, self._resume_facts()).step
         if self.processes.first:
             self._open_folder()
-        scores = _Scores(folder / SCORES_NAME, resume_at)
-        with Logbook(folder, resume_at) if self.processes.first else _NoLog() as book:
+        scores = Scores(folder, resume_at)
+        with Logbook(folder, resume_at) if self.processes.first else NoLog() as book:
             averaged, result = fit(
                 self.net,
                 self.source,
@@ -155,7 +159,7 @@ class _Training:
         names = (STATE_NAME, LAST_NAME, BEST_NAME, SCORES_NAME, LOG_NAME, CURVES_NAME, SHEET_NAME)
         for name in (RUN_NAME, *names):
             (self.job.out / name).unlink(missing_ok=True)
-        shutil.rmtree(self.job.out / "tensorboard", ignore_errors=True)
+        shutil.rmtree(self.job.out / BOARD_NAME, ignore_errors=True)
 
     def _draw_sheet(self, averaged: nn.Module) -> None:
         columns: list[tuple[str, SegNet]] = []
@@ -210,7 +214,7 @@ class _Training:
                 f"on the teacher's own scenes: --val {','.join(teacher.data.get('val', ())) or 'none'}"
             )
 
-    def _source(self) -> _Source:
+    def _source(self) -> CropSource:
         job = self.job
         store = SceneStore(self.dataset, self.scanned.scenes, job.ram_bytes // self.processes.count)
         self.left_out += store.load(job.skip_damaged)
@@ -219,15 +223,15 @@ class _Training:
             store,
             job.crops,
             CropAugment(job.crops.size),
-            weights=_weights(store, job.sample_share),
+            weights=scene_weights(store, job.sample_share),
             rank=self.processes.rank,
             world=self.processes.count,
             skip_damaged=job.skip_damaged,
         )
-        return _Source(crops, job.workers, pin=self.device.type == "cuda")
+        return CropSource(crops, job.workers, pin=self.device.type == "cuda")
 
     def _loss(self) -> StepLoss:
-        weight = _balance(self.scanned).to(self.device) if self.job.class_weights else None
+        weight = class_weights(self.scanned).to(self.device) if self.job.class_weights else None
         teacher, wanted = self.teacher, self.job.distillation
         if teacher is None or wanted is None:
             return lambda model, images, labels: supervised_loss(model(images), labels, weight)
@@ -243,7 +247,7 @@ class _Training:
 
         return distil
 
-    def _validate(self, net: nn.Module, step: int, scores: _Scores) -> Mapping[str, float]:
+    def _validate(self, net: nn.Module, step: int, scores: Scores) -> Mapping[str, float]:
         assert isinstance(net, SegNet)
         manifest, crop = self._facts().manifest("validation"), self.job.crops.size
         result = score(net, self.dataset, [s.files for s in self.val], manifest, crop, self.device)
@@ -326,7 +330,7 @@ class _Training:
             "class_weights": self.job.class_weights,
         }
 
-    def _progress(self, result: FitResult, scores: _Scores) -> dict[str, Any]:
+    def _progress(self, result: FitResult, scores: Scores) -> dict[str, Any]:
         position = result.position
         facts: dict[str, Any] = {
             "steps": position.step,
@@ -337,106 +341,3 @@ class _Training:
         if scores.all:
             facts |= {"val_last": scores.all[-1], "best_step": position.best_step, "val_best": scores.best()}
         return facts
-
-
-class _Source:
-    """The batches of one run."""
-
-    def __init__(self, crops: Crops, workers: int, pin: bool) -> None:
-        self.crops, self.workers, self.pin = crops, workers, pin
-
-    def between(self, first: int, last: int) -> Iterator[Batch]:
-        return batches(self.crops, first, last, self.workers, self.pin)
-
-    def name(self, places: Tensor) -> str:
-        return self.crops.name(places)
-
-
-class _Scores:
-    """Every validation of a run, in a file of its own so that a resume knows the earlier ones."""
-
-    def __init__(self, path: Path, resume_at: int | None) -> None:
-        self.path = path
-        self.all: list[Mapping[str, Any]] = []
-        if resume_at is not None and path.is_file():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            self.all = [facts for facts in earlier if facts["step"] <= resume_at]
-
-    def add(self, facts: Mapping[str, Any]) -> None:
-        self.all.append(facts)
-        with whole_or_nothing(self.path) as partial:
-            partial.write_text(json.dumps(self.all, indent=1) + "\n", encoding="utf-8")
-
-    def best(self) -> Mapping[str, Any]:
-        return max(self.all, key=lambda facts: facts["miou"])
-
-
-class _NoLog:
-    def __enter__(self) -> _NoLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        pass
-
-
-def _check_folder(job: Job) -> None:
-    held = [name for name in (RUN_NAME, STATE_NAME) if (job.out / name).exists()]
-    if job.out.exists() and not job.out.is_dir():
-        raise OutputError(f"{job.out} is a file; --out wants a folder")
-    if held and not job.resume and not job.overwrite:
-        raise InputError(
-            f"{job.out} holds a run already: go on with --resume, replace it with --overwrite, or choose "
-            "another --out"
-        )
-    inputs = [job.distillation.teacher if job.distillation else None, job.compare]
-    if any(folder and folder.resolve() == job.out.resolve() for folder in inputs):
-        raise InputError(f"{job.out} is the teacher's or the compared run; choose another --out")
-
-
-def _check_classes(dataset: Dataset) -> None:
-    if dataset.num_classes < 2:
-        raise InputError(
-            f"data {dataset.name}: one class only ({dataset.table.names[0]}); segmentation needs two"
-        )
-
-
-def _build(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:
-    """The network with the weights it begins with; ``empty`` where a saved state will fill it."""
-    if entry(choice.name).trunk is None:
-        net = build(choice.name, num_classes, pretrained=False if empty else choice.pretrained)
-    else:
-        net = build(choice.name, num_classes, checkpoint=None if empty else choice.checkpoint)
-        if choice.checkpoint is None:  # a frozen random trunk would learn nothing of use
-            net.encoder.trunk.requires_grad_(True)
-    if choice.start is not None and not empty:
-        load_weights(net, choice.start, choice.name)
-    return net
-
-
-def _schedule(job: Job, scanned: Scan) -> FitConfig:
-    """Steps and validation in steps: an epoch is as many batches as cover the training area once."""
-    area = sum(s.height * s.width for s in scanned.scenes)
-    epoch = max(1, -(-area // (job.crops.size**2 * job.crops.batch)))
-    steps = job.fit.steps if job.epochs is None else job.epochs * epoch
-    return replace(job.fit, steps=steps, seed=job.crops.seed, validate_every=job.validate_epochs * epoch)
-
-
-def _weights(store: SceneStore, sample_share: float | None) -> list[float] | None:
-    """Probability of each scene: by the root of its area, sample scenes together by their share."""
-    roots = np.sqrt([s.height * s.width for s in store.scans])
-    drawn = np.array([s.files.drawn for s in store.scans])
-    if sample_share is None or not drawn.any() or drawn.all():
-        return None
-    shares = np.where(drawn, sample_share, 1 - sample_share)
-    sums = np.where(drawn, roots[drawn].sum(), roots[~drawn].sum())
-    return list(map(float, shares * roots / sums))
-
-
-def _balance(scanned: Scan) -> Tensor:
-    """Class weights by median frequency, within 0.1 to 10."""
-    share = scanned.counts / scanned.counts.sum()
-    median = np.median(share[share > 0])
-    return torch.tensor(np.clip(median / np.maximum(share, 1e-9), 0.1, 10.0), dtype=torch.float32)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LOG_NAME, BOARD_NAME = "log.csv", "tensorboard"
 LOSSES = ("loss", "ce", "dice", "aux", "inter", "intra")
-COLUMNS = ("step", "epoch", *LOSSES, "lr", "images_per_s", "wait_share", "val_miou", "val_oa")
+COLUMNS = ("step", *LOSSES, "lr", "images_per_s", "wait_share", "val_miou", "val_oa")
 """Columns of the log. ``loss`` is the sum of the parts behind it; shares and scores are 0..1."""
 HEADER = ",".join(COLUMNS)
 
@@ -140,3 +140,16 @@ def _board(folder: Path, purge: int) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (a second's import)
 
     return SummaryWriter(str(folder), purge_step=purge)
+
+
+class NoLog:
+    """Stands for a log in processes that write none."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""

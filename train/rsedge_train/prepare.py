@@ -1,0 +1,81 @@
+"""Before the first step: may the run go there, which network, how long, how often each scene and class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsedge.errors import InputError, OutputError
+from rsedge_train.crops import SceneStore
+from rsedge_train.datasets import Dataset, Scan
+from rsedge_train.fit import FitConfig
+from rsedge_train.job import Job, NetChoice
+from rsedge_train.nets.network import SegNet
+from rsedge_train.nets.registry import build, entry
+from rsedge_train.run_folder import LAST_NAME, load_weights
+from rsedge_train.state import STATE_NAME
+
+
+def check_folder(job: Job) -> None:
+    """Raise InputError or OutputError where a run cannot go to ``job.out``."""
+    held = [name for name in (LAST_NAME, STATE_NAME) if (job.out / name).exists()]
+    if job.out.exists() and not job.out.is_dir():
+        raise OutputError(f"{job.out} is a file; --out wants a folder")
+    if held and not job.resume and not job.overwrite:
+        raise InputError(
+            f"{job.out} holds a run already: go on with --resume, replace it with --overwrite, or choose "
+            "another --out"
+        )
+    inputs = [job.distillation.teacher if job.distillation else None, job.compare]
+    if any(folder and folder.resolve() == job.out.resolve() for folder in inputs):
+        raise InputError(f"{job.out} is the teacher's or the compared run; choose another --out")
+
+
+def check_classes(dataset: Dataset) -> None:
+    """Raise InputError where there is nothing to tell apart."""
+    if dataset.num_classes < 2:
+        raise InputError(
+            f"data {dataset.name}: one class only ({dataset.table.names[0]}); segmentation needs two"
+        )
+
+
+def build_net(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:
+    """The network with the weights it begins with; ``empty`` where a saved state will fill it."""
+    if entry(choice.name).trunk is None:
+        net = build(choice.name, num_classes, pretrained=False if empty else choice.pretrained)
+    else:
+        net = build(choice.name, num_classes, checkpoint=None if empty else choice.checkpoint)
+        if choice.checkpoint is None:  # a frozen random trunk would learn nothing of use
+            net.encoder.trunk.requires_grad_(True)
+    if choice.start is not None and not empty:
+        load_weights(net, choice.start, choice.name)
+    return net
+
+
+def schedule(job: Job, scanned: Scan) -> FitConfig:
+    """Steps and validation in steps: an epoch is as many batches as cover the training area once."""
+    area = sum(s.height * s.width for s in scanned.scenes)
+    epoch = max(1, -(-area // (job.crops.size**2 * job.crops.batch)))
+    steps = job.fit.steps if job.epochs is None else job.epochs * epoch
+    return replace(job.fit, steps=steps, seed=job.crops.seed, validate_every=job.validate_epochs * epoch)
+
+
+def scene_weights(store: SceneStore, sample_share: float | None) -> list[float] | None:
+    """Probability of each scene: by the root of its area, sample scenes together by their share."""
+    roots = np.sqrt([s.height * s.width for s in store.scans])
+    drawn = np.array([s.files.drawn for s in store.scans])
+    if sample_share is None or not drawn.any() or drawn.all():
+        return None
+    shares = np.where(drawn, sample_share, 1 - sample_share)
+    sums = np.where(drawn, roots[drawn].sum(), roots[~drawn].sum())
+    return list(map(float, shares * roots / sums))
+
+
+def class_weights(scanned: Scan) -> Tensor:
+    """Class weights by median frequency, within 0.1 to 10."""
+    share = scanned.counts / scanned.counts.sum()
+    median = np.median(share[share > 0])
+    return torch.tensor(np.clip(median / np.maximum(share, 1e-9), 0.1, 10.0), dtype=torch.float32)

@@ -1,0 +1,33 @@
+"""Every validation of a run, in a file of its own so that a resume knows the earlier ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rsedge.files import whole_or_nothing
+
+SCORES_NAME = "scores.json"
+
+
+class Scores:
+    """``folder/scores.json``: a list, in order of steps. With ``resume_at`` those up to that step stay."""
+
+    def __init__(self, folder: Path, resume_at: int | None) -> None:
+        self.path = folder / SCORES_NAME
+        self.all: list[Mapping[str, Any]] = []
+        if resume_at is not None and self.path.is_file():
+            earlier = json.loads(self.path.read_text(encoding="utf-8"))
+            self.all = [facts for facts in earlier if facts["step"] <= resume_at]
+
+    def add(self, facts: Mapping[str, Any]) -> None:
+        """Append one; the file is whole at any time."""
+        self.all.append(facts)
+        with whole_or_nothing(self.path) as partial:
+            partial.write_text(json.dumps(self.all, indent=1) + "\n", encoding="utf-8")
+
+    def best(self) -> Mapping[str, Any]:
+        """That of the highest mIoU."""
+        return max(self.all, key=lambda facts: facts["miou"])
