@@ -112,7 +112,9 @@ def test_what_is_no_log_is_not_gone_on_with(tmp_path: Path) -> None:
     assert path.read_text() == "time,loss\n1,2\n"
 
 
-@pytest.mark.parametrize(("row", "message"), [("1,2", "line 2 is damaged"), ("," * (len(COLUMNS) - 1), "line 2 has no step")])
+@pytest.mark.parametrize(
+    ("row", "message"), [("1,2", "line 2 is damaged"), ("," * (len(COLUMNS) - 1), "line 2 has no step")]
+)
 def test_a_damaged_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     path = tmp_path / "log.csv"
     path.write_text(f"{','.join(COLUMNS)}\n{row}\n")

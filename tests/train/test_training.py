@@ -8,12 +8,11 @@ import pytest
 from rsedge.cli.training import (
     QUICK_STUDENT,
     QUICK_TEACHER,
-    DistillOptions,
-    TeacherOptions,
     _job,
     _rehearse,
     _source,
 )
+from rsedge.cli.training_options import DistillOptions, TeacherOptions
 from rsedge.errors import InputError
 from rsedge_train.job import NetChoice
 
