@@ -76,7 +76,7 @@ def evaluate(
     """
     options = options or Options()
     manifest = model.bundle.manifest
-    colors = colors or LabelColors.of_classes(manifest.classes)
+    colors = colors or LabelColors.of_classes(manifest.classes, manifest.unlabelled)
     pairs = find_pairs(Path(data)) if isinstance(data, str | Path) else data
     notes = list[str]()
     total = Confusion(np.zeros((len(manifest.classes), len(manifest.classes)), np.int64))

@@ -31,10 +31,12 @@ class LabelColors:
     index: Mapping[int, int]
 
     @classmethod
-    def of_classes(cls, classes: tuple[ClassInfo, ...]) -> LabelColors:
-        """The colours a model itself paints with; black is unlabelled unless a class has it."""
+    def of_classes(
+        cls, classes: tuple[ClassInfo, ...], unlabelled: tuple[tuple[int, int, int], ...] = ()
+    ) -> LabelColors:
+        """The colours a model itself paints with; black is unlabelled too unless a class has it."""
         own = {pack_color(c.color): i for i, c in enumerate(classes)}
-        return cls({0: NODATA, **own})
+        return cls({0: NODATA, **dict.fromkeys(map(pack_color, unlabelled), NODATA), **own})
 
     @classmethod
     def read(cls, path: Path, class_names: tuple[str, ...]) -> LabelColors:

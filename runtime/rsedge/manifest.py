@@ -41,6 +41,7 @@ class Manifest:
     tile: int  # pixels, height = width of the graph's input
     classes: tuple[ClassInfo, ...]
     fill: tuple[float, ...]  # per band, what stands in for nodata pixels: the training mean
+    unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
     gsd_m: tuple[float, float] | None = None  # ground sampling distances seen in training, finest first
     provenance: Mapping[str, Any] = field(default_factory=dict)  # data, seeds, scores, licence
     complexity: Mapping[str, Any] = field(default_factory=dict)  # params, MACs of student and teacher
@@ -86,6 +87,7 @@ class Manifest:
                 tile=int(facts["tile"]),
                 classes=classes,
                 fill=tuple(map(float, facts["fill"])),
+                unlabelled=tuple((int(r), int(g), int(b)) for r, g, b in facts.get("unlabelled", ())),
                 gsd_m=(float(gsd_m[0]), float(gsd_m[1])) if gsd_m else None,
                 provenance=dict(facts.get("provenance", {})),
                 complexity=dict(facts.get("complexity", {})),

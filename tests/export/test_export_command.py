@@ -70,7 +70,7 @@ def test_without_options_it_takes_the_student_of_this_folder(
     assert "6.717 M, 5.712 M as exported" in printed
     assert "6.61 G a 512 px tile, 5.84 G as exported" in printed
     assert "arafnet-t: 223.000 M parameters" in printed
-    assert "99.980% of the pixels, 99.999% of those that are no near tie (97.0%)" in printed
+    assert "99.980% of the pixels, 99.999% of the 97.0% that are no near tie" in printed
     assert "note: runs/student is a rehearsal" in said
 
 

@@ -12,7 +12,7 @@ from rasterio.transform import Affine
 from rsedge import InputError, Options, open_model
 from rsedge.evaluate import evaluate
 from rsedge.metrics import Confusion
-from toys import CLASSES, strongest
+from toys import CLASSES, make_bundle, pointwise_graph, pointwise_manifest, strongest
 
 Noise = Callable[..., np.ndarray]
 
@@ -92,3 +92,16 @@ def test_labels_that_do_not_fit_are_refused(bundle: Path, noise: Noise, tmp_path
         save(tmp_path / "masks" / "1.png", np.full((1, 40, 50), 255, np.uint8))
         with pytest.raises(InputError, match="no labelled pixel"):
             evaluate(model, tmp_path)
+
+
+def test_colours_that_were_unlabelled_in_training_are_unlabelled_here(noise: Noise, tmp_path: Path) -> None:
+    manifest = pointwise_manifest(unlabelled=((9, 9, 9),))
+    model = make_bundle(tmp_path / "b.rsedge", manifest, pointwise_graph(manifest))
+    pixels = noise(40, 50)
+    truth = strongest(pixels)
+    colors = np.array([c.color for c in CLASSES], np.uint8)[truth].transpose(2, 0, 1).copy()
+    colors[:, :10] = 9
+    save(tmp_path / "data" / "images" / "1.png", pixels)
+    save(tmp_path / "data" / "masks" / "1.png", colors)
+    with open_model(model) as backend:
+        assert evaluate(backend, tmp_path / "data").confusion.counts.sum() == 30 * 50

@@ -10,7 +10,9 @@ from toys import CLASSES, pointwise_manifest
 
 
 def test_json_and_back() -> None:
-    manifest = pointwise_manifest(gsd_m=(0.25, 1.0), provenance={"seed": 3}, complexity={"params": 9})
+    manifest = pointwise_manifest(
+        gsd_m=(0.25, 1.0), unlabelled=((1, 2, 3),), provenance={"seed": 3}, complexity={"params": 9}
+    )
     assert Manifest.from_json(manifest.to_json(), "here") == manifest
 
 

@@ -37,6 +37,17 @@ def test_known_colours_are_recognised(tmp_path: Path, name: str) -> None:
     assert "1 of 1 masks" in note
 
 
+def test_a_few_stray_pixels_do_not_change_the_classes(tmp_path: Path) -> None:
+    table = KNOWN["dubai"]
+    mask = paint(indices(40, 40, len(table.classes)), table)
+    mask[:, :3, :3] = np.array([1, 2, 3])[:, None, None]
+    found, (note,) = detect_table([save(tmp_path / "m.png", mask)])
+    assert found == table
+    assert "no class there: #010203 (9 px)" in note
+    mask[:, :20] = np.array([1, 2, 3])[:, None, None]  # no stray pixels: another table
+    assert detect_table([save(tmp_path / "m.png", mask)])[0] != table
+
+
 def test_palettes_of_parts_are_put_together(tmp_path: Path) -> None:
     colors = [c.color[0] << 16 | c.color[1] << 8 | c.color[2] for c in KNOWN["dubai"].classes]
     paths = [save_palette(tmp_path / f"{i}.png", indices(16, 16, 2, i), colors[i : i + 2]) for i in range(4)]

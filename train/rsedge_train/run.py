@@ -94,13 +94,14 @@ class _Training:
         self.source = self._source()
         self.config = schedule(job, self.scanned)
         for name, why in self.left_out:
-            log.warning("left out %s: %s", name, why)
+            log.warning("note: left out %s: %s", name, why)
 
     def run(self) -> Run:
         job, folder = self.job, self.job.out
         resume_at = None
         if job.resume:
             resume_at = check_resumable(folder / STATE_NAME, self._resume_facts()).step
+            log.info("going on at step %d of %d", resume_at, self.config.steps)
         if self.processes.first:
             self._open_folder()
         scores = Scores(folder, resume_at)
@@ -121,7 +122,8 @@ class _Training:
             )
         if result.stopped:
             raise StoppedError(
-                f"stopped after {result.position.step} of {self.config.steps} steps; go on with --resume"
+                f"stopped after {result.position.step} of {self.config.steps} steps; go on with the same command "
+                "and --resume"
             )
         run = replace(self._facts(), progress=self._progress(result, scores))
         if self.processes.first:
@@ -188,6 +190,10 @@ class _Training:
             )
         self._check_apart(run)
         self.teacher_rehearses = run.rehearsal
+        if run.rehearsal and not self.job.rehearsal:
+            log.warning(
+                "the teacher in %s is a rehearsal (--quick), so this student is one too", wanted.teacher
+            )
         params, multiply_adds = parameters(net), macs(net, run.tile)
         net = fold_dilations(net, run.crop)
         self.teacher = net.to(self.device).to(memory_format=torch.channels_last)
@@ -275,6 +281,7 @@ class _Training:
             classes=data.table.classes,
             bands=data.bands.names,
             crop=job.crops.size,
+            unlabelled=tuple((c >> 16, c >> 8 & 255, c & 255) for c in data.table.ignore),
             gsd_m=data.gsd_m,
             uncounted=data.uncounted,
             rehearsal=job.rehearsal or self.teacher_rehearses,

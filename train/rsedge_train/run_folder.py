@@ -41,6 +41,7 @@ class Run:
     classes: tuple[ClassInfo, ...]
     bands: tuple[str, ...]
     crop: int  # pixels, side of the training crops
+    unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
     gsd_m: tuple[float, float] | None = None
     uncounted: tuple[str, ...] = ()  # classes left out of mean scores
     rehearsal: bool = False  # --quick: the weights are not meant for use
@@ -63,6 +64,7 @@ class Run:
             tile=self.tile,
             classes=self.classes,
             fill=tuple(round(255 * m) for m in MEAN),
+            unlabelled=self.unlabelled,
             gsd_m=self.gsd_m,
         )
 
@@ -87,12 +89,14 @@ class Run:
             facts["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in facts["classes"])
             for key in ("bands", "uncounted"):
                 facts[key] = tuple(facts[key])
+            facts["unlabelled"] = tuple(map(tuple, facts.get("unlabelled", ())))
             facts["gsd_m"] = tuple(facts["gsd_m"]) if facts["gsd_m"] else None
             return cls(**facts)
         except FileNotFoundError:
             raise InputError(
                 f"no run at {folder} (it has no {RUN_NAME}); `rsedge train-teacher` writes runs/teacher, "
-                "`rsedge distill` runs/student"
+                "`rsedge distill` runs/student; "
+                "`rsedge distill --alone` needs no teacher"
             ) from None
         except (OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):

@@ -65,6 +65,7 @@ def _show(built: Mapping[str, Any]) -> None:
         )
     common.say(
         f"agreement  with torch on {parity['tiles']} sample tiles: {parity['argmax_agreement']:.3%} of the pixels, "
-        f"{parity['clear_agreement']:.3%} of those that are no near tie ({parity['clear_share']:.1%})"
+        f"{parity['clear_agreement']:.3%} of the {parity['clear_share']:.1%} that are no near tie"
     )
     common.say(f"           largest error {parity['worst_error']:.1e} of the scores' range")
+    common.say(f"use it     rsedge infer RASTER --out MASK --model {built['out']}")

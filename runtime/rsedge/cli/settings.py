@@ -72,14 +72,26 @@ def read_settings(context: typer.Context, path: Path = Path(SETTINGS_NAME)) -> N
         if not isinstance(entries, dict) or not set(names) <= set(commands):
             known = ", ".join(sorted({*SHARED, *commands}))
             raise InputError(f"{path}: [{table}] is no table of settings; allowed are {known}")
-        for name in names:
-            options = {p.name: p for p in commands[name].params if p.name}
-            for key, value in entries.items():
-                option = key.replace("-", "_")
-                if option not in options:
-                    raise InputError(f"{path}: [{table}] has no {key!r}; allowed are {', '.join(options)}")
-                listed = ",".join(map(str, value)) if isinstance(value, list) else value
+        options = {name: _options(commands[name]) for name in names}
+        allowed = set.intersection(*(set(keys) for keys in options.values()))
+        for key, value in entries.items():
+            if key not in allowed:
+                raise InputError(
+                    f"{path}: [{table}] has no {key!r}; allowed are {', '.join(sorted(allowed))}"
+                )
+            listed = ",".join(map(str, value)) if isinstance(value, list) else value
+            for name in names:
                 # A command's own table wins over a shared one, wherever it stands in the file.
-                if table not in SHARED or option not in defaults.get(name, {}):
-                    defaults.setdefault(name, {})[option] = listed
+                if table not in SHARED or options[name][key] not in defaults.get(name, {}):
+                    defaults.setdefault(name, {})[options[name][key]] = listed
     context.default_map = defaults
+
+
+def _options(command: Any) -> dict[str, str]:
+    """Long options of a command without their dashes, and the parameters behind them."""
+    return {
+        option.removeprefix("--"): parameter.name
+        for parameter in command.params
+        for option in parameter.opts
+        if option.startswith("--") and option != "--help"
+    }

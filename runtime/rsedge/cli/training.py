@@ -168,13 +168,17 @@ def _open(source: dict[str, Any], sample_share: float | None) -> Dataset:
 
 
 def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
-    from rsedge_train.processes import session
+    from rsedge_train.prepare import check_folder
+    from rsedge_train.processes import pick_device, session
     from rsedge_train.run import train
 
     level = logging.WARNING if options.quiet or not _first() else logging.INFO
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("rsedge_train").setLevel(level)
     with session(job.device) as processes:
+        pick_device(job.device, processes)  # what is cheap to know is said before the data are read
+        if processes.first:
+            check_folder(job)
         if not processes.first:
             processes.wait()  # the first one may have to draw sample scenes
         dataset = _open(source, options.sample_share)

@@ -102,7 +102,7 @@ class RasterReader:
         try:
             return np.asarray(read(GdalWindow(window.col, window.row, window.width, window.height)))
         except (RasterioError, ValueError) as error:
-            detail = error.__cause__ or error
+            detail = str(error.__cause__ or error).partition(" (this error can be turned")[0]  # GDAL's advice
             raise InputError(
                 f"{self.path} cannot be read at {window}; it may be truncated or damaged: {detail}"
             ) from error

@@ -25,6 +25,7 @@ PIXELS_READ = 4 << 20  # of one mask; of a larger one, evenly spaced strips
 STRIP_ROWS = 64
 MOST_CLASSES = 64
 SURELY_KNOWN = 3  # class colours that must occur: black and white alone are not ISPRS
+STRAY = 0.1  # share of pixels of other colours up to which a known table is meant
 RARE = 1e-4  # a share of the pixels; where many colours are rarer, edges are smoothed
 KNOWN = {
     "isprs": isprs.TABLE,
@@ -107,8 +108,12 @@ def _by_color(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
     for name, table in KNOWN.items():
         classes = {pack_color(c.color) for c in table.classes}
         known = len(classes & set(seen.colors)) >= SURELY_KNOWN or classes <= seen.declared
-        if known and set(seen.colors) <= classes | set(table.ignore):
-            return table, (f"the colours {source} are those of the {name} classes",)
+        stray = {c: n for c, n in seen.colors.items() if c not in classes | set(table.ignore)}
+        if known and sum(stray.values()) < STRAY * sum(seen.colors.values()):
+            said = f"the classes are those of {name}, by their colours ({source} looked at)"
+            listed = ", ".join(f"#{c:06X} ({n} px)" for c, n in sorted(stray.items()))
+            more = f"; no class there: {listed}; if they are meant, write classes.toml" if stray else ""
+            return table, (said + more,)
     colors = sorted(seen.colors)
     total = sum(seen.colors.values())
     rare = sum(count < RARE * total for count in seen.colors.values())

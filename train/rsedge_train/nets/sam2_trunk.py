@@ -111,13 +111,16 @@ def fetch_checkpoint(which: SAM2Variant) -> Path:
 
 def _read(path: Path, expected: str) -> Mapping[str, Any]:
     if not path.is_file():
-        raise ModelError(f"no SAM2 checkpoint at {path}; expected is the official file {expected}")
+        raise ModelError(
+            f"no SAM2 checkpoint at {path}; expected is the official file {expected} (hub downloads it, none "
+            "begins with random weights)"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, OSError, ValueError) as error:
         raise ModelError(
             f"{path} is not a whole checkpoint (truncated download?); expected is the official file "
-            f"{expected}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"{expected} ({type(error).__name__})"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ModelError(f'{path} has no "model" state dict; expected is the official file {expected}')
