@@ -41,8 +41,8 @@ class Manifest:
     tile: int  # pixels, height = width of the graph's input
     classes: tuple[ClassInfo, ...]
     fill: tuple[float, ...]  # per band, what stands in for nodata pixels: the training mean
-    unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
     gsd_m: tuple[float, float] | None = None  # ground sampling distances seen in training, finest first
+    unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
     provenance: Mapping[str, Any] = field(default_factory=dict)  # data, seeds, scores, licence
     complexity: Mapping[str, Any] = field(default_factory=dict)  # params, MACs of student and teacher
 

@@ -41,7 +41,7 @@ def test_waiting_is_counted_from_the_second_batch_on(clock):
 
 
 def test_a_line_every_half_minute(clock, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="rsedge_train")
     with Meter(steps=20, first=10) as meter:
         for _ in range(7):
             clock(10.0)
@@ -54,7 +54,7 @@ def test_a_line_every_half_minute(clock, caplog):
 
 
 def test_a_quiet_one_says_nothing(clock, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="rsedge_train")
     with Meter(steps=20, first=0, quiet=True) as meter:
         clock(100.0)
         meter.stepped(1.0, images=1)

@@ -41,8 +41,8 @@ class Run:
     classes: tuple[ClassInfo, ...]
     bands: tuple[str, ...]
     crop: int  # pixels, side of the training crops
-    unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
     gsd_m: tuple[float, float] | None = None
+    unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
     uncounted: tuple[str, ...] = ()  # classes left out of mean scores
     rehearsal: bool = False  # --quick: the weights are not meant for use
     data: Mapping[str, Any] = field(default_factory=dict)  # name, splits, shares, hash
