@@ -194,15 +194,24 @@ def _teacher(teacher: Mapping[str, Any], run: Run) -> dict[str, Any]:
     }
 
 
+def _without_folders(facts: Any) -> Any:
+    """JSON values with every absolute path cut to its last name."""
+    if isinstance(facts, Mapping):
+        return {key: _without_folders(value) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [_without_folders(value) for value in facts]
+    return Path(facts).name if isinstance(facts, str) and Path(facts).is_absolute() else facts
+
+
 def _provenance(run: Run, weights: Path) -> dict[str, Any]:
-    """Where the weights come from."""
+    """Where the weights come from; of paths the last name only: a bundle leaves this machine."""
     told = ("role", "rehearsal", "crop", "uncounted", "data", "settings", "teacher", "progress")
     facts = asdict(run)
     return {
         "licence": run.data.get("licence") or LICENCE,
         "rsedge": __version__,
         "training": {
-            **{key: facts[key] for key in told},
+            **{key: _without_folders(facts[key]) for key in told},
             "weights": {"file": weights.name, "sha256": file_sha256(weights)},
         },
     }

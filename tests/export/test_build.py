@@ -24,7 +24,15 @@ from rsedge_train.pixels import normalise
 from rsedge_train.run_folder import LAST_NAME, Run, load_network
 
 NETWORK = "mobilenetv3_small_100-w32-sep"
-FACTS = Run("student", NETWORK, LANDCOVER, ("red", "green", "blue"), 256, (0.25, 1.0), data={"name": "towns"})
+FACTS = Run(
+    "student",
+    NETWORK,
+    LANDCOVER,
+    ("red", "green", "blue"),
+    256,
+    (0.25, 1.0),
+    data={"name": "towns", "source": {"path": "/home/me/towns"}},
+)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +104,7 @@ def test_the_bundle_says_what_it_is(run: Path, built: tuple[Path, Any]) -> None:
     assert (counts["teacher"]["network"], counts["teacher"]["macs_tile"]) == ("efficientnet_b0", 512)
     assert counts["teacher"]["macs"] > counts["macs"]
     training = manifest.provenance["training"]
-    assert training["data"] == {"name": "towns"}
+    assert training["data"] == {"name": "towns", "source": {"path": "towns"}}  # nobody's folders
     assert training["rehearsal"] is told["rehearsal"] is True
     assert training["weights"] == {"file": LAST_NAME, "sha256": file_sha256(run / LAST_NAME)}
     assert told["artifact_bytes"] == (out / "model.fp32.onnx").stat().st_size < told["size_bytes"]
