@@ -70,7 +70,8 @@ def with_samples(
     if twice := sorted(there & {f"sample{seed}" for seed, _ in seeds}):
         raise InputError(f"data {dataset.name} has a scene {twice[0]} already: it holds these samples")
     scenes = _write(folder, seeds, side, progress)
-    gsd = dataset.gsd_m and (min(dataset.gsd_m[0], *GSDS_M), max(dataset.gsd_m[1], *GSDS_M))
+    own_gsd = dataset.gsd_m or GSDS_M  # what is known
+    gsd = (min(*own_gsd, *GSDS_M), max(*own_gsd, *GSDS_M))
     note = f"{count} procedural sample scenes from {folder}/ are trained on too"
     return replace(dataset, train=(*dataset.train, *scenes), gsd_m=gsd, notes=(*dataset.notes, note))
 
