@@ -135,6 +135,11 @@ def pack_color(color: tuple[int, int, int]) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
+def unpack_color(packed: int) -> tuple[int, int, int]:
+    """0xRRGGBB as red, green, blue."""
+    return packed >> 16, packed >> 8 & 255, packed & 255
+
+
 def describe_colors(
     packed: NDArray[np.uint32], wrong: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)
 ) -> str:
@@ -244,5 +249,4 @@ def _rgb(color: str) -> tuple[int, int, int]:
     digits = color.removeprefix("#")
     if len(digits) != 6:
         raise ValueError(f"colour {color!r} is not #RRGGBB")
-    value = int(digits, 16)
-    return value >> 16, value >> 8 & 255, value & 255
+    return unpack_color(int(digits, 16))

@@ -24,7 +24,7 @@ from rsedge.errors import InputError
 from rsedge.raster import bounded_cache
 from rsedge.window import Window
 from rsedge_train.datasets import Dataset, SceneReader, SceneScan
-from rsedge_train.datasets.base import UInt8
+from rsedge_train.datasets.base import UInt8, strips
 from rsedge_train.datasets.scan import BLOCK
 
 log = logging.getLogger(__name__)
@@ -97,10 +97,9 @@ def _read_whole(reader: SceneReader) -> tuple[UInt8, UInt8]:
     height, width = reader.shape
     image, labels = np.empty((3, height, width), np.uint8), np.empty((height, width), np.uint8)
     with bounded_cache(reader.row_of_blocks_bytes):
-        for row in range(0, height, BLOCK):
-            rows = min(BLOCK, height - row)
-            area = slice(row, row + rows)
-            image[:, area], labels[area] = reader.read(Window(row, 0, rows, width))
+        for window in strips(reader.grid):
+            area = slice(window.row, window.row_end)
+            image[:, area], labels[area] = reader.read(window)
     return image, labels
 
 

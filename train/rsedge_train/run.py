@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rsedge.bundle import file_sha256
 from rsedge.errors import InputError, OutputError, RsedgeError
+from rsedge.labels import unpack_color
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import Crops, CropSource, SceneStore
 from rsedge_train.datasets import Dataset, SceneScan, scan
@@ -281,7 +282,7 @@ class _Training:
             classes=data.table.classes,
             bands=data.bands.names,
             crop=job.crops.size,
-            unlabelled=tuple((c >> 16, c >> 8 & 255, c & 255) for c in data.table.ignore),
+            unlabelled=tuple(map(unpack_color, data.table.ignore)),
             gsd_m=data.gsd_m,
             uncounted=data.uncounted,
             rehearsal=job.rehearsal or self.teacher_rehearses,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from rsedge.errors import InputError
 from rsedge.evaluate import check_grids
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
-from rsedge.raster import RasterReader, plan_bands
+from rsedge.raster import Grid, RasterReader, plan_bands
 from rsedge.truth import LabelReader
 from rsedge.window import Window
 from rsedge_train.pixels import MEAN
@@ -21,6 +22,7 @@ from rsedge_train.pixels import MEAN
 IGNORE = NODATA
 UInt8 = NDArray[np.uint8]
 SPLITS = ("train", "val", "test")
+STRIP_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ class Dataset:
             fill=tuple(round(255 * m) for m in MEAN),
             gsd_m=self.gsd_m,
         )
+
+
+def strips(grid: Grid) -> Iterator[Window]:
+    """A raster in full-width strips of STRIP_ROWS, from the top down."""
+    for row in range(0, grid.height, STRIP_ROWS):
+        yield Window(row, 0, min(STRIP_ROWS, grid.height - row), grid.width)
 
 
 class SceneReader:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable, pack, pack_color
+from rsedge.labels import ClassTable, pack, pack_color, unpack_color
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.sample_files import LANDCOVER
@@ -126,7 +126,7 @@ def _by_color(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
         )
     if len(colors) < 2:
         raise InputError(f"only the colour #{colors[0]:06X} {source}; training needs two classes")
-    table = ClassTable(tuple(ClassInfo(f"#{c:06X}", (c >> 16, c >> 8 & 255, c & 255)) for c in colors))
+    table = ClassTable(tuple(ClassInfo(f"#{c:06X}", unpack_color(c)) for c in colors))
     return table, (
         f"each of {len(colors)} colours {source} became a class; to name them or to ignore some, write "
         f"classes.toml into the folder:\n{table.to_toml()}",

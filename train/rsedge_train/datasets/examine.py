@@ -15,14 +15,13 @@ from rsedge.errors import InputError
 from rsedge.evaluate import check_grids
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
-from rsedge.raster import BandPlan, Grid, RasterReader, bounded_cache, plan_bands
+from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.sample_files import LANDCOVER
 from rsedge.truth import Decoded, LabelReader
 from rsedge.window import Window
-from rsedge_train.datasets.base import BandChoice, SceneFiles
+from rsedge_train.datasets.base import BandChoice, SceneFiles, strips
 from rsedge_train.datasets.footprint import Footprint, footprint
 
-STRIP_ROWS = 64
 UNKNOWN_LISTED = 5
 
 
@@ -134,12 +133,6 @@ def _verify_png(path: Path) -> None:
             file.verify()
     except (OSError, SyntaxError) as error:
         raise InputError(f"{path} is truncated or damaged: {error}") from error
-
-
-def strips(grid: Grid) -> Iterator[Window]:
-    """The raster in full-width strips, from the top down."""
-    for row in range(0, grid.height, STRIP_ROWS):
-        yield Window(row, 0, min(STRIP_ROWS, grid.height - row), grid.width)
 
 
 def _note_grid(facts: Facts, image: RasterReader) -> None:

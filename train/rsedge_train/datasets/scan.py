@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.raster import bounded_cache
-from rsedge.window import Window
-from rsedge_train.datasets.base import Dataset, SceneFiles, SceneReader
+from rsedge_train.datasets.base import STRIP_ROWS, Dataset, SceneFiles, SceneReader, strips
 from rsedge_train.datasets.footprint import Footprint, footprint
 
-BLOCK = 64  # pixels; the grain at which classes are found again
+BLOCK = STRIP_ROWS  # pixels; the grain at which classes are found again
 HASHED_BYTES = 1 << 16  # of a file's head and of its tail
 
 
@@ -29,7 +28,6 @@ class SceneScan:
     width: int
     counts: NDArray[np.int64] = field(repr=False)  # (classes,) labelled pixels
     present: NDArray[np.bool_] = field(repr=False)  # (classes, rows, columns) of BLOCK x BLOCK pixels
-    gsd_m: float | None = None
     footprint: Footprint | None = None
 
     def blocks_of(self, class_index: int) -> NDArray[np.int64]:
@@ -92,15 +90,13 @@ def _scan_scene(dataset: Dataset, files: SceneFiles, images: bool) -> SceneScan:
         counts = np.zeros(classes, np.int64)
         present = np.zeros((classes, -(-height // BLOCK), -(-width // BLOCK)), np.bool_)
         with bounded_cache(reader.row_of_blocks_bytes):
-            for row in range(0, height, BLOCK):
-                rows = min(BLOCK, height - row)
-                window = Window(row, 0, rows, width)
+            for block_row, window in enumerate(strips(reader.grid)):
                 labels = reader.read(window)[1] if images else reader.read_labels(window)
                 for col in range(present.shape[2]):
                     found = np.bincount(labels[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
                     counts += found[:classes]
-                    present[:, row // BLOCK, col] = found[:classes] > 0
-        return SceneScan(files, height, width, counts, present, reader.grid.gsd_m, footprint(reader.grid))
+                    present[:, block_row, col] = found[:classes] > 0
+        return SceneScan(files, height, width, counts, present, footprint(reader.grid))
 
 
 def _hash_ends(digest: hashlib._Hash, path: Path) -> None:
