@@ -2,10 +2,9 @@
 
     python benchmarks/onnx_parity.py [--tiles 512 640] [--names efficientnet_b0 ...] [--json out.json]
 
-Per student (random weights, BN statistics shaken so that folding them is tested): export with
-``torch.onnx.export(dynamo=True)``, opset 18, dynamic batch, at each tile; run batch 2; print the
-largest difference of logits over their range, the share of pixels with the same argmax, and the
-median CPU time of one tile on one thread
+Per student (random weights, BN statistics shaken so that folding them is tested): export as rsedge
+does (opset 18, any batch) at each tile; run batch 2; print the largest difference of logits over their
+range, the share of pixels with the same argmax, and the median CPU time of one tile on one thread
 (a busy machine disturbs it least), relative to efficientnet_b0's. ``deployed``: after
 ``deploy(net, tile)``, for the first tile alone. Exit code 1 if a student misses a bound.
 """
@@ -15,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -27,11 +24,11 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
+from rsedge_export.graph import trace
 from rsedge_train.nets import registry
 from rsedge_train.nets.complexity import macs
 from rsedge_train.nets.deploy import deploy
 
-OPSET = 18
 MAX_ERROR = 1e-4
 MIN_AGREEMENT = 0.9999
 REFERENCE = "efficientnet_b0"
@@ -71,35 +68,14 @@ def shake(net: nn.Module, seed: int = 0) -> None:
                 module.running_var.uniform_(0.5, 2.0)
 
 
-def export(net: nn.Module, tile: int, path: Path) -> None:
-    """Write ``net`` for square tiles, any batch."""
-    example = torch.randn(2, 3, tile, tile)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        torch.onnx.export(
-            net.eval(),
-            (example,),
-            str(path),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
-            external_data=False,
-            verbose=False,
-        )
-
-
 def compare(net: nn.Module, name: str, tile: int, deployed: bool, repeats: int) -> Result:
     """Export, run batch 2, time batch 1 on one thread."""
     x = torch.randn(2, 3, tile, tile, generator=torch.Generator().manual_seed(1))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export(net, tile, path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        found = np.asarray(session.run(None, {"image": x.numpy()})[0])
+    graph = trace(net, x, ("image", "logits"))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = np.asarray(session.run(None, {"image": x.numpy()})[0])
     with torch.no_grad():
         expected = net(x).numpy()
     span = float(expected.max() - expected.min())

@@ -1,27 +1,29 @@
-"""From a run's folder to a bundle: the ONNX file, its manifest, and the proof that it is the network."""
+"""From a run's folder, or somebody else's ONNX, to a bundle: the fp32 master and the proof that it is the network."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rsedge.bundle import MANIFEST_NAME, file_sha256, write_bundle_manifest
-from rsedge.errors import InputError, ModelError
+from rsedge.bundle import file_sha256, write_bundle_manifest
+from rsedge.check_tiles import COARSE, REFERENCE_NAME
+from rsedge.errors import ModelError
 from rsedge.manifest import Manifest
 from rsedge.sample import SampleScene
 from rsedge.version import __version__
 from rsedge.window import Window
+from rsedge_export.assemble import ARTIFACT, Plan, assemble
+from rsedge_export.foreign import ForeignFacts, adopt
 from rsedge_export.graph import RawInput, export_onnx
+from rsedge_export.onnx_file import save
 from rsedge_export.parity import Parity, compare
 from rsedge_train.nets.complexity import complexity, macs, parameters
 from rsedge_train.nets.deploy import deploy, fold_dilations
@@ -29,34 +31,32 @@ from rsedge_train.nets.network import SegNet
 from rsedge_train.pixels import MEAN, STD
 from rsedge_train.run_folder import Run, load_network, weights_path
 
-SUFFIX = ".rsedge"
-ARTIFACT = "model.fp32.onnx"
 LICENCE = "Apache-2.0 for the code; that of the weights follows from their training data"
 MAX_VALUE = 255.0  # of the bands as stored
 PARITY_SEED, PARITY_TILES = 21, 8
+REFERENCE_TILES = 2
 
 
 def build_bundle(
-    run: Path, out: Path, *, name: str | None = None, weights: str = "best"
+    run: Path, plan: Plan, *, name: str | None = None, weights: str = "best"
 ) -> Mapping[str, Any]:
-    """Export a run's ``best`` or ``last`` weights to the bundle ``out``; returns what was written.
+    """Export a run's ``best`` or ``last`` weights; returns what was written.
 
-    ``name`` is the model's, without it that of ``out`` (``student.rsedge``: ``student``). The bundle
-    appears under its name only when the file is proved equal to the network (``parity``); an earlier
-    bundle stands until then.
+    ``name`` is the model's, without it that of the bundle (``student.rsedge``: ``student``). The bundle
+    appears under its name only when its fp32 file is proved equal to the network (``parity``) and the
+    reduced precisions were judged; an earlier bundle stands until then.
 
-    Raises InputError when the run or ``out`` cannot be used, ModelError when weights do not fit, the
-    network does not go to ONNX, or the file does not compute what the network computes.
+    Raises InputError when the run or the calibration data cannot be used, ModelError when weights do not
+    fit, the network does not go to ONNX, or the file does not compute what the network computes.
     """
-    check_out(out)
     net, facts = load_network(run, weights, fold=False)
-    source = weights_path(run, weights)
+    imagery, source = plan.imagery(facts), weights_path(run, weights)
     counts = {"network": facts.network, **_complexity(net, facts)}
     # Taps that no training crop reached are random numbers still: on a larger tile they would be noise.
     net = fold_dilations(net, facts.crop)
     deployed = deploy(net, facts.tile)
     manifest = replace(
-        facts.manifest(name or out.stem),
+        facts.manifest(name or plan.out.stem),
         provenance=_provenance(facts, source),
         complexity={
             **counts,
@@ -64,64 +64,35 @@ def build_bundle(
             "macs_deployed": macs(deployed, facts.tile),
         },
     )
-    with replaced_when_whole(out) as folder:
-        parity, stored = _prove(net, deployed, manifest, folder)
-        _write_report(folder, parity, stored)
-        write_bundle_manifest(folder, manifest)
-    return {
-        "out": str(out),
-        "name": manifest.name,
-        "network": facts.network,
-        "role": facts.role,
-        "weights": str(source),
-        "rehearsal": facts.rehearsal,
-        "tile": facts.tile,
-        "artifact": ARTIFACT,
-        "artifact_bytes": (out / ARTIFACT).stat().st_size,
-        "size_bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
-        "complexity": dict(manifest.complexity),
-        "parity": asdict(parity),
-        "weights_stored_as": stored,
-    }
+
+    def write_master(folder: Path) -> Mapping[str, Any]:
+        return {
+            "against": "torch, fp32, before deployment's rewrites",
+            "tiles_from": f"sample scene, seed {PARITY_SEED}: not the images of the run",
+            **asdict(_prove(net, deployed, manifest, folder)),
+        }
+
+    built = assemble(plan, manifest, imagery, write_master)
+    told = {"network": facts.network, "role": facts.role, "rehearsal": facts.rehearsal}
+    return {**built, **told, "weights": str(source)}
 
 
-def check_out(out: Path) -> None:
-    """Raise InputError when ``out`` cannot become a bundle, or is somebody's folder that is none."""
-    if out.suffix != SUFFIX:
-        raise InputError(f"--out {out}: a bundle's folder is named NAME{SUFFIX}, such as student{SUFFIX}")
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: the folder {out.parent} does not exist; create it first")
-    if not os.access(out.parent, os.W_OK):
-        raise InputError(
-            f"{out}: the folder {out.parent} is not writable; choose another or change its permissions"
-        )
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise InputError(f"{out} exists and is not a folder; choose another name")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST_NAME).is_file():
-        raise InputError(
-            f"{out} exists and is not a bundle (it has no {MANIFEST_NAME}); choose another name or empty it"
-        )
+def adopt_bundle(onnx_file: Path, facts: ForeignFacts, plan: Plan) -> Mapping[str, Any]:
+    """Make a bundle of an ONNX file without our metadata, from the facts it does not say; returns what was written.
 
-
-@contextmanager
-def replaced_when_whole(out: Path) -> Iterator[Path]:
-    """A folder to fill that takes the name ``out`` when the block ends well, and goes away otherwise.
-
-    What stood at ``out`` goes only then. No system call swaps two folders everywhere, so a crash
-    between the two renames leaves the old one beside it as ``.NAME.old``.
+    Raises InputError or ModelError where file and facts cannot be used or contradict each other.
     """
-    partial, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    imagery = plan.imagery(None)
+    with plan.stages("reading"):
+        model, manifest = adopt(onnx_file, facts)
+
+    def write_master(folder: Path) -> Mapping[str, Any]:
+        save(model, manifest, "fp32", folder / ARTIFACT)
+        return {"against": f"{onnx_file.name}, before opset and batch were changed"}
+
+    built = assemble(plan, manifest, imagery, write_master)
+    told = {"network": manifest.complexity["network"], "role": "foreign", "rehearsal": False}
+    return {**built, **told, "weights": str(onnx_file)}
 
 
 def sample_tiles(tile: int) -> Iterator[NDArray[np.uint8]]:
@@ -131,10 +102,10 @@ def sample_tiles(tile: int) -> Iterator[NDArray[np.uint8]]:
         yield scene.render(Window(i * tile, 0, tile, tile))[0]
 
 
-def _export(deployed: nn.Module, manifest: Manifest, path: Path, *, halve: bool) -> None:
+def _export(deployed: nn.Module, manifest: Manifest, path: Path) -> None:
     """Raises ModelError naming the network: torch's exporter raises whatever broke inside it."""
     try:
-        export_onnx(RawInput(deployed, MEAN, STD, MAX_VALUE), manifest, path, halve=halve)
+        export_onnx(RawInput(deployed, MEAN, STD, MAX_VALUE), manifest, path)
     except (ImportError, MemoryError, OSError):  # the machine's fault, not the network's
         raise
     except Exception as error:
@@ -145,30 +116,39 @@ def _export(deployed: nn.Module, manifest: Manifest, path: Path, *, halve: bool)
         ) from error
 
 
-def _prove(net: SegNet, deployed: SegNet, manifest: Manifest, folder: Path) -> tuple[Parity, str]:
-    """Export and compare with ``net``; weights are stored as fp16 where that is close enough, else as fp32.
+def _prove(net: SegNet, deployed: SegNet, manifest: Manifest, folder: Path) -> Parity:
+    """Export and compare with ``net``, and leave its answer in the bundle.
 
-    Raises ModelError when neither computes what the network computes.
+    Raises ModelError when the file does not compute what the network computes.
     """
-    for stored in ("float16", "float32"):
-        _export(deployed, manifest, folder / ARTIFACT, halve=stored == "float16")
-        write_bundle_manifest(folder, manifest)  # for the runtime that ``compare`` opens
-        parity = compare(RawInput(net, MEAN, STD, MAX_VALUE), folder, sample_tiles(manifest.tile))
-        if parity.holds:
-            break
+    _export(deployed, manifest, folder / ARTIFACT)
+    write_bundle_manifest(folder, manifest)  # for the runtime that ``compare`` opens
+    raw = RawInput(net, MEAN, STD, MAX_VALUE)
+    parity = compare(raw, folder, sample_tiles(manifest.tile))
     parity.check()
-    return parity, stored
+    write_reference(raw, list(islice(sample_tiles(manifest.tile), REFERENCE_TILES)), folder)
+    return parity
 
 
-def _write_report(folder: Path, parity: Parity, stored: str) -> None:
-    facts = {
+def write_reference(model: nn.Module, tiles: Sequence[NDArray[Any]], folder: Path) -> None:
+    """What ``model`` answers to ``tiles``, for ``rsedge verify`` on other machines; see ``ReferenceAnswer``."""
+    pixels = np.stack(tiles)
+    with torch.inference_mode():
+        scores = np.concatenate([model(torch.from_numpy(tile[None])).numpy() for tile in tiles])
+    coarse = scores[..., ::COARSE, ::COARSE].astype(np.float16)
+    np.savez_compressed(
+        folder / REFERENCE_NAME, pixels=pixels, classes=scores.argmax(1).astype(np.uint8), scores=coarse
+    )
+
+
+def _fp32_facts() -> dict[str, Any]:
+    return {
+        "precision": "fp32",
         "against": "torch, fp32, before deployment's rewrites",
-        "weights_stored_as": stored,
         "tiles_from": f"sample scene, seed {PARITY_SEED}: not the images of the run",
-        **asdict(parity),
+        "passed": True,  # else there would be no bundle
+        "forced": False,
     }
-    text = json.dumps({ARTIFACT: facts}, indent=2) + "\n"
-    (folder / "report.json").write_text(text, encoding="utf-8")
 
 
 def _complexity(net: SegNet, run: Run) -> dict[str, Any]:

@@ -44,15 +44,56 @@ class RollingBand:
 
     def finish_row(self) -> NDArray[np.uint8]:
         """The mask rows, (rows, width), that are complete now; moves the band down to the next row."""
-        starts, height = self._tiling.rows.starts, self._tiling.rows.size
-        last = self._row == len(starts) - 1
-        done = height if last else starts[self._row + 1] - starts[self._row]
+        height, done = self._tiling.rows.size, _rows_done(self._tiling, self._row)
         mask = argmax(self._sum[:, :done])
-        if not last:
+        if self._row < len(self._tiling.rows.starts) - 1:
             self._sum[:, : height - done] = self._sum[:, done:]
             self._sum[:, height - done :] = 0
             self._row += 1
         return mask
+
+
+class CropBand:
+    """Classes of tiles cut where a neighbour's centre is nearer, over the same rolling band of rows.
+
+    For ``--seam crop``, where a pixel belongs to one window and the device has found its class. Used as
+    ``RollingBand``; its memory is ``tile x width`` bytes.
+    """
+
+    def __init__(self, tiling: Tiling) -> None:
+        self._tiling = tiling
+        self._mask = np.zeros((tiling.rows.size, tiling.cols.length), np.uint8)
+        self._row = 0
+
+    def add(self, col: int, classes: NDArray[np.uint8]) -> None:
+        """Take the pixels that are the ``col``-th window's own of its classes, (tile, tile)."""
+        rows, cols = self._tiling.rows, self._tiling.cols
+        top, bottom = _own(rows.weights[self._row])
+        left, right = _own(cols.weights[col])
+        start = cols.starts[col]
+        self._mask[top:bottom, start + left : start + right] = classes[top:bottom, left:right]
+
+    def finish_row(self) -> NDArray[np.uint8]:
+        """The mask rows, (rows, width), that are complete now; moves the band down to the next row."""
+        height, done = self._tiling.rows.size, _rows_done(self._tiling, self._row)
+        mask = self._mask[:done].copy()
+        if self._row < len(self._tiling.rows.starts) - 1:
+            self._mask[: height - done] = self._mask[done:].copy()
+            self._mask[height - done :] = 0
+            self._row += 1
+        return mask
+
+
+def _rows_done(tiling: Tiling, row: int) -> int:
+    """Rows of the band that no window below the ``row``-th row of windows reaches."""
+    starts = tiling.rows.starts
+    return tiling.rows.size if row == len(starts) - 1 else starts[row + 1] - starts[row]
+
+
+def _own(weights: NDArray[np.float32]) -> tuple[int, int]:
+    """First pixel of a window that is its own, and the one after its last; with ``crop`` they are one run."""
+    mine = np.flatnonzero(weights)
+    return (int(mine[0]), int(mine[-1]) + 1) if mine.size else (0, 0)
 
 
 def argmax(scores: Scores) -> NDArray[np.uint8]:

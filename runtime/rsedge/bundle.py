@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from rsedge.errors import ModelError
+from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
 from rsedge.manifest import Manifest
 
 MANIFEST_NAME = "manifest.json"
+REPORT_NAME = "report.json"
 METADATA_KEY = "rsedge"  # key of the manifest in an ONNX file's metadata_props
+PRECISION_KEY = (
+    "rsedge_precision"  # key beside it: one of PRECISIONS; absent in files of rsedge 0.1, which are fp32
+)
+# Of a graph's arithmetic. INT8 comes as CPUs want it (uint8 activations), as TensorRT 8 and as TensorRT 10 do.
+PRECISIONS = ("fp32", "fp16", "int8", "int8-trt8", "int8-trt10")
 DEFAULT_BUNDLE = Path(__file__).parent / "models" / "landcover5-b0.rsedge"
 
 
@@ -24,29 +33,97 @@ class Bundle:
     manifest: Manifest
     artifact: Path  # the ONNX file
     sha256: str
-    precision: str  # of the artifact's arithmetic: "fp32", "fp16" or "int8"
+    precision: str  # of the artifact's arithmetic: one of PRECISIONS
+    artifacts: Mapping[str, str] = field(
+        default_factory=dict
+    )  # every file's name and SHA-256, as the manifest says
 
     @classmethod
-    def open(cls, path: Path | str | None = None, precision: str = "fp32") -> Bundle:
+    def open(cls, path: Path | str | None = None, precision: str | None = None) -> Bundle:
         """Open a bundle folder, a lone ``.onnx`` exported by rsedge, or (None) the default bundle.
 
-        Raises ModelError when it is missing, foreign, edited (hash) or lacks the precision.
+        ``precision`` None: fp32 of a folder, whatever it is of a lone file. Raises ModelError when it is
+        missing, foreign, edited (hash) or lacks the precision, InputError when there is no such precision.
         """
         path = DEFAULT_BUNDLE if path is None else Path(path)
+        if precision is not None and precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         if path.is_dir():
-            return cls._open_folder(path, precision)
+            return cls._open_folder(path, precision or "fp32")
         if not path.exists():
             raise ModelError(
                 f"no model at {path}; give a bundle folder (student.rsedge) or an .onnx exported by rsedge"
             )
-        text = onnx_metadata(path).get(METADATA_KEY)
-        if text is None:
+        return cls._open_file(path, precision)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those it has an ONNX file of, in the order of ``PRECISIONS``."""
+        if self.artifact == self.path:
+            return (self.precision,)
+        return _precisions(self.artifacts)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What its exporter measured, ``report.json``; {} where there is none or it is no JSON object.
+
+        Raises ModelError when it is not the file that the manifest names.
+        """
+        if REPORT_NAME not in self.artifacts or not (self.path / REPORT_NAME).is_file():
+            return {}
+        text = self.file(REPORT_NAME).read_bytes()
+        try:
+            facts = json.loads(text)
+        except ValueError:
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def record(self, precision: str | None = None) -> dict[str, Any]:
+        """What the report says of one artifact (None: the one to run); {} where it says nothing."""
+        artifacts = self.report.get("artifacts")
+        facts = (
+            artifacts.get(f"model.{precision or self.precision}.onnx") if isinstance(artifacts, dict) else {}
+        )
+        return facts if isinstance(facts, dict) else {}
+
+    def why_not(self, precision: str) -> str | None:
+        """Why the bundle holds no ``precision`` (fp16 or int8), as its exporter reported; None where it holds it."""
+        if any(p == precision or p.startswith(f"{precision}-") for p in self.precisions):
+            return None
+        said: list[str] = list(self.report.get("notes") or [])
+        for rung in self.report.get("ladder") or []:
+            if any(p.startswith(precision) for p in rung["precisions"]) and not rung["passed"]:
+                said += rung["why"]
+        return "; ".join(said) or "it was not exported"
+
+    def file(self, name: str) -> Path:
+        """One of the ``artifacts``, by its name, hash checked.
+
+        Raises ModelError when it is not listed, missing or edited.
+        """
+        if name not in self.artifacts:
+            known = ", ".join(sorted(self.artifacts)) or "none"
+            raise ModelError(f"{self.path} has no {name}; its artifacts: {known}")
+        path = self.path if self.artifact == self.path else self.path / name
+        _check_hash(path, self.artifacts[name])
+        return path
+
+    @classmethod
+    def _open_file(cls, path: Path, precision: str | None) -> Bundle:
+        metadata = onnx_metadata(path)
+        if METADATA_KEY not in metadata:
             raise ModelError(
                 f"{path} carries no rsedge metadata, so its bands, classes and tile are unknown; "
                 "export it with rsedge"
             )
-        manifest = Manifest.from_json(text, str(path))
-        return cls(path, manifest, path, file_sha256(path), precision="fp32")
+        manifest = Manifest.from_json(metadata[METADATA_KEY], str(path))
+        found = metadata.get(PRECISION_KEY, "fp32")
+        if precision not in {None, found}:
+            raise ModelError(
+                f"{path} is {found}, {precision} was asked for; give the folder of its bundle, or no --precision"
+            )
+        digest = file_sha256(path)
+        return cls(path, manifest, path, digest, found, {path.name: digest})
 
     @classmethod
     def _open_folder(cls, path: Path, precision: str) -> Bundle:
@@ -55,24 +132,36 @@ class Bundle:
             raise ModelError(f"{path} is not a bundle: it has no {MANIFEST_NAME}")
         text = manifest_path.read_bytes()
         manifest = Manifest.from_json(text, str(manifest_path))
-        artifacts = json.loads(text).get("artifacts")
-        artifacts = artifacts if isinstance(artifacts, dict) else {}
+        listed = json.loads(text).get("artifacts")
+        artifacts = {n: str(h) for n, h in listed.items()} if isinstance(listed, dict) else {}
         name = f"model.{precision}.onnx"
         if name not in artifacts:
             known = ", ".join(sorted(artifacts)) or "none"
-            raise ModelError(f"{path} has no {name}; its artifacts: {known}")
-        artifact = path / name
-        if not artifact.is_file():
+            has = ", ".join(_precisions(artifacts)) or "none"
             raise ModelError(
-                f"{path}: {name} is listed in {MANIFEST_NAME} but missing; copy the bundle again"
+                f"{path} has no {name}; its artifacts: {known}; its precisions: {has}; make others with "
+                "`rsedge export`"
             )
-        found = file_sha256(artifact)
-        if found != artifacts[name]:
-            raise ModelError(
-                f"{artifact} is not the file its manifest names (SHA-256 {found[:12]}..., "
-                f"expected {str(artifacts[name])[:12]}...); copy or export the bundle again"
-            )
-        return cls(path, manifest, artifact, found, precision)
+        _check_hash(path / name, artifacts[name])
+        return cls(path, manifest, path / name, artifacts[name], precision, artifacts)
+
+
+def _precisions(artifacts: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(p for p in PRECISIONS if f"model.{p}.onnx" in artifacts)
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    """Raise ModelError unless the file is there and is the one its manifest names."""
+    if not path.is_file():
+        raise ModelError(
+            f"{path.parent}: {path.name} is listed in {MANIFEST_NAME} but missing; copy the bundle again"
+        )
+    found = file_sha256(path)
+    if found != expected:
+        raise ModelError(
+            f"{path} is not the file its manifest names (SHA-256 {found[:12]}..., "
+            f"expected {expected[:12]}...); copy or export the bundle again"
+        )
 
 
 def write_bundle_manifest(folder: Path, manifest: Manifest) -> None:

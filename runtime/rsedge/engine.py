@@ -6,6 +6,7 @@ Three threads: a reader ahead of the model, the model with blending, and the sin
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends import Backend
-from rsedge.blend import RollingBand
+from rsedge.blend import CropBand, RollingBand
 from rsedge.manifest import NODATA
 from rsedge.pipeline import Background, prefetch
 from rsedge.raster import BandPlan, RasterReader
@@ -122,25 +123,37 @@ def _segment_rows(
     image = np.empty((len(manifest.bands), rows.size, cols.length), manifest.dtype)
     valid = np.empty((rows.size, cols.length), np.bool_)
     fill = np.array(manifest.fill, manifest.dtype)[:, None, None]
-    band = RollingBand(tiling, len(manifest.classes))
+    # Where the device finds the classes and each pixel is one window's, scores need not leave it.
+    on_device = backend.classes_on_device and tiling.rows.seam == "crop"
+    band: CropBand | RollingBand = (
+        CropBand(tiling) if on_device else RollingBand(tiling, len(manifest.classes))
+    )
+    sent: deque[int] = deque()  # columns of windows that the model has not answered yet
+
+    def windows() -> Iterator[NDArray[Any]]:
+        for col, left in enumerate(cols.starts):
+            right = left + cols.size
+            stats.windows += 1
+            if valid[:, left:right].any():
+                pixels = np.where(valid[:, left:right], image[:, :, left:right], fill)
+                sent.append(col)
+                yield reflect(pixels, tile)[None]
+            else:
+                stats.windows_skipped += 1
+            if progress:
+                progress(stats.windows, len(tiling))
+
     kept = 0  # rows of image and valid carried over from the row of windows above
     ends = [*rows.starts[1:], rows.length]
     for start, end in zip(rows.starts, ends, strict=True):
         new_image, new_valid = next(strips)
         image[:, kept:], valid[kept:] = new_image, new_valid
-        for col, left in enumerate(cols.starts):
-            right = left + cols.size
-            stats.windows += 1
-            if not valid[:, left:right].any():
-                stats.windows_skipped += 1
-            else:
-                with Timed(stats, "infer"):
-                    pixels = np.where(valid[:, left:right], image[:, :, left:right], fill)
-                    scores = backend.infer(reflect(pixels, tile)[None])[0]
-                with Timed(stats, "blend"):
-                    band.add(col, scores)
-            if progress:
-                progress(stats.windows, len(tiling))
+        begin = time.perf_counter()
+        for answer in _answers(backend, on_device, windows()):
+            stats.seconds["infer"] += time.perf_counter() - begin
+            with Timed(stats, "blend"):
+                band.add(sent.popleft(), answer[0])
+            begin = time.perf_counter()
         done = end - start
         with Timed(stats, "blend"):
             mask = band.finish_row()
@@ -149,6 +162,11 @@ def _segment_rows(
         yield Strip(start, mask, image[:, :done].copy())
         kept = rows.size - done
         image[:, :kept], valid[:kept] = image[:, done:].copy(), valid[done:].copy()
+
+
+def _answers(backend: Backend, on_device: bool, batches: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Of each tile its classes, (1, tile, tile), where the device finds them, else its scores."""
+    return backend.stream_classes(batches) if on_device else backend.stream(batches)
 
 
 def reflect(pixels: NDArray[Any], tile: int) -> NDArray[Any]:

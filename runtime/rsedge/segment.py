@@ -102,13 +102,23 @@ class Result:
         return asdict(self)
 
 
-def open_model(path: Path | str | None = None, device: str = "auto", threads: int | None = None) -> Backend:
+def open_model(
+    path: Path | str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+) -> Backend:
     """Open a bundle folder or an rsedge ``.onnx`` (None: the default model) on a device.
 
-    Use it as a context manager; ``backend.bundle.manifest`` says what it expects. Raises ModelError,
-    BackendError or InputError.
+    ``precision`` None: a bundle's fp32, never quietly less; a lone file's own; on "tensorrt" that of the
+    engine that is there. Use it as a context manager; ``backend.bundle.manifest`` says what it expects.
+
+    Raises ModelError, BackendError or InputError.
     """
-    return open_backend(Bundle.open(path), device, threads)
+    # An engine need not have an ONNX file of its precision beside it.
+    bundle = Bundle.open(path, None if device == "tensorrt" else precision)
+    bundle.record()  # an edited report is an error now rather than after hours of work
+    return open_backend(bundle, device, threads, precision)
 
 
 def segment(
@@ -131,7 +141,7 @@ def segment(
     manifest = model.bundle.manifest
     with ExitStack() as stack:
         reader = stack.enter_context(RasterReader(raster))
-        _check_outputs(reader, out, options)
+        check_outputs(reader, out, options)
         grid = reader.grid
         plan, tiling = plan_run(reader, manifest, options)
         stack.enter_context(
@@ -207,7 +217,8 @@ def _class_areas(classes: Sequence[ClassInfo], area: AreaSink) -> tuple[ClassAre
     )
 
 
-def _check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
+def check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
+    """Raise InputError where a result would take the place of the raster itself or of one of its parts."""
     preview = [Path(options.preview)] if options.preview else []
     for target in (out, *preview):
         if target.exists() and any(f.exists() and f.samefile(target) for f in reader.files):
@@ -247,10 +258,31 @@ def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels
     training = model.bundle.manifest.provenance.get("training")
     if isinstance(training, dict) and training.get("rehearsal"):
         notes.append("the model comes from a rehearsal (--quick): its weights are not meant for use")
+    notes += artifact_notes(model)
     gsd_m, trained = grid.gsd_m, model.bundle.manifest.gsd_m
     if gsd_m and trained and not trained[0] * 0.8 <= gsd_m <= trained[1] * 1.25:
         notes.append(
             f"the raster's GSD is {gsd_m:.2f} m, the model was trained at {trained[0]:g} to {trained[1]:g} m: "
             "expect a worse mask; resample the raster first"
+        )
+    return tuple(notes)
+
+
+def artifact_notes(model: Backend) -> tuple[str, ...]:
+    """What the user should know of the artifact that runs, and of where it runs."""
+    precision, record, notes = model.bundle.precision, model.bundle.record(), list[str]()
+    if record.get("forced") is True or record.get("passed") is False:
+        notes.append(
+            f"this {precision} artifact did not pass its exporter's check and was kept by force: expect a worse "
+            "mask; compare with `rsedge verify`"
+        )
+    if model.provider == "CPUExecutionProvider" and precision.startswith("int8"):
+        notes.append(
+            f"{precision} in onnxruntime on a CPU is slower than fp32; where it should be faster, "
+            "take --device openvino"
+        )
+    elif model.provider == "CPUExecutionProvider" and precision == "fp16":
+        notes.append(
+            "fp16 in onnxruntime on a CPU is computed in fp32 and gains nothing; it is meant for GPUs"
         )
     return tuple(notes)

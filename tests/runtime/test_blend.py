@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsedge.blend import RollingBand, argmax
+from rsedge.blend import CropBand, RollingBand, argmax
 from rsedge.tiling import Tiling
 
 
@@ -44,6 +44,27 @@ def test_rolling_band_equals_a_whole_array_in_float64(
     found = roll(tiling, tiles, 3)
     assert found.shape == (height, width)
     np.testing.assert_array_equal(found[clear], whole.argmax(0)[clear])
+
+
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    tile=st.integers(4, 40),
+    overlap=st.floats(0, 0.75),
+    seed=st.integers(0, 99),
+)
+def test_a_crop_band_of_classes_is_a_rolling_band_of_scores(
+    height: int, width: int, tile: int, overlap: float, seed: int
+) -> None:
+    tiling = Tiling.of(height, width, tile, overlap, "crop")
+    rng = np.random.default_rng(seed)
+    tiles = [rng.normal(size=(3, tile, tile)).astype(np.float32) for _ in tiling]
+    band, rows, classes = CropBand(tiling), [], iter([argmax(scores) for scores in tiles])
+    for _ in tiling.rows.starts:
+        for col in range(len(tiling.cols.starts)):
+            band.add(col, next(classes))
+        rows.append(band.finish_row())
+    np.testing.assert_array_equal(np.concatenate(rows), roll(tiling, tiles, 3))
 
 
 @pytest.mark.parametrize("seam", ["blend", "crop"])

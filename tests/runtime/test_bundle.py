@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rsedge.bundle import METADATA_KEY, Bundle, onnx_metadata
-from rsedge.errors import ModelError
+from artifacts import graph_of, make_artifacts
+from rsedge import open_model
+from rsedge.bundle import METADATA_KEY, Bundle, onnx_metadata, write_bundle_manifest
+from rsedge.errors import InputError, ModelError
 from toys import make_bundle, pointwise_graph, pointwise_manifest
 
 
@@ -40,6 +42,72 @@ def test_the_default_bundle_is_whole() -> None:
     bundle = Bundle.open()
     assert [c.name for c in bundle.manifest.classes] == ["building", "land", "road", "vegetation", "water"]
     assert bundle.manifest.tile == 512
+
+
+class TestSeveralArtifacts:
+    def made(self, tmp_path: Path, report: object = None) -> Path:
+        manifest = pointwise_manifest()
+        graphs = {p: graph_of(manifest, p) for p in ("int8-trt10", "int8", "fp32")}
+        return make_artifacts(tmp_path / "b.rsedge", manifest, graphs, report)
+
+    def test_a_folder_says_what_it_has(self, tmp_path: Path) -> None:
+        folder = self.made(tmp_path)
+        assert Bundle.open(folder).precisions == ("fp32", "int8", "int8-trt10")
+        opened = Bundle.open(folder, "int8")
+        assert (opened.precision, opened.artifact.name) == ("int8", "model.int8.onnx")
+        assert opened.artifacts == json.loads((folder / "manifest.json").read_text())["artifacts"]
+        assert opened.sha256 == hashlib.sha256((folder / "model.int8.onnx").read_bytes()).hexdigest()
+
+    def test_a_lone_file_is_what_its_metadata_say(self, tmp_path: Path, bundle: Path) -> None:
+        lone = self.made(tmp_path) / "model.int8.onnx"
+        for opened in (Bundle.open(lone), Bundle.open(lone, "int8")):
+            assert (opened.precision, opened.precisions) == ("int8", ("int8",))
+            assert opened.artifacts == {"model.int8.onnx": opened.sha256}
+            assert opened.file("model.int8.onnx") == lone
+            assert (opened.report, opened.record()) == ({}, {})
+        with pytest.raises(ModelError, match="is int8, fp32 was asked for"):
+            Bundle.open(lone, "fp32")
+        assert Bundle.open(bundle / "model.fp32.onnx").precision == "fp32"  # no such metadata: rsedge 0.1
+
+    def test_an_unknown_precision(self, bundle: Path) -> None:
+        with pytest.raises(InputError, match="fp32, fp16, int8"):
+            Bundle.open(bundle, "int4")
+
+    def test_the_report_by_artifact(self, tmp_path: Path) -> None:
+        report = {"artifacts": {"model.int8.onnx": {"agreement": 0.98}, "model.fp32.onnx": "none"}}
+        folder = self.made(tmp_path, report)
+        assert Bundle.open(folder).report == report
+        assert Bundle.open(folder, "int8").record() == {"agreement": 0.98}
+        assert Bundle.open(folder).record("int8") == {"agreement": 0.98}
+        assert (Bundle.open(folder).record(), Bundle.open(folder).record("fp16")) == ({}, {})
+
+    @pytest.mark.parametrize("report", [None, [], {}, {"artifacts": []}])
+    def test_a_report_that_says_nothing(self, tmp_path: Path, report: object) -> None:
+        opened = Bundle.open(self.made(tmp_path, report))
+        assert opened.report == (report if isinstance(report, dict) else {})
+        assert opened.record() == {}
+
+    def test_a_report_that_is_gone_or_no_json(self, tmp_path: Path) -> None:
+        folder = self.made(tmp_path, {})
+        (folder / "report.json").write_text("{")
+        write_bundle_manifest(folder, pointwise_manifest())
+        assert Bundle.open(folder).report == {}
+        (folder / "report.json").unlink()
+        assert Bundle.open(folder).report == {}
+
+    def test_an_edited_report_is_no_report(self, tmp_path: Path) -> None:
+        folder = self.made(tmp_path, {"artifacts": {"model.int8.onnx": {"forced": True}}})
+        (folder / "report.json").write_text("{}")
+        with pytest.raises(ModelError, match="not the file its manifest names"):
+            assert Bundle.open(folder).report
+        with pytest.raises(ModelError, match="not the file its manifest names"):
+            open_model(folder)  # before the work rather than after it
+
+    def test_any_file_of_it_is_checked(self, tmp_path: Path) -> None:
+        opened = Bundle.open(self.made(tmp_path, {}))
+        assert opened.file("report.json") == opened.path / "report.json"
+        with pytest.raises(ModelError, match=r"has no reference\.npz"):
+            opened.file("reference.npz")
 
 
 class TestFailures:

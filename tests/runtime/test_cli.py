@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import rasterio
 
+from artifacts import graph_of, make_artifacts
 from rsedge.cli import main
 from toys import make_bundle, pointwise_graph, pointwise_manifest, strongest
 
 Run = Callable[..., tuple[int, str, str]]
 Write = Callable[..., Path]
 Noise = Callable[..., np.ndarray]
+SHORT = ("--tile-count", 1, "--seconds", 0, "--size", 70, "--threads", 1)
 
 
 @pytest.fixture
@@ -110,6 +112,25 @@ def test_sample_then_eval_of_a_model_that_knows_colours_only(run: Run, tmp_path:
     assert 0 < facts["miou"] <= 1
 
 
+def test_infer_takes_the_precision_asked_for_and_says_what_it_costs(
+    run: Run, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    manifest = pointwise_manifest()
+    graphs = {p: graph_of(manifest, p) for p in ("fp32", "int8")}
+    report = {"artifacts": {"model.int8.onnx": {"forced": True}}}
+    folder = make_artifacts(tmp_path / "b.rsedge", manifest, graphs, report)
+    command = ("infer", write_raster(noise(70, 70)), "--out", tmp_path / "m.tif", "--model", folder)
+    code, printed, said = run(*command, "--device", "cpu", "--precision", "int8", "--json")
+    assert (code, json.loads(printed.splitlines()[-1])["precision"]) == (0, "int8")
+    assert "slower than fp32" in said
+    assert "--device openvino" in said
+    assert "was kept by force" in said
+    code, printed, said = run(*command, "--device", "cpu", "--json")
+    assert (code, json.loads(printed.splitlines()[-1])["precision"], said) == (0, "fp32", "")
+    code, _, said = run("bench", "--model", folder, "--device", "cpu", "--precision", "int8", *SHORT)
+    assert (code, "slower than fp32" in said) == (0, True)
+
+
 BAD_INPUT = {
     "missing file": (("none.tif",), "no raster at"),
     "a folder": ((".",), "is a folder"),
@@ -128,6 +149,8 @@ BAD_INPUT = {
     "seam": (("good.tif", "--seam", "glue"), "blend, crop"),
     "format": (("good.tif", "--format", "jpeg"), "cog, gtiff"),
     "device": (("good.tif", "--device", "tpu"), "auto, cpu, cuda"),
+    "precision": (("good.tif", "--precision", "int4"), "fp32, fp16, int8"),
+    "precision that is not there": (("good.tif", "--precision", "int8"), "no model.int8.onnx"),
     "bands": (("good.tif", "--bands", "a,b"), "--bands 'a,b'"),
     "band 9": (("good.tif", "--bands", "1,2,9"), "bands 1 to 3"),
     "scale": (("good.tif", "--scale", "5"), "LOW,HIGH"),
@@ -230,7 +253,7 @@ def test_a_failure_that_is_not_the_users_fault_exits_with_1(
     assert (code, "No space left" in complaint) == (1, True)
 
 
-@pytest.mark.parametrize("command", [[], ["infer"], ["eval"], ["sample"]])
+@pytest.mark.parametrize("command", [[], ["infer"], ["eval"], ["sample"], ["verify"]])
 def test_every_command_has_help(run: Run, command: list[str]) -> None:
     code, printed, _ = run(*command, "--help")
     assert code == 0
@@ -245,7 +268,8 @@ def test_version(run: Run) -> None:
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
-for name in ("torch", "torchvision", "timm", "onnx", "onnxruntime", "safetensors", "rsedge_train", "rsedge_export"):
+extras = "torch torchvision timm onnx onnxruntime openvino tensorrt pycuda safetensors rsedge_train rsedge_export"
+for name in extras.split():
     sys.modules[name] = None
 import rsedge
 for module in pkgutil.walk_packages(rsedge.__path__, "rsedge."):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -10,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsedge.blend import argmax
 from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, ModelError
-
-DEVICES = ("auto", "cpu", "cuda")  # what a user can ask for
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Backend(ABC):
     version: str  # of the library behind it
     threads: int  # CPU threads of the graph
     provider: str  # what really runs the graph, e.g. "CPUExecutionProvider"
+    classes_on_device = False  # whether ``classify`` brings classes from the device rather than scores
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -61,12 +62,35 @@ class Backend(ABC):
         """Scores of a batch of tiles. Raises BackendError when the model fails or answers NaN."""
         scores = self._run(batch)
         # One sum a batch: a network that overflows must not pass for one that sees class 0.
-        if not np.isfinite(scores.sum()):
+        self.check_finite(scores.sum())
+        return scores
+
+    def classify(self, batch: NDArray[Any]) -> NDArray[np.uint8]:
+        """Each pixel's class, (N, tile, tile): that of the highest score, the first among equals.
+
+        Raises BackendError as ``infer`` does.
+        """
+        return np.stack([argmax(scores) for scores in self.infer(batch)])
+
+    def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+        """``infer`` of each batch, in order; a device may be given the next batch before this one is done.
+
+        So ``batches`` is read up to one ahead, and an array is valid only until the next is asked for. Finish or close
+        one stream before the next and before ``infer``.
+        """
+        return map(self.infer, batches)
+
+    def stream_classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
+        """``classify`` of each batch, as ``stream`` is ``infer`` of each."""
+        return map(self.classify, batches)
+
+    def check_finite(self, digest: NDArray[Any] | np.floating[Any]) -> None:
+        """Raise BackendError when sums or means of scores tell that some were NaN or infinite."""
+        if not np.isfinite(digest).all():
             raise BackendError(
                 f"the model answered NaN or infinity on {self.provider} ({self.bundle.precision}); "
                 "run it in fp32, or export it again"
             )
-        return scores
 
     def check_contract(self) -> None:
         """Raise ModelError when the graph is not what the manifest says."""

@@ -85,6 +85,11 @@ class OrtBackend(Backend):
         del self._session
 
 
+def offered_providers() -> tuple[str, ...]:
+    """What this onnxruntime can run on. Raises BackendError where there is none."""
+    return tuple(_import_onnxruntime().get_available_providers())
+
+
 def _import_onnxruntime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415 - an extra, and slow to load

@@ -23,20 +23,25 @@ def bench(
     size: Annotated[int, typer.Option(help="Side of the end-to-end raster, pixels.")] = 2048,
     threads: common.Threads = None,
     device: common.Device = "auto",
+    precision: common.Precision = None,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Measure a model on this machine: latency of a tile, whole raster, memory; its teacher beside it."""
     from rsedge.bench import BenchOptions
     from rsedge.bench import bench as measure
-    from rsedge.segment import open_model
+    from rsedge.segment import artifact_notes, open_model
 
     options = BenchOptions(tile_count, seconds, size)
     model = common.model_or_default(model, quiet)
-    with open_model(model, device, threads) as backend, common.progress_bar("windows", quiet) as progress:
+    with (
+        open_model(model, device, threads, precision) as backend,
+        common.progress_bar("windows", quiet) as progress,
+    ):
         result = measure(backend, options, progress)
+        notes = (*artifact_notes(backend), *result.notes)
     if not quiet:
-        for note in result.notes:
+        for note in notes:
             print(f"note: {note}", file=sys.stderr)
         _show(result)
     if as_json:

@@ -44,7 +44,15 @@ Scale = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace also a raster that rsedge did not write.")
 ]
-Device = Annotated[str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda")]
+Device = Annotated[str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda|openvino|tensorrt")]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="Which of the bundle's artifacts.",
+        show_default="fp32; of a TensorRT engine, its own",
+        metavar="fp32|fp16|int8",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model.", show_default="all cores")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

@@ -32,6 +32,7 @@ def evaluate_command(
     bands: common.Bands = None,
     scale: common.Scale = None,
     device: common.Device = "auto",
+    precision: common.Precision = None,
     threads: common.Threads = None,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
@@ -48,7 +49,10 @@ def evaluate_command(
         scale=common.parse_scale(scale),
     )
     model = common.model_or_default(model, quiet)
-    with open_model(model, device, threads) as backend, common.progress_bar("rasters", quiet) as progress:
+    with (
+        open_model(model, device, threads, precision) as backend,
+        common.progress_bar("rasters", quiet) as progress,
+    ):
         names = tuple(c.name for c in backend.bundle.manifest.classes)
         colors = LabelColors.read(classes, names) if classes else None
         result = evaluate(backend, data, options, colors, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Mapping
@@ -11,61 +12,268 @@ from typing import Annotated, Any
 import typer
 
 from rsedge.cli import common
-from rsedge.errors import InputError
+from rsedge.errors import InputError, ModelError, RsedgeError
+
+RUN = Path("runs/student")
+ALL = "fp32,fp16,int8"
 
 
 def export(
-    run: Annotated[Path, typer.Option(help="Run folder of distill or train-teacher.")] = Path("runs/student"),
+    run: Annotated[Path, typer.Option(help="Run folder of distill or train-teacher.")] = RUN,
     out: Annotated[Path, typer.Option("--out", "-o", help="Bundle to write.")] = common.OWN_MODEL,
     weights: Annotated[
         str, typer.Option(help="Best by validation mIoU, or last.", metavar="best|last")
     ] = "best",
     name: Annotated[str | None, typer.Option(help="Name of the model.", show_default="that of --out")] = None,
-    trt: Annotated[bool, typer.Option("--trt", help="Not built yet: a TensorRT engine.")] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="What to make; of an engine one of them.", metavar="P,P", show_default=f"{ALL}; engine fp16"
+        ),
+    ] = None,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Raster or folder like what the model will meet, or "samples". May be repeated.',
+            metavar="PATH",
+            show_default="the training data",
+        ),
+    ] = None,
+    calibration_tiles: Annotated[int, typer.Option(help="Tiles to calibrate on.")] = 64,
+    bands: common.Bands = None,
+    scale: common.Scale = None,
+    gate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled folder to judge on, as for eval.",
+            show_default="agreement on held calibration tiles",
+        ),
+    ] = None,
+    gate_tiles: Annotated[int, typer.Option(help="Tiles of it.")] = 32,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="TOML table of classes and label colours.", show_default="the model's own"),
+    ] = None,
+    max_miou_drop: Annotated[float, typer.Option(help="Points of mIoU that a precision may cost.")] = 0.5,
+    max_class_drop: Annotated[float, typer.Option(help="Points of IoU that it may cost a class.")] = 1.5,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep also what fails; the report and infer say so.")
+    ] = False,
+    trt: Annotated[
+        bool, typer.Option("--trt", help="Build a TensorRT engine, for the machine this runs on.")
+    ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --trt: the bundle to build from; no torch needed.",
+            show_default=f"what is exported, or ./{common.OWN_MODEL} where there is no run",
+        ),
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="Somebody else's ONNX in place of a run; needs --classes, --mean and --std."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Per band, of values / --max-value.", metavar="M,M,M")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Per band.", metavar="S,S,S")] = None,
+    max_value: Annotated[float, typer.Option(help="What values are divided by first.")] = 255.0,
+    band_names: Annotated[str, typer.Option(help="In the order of its input.")] = "red,green,blue",
+    gsd: Annotated[
+        str | None, typer.Option(help="Metres a pixel it was trained at.", metavar="FINE,COARSE")
+    ] = None,
+    tile: Annotated[int | None, typer.Option(help="Pixels, where the file leaves its input free.")] = None,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Turn a trained network into a bundle that runs without torch, proved equal to it."""
-    if trt:
-        raise InputError(
-            "--trt: TensorRT engines are not built yet; without it, export writes an ONNX file for ONNX Runtime"
-        )
-    with common.needs_extra("export"):
-        from rsedge_export.build import build_bundle
+    """Turn a trained network into a bundle that runs without torch, every precision proved; or build an engine."""
+    told: dict[str, Any] = {}
+    if bundle is not None and not trt:
+        raise InputError(f"--bundle {bundle} is what --trt builds an engine from; add --trt")
+    if trt and bundle is None and onnx is None and not run.exists() and run == RUN:
+        bundle = common.OWN_MODEL  # a device without a workshop
+    if bundle is None:
+        with common.needs_extra("export"):
+            from rsedge_export.assemble import Calibration, Plan
+            from rsedge_export.build import adopt_bundle, build_bundle
+            from rsedge_export.gate import Limits
+            from rsedge_export.variants import Wanted
 
-        built = build_bundle(run, out, name=name, weights=weights)
-    if not quiet:
-        _show(built)
-        if built["rehearsal"]:
-            print(
-                f"note: {run} is a rehearsal: its weights show that the commands work, not what a model can do",
-                file=sys.stderr,
+            plan = Plan(
+                out,
+                Wanted(
+                    precisions=tuple(p for p in _precisions(precision) if p != "fp32"),
+                    limits=Limits(miou_drop=max_miou_drop, class_drop=max_class_drop),
+                    gate=gate,
+                    gate_classes=classes,
+                    gate_tiles=gate_tiles,
+                    force=force,
+                ),
+                Calibration(
+                    tuple(calibration or ()),
+                    calibration_tiles,
+                    common.parse_bands(bands),
+                    common.parse_scale(scale),
+                ),
+                functools.partial(common.progress_bar, quiet=quiet),
             )
+            if onnx is None:
+                told = dict(build_bundle(run, plan, name=name, weights=weights))
+            else:
+                facts = _foreign(classes, mean, std, max_value, band_names, gsd, tile, name)
+                told = dict(adopt_bundle(onnx, facts, plan))
+        if not quiet:
+            _show(told)
+        _say_notes(told)
+    if trt:
+        told["engine"] = _engine(bundle or out, precision if bundle else None, force, quiet)
     if as_json:
-        common.say(json.dumps(built))
+        common.say(json.dumps(told))
 
 
-def _show(built: Mapping[str, Any]) -> None:
-    counts, parity, tile = built["complexity"], built["parity"], built["tile"]
-    common.say(f"bundle     {built['out']}, {built['size_bytes'] / 1e6:.1f} MB on disk")
-    common.say(
-        f"model      {built['name']}: {built['network']}, fp32, weights stored as {built['weights_stored_as']}"
+def _precisions(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or ALL).split(",")]
+
+
+def _foreign(
+    classes: Path | None,
+    mean: str | None,
+    std: str | None,
+    max_value: float,
+    band_names: str,
+    gsd: str | None,
+    tile: int | None,
+    name: str | None,
+) -> Any:
+    from rsedge.labels import ClassTable, unpack_color
+    from rsedge_export.foreign import ForeignFacts
+
+    if classes is None or mean is None or std is None:
+        raise InputError(
+            "an ONNX file does not say its classes and preprocessing; give --classes FILE, --mean M,M,M and "
+            "--std S,S,S (of values / --max-value)"
+        )
+    table = ClassTable.read(classes)
+    return ForeignFacts(
+        classes=table.classes,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        max_value=max_value,
+        bands=tuple(part.strip() for part in band_names.split(",")),
+        gsd_m=_pair("--gsd", gsd),
+        name=name,
+        tile=tile,
+        unlabelled=tuple(map(unpack_color, sorted(table.ignore))),
     )
-    common.say(f"weights    {built['weights']}")
-    common.say(
-        f"params     {counts['params'] / 1e6:.3f} M, {counts['params_deployed'] / 1e6:.3f} M as exported"
-    )
-    common.say(
-        f"MACs       {counts['macs'] / 1e9:.2f} G a {tile} px tile, {counts['macs_deployed'] / 1e9:.2f} G as exported"
-    )
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r} is not a list of numbers such as 0.485,0.456,0.406") from None
+
+
+def _pair(option: str, text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    values = _numbers(option, text)
+    if len(values) != 2:
+        raise InputError(f"{option} {text!r} is not two numbers such as 0.25,1")
+    return values[0], values[1]
+
+
+def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict[str, Any]:
+    """Build an engine into the bundle; what was built, for ``--json``."""
+    from dataclasses import asdict
+
+    from rsedge.bundle import Bundle
+    from rsedge.plans import plan_path
+    from rsedge_export.trt import TrtOptions, build_engine
+
+    if not path.exists():
+        raise ModelError(f"no bundle at {path}; copy one here, or name it with --bundle")
+    wanted, why = precision or "fp16", Bundle.open(path).why_not("int8")
+    if wanted == "int8" and why:
+        print(f"note: {path} has no INT8 ({why}): building FP16", file=sys.stderr)
+        wanted = "fp16"
+    try:
+        with common.progress_bar("building the engine", quiet) as progress:
+            facts = build_engine(path, wanted, TrtOptions(force=force), progress)
+    except RsedgeError as error:
+        # The bundle stands whatever happens here; it can travel to the device.
+        again = f"on the device: rsedge export --trt --bundle {path}"
+        raise type(error)(f"{error}. The bundle {path} is whole; build the engine {again}") from error
+    if facts.problem:
+        print(f"note: kept by force: {facts.problem}", file=sys.stderr)
+    if not quiet:
+        layers = ", ".join(f"{count} {kind}" for kind, count in facts.convolutions.items())
+        common.say(f"engine     {plan_path(path, facts)}, {facts.size_bytes / 1e6:.1f} MB")
+        common.say(f"for        {facts.device.name}, SM {facts.device.sm}, TensorRT {facts.device.tensorrt}")
+        common.say(f"layers     convolutions by the engine's own account: {layers}")
+        common.say(f"use it     rsedge infer RASTER --out MASK --model {path} --device tensorrt")
+    return asdict(facts)
+
+
+def _say_notes(told: Mapping[str, Any]) -> None:
+    report = told["report"]
+    notes = list(report["notes"])
+    failed = (rung for rung in report["ladder"] if not rung["passed"])
+    notes += [f"{rung['name']} did not pass: {'; '.join(rung['why'])}" for rung in failed]
+    if told["rehearsal"]:
+        notes.append("this is a rehearsal: its weights show that the commands work, not what a model can do")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _show(told: Mapping[str, Any]) -> None:
+    counts, tile, report = told["complexity"], told["tile"], told["report"]
+    common.say(f"bundle     {told['out']}, {told['size_bytes'] / 1e6:.1f} MB on disk")
+    common.say(f"model      {told['name']}: {told['network']}")
+    common.say(f"weights    {told['weights']}")
+    deployed = f", {counts['params_deployed'] / 1e6:.3f} M as exported"
+    common.say(f"params     {counts['params'] / 1e6:.3f} M{deployed}")
+    if "macs" in counts:
+        deployed = f", {counts['macs_deployed'] / 1e9:.2f} G as exported"
+        common.say(f"MACs       {counts['macs'] / 1e9:.2f} G a {tile} px tile{deployed}")
     if teacher := counts.get("teacher"):
         common.say(
             f"teacher    {teacher['network']}: {teacher['params'] / 1e6:.3f} M parameters, "
             f"{teacher['macs'] / 1e9:.2f} G MACs"
         )
+    fp32 = report["artifacts"]["model.fp32.onnx"]
+    if "argmax_agreement" in fp32:
+        common.say(
+            f"fp32       equals torch on {fp32['tiles']} sample tiles: {fp32['argmax_agreement']:.3%} of the pixels, "
+            f"largest error {fp32['worst_error']:.1e} of the scores' range"
+        )
+    _show_gate(told)
+    common.say(f"use it     rsedge infer RASTER --out MASK --model {told['out']}")
+
+
+def _show_gate(told: Mapping[str, Any]) -> None:
+    """The reduced precisions beside fp32."""
+    records = {k: r for k, r in told["report"]["artifacts"].items() if r["precision"] != "fp32"}
+    if not records:
+        return
+    sizes = told["artifacts"]
+    judged = next(iter(records.values()))
     common.say(
-        f"agreement  with torch on {parity['tiles']} sample tiles: {parity['argmax_agreement']:.3%} of the pixels, "
-        f"{parity['clear_agreement']:.3%} of the {parity['clear_share']:.1%} that are no near tie"
+        f"gate       {judged['tiles']} {judged['tiles_from']}; calibrated on {told['report']['calibration']}"
     )
-    common.say(f"           largest error {parity['worst_error']:.1e} of the scores' range")
-    common.say(f"use it     rsedge infer RASTER --out MASK --model {built['out']}")
+    common.say(
+        f"{'artifact':22} {'MB':>6} {'of fp32':>7}  {'pixels':>7} {'worst tile':>10} {'mIoU drop':>9} "
+        f"{'worst class':>20}  {'float layers':>12}  result"
+    )
+    for file, r in sorted(records.items(), key=lambda item: -sizes[item[0]]):
+        drop = "-" if r["miou_drop"] is None else f"{r['miou_drop']:+.2f}"
+        worst = "-"
+        if r["class_drops"]:
+            name, lost = max(r["class_drops"].items(), key=lambda item: item[1])
+            worst = f"{name} {lost:+.2f}"
+        left = str(len(r["left_float"])) if "left_float" in r else "-"
+        result = "kept by force" if r["forced"] else "passed"
+        common.say(
+            f"{file:22} {sizes[file] / 1e6:6.2f} {sizes[file] / sizes['model.fp32.onnx']:7.2f}  "
+            f"{r['agreement']:7.2%} {r['worst_tile']:10.2%} {drop:>9} {worst:>20}  {left:>12}  {result}, {r['backend']}"
+        )

@@ -31,6 +31,7 @@ def infer(
     ] = "cog",
     overwrite: common.Overwrite = False,
     device: common.Device = "auto",
+    precision: common.Precision = None,
     threads: common.Threads = None,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
@@ -48,7 +49,10 @@ def infer(
         overwrite=overwrite,
     )
     model = common.model_or_default(model, quiet)
-    with open_model(model, device, threads) as backend, common.progress_bar("windows", quiet) as progress:
+    with (
+        open_model(model, device, threads, precision) as backend,
+        common.progress_bar("windows", quiet) as progress,
+    ):
         result = segment(backend, raster, out, options, progress)
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsedge.cli import bench, data, evaluate, export, infer, models, sample, training
+from rsedge.cli import bench, data, evaluate, export, infer, models, sample, training, verify
 from rsedge.cli.settings import read_settings
 from rsedge.errors import RsedgeError
 from rsedge.version import __version__
@@ -33,6 +33,7 @@ app.command("sample")(sample.sample)
 app.command("models")(models.models)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.command("verify")(verify.verify)
 
 
 def _show_version(wanted: bool) -> None:

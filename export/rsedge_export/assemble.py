@@ -1,0 +1,108 @@
+"""A bundle around its fp32 master: reduced precisions, report, manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rsedge.bundle import REPORT_NAME, write_bundle_manifest
+from rsedge.conditions import cpu_name
+from rsedge.manifest import Manifest
+from rsedge.version import __version__
+from rsedge_export.calibration import LEAST_TILES, Imagery, imagery_of
+from rsedge_export.folder import check_out, replaced_when_whole
+from rsedge_export.variants import Stages, Wanted, make_variants, no_stages
+from rsedge_train.run_folder import Run
+
+ARTIFACT = "model.fp32.onnx"
+NO_IMAGERY = (
+    "INT8 was not made: there are no training images of the model on this machine; name some like what it will meet "
+    "with --calibration"
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Imagery for the reduced precisions: rasters, folders or "samples"; without any, the run's training data."""
+
+    paths: tuple[str, ...] = ()
+    tiles: int = 64
+    bands: tuple[int, ...] | None = None  # 1-based
+    scale: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of a model: where the bundle goes, which reduced precisions, calibrated on what."""
+
+    out: Path
+    wanted: Wanted = field(default_factory=Wanted)
+    calibration: Calibration = field(default_factory=Calibration)
+    stages: Stages = no_stages
+
+    def __post_init__(self) -> None:
+        check_out(self.out)
+
+    def imagery(self, run: Run | None) -> Imagery | None:
+        """Raises InputError where the calibration data cannot be used; ask before any work."""
+        c = self.calibration
+        return imagery_of(c.paths, run, c.tiles, c.bands, c.scale) if self.wanted.precisions else None
+
+
+def assemble(
+    plan: Plan,
+    manifest: Manifest,
+    imagery: Imagery | None,
+    write_master: Callable[[Path], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Make the bundle and put it in its place when it is whole; returns what was written.
+
+    ``write_master`` puts ARTIFACT into the folder it is given and returns what the report says of it.
+    """
+    with replaced_when_whole(plan.out) as folder:
+        with plan.stages("fp32"):
+            master = write_master(folder)
+        report = _reduce(folder, manifest, imagery, plan)
+        # Nothing but what passed its proof gets this far.
+        report["artifacts"][ARTIFACT] = {"precision": "fp32", "passed": True, "forced": False, **master}
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_bundle_manifest(folder, manifest)
+    out = plan.out
+    return {
+        "out": str(out),
+        "name": manifest.name,
+        "tile": manifest.tile,
+        "artifacts": {p.name: p.stat().st_size for p in sorted(out.glob("*.onnx"))},
+        "size_bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
+        "complexity": dict(manifest.complexity),
+        "report": report,
+    }
+
+
+def _reduce(folder: Path, manifest: Manifest, imagery: Imagery | None, plan: Plan) -> dict[str, Any]:
+    """Write the reduced precisions; the report on them."""
+    wanted, notes = plan.wanted, []
+    if imagery is None and wanted.precisions:
+        notes.append(NO_IMAGERY)
+        wanted = replace(wanted, precisions=tuple(p for p in wanted.precisions if p != "int8"))
+        imagery = Imagery((), LEAST_TILES, LEAST_TILES)
+    records: dict[str, dict[str, Any]] = {}
+    ladder: list[dict[str, Any]] = []
+    if wanted.precisions and imagery is not None:
+        write_bundle_manifest(folder, manifest)
+        records, ladder = make_variants(
+            folder, manifest, imagery, wanted, lambda: write_bundle_manifest(folder, manifest), plan.stages
+        )
+    return {
+        "rsedge": __version__,
+        "made_on": {"cpu": cpu_name(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+        "calibration": imagery.what if imagery else None,
+        "limits": asdict(wanted.limits),
+        "artifacts": records,
+        "ladder": ladder,
+        "notes": notes,
+    }

@@ -1,0 +1,326 @@
+"""The FP16 and INT8 artifacts of a bundle, each made, judged, and kept only where it holds.
+
+INT8 goes down a ladder: every layer worth it; as few layers left float as measured sensitivity asks for; more of
+them; none, and the report says which layers forbid it. The layers are chosen on calibration tiles without
+labels, by agreement with fp32; labelled tiles (``--gate``) only judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from rsedge.errors import InputError
+from rsedge.labels import LabelColors, find_pairs
+from rsedge.manifest import Manifest
+from rsedge_export.calibration import HELD_EVERY, CalibrationTiles, Imagery
+from rsedge_export.fp16 import keep_fp32, to_fp16
+from rsedge_export.gate import CALIBRATION, Judged, Limits, Verdict, judge, labelled, unlabelled
+from rsedge_export.onnx_file import save
+from rsedge_export.qdq import quantize
+from rsedge_export.ranges import Histogram, Scale, asymmetric, calibrate, symmetric
+from rsedge_export.rewrite import halve_stored_floats, set_opset, to_opset_17
+from rsedge_export.sensitivity import Bench, Choice, Damage, choose
+from rsedge_export.sites import Site, find_sites
+
+REDUCED = ("fp16", "int8")
+TRT10_OPSET = 19  # the first whose Q/DQ take fp16
+TARGETS = (
+    0.99,
+    0.995,
+    0.998,
+)  # agreement on held tiles that the layers left float must bring; higher if the gate asks
+PROBES = 3  # tiles on which each layer's damage is measured
+HELD = 16  # held tiles that choose the layers; their scores stay in memory
+RANGE_TILES = 8  # on which fp16's range is measured
+
+Progress = Callable[[int, int], None]
+Stages = Callable[[str], AbstractContextManager[Progress | None]]  # a progress bar for each piece of work
+
+
+def no_stages(_: str) -> AbstractContextManager[Progress | None]:
+    """Nobody watches."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which reduced precisions to make, and how they are judged."""
+
+    precisions: tuple[str, ...] = REDUCED
+    limits: Limits = field(default_factory=Limits)
+    gate: Path | None = None  # labelled images; None: agreement on held calibration tiles
+    gate_classes: Path | None = None  # TOML table of those labels' colours; None: the model's own
+    gate_tiles: int = 32
+    force: bool = False  # keep also what does not pass
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.precisions) - set(REDUCED)):
+            raise InputError(
+                f"precision {unknown[0]!r} is unknown; choose of fp16 and int8 (fp32 is always there)"
+            )
+        if self.gate_tiles < 1:
+            raise InputError(f"{self.gate_tiles} tiles for the gate: give at least 1")
+        if self.gate is not None:
+            find_pairs(self.gate)  # raises before minutes of work, not after
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder, as it went."""
+
+    name: str
+    precisions: tuple[str, ...]
+    passed: bool
+    why: tuple[str, ...]
+    held_agreement: float | None = None
+    layers_left_float: int | None = None
+
+
+class Variants:
+    """Makes and judges the artifacts of one bundle folder that already holds its fp32 master."""
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        tiles: CalibrationTiles,
+        wanted: Wanted,
+        publish: Callable[[], None],
+        stages: Stages = no_stages,
+    ) -> None:
+        self._folder, self._manifest, self._tiles = folder, manifest, tiles
+        self._wanted, self._publish, self._stages = wanted, publish, stages
+        self._master = onnx.load(folder / "model.fp32.onnx")
+        self.records: dict[str, dict[str, Any]] = {}  # file name: what the report says of it
+        self.ladder: list[Rung] = []
+
+    def make(self) -> None:
+        """Write what was wanted and holds. Raises ModelError or InputError where data or graph cannot be used."""
+        with self._stages("fp16"):
+            kept = keep_fp32(self._master, list(islice(self._tiles.all(), RANGE_TILES)))
+            half = to_fp16(self._master, kept)
+        if "int8" in self._wanted.precisions:
+            self._int8(half)
+        if "fp16" in self._wanted.precisions:
+            save(to_opset_17(half), self._manifest, "fp16", self._path("fp16"))
+            verdict = self._judge("fp16")
+            self.ladder.append(Rung("FP16", ("fp16",), verdict.passed, verdict.reasons))
+            self._settle(verdict, {"kept_fp32": kept})
+
+    def _int8(self, half: onnx.ModelProto) -> None:
+        sites = find_sites(self._master)
+        if not sites:
+            self.ladder.append(Rung("INT8", (), False, ("no layer is worth quantizing",)))
+            return
+        histograms = self._calibrate(sites)
+        full, opset_17 = self._master, to_opset_17(self._master)
+
+        def cpu(choice: set[str], scales: dict[str, Scale]) -> None:
+            model = quantize(opset_17, sites, choice, scales, unsigned=True)
+            halve_stored_floats(model)
+            self._save(model, "int8")
+
+        def tensorrt(choice: set[str], scales: dict[str, Scale]) -> None:
+            self._save(quantize(opset_17, sites, choice, scales, unsigned=False), "int8-trt8")
+            typed = quantize(half, sites, choice, scales, unsigned=False)
+            set_opset(typed, TRT10_OPSET)
+            self._save(typed, "int8-trt10")
+
+        sensitivity = Sensitivity(
+            full, sites, {name: symmetric(h) for name, h in histograms.items()}, self._tiles, self._stages
+        )
+        for unsigned, write, names in (
+            (True, cpu, ("int8",)),
+            (False, tensorrt, ("int8-trt8", "int8-trt10")),
+        ):
+            scale = asymmetric if unsigned else symmetric
+            scales = {name: scale(h) for name, h in histograms.items()}
+            self._descend(_Rungs(full, sites, scales, self._tiles, unsigned, sensitivity), write, names)
+
+    def _descend(
+        self,
+        rungs: _Rungs,
+        write: Callable[[set[str], dict[str, Scale]], None],
+        names: tuple[str, ...],
+    ) -> None:
+        """Down the ladder for the artifacts ``names``, which share their choice of layers."""
+        last, verdicts = None, list[Verdict]()
+        for choice in rungs:
+            write(set(choice.int8), rungs.scales)
+            verdicts = [self._judge(name) for name in names]
+            why = tuple(f"{v.precision}: {reason}" for v in verdicts for reason in v.reasons)
+            left = len(choice.left_float)
+            rung = "INT8" if not left else f"selective INT8, {left} layers float"
+            self.ladder.append(Rung(rung, names, not why, why, choice.agreement, left))
+            last = choice
+            if not why:
+                break
+        else:
+            self.ladder.append(Rung("INT8 is not possible", names, False, (rungs.sensitivity.forbidden,)))
+        for verdict in verdicts:
+            self._settle(verdict, _layers(last) if last else {})
+
+    def _calibrate(self, sites: Sequence[Site]) -> dict[str, Histogram]:
+        tensors = list(dict.fromkeys(site.tensor for site in sites))
+        found: dict[str, Histogram] = {}
+        with self._stages("calibrating") as progress:
+            growing = calibrate(self._master, tensors, self._tiles.scaling())
+            for done, histograms in enumerate(growing, 1):
+                found = histograms
+                if progress:
+                    progress(done, len(self._tiles) * (HELD_EVERY - 1) // HELD_EVERY)
+        return found
+
+    def _judge(self, precision: str) -> Verdict:
+        self._publish()
+        with self._stages(f"judging {precision}") as progress:
+            tiles, what, total = self._judged()
+            watched = _watched(tiles, progress, total)
+            return judge(self._folder, precision, watched, what, self._wanted.limits)
+
+    def _judged(self) -> tuple[Iterator[Judged], str, int]:
+        wanted = self._wanted
+        if wanted.gate is None:
+            return unlabelled(self._tiles.held()), CALIBRATION, len(self._tiles) // HELD_EVERY
+        pairs = find_pairs(wanted.gate)
+        classes = self._manifest.classes
+        if wanted.gate_classes:
+            colors = LabelColors.read(wanted.gate_classes, tuple(c.name for c in classes))
+        else:
+            colors = LabelColors.of_classes(classes, self._manifest.unlabelled)
+        tiles = labelled(pairs, self._manifest, colors, wanted.gate_tiles)
+        return tiles, f"labelled tiles of {wanted.gate.name}", wanted.gate_tiles
+
+    def _settle(self, verdict: Verdict, more: dict[str, Any]) -> None:
+        """Keep the artifact and its record, or neither."""
+        path = self._path(verdict.precision)
+        if not verdict.passed and not self._wanted.force:
+            path.unlink()
+            return
+        forced = not verdict.passed
+        self.records[path.name] = {**asdict(verdict), "passed": verdict.passed, "forced": forced, **more}
+
+    def _save(self, model: onnx.ModelProto, precision: str) -> None:
+        save(model, self._manifest, precision, self._path(precision))
+
+    def _path(self, precision: str) -> Path:
+        return self._folder / f"model.{precision}.onnx"
+
+
+class Sensitivity:
+    """Each layer's damage alone, measured when it is first asked for, as signed INT8: the harsher of the two."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        sites: Sequence[Site],
+        scales: dict[str, Scale],
+        tiles: CalibrationTiles,
+        stages: Stages,
+    ) -> None:
+        self._model, self._sites, self._scales = model, sites, scales
+        self._tiles, self._stages = tiles, stages
+
+    @cached_property
+    def damages(self) -> list[Damage]:
+        """Dearest first."""
+        step = max(1, len(self._tiles) * (HELD_EVERY - 1) // HELD_EVERY // PROBES)
+        probes = list(islice(self._tiles.scaling(), step // 2, None, step))[:PROBES]
+        with self._stages("layer by layer") as progress:
+            bench = Bench(self._model, self._sites, self._scales, probes, unsigned=False)
+            return bench.damages(progress)
+
+    @property
+    def forbidden(self) -> str:
+        """Which layers do the most damage, for people."""
+        worst = sorted(self.damages, key=lambda d: -d.changed)[:5]
+        named = ", ".join(f"{d.site.name} {d.site.shape} {d.changed:.2%}" for d in worst)
+        return f"the layers that alone change the most pixels: {named}"
+
+
+class _Rungs:
+    """Choices of layers, fewer INT8 each time, as long as there are any."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        sites: Sequence[Site],
+        scales: dict[str, Scale],
+        tiles: CalibrationTiles,
+        unsigned: bool,
+        sensitivity: Sensitivity,
+    ) -> None:
+        self._model, self._sites, self._tiles, self._unsigned = model, sites, tiles, unsigned
+        self.scales, self.sensitivity = scales, sensitivity
+
+    def __iter__(self) -> Iterator[Choice]:
+        everything = {s.name for s in self._sites}
+        agreement, worst, _ = self._bench().measure(everything)
+        left = -1
+        if agreement >= TARGETS[0]:
+            left = 0
+            yield Choice(tuple(everything), (), agreement, worst)
+        for target in TARGETS:
+            choice = choose(self._bench(), self.sensitivity.damages, target, more_than=left)
+            if choice is None:
+                return
+            left = len(choice.left_float)
+            yield choice
+
+    def _bench(self) -> Bench:
+        """Opened anew each time: between two rungs the gate needs the memory."""
+        tiles = list(islice(self._tiles.held(), HELD))
+        return Bench(self._model, self._sites, self.scales, tiles, unsigned=self._unsigned)
+
+
+def make_variants(
+    folder: Path,
+    manifest: Manifest,
+    imagery: Imagery,
+    wanted: Wanted,
+    publish: Callable[[], None],
+    stages: Stages = no_stages,
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Add FP16 and INT8 artifacts to the bundle ``folder``: their records by file name, and the ladder.
+
+    ``publish`` writes the folder's manifest, so that the runtime opens what was written. Raises InputError or
+    ModelError.
+    """
+    with CalibrationTiles(imagery, manifest) as tiles:
+        variants = Variants(folder, manifest, tiles, wanted, publish, stages)
+        variants.make()
+    return variants.records, [asdict(rung) for rung in variants.ladder]
+
+
+def _layers(choice: Choice) -> dict[str, Any]:
+    return {
+        "quantized": list(choice.int8),
+        "left_float": [
+            {
+                "layer": d.site.name,
+                "op": d.site.op,
+                "weights": list(d.site.shape),
+                "pixels_changed_alone": d.changed,
+                "score_error_alone": d.error,
+                "share_of_work": d.site.share,
+            }
+            for d in choice.left_float
+        ],
+        "held_agreement": choice.agreement,
+        "held_worst_tile": choice.worst_tile,
+    }
+
+
+def _watched(tiles: Iterator[Judged], progress: Progress | None, total: int) -> Iterator[Judged]:
+    for done, tile in enumerate(tiles, 1):
+        yield tile
+        if progress:
+            progress(done, total)

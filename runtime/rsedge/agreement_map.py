@@ -1,0 +1,86 @@
+"""Where on a raster two models agree, as a GeoTIFF."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from rsedge import engine
+from rsedge.backends import Backend
+from rsedge.engine import Strip
+from rsedge.manifest import NODATA, ClassInfo
+from rsedge.raster import RasterReader, RasterWriter, bounded_cache, check_target
+from rsedge.segment import Options, check_outputs, plan_run, segment
+from rsedge.version import __version__
+from rsedge.window import Window
+
+CLASSES = (ClassInfo("disagree", (215, 48, 39)), ClassInfo("agree", (230, 230, 230)))  # values 0 and 1
+
+
+@dataclass(frozen=True)
+class AgreementMap:
+    """A map that was written: uint8 on the raster's grid, 1 agree, 0 disagree, 255 nodata."""
+
+    out: str
+    candidate: str
+    pixels: int  # with data
+    agreement: float | None  # share of them with the same class; None without any
+
+
+class _AgreementSink:
+    """Compares strips with a mask that is there already, and writes where they agree."""
+
+    def __init__(self, writer: RasterWriter, mask: RasterReader) -> None:
+        self._writer, self._mask = writer, mask
+        self.pixels = self.same = 0
+
+    def take(self, strip: Strip) -> None:
+        """Compare and append the strip's rows."""
+        rows, width = strip.mask.shape
+        expected = self._mask.read_raw(Window(strip.row, 0, rows, width))[0]
+        answer = (expected == strip.mask).astype(np.uint8)
+        answer[expected == NODATA] = NODATA
+        self.pixels += int(np.count_nonzero(answer != NODATA))
+        self.same += int(np.count_nonzero(answer == 1))
+        self._writer.write(answer[None])
+
+
+def map_agreement(
+    reference: Backend,
+    candidate: Backend,
+    raster: Path | str,
+    out: Path | str,
+    options: Options,
+    progress: engine.Progress | None = None,
+) -> AgreementMap:
+    """Segment the whole of ``raster`` with both and write to ``out`` where their masks agree.
+
+    The reference's mask waits in a temporary folder beside ``out``, so memory is that of ``infer``.
+    Raises InputError, BackendError or OutputError; whatever stood at ``out`` is then untouched.
+    """
+    out, options = Path(out), replace(options, format="gtiff", preview=None)
+    name = f"{candidate.bundle.precision} {candidate.provider}"
+    tags = {
+        "RSEDGE_VERSION": __version__,
+        "RSEDGE_MODEL": reference.bundle.manifest.name,
+        "RSEDGE_AGREEMENT": f"{name} with {reference.bundle.precision} {reference.provider}",
+        "TIFFTAG_SOFTWARE": f"rsedge {__version__}",
+    }
+    with RasterReader(raster) as reader:
+        check_target(out, options.overwrite)
+        check_outputs(reader, out, options)
+        plan, tiling = plan_run(reader, candidate.bundle.manifest, options)
+        with TemporaryDirectory(prefix=".rsedge-verify-", dir=out.absolute().parent) as folder:
+            mask = Path(folder) / "reference.tif"
+            segment(reference, raster, mask, options, progress)
+            with (
+                RasterReader(mask) as expected,
+                bounded_cache(reader.row_of_blocks_bytes + 2 * RasterWriter.row_of_blocks_bytes(reader.grid)),
+                RasterWriter(out, reader.grid, 1, CLASSES, tags, "gtiff", options.overwrite) as writer,
+            ):
+                sink = _AgreementSink(writer, expected)
+                engine.run(candidate, reader, plan, tiling, [sink], progress)
+    return AgreementMap(str(out), name, sink.pixels, sink.same / sink.pixels if sink.pixels else None)

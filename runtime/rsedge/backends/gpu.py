@@ -1,0 +1,135 @@
+"""TensorRT and CUDA as they are on this machine, or a clear word on what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rsedge.conditions import BOARD
+from rsedge.errors import BackendError
+from rsedge.plans import Device
+
+OLDEST = (8, 5)  # JetPack 5: the first with named tensors and execute_async_v3
+STRONGLY_TYPED = (10, 0)
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")  # on Jetsons only
+JETSON_VENV = "a virtual environment sees it only if made with `python3 -m venv --system-site-packages`"
+
+
+def import_tensorrt() -> Any:
+    """The tensorrt module. Raises BackendError when it is missing, does not load or is too old."""
+    try:
+        trt = importlib.import_module("tensorrt")
+    except ImportError as error:
+        if l4t_release():
+            fix = f"on a Jetson it comes with JetPack: `sudo apt install nvidia-jetpack`; {JETSON_VENV}"
+        else:
+            fix = 'run `pip install "rsedge[trt]"` (on a Jetson it comes with JetPack instead)'
+        what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load ({error})"
+        raise BackendError(f"TensorRT {what}; {fix}") from error
+    if version(trt) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise BackendError(
+            f"TensorRT {trt.__version__} is too old; rsedge needs {oldest} or later (on a Jetson: JetPack 5 or later)"
+        )
+    return trt
+
+
+def version(trt: Any) -> tuple[int, int]:
+    """Major and minor version."""
+    major, minor = re.findall(r"\d+", trt.__version__)[:2]
+    return int(major), int(minor)
+
+
+def strongly_typed(trt: Any) -> bool:
+    """Whether networks take the types that stand in the ONNX. Before TensorRT 10 builder flags allow types."""
+    return version(trt) >= STRONGLY_TYPED
+
+
+def l4t_release(path: Path = TEGRA_RELEASE) -> str | None:
+    """The system release of a Jetson, such as "36.4.0" (JetPack 6.1); None elsewhere."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
+    return f"{found[1]}.{found[2]}" if found else "unknown"
+
+
+def device_name(gpu: str) -> str:
+    """The GPU's name, on a Jetson with the board's: CUDA calls all of them "Orin", and a plan is for one kind."""
+    try:
+        board = BOARD.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+    except OSError:
+        return gpu
+    return f"{gpu} ({board})" if "Jetson" in board else gpu
+
+
+class Gpu:
+    """The first CUDA device's primary context, which TensorRT uses too. A context manager.
+
+    Raises BackendError where pycuda or a GPU is missing.
+    """
+
+    def __init__(self) -> None:
+        self.driver = _import_pycuda()
+        try:
+            self.driver.init()
+            self._device = self.driver.Device(0)
+            self._primary = self._device.retain_primary_context()
+        except Exception as error:  # pycuda's errors have no common base but RuntimeError's siblings
+            raise BackendError(
+                f"there is no CUDA device to use ({error}); check it with `nvidia-smi` (on a Jetson `tegrastats`; "
+                "in a container give it the GPU: `--runtime nvidia` or `--gpus all`), or use --device cpu"
+            ) from error
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Makes the context current in this thread for the block, and only there: torch may use CUDA as well."""
+        self._primary.push()
+        try:
+            yield
+        finally:
+            self._primary.pop()
+
+    def free_bytes(self) -> int:
+        """Free device memory, bytes. Needs ``current``."""
+        free_bytes, _ = self.driver.mem_get_info()
+        return int(free_bytes)
+
+    def facts(self, trt: Any) -> Device:
+        """What a plan depends on."""
+        major, minor = self._device.compute_capability()
+        newest = self.driver.get_driver_version()
+        return Device(
+            name=device_name(str(self._device.name())),
+            sm=f"{major}{minor}",
+            tensorrt=str(trt.__version__),
+            cuda=".".join(map(str, self.driver.get_version()[:2])),
+            driver_cuda=f"{newest // 1000}.{newest % 1000 // 10}",
+            l4t=l4t_release(),
+        )
+
+    def close(self) -> None:
+        """Let go of the context; it ends with its last holder."""
+        self._primary = None
+
+    def __enter__(self) -> Gpu:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _import_pycuda() -> Any:
+    try:
+        return importlib.import_module("pycuda.driver")
+    except ModuleNotFoundError as error:
+        raise BackendError("pycuda is not installed; run `pip install pycuda`") from error
+    except ImportError as error:  # its libcuda.so.1 comes with the driver
+        raise BackendError(
+            f"pycuda does not load ({error}); install NVIDIA's driver, or give the container the GPU"
+        ) from error

@@ -1,0 +1,145 @@
+"""Tiles to compare models on, one at a time and as often as wanted: of a raster, else of sample scenes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.bundle import Bundle
+from rsedge.engine import reflect
+from rsedge.errors import InputError, ModelError
+from rsedge.manifest import Manifest
+from rsedge.raster import BandPlan, RasterReader
+from rsedge.sample import SampleScene
+from rsedge.tiling import Tiling
+from rsedge.window import Window
+
+REFERENCE_NAME = "reference.npz"
+T = TypeVar("T")
+COARSE = 8  # every so many pixels the reference answer holds a score
+SEED = 900  # of the first scene; none of these was trained or calibrated on
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels as a model wants them, (bands, tile, tile), and which hold data, (tile, tile)."""
+
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_]
+
+
+class Tiles(Protocol):
+    """Gives the same tiles each time it is gone through."""
+
+    what: str  # for people
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Tile]: ...
+
+
+@dataclass(frozen=True)
+class ReferenceAnswer:
+    """What the exporter's machine answered in fp32: ``reference.npz`` of a bundle."""
+
+    pixels: NDArray[Any]  # (n, bands, tile, tile), as stored
+    classes: NDArray[np.uint8]  # (n, tile, tile)
+    scores: NDArray[np.float32]  # (n, classes, tile / COARSE, tile / COARSE): every COARSE-th row and column
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> ReferenceAnswer | None:
+        """That of ``bundle``; None where it has none. Raises ModelError when it is damaged."""
+        if REFERENCE_NAME not in bundle.artifacts or bundle.path == bundle.artifact:
+            return None
+        path, m = bundle.file(REFERENCE_NAME), bundle.manifest
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                answer = cls(file["pixels"], file["classes"], file["scores"].astype(np.float32))
+        except (KeyError, ValueError, OSError, EOFError) as error:
+            raise ModelError(f"{path} cannot be read ({error}); export the bundle again") from error
+        n, coarse = len(answer.pixels), -(-m.tile // COARSE)
+        wanted = (
+            (n, len(m.bands), m.tile, m.tile),
+            (n, m.tile, m.tile),
+            (n, len(m.classes), coarse, coarse),
+        )
+        found = (answer.pixels.shape, answer.classes.shape, answer.scores.shape)
+        if not n or found != wanted or answer.pixels.dtype.name != m.dtype:
+            raise ModelError(f"{path} holds {found}, its manifest asks for {wanted}; export the bundle again")
+        return answer
+
+
+class SampleTiles:
+    """``count`` tiles of as many sample scenes, then those of the reference answer."""
+
+    def __init__(self, manifest: Manifest, count: int, answer: ReferenceAnswer | None) -> None:
+        is_rgb = manifest.dtype == "uint8" and len(manifest.bands) == 3
+        self._tile, self._count = manifest.tile, count if is_rgb else 0
+        self._pixels: NDArray[Any] = answer.pixels if answer else np.empty(0)
+        if not len(self):
+            raise InputError(
+                "the sample scenes are 8-bit RGB and the model is not, and its bundle holds no tiles of its "
+                "own; give a raster to compare on with --raster"
+            )
+        parts = [f"{self._count} of sample scenes"] * bool(self._count)
+        parts += [f"{len(self._pixels)} of {REFERENCE_NAME}"] * bool(len(self._pixels))
+        self.what = " and ".join(parts)
+
+    def __len__(self) -> int:
+        return self._count + len(self._pixels)
+
+    def __iter__(self) -> Iterator[Tile]:
+        side = self._tile
+        for seed in range(SEED, SEED + self._count):
+            pixels, _ = SampleScene(side, side, seed).render(Window(0, 0, side, side))
+            yield Tile(pixels, np.ones((side, side), np.bool_))
+        for stored in self._pixels:
+            yield Tile(stored, np.ones((side, side), np.bool_))
+
+
+class RasterTiles:
+    """At most ``count`` windows with data, spread over a raster; read when they are wanted.
+
+    Raises InputError when the raster holds no valid pixel.
+    """
+
+    def __init__(self, reader: RasterReader, plan: BandPlan, manifest: Manifest, count: int) -> None:
+        self._reader, self._plan, self._manifest = reader, plan, manifest
+        self._windows: list[Window] = []
+        grid = reader.grid
+        for window in spread(list(Tiling.of(grid.height, grid.width, manifest.tile, 0.0, "crop"))):
+            if reader.read(window, plan)[1].any():
+                self._windows.append(window)
+            if len(self._windows) == count:
+                break
+        if not self._windows:
+            raise InputError(f"{reader.path} holds no valid pixel: nothing can be compared on it")
+        self.what = f"{len(self)} of {reader.path}"
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __iter__(self) -> Iterator[Tile]:
+        side = self._manifest.tile
+        fill = np.array(self._manifest.fill, self._manifest.dtype)[:, None, None]
+        for window in self._windows:
+            pixels, known = self._reader.read(window, self._plan)
+            valid = np.zeros((side, side), np.bool_)  # what is mirrored up to a tile is not compared
+            valid[: known.shape[0], : known.shape[1]] = known
+            yield Tile(reflect(np.where(known, pixels, fill), side), valid)
+
+
+def spread(items: list[T]) -> Iterator[T]:
+    """All of them, so ordered that however many are taken from the front, they spread evenly over the list."""
+    count = len(items)
+    # Steps of the golden section fall into the widest gaps; a step prime to the count meets each once.
+    step = max(1, round(count * 0.618))
+    while math.gcd(step, count) != 1:
+        step += 1
+    for i in range(count):
+        yield items[i * step % count]

@@ -1,0 +1,198 @@
+"""One artifact on one device against the reference: which there are, how they are compared, what must hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+
+from rsedge.agreement import Agreement, AgreementMeter
+from rsedge.backends import DEVICES, Backend, open_backend
+from rsedge.backends.ort import CUDA, offered_providers
+from rsedge.bundle import Bundle
+from rsedge.check_tiles import Tiles
+from rsedge.errors import BackendError, InputError, ModelError
+from rsedge.plans import command, list_engines
+
+SAME_CLEAR = 0.999  # fp32 and fp16: least share of the clear pixels with the reference's class
+SAME_INT8 = 0.97  # int8: least share of all pixels with the reference's class
+LOSS_INT8 = 0.01  # int8: most that the agreement may be below what the exporter measured
+WARMUP = 2  # runs of each model that are not timed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What could be compared. ``missing`` says why it cannot."""
+
+    precision: str  # "all" where the device is missing
+    device: str
+    missing: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What came of a candidate."""
+
+    precision: str
+    device: str
+    state: str  # "passed", "failed" or "not run"
+    why: str | None  # a sentence, unless it passed
+    provider: str | None = None  # what really ran, e.g. "OpenVINO CPU 2026.4"
+    found: Agreement | None = None
+    recorded: float | None = None  # agreement that the exporter measured on its tiles
+    p50_s: float | None = None  # of one tile
+    reference_p50_s: float | None = None  # of the same tiles, in turns
+    speedup: float | None = None  # reference_p50_s / p50_s
+
+
+def candidates(bundle: Bundle, device: str = "auto", precision: str | None = None) -> tuple[Candidate, ...]:
+    """Every artifact of ``bundle`` on every device but the reference itself; "auto" and None: all."""
+    found = list[Candidate]()
+    for place in DEVICES[1:]:
+        if device not in {"auto", place}:
+            continue
+        if missing := _missing(bundle, place):
+            found.append(Candidate(precision or "all", place, missing))
+            continue
+        # Of the engines, one that is asked for and is not there gets the command that builds it.
+        has = bundle.precisions if place != "tensorrt" else (precision,) if precision else _engines(bundle)
+        found += [
+            Candidate(p, place) for p in has if precision in {None, p} and (p, place) != ("fp32", "cpu")
+        ]
+    return tuple(found)
+
+
+def check(
+    reference: Backend, candidate: Candidate, tiles: Tiles, threads: int | None, step: Callable[[], None]
+) -> Check:
+    """Compare a candidate with ``reference`` on every tile; ``step`` is called after each.
+
+    A candidate that does not open was "not run"; one whose file is damaged or that breaks down "failed".
+    """
+    if candidate.missing:
+        return _outcome(candidate, "not run", candidate.missing)
+    try:
+        with opened(reference.bundle, candidate, threads) as model:
+            return _judged(reference, candidate, model, tiles, step)
+    except _DamagedError as error:
+        return _outcome(candidate, "failed", f"{candidate}: {error}")
+    except (BackendError, ModelError, InputError) as error:  # InputError: several engines fit
+        return _outcome(candidate, "not run", str(error))
+
+
+@contextmanager
+def opened(bundle: Bundle, candidate: Candidate, threads: int | None) -> Iterator[Backend]:
+    """The candidate's model. Raises BackendError or ModelError where it cannot be opened."""
+    engine = candidate.device == "tensorrt"
+    try:
+        own = bundle if engine else Bundle.open(bundle.path, candidate.precision)
+    except ModelError as error:
+        raise _DamagedError(str(error)) from error
+    with open_backend(own, candidate.device, threads, candidate.precision) as model:
+        yield model
+
+
+class _DamagedError(ModelError):
+    """The bundle lists the artifact, but it is not there or is another."""
+
+
+def _judged(
+    reference: Backend, candidate: Candidate, model: Backend, tiles: Tiles, step: Callable[[], None]
+) -> Check:
+    try:
+        found, reference_s, own_s = _compare(reference, model, tiles, step)
+    except BackendError as error:
+        return _outcome(candidate, "failed", f"{candidate}: {error}", model.provider)
+    recorded = reference.bundle.record(candidate.precision).get("agreement")
+    if isinstance(recorded, bool) or not isinstance(recorded, int | float):
+        recorded = None
+    why = _shortfall(candidate.precision, found, recorded)
+    return Check(
+        candidate.precision,
+        candidate.device,
+        "failed" if why else "passed",
+        f"{candidate}: {why}" if why else None,
+        model.provider,
+        found,
+        recorded,
+        own_s,
+        reference_s,
+        reference_s / own_s,
+    )
+
+
+def _compare(
+    reference: Backend, model: Backend, tiles: Tiles, step: Callable[[], None]
+) -> tuple[Agreement, float, float]:
+    """How they agree, and the p50 seconds of a tile of the reference and of the model.
+
+    They take turns, and in who goes first: what disturbs the machine disturbs both.
+    """
+    meter = AgreementMeter()
+    times_s = list[float](), list[float]()  # of the reference, of the model
+    for number, tile in enumerate(tiles):
+        batch, scores = tile.pixels[None], {}
+        for _ in range(WARMUP if number == 0 else 0):
+            reference.infer(batch)
+            model.infer(batch)
+        for who in (0, 1) if number % 2 == 0 else (1, 0):
+            start = time.perf_counter()
+            scores[who] = (reference, model)[who].infer(batch)[0]
+            times_s[who].append(time.perf_counter() - start)
+        meter.add(scores[0], scores[1], tile.valid)
+        step()
+    return meter.result, float(np.median(times_s[0])), float(np.median(times_s[1]))
+
+
+def _shortfall(precision: str, found: Agreement, recorded: float | None) -> str | None:
+    """What is less than it must be; None where all is well."""
+    if not precision.startswith("int8"):
+        if found.clear_agreement is None:
+            return "not one pixel is clear: the reference's best two scores are equal everywhere"
+        if found.clear_agreement >= SAME_CLEAR:
+            return None
+        return (
+            f"{found.clear_agreement:.3%} of the clear pixels have the reference's class, needed are "
+            f"{SAME_CLEAR:.1%}"
+        )
+    if found.agreement < SAME_INT8:
+        return f"{found.agreement:.2%} of the pixels have the reference's class, needed are {SAME_INT8:.0%}"
+    if recorded is not None and found.agreement < recorded - LOSS_INT8:
+        return (
+            f"{found.agreement:.2%} of the pixels have the reference's class, more than {LOSS_INT8:.0%} below the "
+            f"{recorded:.2%} that the exporter measured"
+        )
+    return None
+
+
+def _missing(bundle: Bundle, device: str) -> str | None:
+    """Why nothing at all can run on such a device here; None where something may."""
+    if device == "cuda" and CUDA not in offered_providers():
+        return "this onnxruntime offers no CUDA"
+    if device == "openvino" and find_spec("openvino") is None:
+        return 'OpenVINO is not installed (`pip install "rsedge[openvino]"`)'
+    if device == "tensorrt" and find_spec("tensorrt") is None:
+        return "TensorRT is not installed"
+    try:
+        if device == "tensorrt" and not _engines(bundle):
+            return f"the bundle has no TensorRT engine; build one here: {command(bundle.path, None)}"
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _engines(bundle: Bundle) -> tuple[str, ...]:
+    """Precisions of which the bundle has TensorRT engines, whatever device they are for."""
+    engines = list_engines(bundle.path) if bundle.path.is_dir() else ()
+    return tuple(dict.fromkeys(e.precision for e in engines))
+
+
+def _outcome(candidate: Candidate, state: str, why: str, provider: str | None = None) -> Check:
+    return Check(candidate.precision, candidate.device, state, why, provider)

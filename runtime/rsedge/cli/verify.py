@@ -1,0 +1,150 @@
+"""``rsedge verify``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rsedge.cli import common
+from rsedge.errors import BackendError
+
+if TYPE_CHECKING:
+    from rsedge.checks import Check
+    from rsedge.verify import Verification
+
+HEADINGS = (
+    "artifact",
+    "device",
+    "pixels",
+    "clear",
+    "worst tile",
+    "max error",
+    "mean",
+    "ms",
+    "fp32 ms",
+    "x",
+    "",
+)
+
+
+def verify(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(
+            help="Bundle folder or rsedge .onnx.",
+            show_default="./student.rsedge where there is one, else the default model",
+        ),
+    ] = None,
+    raster: Annotated[
+        Path | None, typer.Option(help="Raster to compare on.", show_default="sample scenes")
+    ] = None,
+    tiles: Annotated[int, typer.Option(help="Tiles to compare on.")] = 16,
+    bands: common.Bands = None,
+    scale: common.Scale = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Compare on this device only; auto: on every one that is here.",
+            metavar="auto|cpu|cuda|openvino|tensorrt",
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Compare this artifact only.", show_default="all", metavar="fp32|fp16|int8"),
+    ] = None,
+    threads: common.Threads = None,
+    map: Annotated[
+        Path | None,
+        typer.Option(help="GeoTIFF to write: 1 where --precision on --device agrees with fp32, 0 where not."),
+    ] = None,
+    overwrite: common.Overwrite = False,
+    as_json: common.Json = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Compare every artifact that this machine can run with fp32: classes, scores and speed."""
+    from rsedge.verify import VerifyOptions
+    from rsedge.verify import verify as compare
+
+    options = VerifyOptions(
+        tiles=tiles,
+        device=device,
+        precision=precision,
+        threads=threads,
+        raster=raster,
+        bands=common.parse_bands(bands),
+        scale=common.parse_scale(scale),
+        map=map,
+        overwrite=overwrite,
+    )
+    path = common.model_or_default(bundle, quiet)
+    with common.progress_bar("tiles", quiet) as progress:
+        result = compare(path, options, progress)
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if not quiet:
+        _show(result)
+    if as_json:
+        common.say(json.dumps(result.to_dict()))
+    if result.failures:
+        raise BackendError("; ".join(result.failures))
+
+
+def _show(result: Verification) -> None:
+    on = result.conditions
+    load = "" if on.load_1min_before is None else f", load {on.load_1min_before:.1f} before"
+    common.say(f"model      {result.model} ({result.path})")
+    common.say(f"reference  fp32, {result.reference}, {on.threads} threads")
+    common.say(f"machine    {on.cpu}, {on.cores} cores{load}; {on.date}, rsedge {on.rsedge_version}")
+    common.say(f"tiles      {result.tiles_from}")
+    common.say(f"exporter   {_exporter(result)}\n")
+    rows = [HEADINGS, *(_row(c) for c in result.checks if c.found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    for row in rows:
+        common.say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for c in result.checks:
+        if not c.found:
+            common.say(
+                f"{c.precision} on {c.device}: {c.state if c.state != 'failed' else 'FAILED'}: {c.why}"
+            )
+    common.say(
+        "\npixels, clear, worst tile: share with the reference's class, of all pixels, of those whose best two "
+        "scores are apart, of the worst tile's; errors: of scores, as a share of their range; ms: of a tile, p50, "
+        "the two in turns"
+    )
+    if result.map:
+        share = "no pixel with data" if result.map.agreement is None else f"{result.map.agreement:.3%} agree"
+        common.say(f"map        {result.map.out}: {result.map.candidate}, {share}")
+
+
+def _exporter(result: Verification) -> str:
+    found = result.fingerprint
+    if found is None:
+        return "its answer is not in the bundle (reference.npz): whether fp32 here equals it is not known"
+    return (
+        f"fp32 here {'equals' if found.passed else 'DIFFERS from'} its answer: {found.agreement:.3%} of the pixels "
+        f"of {found.tiles} tiles, scores within {found.worst_error:.1e} of the range"
+    )
+
+
+def _row(c: Check) -> tuple[str, ...]:
+    assert c.found is not None
+    assert c.p50_s is not None
+    assert c.reference_p50_s is not None
+    f = c.found
+    return (
+        c.precision,
+        c.provider or c.device,
+        f"{f.agreement:.3%}",
+        "none" if f.clear_agreement is None else f"{f.clear_agreement:.3%}",
+        f"{f.worst_tile:.2%}",
+        f"{f.worst_error:.1e}",
+        f"{f.mean_error:.1e}",
+        f"{1e3 * c.p50_s:.1f}",
+        f"{1e3 * c.reference_p50_s:.1f}",
+        f"{c.speedup:.2f}",
+        c.state if c.state != "failed" else "FAILED",
+    )

@@ -1,0 +1,213 @@
+"""TensorRT engines of a bundle: which there are, what each was built from and for, and whether it fits here.
+
+``student.rsedge/engines/fp16-sm87-trt10.3.0.plan`` is a plain plan, so trtexec loads it; what rsedge knows of it
+stands beside it in ``fp16-sm87-trt10.3.0.json``. A plan runs only with the TensorRT and on the kind of GPU it
+was built for; engines of several devices can lie in one bundle.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rsedge.bundle import Bundle, file_sha256
+from rsedge.errors import InputError, ModelError, OutputError
+from rsedge.files import whole_or_nothing
+
+ENGINES = "engines"  # folder of a bundle
+PRECISIONS = ("fp32", "fp16", "int8")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tiles a call may bring: the least, the number the engine is tuned for, the most."""
+
+    min: int = 1
+    opt: int = 1
+    max: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise InputError(f"batch {self.min}/{self.opt}/{self.max} is not 1 <= min <= opt <= max")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU and its software, as a plan depends on them."""
+
+    name: str  # "Orin"
+    sm: str  # compute capability without the dot: "87"
+    tensorrt: str  # "10.3.0"
+    cuda: str  # that pycuda was built with: "12.6"
+    driver_cuda: str  # newest CUDA the driver serves
+    l4t: str | None = None  # Jetson's system release, "36.4.0"
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What is known of one plan. Raises ModelError when the facts cannot be."""
+
+    file: str  # in the bundle's engines folder
+    sha256: str
+    size_bytes: int
+    precision: str  # as asked for: one of PRECISIONS
+    onnx: str  # the artifact it was built from
+    onnx_sha256: str
+    device: Device  # that it was built on
+    batch: Batch
+    workspace_bytes: int
+    convolutions: Mapping[str, int]  # how many run in which precision, by the engine's own inspector
+    layers: Mapping[str, int]  # the same of all layers
+    problem: str | None  # why the engine is not what was asked for; then it was built by force
+    rsedge_version: str
+    date: str  # UTC, ISO 8601
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ModelError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if Path(self.file).name != self.file or not self.file.endswith(".plan"):
+            raise ModelError(f"{self.file!r} is not the name of a plan")
+
+    @property
+    def forced(self) -> bool:
+        """Built although its layers do not run in the precision asked for."""
+        return self.problem is not None
+
+    def to_json(self) -> str:
+        """The facts as one JSON object, keys in the order of the fields."""
+        return json.dumps({"rsedge_plan_schema": SCHEMA, **asdict(self), "forced": self.forced}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str) -> PlanFacts:
+        """Parse ``to_json``'s output; ``source`` is named in the ModelError when it is something else."""
+        try:
+            facts: dict[str, Any] = json.loads(text)
+            schema = facts.pop("rsedge_plan_schema")
+            if schema != SCHEMA:
+                raise ModelError(
+                    f"{source}: plan schema {schema}, this rsedge reads {SCHEMA}; upgrade rsedge"
+                )
+            facts.pop("forced", None)
+            device, batch = Device(**facts.pop("device")), Batch(**facts.pop("batch"))
+            return cls(device=device, batch=batch, **facts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                f"{source}: not what rsedge writes beside an engine ({type(error).__name__}: {error}); "
+                "delete it and its .plan, and build the engine again"
+            ) from error
+
+
+def plan_name(precision: str, device: Device) -> str:
+    """File name of a plan, which no plan of another precision, GPU generation or TensorRT shares."""
+    return f"{precision}-sm{device.sm}-trt{device.tensorrt}.plan"
+
+
+def plan_path(bundle: Path, facts: PlanFacts) -> Path:
+    """Where the plan lies."""
+    return bundle / ENGINES / facts.file
+
+
+def write_plan(bundle: Path, plan: bytes | memoryview, facts: PlanFacts) -> Path:
+    """Write plan and facts into the bundle; returns the plan's path.
+
+    Each appears only when whole. A crash between the two leaves facts whose hash is not the plan's, which
+    ``mismatches`` reports. Raises OutputError.
+    """
+    path = plan_path(bundle, facts)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        # The inner one takes its name first: the plan, then what is said of it.
+        with whole_or_nothing(path.with_suffix(".json")) as sidecar, whole_or_nothing(path) as partial:
+            partial.write_bytes(plan)
+            sidecar.write_text(facts.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}; free the disk, or move the bundle"
+        ) from error
+    return path
+
+
+def list_engines(bundle: Path) -> tuple[PlanFacts, ...]:
+    """Facts of a bundle's engines, by name. Raises ModelError when a sidecar is damaged."""
+    sidecars = sorted((bundle / ENGINES).glob("*.json"))
+    return tuple(PlanFacts.from_json(_read(path), str(path)) for path in sidecars)
+
+
+def mismatches(facts: PlanFacts, bundle: Bundle, here: Device) -> tuple[str, ...]:
+    """Everything that keeps an engine of ``bundle`` from being run ``here``, in words; empty where it fits.
+
+    A plan is tied to its exact TensorRT; versions of CUDA and of the driver are on record, not compared.
+    """
+    built, found = facts.device, []
+    path = plan_path(bundle.path, facts)
+    if not path.is_file():
+        found.append(f"the plan {facts.file} is missing")
+    elif (sha256 := file_sha256(path)) != facts.sha256:
+        found.append(
+            f"the plan was changed after it was built (SHA-256 {sha256[:12]}..., not {facts.sha256[:12]}...)"
+        )
+    onnx_sha256 = bundle.artifacts.get(facts.onnx)
+    if onnx_sha256 is None:
+        found.append(f"the bundle no longer has {facts.onnx}, which it was built from")
+    elif onnx_sha256 != facts.onnx_sha256:
+        found.append(
+            f"the bundle's {facts.onnx} is another one (SHA-256 {onnx_sha256[:12]}..., not {facts.onnx_sha256[:12]}...)"
+        )
+    for what, then, now in (
+        ("TensorRT", built.tensorrt, here.tensorrt),
+        ("SM", built.sm, here.sm),
+        ("device", built.name, here.name),
+    ):
+        if then != now:
+            found.append(f"it was built with {what} {then}, here is {now}")
+    return tuple(found)
+
+
+def choose(bundle: Bundle, precision: str | None, here: Device) -> PlanFacts:
+    """The engine to run: of the precision asked for, else (None) the only one that fits.
+
+    Raises ModelError where none fits, naming every difference and the command that builds it, and
+    InputError where several do and none was asked for.
+    """
+    engines = list_engines(bundle.path)
+    candidates = [e for e in engines if precision in {None, e.precision}]
+    if not candidates:
+        have = f"it has {', '.join(e.file for e in engines)}" if engines else "it has none"
+        wanted = f"{precision} engine" if precision else "TensorRT engine"
+        raise ModelError(
+            f"{bundle.path} has no {wanted} ({have}); build it here: {command(bundle.path, precision)}"
+        )
+    differences = {e.file: mismatches(e, bundle, here) for e in candidates}
+    fit = [e for e in candidates if not differences[e.file]]
+    if len(fit) == 1:
+        return fit[0]
+    if fit:
+        raise InputError(
+            f"{bundle.path} has several engines that fit: {', '.join(e.file for e in fit)}; "
+            "choose one with --precision" + (", or delete what you do not want" if precision else "")
+        )
+    reasons = "; ".join(f"{file}: {', '.join(why)}" for file, why in differences.items())
+    raise ModelError(
+        f"no TensorRT engine of {bundle.path} can be used here. {reasons}. "
+        f"Build it here: {command(bundle.path, precision or candidates[0].precision)}"
+    )
+
+
+def command(bundle: Path, precision: str | None) -> str:
+    """The command that builds an engine."""
+    chosen = f" --precision {precision}" if precision else ""
+    return f"rsedge export --trt --bundle {shlex.quote(str(bundle))}{chosen}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,214 @@
+"""Does this machine answer as the reference does? Every artifact of a bundle, on every backend that is here.
+
+The reference is fp32 in ONNX Runtime on the CPU. Each candidate takes turns with it, so load disturbs
+both alike, and at most two models are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsedge.agreement_map import AgreementMap, map_agreement
+from rsedge.backends import DEVICES, Backend, open_backend
+from rsedge.bundle import PRECISIONS, Bundle
+from rsedge.check_tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles
+from rsedge.checks import Candidate, Check, candidates, check, opened
+from rsedge.conditions import Conditions
+from rsedge.engine import Progress
+from rsedge.errors import BackendError, InputError
+from rsedge.raster import RasterReader, bounded_cache, plan_bands
+from rsedge.segment import Options
+
+SAME_ANSWER, ANSWER_ERROR = (
+    0.999,
+    0.01,
+)  # against reference.npz: classes, and scores as a share of their range
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to compare. ``device`` "auto" is every one that is here, ``precision`` None every artifact."""
+
+    tiles: int = 16
+    device: str = "auto"
+    precision: str | None = None
+    threads: int | None = None  # of a CPU; None: all cores
+    raster: Path | str | None = None  # tiles come from here; None: sample scenes
+    bands: tuple[int, ...] | None = None
+    scale: tuple[float, float] | None = None
+    map: Path | str | None = None  # GeoTIFF of where the one candidate agrees
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tiles < 1:
+            raise InputError(f"{self.tiles} tiles: at least 1 is needed")
+        if self.device not in DEVICES:
+            raise InputError(f"device {self.device!r} is unknown; choose one of {', '.join(DEVICES)}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise InputError(
+                f"precision {self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}"
+            )
+        if self.raster is None and (self.map or self.bands or self.scale):
+            raise InputError("a map, bands and scale belong to a raster; name it with --raster")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """This machine's fp32 answer against that of the machine which exported the bundle."""
+
+    tiles: int
+    agreement: float  # share of the pixels with the same class
+    worst_error: float  # largest difference of a score, as a share of their range
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is the same answer but for rounding."""
+        return self.agreement >= SAME_ANSWER and self.worst_error <= ANSWER_ERROR
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Everything compared, and on what."""
+
+    model: str
+    path: str
+    sha256: str  # of the reference's artifact
+    tiles: int
+    tiles_from: str
+    reference: str  # its backend and provider
+    conditions: Conditions
+    fingerprint: Fingerprint | None  # None: the bundle holds no reference answer
+    checks: tuple[Check, ...]
+    map: AgreementMap | None
+    notes: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """A sentence for each thing that is not as it must be."""
+        said = [c.why or c.state for c in self.checks if c.state == "failed"]
+        if self.fingerprint and not self.fingerprint.passed:
+            said.append(
+                f"fp32 here: {self.fingerprint.agreement:.2%} of the pixels have the class, and scores are within "
+                f"{self.fingerprint.worst_error:.2%} of the range, of the exporter's own answer "
+                f"({REFERENCE_NAME}); needed are {SAME_ANSWER:.1%} and {ANSWER_ERROR:.0%}"
+            )
+        return tuple(said)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return {**asdict(self), "passed": not self.failures, "failures": self.failures}
+
+
+def verify(
+    path: Path | str | None = None, options: VerifyOptions | None = None, progress: Progress | None = None
+) -> Verification:
+    """Compare every artifact of the bundle at ``path`` (None: the default model) that this machine can run.
+
+    ``progress`` is called with (tiles done, tiles in all). A difference is no error: see ``failures``.
+    Raises InputError, ModelError where there is no fp32 to compare with, BackendError where what was
+    asked for by name cannot run, OutputError.
+    """
+    options = options or VerifyOptions()
+    bundle = Bundle.open(path, "fp32")
+    answer = ReferenceAnswer.of(bundle)
+    asked = _asked(bundle, options)
+    with ExitStack() as stack:
+        reference = stack.enter_context(open_backend(bundle, "cpu", options.threads))
+        conditions = Conditions.of(reference)
+        tiles, notes = _tiles(bundle, options, answer, stack)
+        fingerprint = _fingerprint(reference, answer) if answer else None
+        step = _steps(progress, sum(c.missing is None for c in asked) * len(tiles))
+        checks = tuple(check(reference, c, tiles, options.threads, step) for c in asked)
+        if all(c.state == "not run" for c in checks):
+            why = (
+                "; ".join(f"{c.precision} on {c.device}: {c.why}" for c in checks) or "there is nothing else"
+            )
+            if options.device != "auto" or options.precision or options.map:
+                raise BackendError(f"what was asked for cannot be compared: {why}")
+            notes = (*notes, "only the reference runs here, so nothing was compared with it")
+        return Verification(
+            model=bundle.manifest.name,
+            path=str(bundle.path),
+            sha256=bundle.sha256,
+            tiles=len(tiles),
+            tiles_from=tiles.what,
+            reference=f"{reference.name} {reference.version} {reference.provider}",
+            conditions=conditions,
+            fingerprint=fingerprint,
+            checks=checks,
+            map=_map(reference, asked, options, progress) if options.map else None,
+            notes=notes,
+        )
+
+
+def _asked(bundle: Bundle, options: VerifyOptions) -> tuple[Candidate, ...]:
+    """The candidates that the options leave. Raises where they leave none, or several for one map."""
+    if options.precision and options.device != "tensorrt":
+        Bundle.open(bundle.path, options.precision)  # says what the bundle has
+    asked = candidates(bundle, options.device, options.precision)
+    if not asked:
+        raise InputError(
+            "fp32 on the cpu is the reference itself, and nothing else was asked for; choose another --device "
+            "or --precision"
+        )
+    here = [str(c) for c in asked if c.missing is None]
+    if options.map and len(here) > 1:
+        raise InputError(
+            f"a map shows one candidate; choose it with --precision and --device from: {', '.join(here)}"
+        )
+    return asked
+
+
+def _tiles(
+    bundle: Bundle, options: VerifyOptions, answer: ReferenceAnswer | None, stack: ExitStack
+) -> tuple[Tiles, tuple[str, ...]]:
+    """Tiles to compare on, open as long as ``stack``, and what to know of them."""
+    if options.raster is None:
+        return SampleTiles(bundle.manifest, options.tiles, answer), ()
+    reader = stack.enter_context(RasterReader(options.raster))
+    stack.enter_context(bounded_cache(reader.row_of_blocks_bytes))
+    plan = plan_bands(reader, bundle.manifest, options.bands, options.scale)
+    tiles = RasterTiles(reader, plan, bundle.manifest, options.tiles)
+    note = reader.check_scale(plan.scale) if plan.scale else None
+    return tiles, (*plan.notes, *([note] if note else []))
+
+
+def _fingerprint(reference: Backend, answer: ReferenceAnswer) -> Fingerprint:
+    same, worst = 0, 0.0
+    for pixels, classes, coarse in zip(answer.pixels, answer.classes, answer.scores, strict=True):
+        scores = reference.infer(pixels[None])[0]
+        same += int(np.count_nonzero(scores.argmax(0) == classes))
+        worst = max(worst, float(np.abs(scores[:, ::COARSE, ::COARSE] - coarse).max()))
+    span = float(np.ptp(answer.scores)) or 1.0
+    return Fingerprint(len(answer.pixels), same / answer.classes.size, worst / span)
+
+
+def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
+    """Counts tiles up to ``total``."""
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    return step
+
+
+def _map(
+    reference: Backend, asked: tuple[Candidate, ...], options: VerifyOptions, progress: Progress | None
+) -> AgreementMap:
+    """Of the one candidate that is here."""
+    assert options.raster is not None
+    assert options.map is not None
+    (candidate,) = (c for c in asked if c.missing is None)
+    how = Options(bands=options.bands, scale=options.scale, overwrite=options.overwrite)
+    with opened(reference.bundle, candidate, options.threads) as model:
+        return map_agreement(reference, model, options.raster, options.map, how, progress)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from artifacts import graph_of, make_artifacts
+from rsedge.cli import main
+from toys import TILE, pointwise_manifest
+
+Run = Callable[..., tuple[int, str, str]]
+MANIFEST = pointwise_manifest()
+FEW = ("--tiles", 1, "--threads", 1, "--device", "cpu")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs ``rsedge ARGS`` in tmp_path: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rsedge", *map(str, args)])
+        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def made(gains: tuple[float, ...] = (1, 1, 1), **more: object) -> Path:
+    graphs = {"fp32": graph_of(MANIFEST), "int8": graph_of(MANIFEST, "int8", gains)}
+    return make_artifacts(Path("student.rsedge"), MANIFEST, graphs, **more)  # type: ignore[arg-type]
+
+
+def test_the_table_and_the_json(run: Run) -> None:
+    made()
+    code, printed, said = run("verify", *FEW, "--json")
+    assert code == 0
+    assert "note: model student.rsedge (in this folder)" in said
+    facts = json.loads(printed.splitlines()[-1])
+    assert (facts["passed"], facts["fingerprint"], facts["checks"][0]["found"]["agreement"]) == (
+        True,
+        None,
+        1.0,
+    )
+    (row,) = (line for line in printed.splitlines() if line.startswith("int8"))
+    assert row.split()[1:5] == ["CPUExecutionProvider", "100.000%", "100.000%", "100.00%"]
+    assert row.endswith("passed")
+    assert "its answer is not in the bundle (reference.npz)" in printed
+
+
+def test_a_failure_exits_with_1_and_a_sentence_after_the_result(run: Run) -> None:
+    folder = made((1, 2, 0.5))
+    code, printed, complaint = run("verify", folder, *FEW, "--json")
+    assert code == 1
+    assert json.loads(printed.splitlines()[-1])["passed"] is False
+    assert "FAILED" in printed
+    assert "error: int8 on cpu: " in complaint
+    assert "needed are 97%" in complaint
+
+
+def test_what_is_missing_is_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsedge.checks.find_spec", lambda _: None)
+    code, printed, _ = run("verify", made(), "--tiles", 1, "--threads", 1)
+    assert code == 0
+    assert "all on tensorrt: not run: TensorRT is not installed" in printed
+
+
+def test_the_exporters_answer_is_compared(run: Run) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 3, TILE, TILE)).astype(np.uint8)
+    scores = pixels[..., ::8, ::8].astype(np.float16)
+    folder = made(
+        reference={"pixels": pixels, "classes": pixels.argmax(1).astype(np.uint8), "scores": scores}
+    )
+    code, printed, _ = run("verify", folder, *FEW)
+    assert code == 0
+    assert "exporter   fp32 here equals its answer: 100.000% of the pixels of 1 tiles" in printed
+
+
+def test_a_map(run: Run, write_raster: Callable[..., Path], noise: Callable[..., np.ndarray]) -> None:
+    folder, raster = made(), write_raster(noise(70, 70))
+    code, printed, _ = run("verify", folder, *FEW, "--raster", raster, "--map", "where.tif")
+    assert code == 0
+    assert Path("where.tif").is_file()
+    assert "where.tif: int8 CPUExecutionProvider, 100.000% agree" in printed
+
+
+def test_quiet_prints_nothing(run: Run) -> None:
+    assert run("verify", made(), *FEW, "-q") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tiles", 0), "at least 1"),
+        (("--map", "m.tif"), "--raster"),
+        (("--device", "tpu"), "auto, cpu, cuda, openvino, tensorrt"),
+        (("--precision", "fp16"), "has no model.fp16.onnx"),
+        (("none.rsedge",), "no model at"),
+    ],
+)
+def test_impossible_options_exit_with_2(run: Run, options: tuple[object, ...], message: str) -> None:
+    folder = () if options[0] == "none.rsedge" else (made(),)
+    code, _, complaint = run("verify", *folder, *options)
+    assert (code, message in complaint) == (2, True)
