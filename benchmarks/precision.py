@@ -35,7 +35,7 @@ from rsedge import open_model
 from rsedge.backends import Backend
 from rsedge.bench import BUSY, WARMUP, example_tile
 from rsedge.check_tiles import RasterTiles, Tile, Tiles
-from rsedge.checks import Candidate, candidates, check
+from rsedge.checks import TRT_ONLY, Candidate, candidates, check
 from rsedge.conditions import Conditions
 from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.evaluate import evaluate
@@ -47,7 +47,6 @@ from rsedge.sample_files import write_sample
 from rsedge.segment import Options
 
 REFERENCE = Candidate("fp32", "cpu")
-TRT_ONLY = "int8-"  # how precisions begin that are laid out for TensorRT
 
 
 class RasterFiles:
@@ -98,7 +97,11 @@ def _measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
             tiles["samples"] = RasterFiles(scenes, manifest, "sample scenes")
         rows, left_out = list[dict[str, Any]](), list[str]()
         for candidate in (REFERENCE, *candidates(reference.bundle)):
-            if candidate.precision.startswith(TRT_ONLY) and candidate.device == "openvino":
+            if (
+                candidate != REFERENCE
+                and args.rows
+                and f"{candidate.precision}:{candidate.device}" not in args.rows
+            ):
                 continue
             print(f"{manifest.name}: {candidate}", file=sys.stderr, flush=True)
             try:
@@ -233,6 +236,7 @@ def _parse() -> argparse.Namespace:
         "--seeds", type=int, nargs="*", default=[7, 8, 9], help="of sample scenes; none: skip"
     )
     parser.add_argument("--side", type=int, default=1024, help="pixels, of a sample scene")
+    parser.add_argument("--rows", nargs="*", metavar="PRECISION:DEVICE", help="beside fp32; all if not given")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, help="of the CPU; all cores if not given")
     parser.add_argument("--json", type=Path, help="where to write the results")

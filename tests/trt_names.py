@@ -15,6 +15,7 @@ SOURCES = (
     "runtime/rsedge/backends/tensorrt.py",
     "export/rsedge_export/trt.py",
     "export/rsedge_export/trt_network.py",
+    "export/rsedge_export/trt_watch.py",
 )
 VERSIONS = ("8.6", "10.3", "10.13", "11.4")
 
@@ -27,6 +28,7 @@ VARIABLES = {
     "context": "IExecutionContext",
     "engine": "ICudaEngine",
     "inspector": "EngineInspector",
+    "layer": "ILayer",
     "mean": "ILayer",
     "memory": "IHostMemory",
     "network": "INetworkDefinition",
@@ -42,7 +44,7 @@ VARIABLES = {
 # By class ("" is the module): what all four versions have.
 MEMBERS = {
     "": (
-        "Builder BuilderFlag ICudaEngine IExecutionContext ILogger LayerInformationFormat Logger "
+        "Builder BuilderFlag DataType ICudaEngine IExecutionContext ILogger LayerInformationFormat Logger "
         "MemoryPoolType NetworkDefinitionCreationFlag OnnxParser ProfilingVerbosity ReduceOperation "
         "Runtime TopKOperation"
     ),
@@ -58,12 +60,15 @@ MEMBERS = {
         "get_tensor_profile_shape get_tensor_shape num_io_tensors"
     ),
     "IExecutionContext": "execute_async_v3 set_input_shape set_tensor_address",
-    "ILayer": "get_output",
+    "DataType": "FLOAT HALF",
+    "ILayer": "get_input get_output name num_inputs num_outputs",
     "ILogger": "Severity log",
     "ILogger.Severity": "ERROR",
-    "INetworkDefinition": "add_reduce add_topk get_input get_output mark_output num_inputs num_outputs",
+    "INetworkDefinition": (
+        "add_reduce add_topk get_input get_layer get_output mark_output num_inputs num_layers num_outputs"
+    ),
     "IOptimizationProfile": "set_shape",
-    "ITensor": "name shape",
+    "ITensor": "dtype is_shape_tensor name shape",
     "ITimingCache": "serialize",
     "LayerInformationFormat": "JSON",
     "Logger": "ERROR",
@@ -98,6 +103,7 @@ SOMEWHERE = {
     "IExecutionContext.set_binding_shape": "8.6",
     "IInt8EntropyCalibrator2": "8.6 10.3 10.13",
     "ILayer.precision": "8.6 10.3 10.13",
+    "ILayer.set_output_type": "8.6 10.3 10.13",
     "INetworkDefinition.add_convolution": "8.6",
     "IProgressMonitor": "10.3 10.13 11.4",
     "IProgressMonitor.phase_finish": "10.3 10.13 11.4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +14,7 @@ from rsedge.bundle import REPORT_NAME, write_bundle_manifest
 from rsedge.conditions import cpu_name
 from rsedge.manifest import Manifest
 from rsedge.version import __version__
-from rsedge_export.calibration import LEAST_TILES, Imagery, imagery_of
+from rsedge_export.calibration import LEAST_TILES, Imagery, TooFewTilesError, fits_samples, imagery_of
 from rsedge_export.folder import check_out, replaced_when_whole
 from rsedge_export.variants import Stages, Wanted, make_variants, no_stages
 from rsedge_train.run_folder import Run
@@ -22,6 +23,9 @@ ARTIFACT = "model.fp32.onnx"
 NO_IMAGERY = (
     "INT8 was not made: there are no training images of the model on this machine; name some like what it will meet "
     "with --calibration"
+)
+NO_SAMPLES = (
+    "FP16 was not made: it is measured on sample scenes, which are 8-bit RGB; name imagery with --calibration"
 )
 
 
@@ -85,24 +89,34 @@ def assemble(
 
 def _reduce(folder: Path, manifest: Manifest, imagery: Imagery | None, plan: Plan) -> dict[str, Any]:
     """Write the reduced precisions; the report on them."""
-    wanted, notes = plan.wanted, []
+    wanted, notes = plan.wanted, list[str]()
+    made: dict[str, Any] = {"calibration": None, "artifacts": {}, "ladder": []}
+    write_bundle_manifest(folder, manifest)  # the runtime opens what is judged
+
+    def make() -> dict[str, Any]:
+        if not wanted.precisions or imagery is None:
+            return made
+        publish = functools.partial(write_bundle_manifest, folder, manifest)
+        return make_variants(folder, manifest, imagery, wanted, publish, plan.stages)
+
+    try:
+        made, why = make(), NO_IMAGERY
+    except TooFewTilesError as error:
+        if plan.calibration.paths:
+            raise  # asked for by name
+        imagery, why = None, f"INT8 was not made: {error}"
     if imagery is None and wanted.precisions:
-        notes.append(NO_IMAGERY)
+        notes += [why] * ("int8" in wanted.precisions)
         wanted = replace(wanted, precisions=tuple(p for p in wanted.precisions if p != "int8"))
-        imagery = Imagery((), LEAST_TILES, LEAST_TILES)
-    records: dict[str, dict[str, Any]] = {}
-    ladder: list[dict[str, Any]] = []
-    if wanted.precisions and imagery is not None:
-        write_bundle_manifest(folder, manifest)
-        records, ladder = make_variants(
-            folder, manifest, imagery, wanted, lambda: write_bundle_manifest(folder, manifest), plan.stages
-        )
+        if fits_samples(manifest):
+            imagery = Imagery((), LEAST_TILES, LEAST_TILES)
+        else:
+            notes += [NO_SAMPLES] * bool(wanted.precisions)
+        made = make()
     return {
         "rsedge": __version__,
         "made_on": {"cpu": cpu_name(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")},
-        "calibration": imagery.what if imagery else None,
         "limits": asdict(wanted.limits),
-        "artifacts": records,
-        "ladder": ladder,
+        **made,
         "notes": notes,
     }

@@ -141,16 +141,6 @@ def write_reference(model: nn.Module, tiles: Sequence[NDArray[Any]], folder: Pat
     )
 
 
-def _fp32_facts() -> dict[str, Any]:
-    return {
-        "precision": "fp32",
-        "against": "torch, fp32, before deployment's rewrites",
-        "tiles_from": f"sample scene, seed {PARITY_SEED}: not the images of the run",
-        "passed": True,  # else there would be no bundle
-        "forced": False,
-    }
-
-
 def _complexity(net: SegNet, run: Run) -> dict[str, Any]:
     """Counts of the network as trained; the teacher's where the run knows them."""
     counts: dict[str, Any] = {"params": parameters(net), "macs": macs(net, run.tile), "macs_tile": run.tile}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rsedge.check_tiles import RasterTiles, spread
 from rsedge.errors import InputError
 from rsedge.labels import match_pairs
 from rsedge.manifest import Manifest
-from rsedge.raster import RasterReader, plan_bands
+from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.sample import SampleScene
 from rsedge.window import Window
 from rsedge_train.datasets.layouts import open_dataset
@@ -26,7 +27,7 @@ FIRST_SEED, SCENE_TILES = (
     4,
 )  # scenes nobody trained on or compares on; a scene is as many tiles high and wide
 LEAST_TILES = 16
-HELD_EVERY = 5  # every so many-th tile sets no scale: it judges the layers chosen
+HELD_EVERY = 5  # every so many-th tile sets no scale: by turns they choose the layers and judge the files
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,10 @@ class Imagery:
         if self.tiles < LEAST_TILES:
             raise InputError(f"{self.tiles} calibration tiles are too few; give at least {LEAST_TILES}")
 
-    @property
-    def what(self) -> str:
-        """For people."""
-        parts = [f"{self.tiles - self.drawn} tiles of {len(self.rasters)} rasters"] * bool(self.rasters)
-        return " and ".join([*parts, *[f"{self.drawn} of sample scenes"] * bool(self.drawn)])
+
+def fits_samples(manifest: Manifest) -> bool:
+    """Whether the model can look at sample scenes."""
+    return manifest.dtype == "uint8" and len(manifest.bands) == 3
 
 
 def imagery_of(
@@ -72,6 +72,10 @@ def imagery_of(
     return Imagery(tuple(rasters), drawn, tiles, bands, scale)
 
 
+class TooFewTilesError(InputError):
+    """The imagery holds too little to calibrate on."""
+
+
 class CalibrationTiles:
     """A context manager that gives the tiles (bands, tile, tile) of an ``Imagery``, ``held`` or not.
 
@@ -79,13 +83,19 @@ class CalibrationTiles:
     """
 
     def __init__(self, imagery: Imagery, manifest: Manifest) -> None:
-        self._manifest, self._parts = manifest, list[RasterTiles]()
+        if imagery.drawn and not fits_samples(manifest):
+            raise InputError(
+                "the sample scenes are 8-bit RGB and the model is not; give imagery of its own with --calibration"
+            )
+        self.imagery, self._manifest, self._parts = imagery, manifest, list[RasterTiles]()
         self._seeds = range(FIRST_SEED, FIRST_SEED + imagery.drawn)
         wanted = imagery.tiles - imagery.drawn
         rasters = list(spread(list(imagery.rasters)))[:wanted]
+        blocks_bytes = 0
         with ExitStack() as stack:
             for i, path in enumerate(rasters):
                 reader = stack.enter_context(RasterReader(path))
+                blocks_bytes = max(blocks_bytes, reader.row_of_blocks_bytes)
                 plan = plan_bands(reader, manifest, imagery.bands, imagery.scale)
                 share = wanted * (i + 1) // len(rasters) - wanted * i // len(rasters)
                 try:
@@ -93,16 +103,24 @@ class CalibrationTiles:
                 except InputError:  # no valid pixel: others may have some
                     if len(rasters) == 1:
                         raise
+            stack.enter_context(bounded_cache(blocks_bytes))
             self._stack = stack.pop_all()
         if len(self) < LEAST_TILES:
             self._stack.close()
-            raise InputError(
+            raise TooFewTilesError(
                 f"the calibration data hold {len(self)} tiles of {manifest.tile} px with data, needed are at least "
                 f"{LEAST_TILES}; give more with --calibration, or leave INT8 out with --precision fp16"
             )
 
     def __len__(self) -> int:
         return sum(map(len, self._parts)) + len(self._seeds)
+
+    @property
+    def what(self) -> str:
+        """What they are of, for people."""
+        found, drawn = sum(map(len, self._parts)), len(self._seeds)
+        parts = [f"{found} tiles of {len(self._parts)} rasters"] * bool(found)
+        return " and ".join([*parts, *[f"{drawn} of sample scenes"] * bool(drawn)])
 
     def __enter__(self) -> CalibrationTiles:
         return self
@@ -126,9 +144,18 @@ class CalibrationTiles:
         """Those that set the scales."""
         return (tile for i, tile in enumerate(self.all()) if i % HELD_EVERY)
 
-    def held(self) -> Iterator[NDArray[Any]]:
-        """Those that set none."""
-        return (tile for i, tile in enumerate(self.all()) if i % HELD_EVERY == 0)
+    def choosing(self) -> Iterator[NDArray[Any]]:
+        """Half of the others: by them layers are left float."""
+        return (tile for i, tile in enumerate(self.all()) if i % (2 * HELD_EVERY) == 0)
+
+    def judging(self) -> Iterator[NDArray[Any]]:
+        """The other half: they had no say in scales or layers."""
+        return (tile for i, tile in enumerate(self.all()) if i % (2 * HELD_EVERY) == HELD_EVERY)
+
+    def some(self, count: int) -> list[NDArray[Any]]:
+        """At most ``count`` of those that set the scales, from the first raster to the last."""
+        step = max(1, len(self) * (HELD_EVERY - 1) // HELD_EVERY // count)
+        return list(islice(self.scaling(), step // 2, None, step))[:count]
 
 
 def _training_imagery(run: Run, tiles: int) -> Imagery | None:

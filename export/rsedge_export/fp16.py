@@ -17,10 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from rsedge_export.rewrite import REDUCTIONS, attributes, constants, drop_unused
+from rsedge.errors import ModelError
+from rsedge_export.rewrite import LARGEST, REDUCTIONS, attributes, constants, drop_unused
 from rsedge_export.session import open_session
 
-LARGEST = 65504.0  # of fp16
 HEADROOM = 8.0  # other tiles reach further than those measured
 SMALLEST = 2.0**-14  # the smallest normal number of fp16
 GROUP = 48  # tensors measured in one run
@@ -193,6 +193,10 @@ def _measure(model: onnx.ModelProto, tiles: Sequence[NDArray[Any]]) -> dict[str,
         for tile in tiles:
             found = session.run([f"{name}.highest" for name, _ in group], {"pixels": tile[None]})
             for (name, _), value in zip(group, found, strict=True):
+                if not np.isfinite(value):
+                    raise ModelError(
+                        f"{name} holds NaN or infinity on a calibration tile; train the model again"
+                    )
                 highest[name] = max(highest[name], float(value))
     return highest
 

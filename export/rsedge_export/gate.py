@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from rsedge.agreement import AgreementMeter
 from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
 from rsedge.check_tiles import spread
-from rsedge.errors import InputError
+from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.evaluate import check_grids
 from rsedge.labels import LabelColors
 from rsedge.manifest import NODATA, Manifest
 from rsedge.metrics import Confusion
-from rsedge.raster import RasterReader, plan_bands
+from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.tiling import Tiling
 from rsedge.truth import LabelReader
+from rsedge.window import Window
 
 CALIBRATION = "held calibration tiles"
 
@@ -37,7 +39,7 @@ class Limits:
     int8_agreement: float = 0.98
 
     def __post_init__(self) -> None:
-        if min(self.miou_drop, self.class_drop) < 0:
+        if not all(d >= 0 for d in (self.miou_drop, self.class_drop)):  # NaN would allow nothing
             raise InputError("allowed drops of IoU are points of 0 or more")
         if not all(0 <= a <= 1 for a in (self.fp16_agreement, self.int8_agreement)):
             raise InputError("allowed agreements are shares from 0 to 1")
@@ -58,7 +60,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one artifact answered beside fp32 on the same tiles. IoUs are shares, drops points."""
+    """What one artifact answered beside fp32 on the same tiles.
+
+    IoUs are shares, drops points, means over the classes that the truth holds.
+    """
 
     precision: str
     backend: str
@@ -73,6 +78,7 @@ class Verdict:
     miou_drop: float | None
     class_drops: dict[str, float] | None
     reasons: tuple[str, ...]  # why it does not pass
+    runs: bool = True  # False: it does not load, or answers NaN; nothing keeps such a file
 
     @property
     def passed(self) -> bool:
@@ -89,17 +95,44 @@ def judge(folder: Path, precision: str, tiles: Iterable[Judged], tiles_from: str
     meter, names = AgreementMeter(), Bundle.open(folder).manifest.classes
     counts = [Confusion(np.zeros((len(names), len(names)), np.int64)) for _ in range(2)]
     device = "openvino" if precision == "int8" and _has_openvino() else "cpu"
-    with (
-        open_backend(Bundle.open(folder), "cpu") as reference,
-        open_backend(Bundle.open(folder, precision), device) as candidate,
-    ):
-        for tile in tiles:
-            answers = [backend.infer(tile.pixels[None])[0] for backend in (reference, candidate)]
-            meter.add(answers[0], answers[1], tile.valid)
-            if tile.truth is not None:
-                counts = [_count(c, tile.truth, a) for c, a in zip(counts, answers, strict=True)]
-        backend_name = _name(candidate)
+    with open_backend(Bundle.open(folder), "cpu") as reference:
+        try:
+            candidate = open_backend(Bundle.open(folder, precision), device)
+        except (BackendError, ModelError) as error:
+            return _broken(precision, device, tiles_from, error)
+        with candidate:
+            for tile in tiles:
+                exact = reference.infer(tile.pixels[None])[0]
+                try:
+                    found = candidate.infer(tile.pixels[None])[0]
+                except BackendError as error:
+                    return _broken(precision, _name(candidate), tiles_from, error)
+                meter.add(exact, found, tile.valid)
+                if tile.truth is not None:
+                    answers = exact, found
+                    counts = [_count(c, tile.truth, a) for c, a in zip(counts, answers, strict=True)]
+            backend_name = _name(candidate)
     return _verdict(precision, backend_name, tiles_from, meter, counts, [c.name for c in names], limits)
+
+
+def _broken(precision: str, backend: str, tiles_from: str, error: Exception) -> Verdict:
+    """The verdict on a file that does not load or answers NaN."""
+    return Verdict(
+        precision=precision,
+        backend=backend,
+        tiles=0,
+        tiles_from=tiles_from,
+        agreement=0.0,
+        clear_agreement=None,
+        worst_tile=0.0,
+        worst_error=1.0,
+        miou_fp32=None,
+        miou=None,
+        miou_drop=None,
+        class_drops=None,
+        reasons=(str(error),),
+        runs=False,
+    )
 
 
 def unlabelled(tiles: Iterable[NDArray[Any]]) -> Iterator[Judged]:
@@ -120,25 +153,39 @@ def labelled(
 
     Raises InputError when they cannot be used for the model.
     """
-    side = manifest.tile
-    fill = np.array(manifest.fill, manifest.dtype)[:, None, None]
+    found = 0
     for i, (image, label) in enumerate(pairs):
         share = count * (i + 1) // len(pairs) - count * i // len(pairs)
         with (
             RasterReader(image) as reader,
             LabelReader(label, colors, len(manifest.classes)) as truth,
+            bounded_cache(reader.row_of_blocks_bytes + truth.raster.row_of_blocks_bytes),
         ):
             check_grids(reader, truth.raster)
             plan = plan_bands(reader, manifest, bands, scale)
-            windows = list(Tiling.of(reader.grid.height, reader.grid.width, side, 0.0, "crop"))
-            for window in list(spread(windows))[:share]:
-                pixels, known = reader.read(window, plan)
-                classes = np.full((side, side), NODATA, np.uint8)
-                valid = np.zeros((side, side), np.bool_)
-                height, width = known.shape
-                valid[:height, :width] = known
-                classes[:height, :width] = np.where(known, truth.read(window), NODATA)
-                yield Judged(engine.reflect(np.where(known, pixels, fill), side), valid, classes)
+            windows = list(Tiling.of(reader.grid.height, reader.grid.width, manifest.tile, 0.0, "crop"))
+            tiles = (_judged(reader, truth, window, plan, manifest) for window in spread(windows))
+            for tile in islice((t for t in tiles if t is not None), share):
+                found += 1
+                yield tile
+    if not found:
+        raise InputError("the labelled images to judge on hold no labelled pixel with data; give others")
+
+
+def _judged(
+    reader: RasterReader, truth: LabelReader, window: Window, plan: BandPlan, manifest: Manifest
+) -> Judged | None:
+    """One window as a tile; None where no pixel with data has a class."""
+    side = manifest.tile
+    pixels, known = reader.read(window, plan)
+    labels = np.where(known, truth.read(window), NODATA)
+    if not (labels != NODATA).any():
+        return None
+    height, width = known.shape
+    classes, valid = np.full((side, side), NODATA, np.uint8), np.zeros((side, side), np.bool_)
+    valid[:height, :width], classes[:height, :width] = known, labels
+    fill = np.array(manifest.fill, manifest.dtype)[:, None, None]
+    return Judged(engine.reflect(np.where(known, pixels, fill), side), valid, classes)
 
 
 def _count(total: Confusion, truth: NDArray[np.uint8], scores: NDArray[np.float32]) -> Confusion:
@@ -161,12 +208,15 @@ def _verdict(
         reasons.append(f"{found.agreement:.2%} of the pixels have fp32's class, needed are {least:.2%}")
     exact, reduced = counts
     drops: dict[str, float] | None = None
+    means: list[float] = []
     miou_drop: float | None = None
     if exact.counts.sum():
+        # Of classes in the truth: a pixel of another is an error of theirs, and must not add a class with IoU 0.
         present = exact.counts.sum(1) > 0
         lost = 100 * (exact.iou - reduced.iou)
         drops = {name: float(lost[i]) for i, name in enumerate(names) if present[i]}
-        miou_drop = 100 * (exact.miou - reduced.miou)
+        means = [float(c.iou[present].mean()) for c in (exact, reduced)]
+        miou_drop = 100 * (means[0] - means[1])
         if not miou_drop <= limits.miou_drop:
             reasons.append(f"mIoU drops by {miou_drop:.2f} points, allowed are {limits.miou_drop:g}")
         reasons += [
@@ -183,8 +233,8 @@ def _verdict(
         clear_agreement=found.clear_agreement,
         worst_tile=found.worst_tile,
         worst_error=found.worst_error,
-        miou_fp32=exact.miou if drops else None,
-        miou=reduced.miou if drops else None,
+        miou_fp32=means[0] if means else None,
+        miou=means[1] if means else None,
         miou_drop=miou_drop,
         class_drops=drops,
         reasons=tuple(reasons),

@@ -30,15 +30,17 @@ def quantize(
     scales: Mapping[str, Scale],
     *,
     unsigned: bool,
+    stored_float: bool = False,
 ) -> onnx.ModelProto:
     """A copy of ``model`` whose ``chosen`` layers compute in INT8.
 
     ``scales``: of the activations, by the tensor's name (``Site.tensor``). The model may be fp32 or fp16;
-    Q/DQ take the type that stands around them.
+    Q/DQ take the type that stands around them. ``stored_float``: weights stay floating point in the file, on
+    the integers' grid, with a QuantizeLinear of their own: parsers of TensorRT 8 refuse int8 constants.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    writer = _Writer(copy, {s.name: s for s in sites if s.name in chosen}, scales, unsigned)
+    writer = _Writer(copy, {s.name: s for s in sites if s.name in chosen}, scales, unsigned, stored_float)
     for node in list(copy.graph.node):
         writer.add(node)
     writer.finish()
@@ -77,13 +79,14 @@ def switchable(
 def weight_scales(weights: NDArray[np.floating[Any]], axis: int) -> NDArray[np.float32]:
     """Step of each output channel, (channels,): of the limits tried, that with the least squared error."""
     values = weights.astype(np.float32)
+    least = SMALLEST_SCALE if weights.dtype == np.float16 else 0.0
     others = tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values).max(others)
     largest = np.where(largest > 0, largest, 1)
     best = np.full(largest.shape, np.inf)
     steps = largest / 127
     for fraction in WEIGHT_FRACTIONS:
-        tried = np.maximum(largest * fraction / 127, SMALLEST_SCALE)
+        tried = np.maximum(largest * fraction / 127, least)
         error = ((_integers(values, tried, axis) * _along(tried, axis, values.ndim) - values) ** 2).sum(
             others
         )
@@ -96,8 +99,14 @@ class _Writer:
     """Appends nodes to a graph in its order; every Q/DQ pair is written once and shared."""
 
     def __init__(
-        self, model: onnx.ModelProto, sites: Mapping[str, Site], scales: Mapping[str, Scale], unsigned: bool
+        self,
+        model: onnx.ModelProto,
+        sites: Mapping[str, Site],
+        scales: Mapping[str, Scale],
+        unsigned: bool,
+        stored_float: bool = False,
     ) -> None:
+        self._stored_float = stored_float
         self.sites, self.nodes = sites, list[onnx.NodeProto]()
         self._model, self._scales, self._unsigned = model, scales, unsigned
         self._known = constants(model)
@@ -133,12 +142,18 @@ class _Writer:
             values = self._known[name]
             steps = weight_scales(values, axis).astype(values.dtype)
             whole = _integers(values.astype(np.float32), steps.astype(np.float32), axis)
-            names = [
-                self.constant(f"{name}.q", whole.astype(np.int8)),
+            grid = [
                 self.constant(f"{name}.scale", steps),
                 self.constant(f"{name}.zero", np.zeros(steps.shape, np.int8)),
             ]
-            self.node("DequantizeLinear", names, f"{name}.dq", axis=axis)
+            if self._stored_float:
+                on_grid = (whole * _along(steps, axis, whole.ndim)).astype(values.dtype)
+                self.node(
+                    "QuantizeLinear", [self.constant(f"{name}.grid", on_grid), *grid], f"{name}.q", axis=axis
+                )
+            else:
+                self.constant(f"{name}.q", whole.astype(np.int8))
+            self.node("DequantizeLinear", [f"{name}.q", *grid], f"{name}.dq", axis=axis)
         return f"{name}.dq"
 
     def constant(self, name: str, values: NDArray[Any]) -> str:

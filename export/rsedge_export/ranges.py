@@ -35,10 +35,13 @@ class Histogram:
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count ``values``; of many a regular sample, whose step is prime to powers of two."""
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        extreme = max(-self.low, self.high)
-        if not np.isfinite(extreme):
+        low, high = float(values.min()), float(values.max())
+        if not (
+            np.isfinite(low) and np.isfinite(high)
+        ):  # before merging: min and max of Python pass NaN over
             raise ModelError("a layer answers NaN or infinity on a calibration tile; train the model again")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        extreme = max(-self.low, self.high)
         self.limit = self.limit or max(extreme * 1.001, SMALLEST)
         while extreme >= self.limit:
             halved = self.counts.reshape(-1, 2).sum(1)

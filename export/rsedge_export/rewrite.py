@@ -11,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rsedge.errors import ModelError
 
+LARGEST = 65504.0  # of fp16
 SMALL = 256  # elements; below this a halved constant saves less than its Cast costs
+LINEAR = ("QuantizeLinear", "DequantizeLinear")  # their scales may be too small for fp16
 SPATIAL = ({2, 3}, {-2, -1})
 REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 RESIZE_18 = {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}  # defaults of what opset 18 added
@@ -127,10 +129,14 @@ def halve_stored_floats(model: onnx.ModelProto) -> None:
     Runtimes for CPUs fold the casts when they load the file. TensorRT's parser wants weights as they are.
     """
     casts = []
+    scales = {n for node in model.graph.node if node.op_type in LINEAR for n in node.input[1:]}
     for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALL or tensor.name in scales:
             continue
-        name, values = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        if np.abs(values).max() > LARGEST:
+            continue
+        values = values.astype(np.float16)
         tensor.CopyFrom(numpy_helper.from_array(values, f"{name}.fp16"))
         cast = helper.make_node("Cast", [tensor.name], [name], name=f"{name}.fp32", to=TensorProto.FLOAT)
         casts.append(cast)

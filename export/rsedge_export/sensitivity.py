@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -106,9 +106,6 @@ class Choice:
     left_float: tuple[Damage, ...]
     agreement: float  # with fp32, share of the pixels
     worst_tile: float
-    tried: tuple[tuple[int, float, float], ...] = field(
-        default=(), repr=False
-    )  # layers left float, agreement, worst tile
 
 
 def choose(bench: Bench, damages: Sequence[Damage], target: float, more_than: int = -1) -> Choice | None:
@@ -117,14 +114,11 @@ def choose(bench: Bench, damages: Sequence[Damage], target: float, more_than: in
     ``more_than``: leave more than so many float.
     """
     names = {d.site.name for d in damages}
-    tried: list[tuple[int, float, float]] = []
-    for count in STEPS:
-        if count <= more_than or count >= len(damages):
-            continue
+    counts = {*(c for c in STEPS if c < len(damages)), len(damages) - 1}
+    for count in sorted(c for c in counts if c > more_than):
         chosen = names - {d.site.name for d in damages[:count]}
         agreement, worst, _ = bench.measure(chosen)
-        tried.append((count, agreement, worst))
         if agreement >= target:
             order = tuple(d.site.name for d in damages if d.site.name in chosen)
-            return Choice(order, tuple(damages[:count]), agreement, worst, tuple(tried))
+            return Choice(order, tuple(damages[:count]), agreement, worst)
     return None

@@ -7,8 +7,8 @@ from typing import Any
 import onnx
 
 
-def open_session(model: onnx.ModelProto, *, exact: bool = False) -> Any:
-    """A session on the CPU provider. ``exact``: without ONNX Runtime's own fusions, integer kernels included."""
+def open_session(model: onnx.ModelProto) -> Any:
+    """A session on the CPU provider."""
     import onnxruntime as ort  # noqa: PLC0415 - slow to load, and `rsedge export --help` needs none of it
 
     from rsedge.conditions import usable_cores  # noqa: PLC0415
@@ -16,6 +16,4 @@ def open_session(model: onnx.ModelProto, *, exact: bool = False) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
-    if exact:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

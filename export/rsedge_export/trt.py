@@ -7,6 +7,8 @@ runs. Before that, builder flags allow lower types, and Q/DQ nodes force INT8. T
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from hashlib import sha256
@@ -15,12 +17,13 @@ from typing import Any
 
 from rsedge.backends.gpu import Gpu, import_tensorrt, strongly_typed
 from rsedge.bundle import Bundle
-from rsedge.errors import BackendError, InputError, ModelError
+from rsedge.errors import BackendError, InputError, ModelError, OutputError
 from rsedge.files import whole_or_nothing
-from rsedge.plans import ENGINES, PRECISIONS, Batch, Device, PlanFacts, plan_name, write_plan
+from rsedge.plans import ENGINES, PRECISIONS, Batch, Device, PlanFacts, device_tag, plan_name, write_plan
 from rsedge.version import __version__
 from rsedge_export.trt_check import EngineFacts, GraphFacts, problem
-from rsedge_export.trt_network import Job, Log, Progress, build_plan, inspect_plan
+from rsedge_export.trt_network import Job, build_plan, inspect_plan
+from rsedge_export.trt_watch import Log, Progress
 
 MIB = 1 << 20
 MIN_FREE_BYTES = 256 * MIB  # with less, TensorRT finds no tactics or the system kills it
@@ -67,6 +70,8 @@ def build_engine(
     bundle = open_source(trt, Path(bundle_path), precision)
     graph = GraphFacts.read(bundle.artifact)
     check_opset(trt, bundle, graph)
+    check_writable(bundle.path)
+    kept = bundle.record().get("kept_fp32")
     log = Log.of(trt)
     with Gpu() as gpu, gpu.current():
         device = gpu.facts(trt)
@@ -79,10 +84,12 @@ def build_engine(
             workspace_bytes=options.workspace_bytes or min(MAX_WORKSPACE_BYTES, free_bytes // 4),
             tactics_bytes=free_bytes // 2,
             level=options.level,
-            timings=bundle.path / ENGINES / f"timing-sm{device.sm}-trt{device.tensorrt}.cache",
+            timings=bundle.path / ENGINES / f"timing-{device_tag(device)}.cache",
+            nodes=graph.nodes,
+            kept_fp32=frozenset(kept) if isinstance(kept, dict) else frozenset(),
         )
         plan, timings = build_plan(trt, log, job, progress)
-        found = EngineFacts.read(inspect_plan(trt, log, plan), graph.convolutions)
+        found = EngineFacts.read(inspect_plan(trt, log, plan), graph)
     facts = _facts(plan, bundle, job, device, found, problem(precision, graph, found))
     if facts.problem is not None and not options.force:
         raise ModelError(
@@ -98,8 +105,8 @@ def open_source(trt: Any, path: Path, precision: str) -> Bundle:
     """The bundle, opened at the ONNX to build from.
 
     INT8 has two: Q/DQ with fp16 between for strongly typed networks, and before them Q/DQ with fp32 between,
-    which flags let TensorRT 8 lower. FP16 is the typed file for both: its casts tell TensorRT 8, too, what the exporter
-    keeps float (as a preference; the accuracy check judges), and the fp32 file's opset is beyond TensorRT 8.
+    which flags let TensorRT 8 lower. FP16 is the typed file for both, since the fp32 file's opset is beyond TensorRT 8.
+    What the exporter keeps fp32 is in its report, and TensorRT 8 is bound to it layer by layer.
 
     Raises InputError or ModelError.
     """
@@ -127,6 +134,17 @@ def check_opset(trt: Any, bundle: Bundle, graph: GraphFacts) -> None:
         raise ModelError(
             f"unsupported opset: {bundle.artifact.name} is of opset {graph.opset}, TensorRT {trt.__version__} parses "
             f"up to {OLD_OPSET}; use --precision fp16, or TensorRT 10 (JetPack 6.1) or later"
+        )
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError where the engine could not be written: a build takes minutes."""
+    engines = path / ENGINES
+    place = engines if engines.exists() else path
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{place} is no folder that can be written, and the engine goes there; copy the bundle to a writable place "
+            f"(`cp -r {shlex.quote(str(path))} ~/`) and build it there"
         )
 
 

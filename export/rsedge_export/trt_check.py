@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rsedge.errors import ModelError
+from rsedge.protobuf import fields, messages, text
 
-FLOAT = 1  # TensorProto.DataType
-KEPT = 0.8  # least part of the quantized (halved) convolutions that an engine must run so
+HALVES = (10, 16)  # TensorProto.DataType: FLOAT16, BFLOAT16
+KEPT = 0.8  # least part of the quantized (halved) layers that an engine must run so
+# What gains by a lower precision: operators of ONNX, and words of the inspector; convolutions as products have both.
+KINDS = {
+    "convolution": (("Conv", "ConvTranspose"), "conv"),
+    "matrix product": (("Gemm", "MatMul"), "gemm|mat(rix)?_?mul"),
+}
 # What the inspector calls types, by the names rsedge prints; lower stands before higher.
 TYPES = (
     ("UINT8", r"uint8"),
@@ -28,13 +34,26 @@ MOVES = re.compile(r"reformat|constant|shuffle|copy|noop|cast|shape|quantize", r
 
 
 @dataclass(frozen=True)
+class Nodes:
+    """Those nodes of an ONNX that are worth a lower precision, of one kind."""
+
+    names: frozenset[str] = frozenset()
+    quantized: int = 0  # fed by DequantizeLinear alone: those the exporter means to run in INT8
+    halved: int = 0  # with half weights
+
+    def share(self, precision: str) -> float:
+        """The part of them that is to run in ``precision``, 0 to 1."""
+        count = {"int8": self.quantized, "fp16": self.halved}[precision]
+        return count / len(self.names) if self.names else 0.0
+
+
+@dataclass(frozen=True)
 class GraphFacts:
     """What decides whether TensorRT parses an ONNX, and what its engine must show."""
 
     opset: int
-    convolutions: frozenset[str]  # names of the nodes
-    quantized: int  # convolutions fed by DequantizeLinear: those the exporter means to run in INT8
-    halved: int  # convolutions whose weights are not float32
+    nodes: frozenset[str]  # names of all nodes
+    kinds: Mapping[str, Nodes]  # the names are those of ``KINDS``
 
     @classmethod
     def read(cls, path: Path) -> GraphFacts:
@@ -46,26 +65,23 @@ class GraphFacts:
                 f"{path} is not an ONNX file ({error}); it may be damaged or incomplete"
             ) from error
 
-    def share(self, precision: str) -> float:
-        """The part of its convolutions that is to run in ``precision``, 0 to 1."""
-        count = {"int8": self.quantized, "fp16": self.halved}[precision]
-        return count / len(self.convolutions) if self.convolutions else 0.0
-
 
 @dataclass(frozen=True)
 class EngineFacts:
     """Layers of an engine by precision, as its inspector says."""
 
-    convolutions: Mapping[str, int]
-    layers: Mapping[str, int]  # all that compute, convolutions included
+    kinds: Mapping[str, Mapping[str, int]]  # of ``KINDS``
+    layers: Mapping[str, int]  # all that compute, those included
+
+    @property
+    def convolutions(self) -> Mapping[str, int]:
+        """How many convolutions run in which precision."""
+        return self.kinds.get("convolution", {})
 
     @classmethod
-    def read(cls, information: str, names: frozenset[str]) -> EngineFacts:
-        """Parse the inspector's JSON; ``names`` are the ONNX nodes that are convolutions.
-
-        Raises ModelError when it is no such JSON.
-        """
-        convolutions, layers = Counter[str](), Counter[str]()
+    def read(cls, information: str, graph: GraphFacts) -> EngineFacts:
+        """Parse the inspector's JSON of an engine built from ``graph``. Raises ModelError when it is no such JSON."""
+        kinds, layers = {kind: Counter[str]() for kind in KINDS}, Counter[str]()
         try:
             entries = json.loads(information)["Layers"]
         except (KeyError, TypeError, ValueError) as error:
@@ -75,35 +91,41 @@ class EngineFacts:
                 continue
             precision = _layer_precision(layer)
             layers[precision] += 1
-            if _is_convolution(layer, names):
-                convolutions[precision] += 1
-        return cls(dict(convolutions), dict(layers))
+            if kind := _kind(layer, graph):
+                kinds[kind][precision] += 1
+        return cls({kind: dict(count) for kind, count in kinds.items()}, dict(layers))
 
 
 def problem(precision: str, graph: GraphFacts, engine: EngineFacts) -> str | None:
     """Why an engine is not of the precision asked for; None where it is.
 
-    The exporter leaves some convolutions float on purpose, and TensorRT merges and splits layers, so what is
-    compared are shares: of the ONNX's convolutions that are quantized (fed by DequantizeLinear) or have half weights,
-    and of the engine's that run so. Where the engine shows no convolution, as where one compiled
-    block holds all, any layer with such an input must do.
+    The exporter leaves some layers float on purpose, and TensorRT merges and splits layers, so what is compared are
+    shares, of each of ``KINDS`` for itself: of the ONNX's nodes that are quantized (fed by DequantizeLinear) or have
+    half weights, and of the engine's layers that run so. Where the engine shows no layer of a kind, as where
+    one compiled block holds all, any layer with such an input must do.
     """
-    if precision == "fp32" or not graph.convolutions:
+    if precision == "fp32":
         return None
-    share = graph.share(precision)
-    if share == 0:
-        return f"the ONNX has no {'quantized' if precision == 'int8' else 'fp16'} convolution"
-    counts = engine.convolutions or engine.layers
+    wanted = {kind: nodes for kind, nodes in graph.kinds.items() if nodes.share(precision)}
+    if not wanted:
+        what = "quantized" if precision == "int8" else "fp16"
+        return f"the ONNX has no {what} {' and no '.join(KINDS)}"
+    found = (_shortfall(precision, kind, nodes, engine) for kind, nodes in wanted.items())
+    return "; ".join(why for why in found if why) or None
+
+
+def _shortfall(precision: str, kind: str, nodes: Nodes, engine: EngineFacts) -> str | None:
+    share, shown = nodes.share(precision), engine.kinds.get(kind)
+    counts = shown or engine.layers
     low = sum(n for name, n in counts.items() if name in LOW[precision])
     total = sum(counts.values())
-    enough = low >= KEPT * share * total if engine.convolutions else low > 0
-    if enough and total:
+    if total and (low >= KEPT * share * total if shown else low > 0):
         return None
-    what = "convolutions" if engine.convolutions else "layers (none is shown as a convolution)"
-    shown = ", ".join(f"{n} in {name}" for name, n in sorted(counts.items())) or "none"
+    what = f"{kind}s" if shown else f"layers (none is shown as a {kind})"
+    listed = ", ".join(f"{n} in {name}" for name, n in sorted(counts.items())) or "none"
     return (
-        f"{precision} was asked for, and {share:.0%} of the ONNX's {len(graph.convolutions)} convolutions are, "
-        f"but of the engine's {what} run: {shown}"
+        f"{precision} was asked for, and {share:.0%} of the ONNX's {len(nodes.names)} {kind}s are, "
+        f"but of the engine's {what} run: {listed}"
     )
 
 
@@ -119,75 +141,55 @@ def _type(tensor: Mapping[str, Any]) -> str:
     return next((name for name, words in TYPES if re.search(words, text, re.IGNORECASE)), "other")
 
 
-def _is_convolution(layer: Mapping[str, Any], names: frozenset[str]) -> bool:
-    kind = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
-    if re.search("conv", kind, re.IGNORECASE):
-        return True
-    # Compiled blocks ("gemm", "fusion", "kgen") tell their ONNX nodes in the metadata only.
-    return not names.isdisjoint(re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(layer.get("Metadata", ""))))
+def _kind(layer: Mapping[str, Any], graph: GraphFacts) -> str | None:
+    """Which of ``KINDS`` a layer is; None for others."""
+    # Compiled blocks ("gemm", "fusion", "kgen") tell their ONNX nodes in the metadata only; a "gemm" may be a Conv.
+    inside = re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(layer.get("Metadata", "")))
+    for kind, nodes in graph.kinds.items():
+        if not nodes.names.isdisjoint(inside):
+            return kind
+    words = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
+    return next((kind for kind, (_, said) in KINDS.items() if re.search(said, words, re.IGNORECASE)), None)
 
 
 def _read(model: memoryview) -> GraphFacts:
     """Field numbers are those of onnx.proto: ModelProto, GraphProto, NodeProto, TensorProto."""
-    opset, nodes, types = 0, [], {}
-    for number, value in _fields(model):
-        if number == 8 and isinstance(value, memoryview):
-            entry = dict(_fields(value))
-            if not bytes(entry.get(1, b"")):  # the empty domain is ONNX's own
-                opset = int(entry.get(2, 0))
-        elif number == 7 and isinstance(value, memoryview):
-            for kind, item in _fields(value):
-                if kind == 1 and isinstance(item, memoryview):
-                    nodes.append(_node(item))
-                elif kind == 5 and isinstance(item, memoryview):
-                    tensor = dict(_fields(item))
-                    types[bytes(tensor.get(8, b"")).decode()] = tensor.get(2)
+    imports = [dict(fields(entry)) for entry in messages(model, 8)]
+    opset = sum(int(i.get(2, 0)) for i in imports if not text(i.get(1)))  # the empty domain is ONNX's own
     if not opset:
         raise ValueError("it names no opset")
-    made_by = {output: kind for kind, _, _, outputs in nodes for output in outputs}
-    convolutions = [(name, inputs) for kind, name, inputs, _ in nodes if kind in {"Conv", "ConvTranspose"}]
-    quantized = [n for n, inputs in convolutions if made_by.get(inputs[0]) == "DequantizeLinear"]
-    halved = [n for n, inputs in convolutions if types.get(inputs[1]) != FLOAT]
-    names = frozenset(name or f"#{at}" for at, (name, _) in enumerate(convolutions))
-    return GraphFacts(opset, names, len(quantized), len(halved))
+    nodes, types = list[_Node](), {}
+    for graph in messages(model, 7):
+        nodes += map(_Node.read, messages(graph, 1))
+        for item in messages(graph, 5):
+            tensor = dict(fields(item))
+            types[text(tensor.get(8))] = tensor.get(2)
+    made_by = {output: node.op for node in nodes for output in node.outputs}
+    kinds = {kind: _of_kind(nodes, ops, made_by, types) for kind, (ops, _) in KINDS.items()}
+    return GraphFacts(opset, frozenset(node.name for node in nodes), kinds)
 
 
-def _node(data: memoryview) -> tuple[str, str, list[str], list[str]]:
-    """Of a node: operator, name, inputs, outputs."""
-    texts: dict[int, list[str]] = {1: [], 2: [], 3: [""], 4: [""]}
-    for number, value in _fields(data):
-        if number in texts and isinstance(value, memoryview):
-            texts[number].append(bytes(value).decode())
-    return texts[4][-1], texts[3][-1], texts[1], texts[2]
+def _of_kind(
+    nodes: Sequence[_Node], ops: Collection[str], made_by: Mapping[str, str], types: Mapping[str, object]
+) -> Nodes:
+    own = [node for node in nodes if node.op in ops]
+    # Weights in int8 behind a DequantizeLinear, or (for TensorRT 8) in floats behind both, look alike from here.
+    quantized = sum(all(made_by.get(i) == "DequantizeLinear" for i in node.inputs[:2]) for node in own)
+    halved = sum(any(types.get(i) in HALVES for i in node.inputs[:2]) for node in own)
+    return Nodes(frozenset(n.name or f"#{at}" for at, n in enumerate(own)), quantized, halved)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Fields of a protobuf message: numbers as int, nested messages and text as memory."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire_type = key >> 3, key & 7
-        if wire_type == 0:
-            value, at = _varint(data, at)
-            yield number, value
-        elif wire_type == 2:
-            length, at = _varint(data, at)
-            if at + length > len(data):
-                raise ValueError("it ends in the middle of a field")
-            yield number, data[at : at + length]
-            at += length
-        elif wire_type in {1, 5}:
-            at += 8 if wire_type == 1 else 4
-        else:
-            raise ValueError(f"unknown wire type {wire_type}")
+@dataclass(frozen=True)
+class _Node:
+    op: str
+    name: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
 
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
+    @classmethod
+    def read(cls, data: memoryview) -> _Node:
+        texts: dict[int, list[str]] = {1: [], 2: [], 3: [""], 4: [""]}
+        for number, value in fields(data):
+            if number in texts:
+                texts[number].append(text(value))
+        return cls(texts[4][-1], texts[3][-1], texts[1], texts[2])

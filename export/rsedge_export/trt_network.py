@@ -6,7 +6,8 @@ reads this source and checks every name against the bindings of four versions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from rsedge.backends.gpu import strongly_typed
 from rsedge.backends.tensorrt import CLASSES, MEAN, PIXELS, SCORES
 from rsedge.errors import BackendError, ModelError
 from rsedge.plans import Batch
+from rsedge_export.trt_watch import Log, Progress, watch
 
 AXIS_CLASSES, AXES_ALL_BUT_BATCH = 1 << 1, 0b1110  # TensorRT names axes by bits
-Progress = Callable[[int, int], None]
+SUFFIX = re.compile(r"_\d+$")  # that TensorRT's parser adds where one ONNX node becomes several layers
 
 
 @dataclass(frozen=True)
@@ -31,35 +33,8 @@ class Job:
     tactics_bytes: int  # device memory that trying out kernels may take
     level: int  # 0 to 5
     timings: Path  # timing cache of earlier builds, where there is one
-
-
-class Log:
-    """TensorRT's errors, kept for our own messages rather than printed."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.logger: Any = None
-
-    @classmethod
-    def of(cls, trt: Any) -> Log:
-        """One whose ``logger`` TensorRT takes."""
-        kept = cls()
-        worst = int(trt.ILogger.Severity.ERROR)  # internal errors are below, warnings above
-
-        class Logger(trt.ILogger):  # type: ignore[misc]  # no stubs
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, msg: str) -> None:
-                if int(severity) <= worst:
-                    kept.lines.append(msg)
-
-        kept.logger = Logger()
-        return kept
-
-    def said(self) -> str:
-        """The last of it."""
-        return "; ".join(self.lines[-3:]) or "it does not say why"
+    nodes: frozenset[str] = frozenset()  # names of all of the ONNX's nodes
+    kept_fp32: frozenset[str] = frozenset()  # of those that the exporter keeps fp32
 
 
 def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple[bytes, bytes]:
@@ -71,14 +46,14 @@ def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple
     builder = trt.Builder(log.logger)
     network = _network(trt, builder, log, job.onnx)
     config = _config(trt, builder, job)
+    if not strongly_typed(trt) and job.precision != "fp32" and job.kept_fp32:
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        _keep_fp32(trt, network, job)
     _set_profile(builder, network, config, job.batch)
     _load_timings(config, job.timings)
-    interrupted: list[BaseException] = []
-    if progress is not None and hasattr(config, "progress_monitor"):
-        config.progress_monitor = _monitor(trt, progress, interrupted)
-    memory = builder.build_serialized_network(network, config)
-    if interrupted:
-        raise interrupted[0]
+    watch(trt, config, log, progress)  # without ``progress`` too: Ctrl-C must end a build
+    with log.held():
+        memory = builder.build_serialized_network(network, config)
     if memory is None:
         raise ModelError(f"TensorRT {trt.__version__} built no engine from {job.onnx}: {log.said()}")
     cache = config.get_timing_cache()
@@ -88,7 +63,8 @@ def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple
 def inspect_plan(trt: Any, log: Log, plan: bytes) -> str:
     """What the engine's inspector says of its layers, JSON. Raises BackendError where the plan does not load."""
     runtime = trt.Runtime(log.logger)
-    engine = runtime.deserialize_cuda_engine(plan)
+    with log.held():
+        engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError(f"the engine that was built does not load: {log.said()}")
     inspector = engine.create_engine_inspector()
@@ -104,7 +80,9 @@ def _network(trt: Any, builder: Any, log: Log, onnx: Path) -> Any:
     )
     network = builder.create_network(1 << int(flag))
     parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse_from_file(str(onnx)):
+    with log.held():
+        is_parsed = parser.parse_from_file(str(onnx))
+    if not is_parsed:
         raise ModelError(f"TensorRT {trt.__version__} does not parse {onnx}: {_parser_errors(parser)}")
     tensor = network.get_input(0)
     scores = network.get_output(0)
@@ -155,38 +133,41 @@ def _config(trt: Any, builder: Any, job: Job) -> Any:
     return config
 
 
+def _keep_fp32(trt: Any, network: Any, job: Job) -> None:
+    """Constrain the layers of nodes that the exporter measured to need fp32: the FP16 flag would lower them too.
+
+    Only layers that compute with floats take a precision: not those of shapes, integers, or pixels being cast.
+    """
+    floats = (trt.DataType.FLOAT, trt.DataType.HALF)
+    for at in range(network.num_layers):
+        layer = network.get_layer(at)
+        if not comes_from(layer.name, job.kept_fp32, job.nodes) or not layer.num_inputs:
+            continue
+        tensor = layer.get_input(0)
+        if tensor is None or tensor.is_shape_tensor or tensor.dtype not in floats:
+            continue
+        layer.precision = trt.DataType.FLOAT
+        for index in range(layer.num_outputs):
+            tensor = layer.get_output(index)
+            if tensor.dtype in floats and not tensor.is_shape_tensor:
+                layer.set_output_type(index, trt.DataType.FLOAT)
+
+
+def comes_from(layer_name: str, wanted: Collection[str], nodes: Collection[str]) -> bool:
+    """Whether a layer is of one of the ``wanted`` ONNX nodes.
+
+    The parser names layers as their nodes, and adds "_" and a number to all but a node's first. "Conv_12" is of "Conv"
+    only where no node has that very name (``nodes``: all).
+    """
+    return layer_name in wanted or (layer_name not in nodes and SUFFIX.sub("", layer_name) in wanted)
+
+
 def _set_profile(builder: Any, network: Any, config: Any, batch: Batch) -> None:
     tensor = network.get_input(0)
     sides = tuple(tensor.shape)[1:]
     profile = builder.create_optimization_profile()
-    profile.set_shape(tensor.name, (batch.min, *sides), (batch.opt, *sides), (batch.max, *sides))
+    profile.set_shape(tensor.name, (1, *sides), (batch.max, *sides), (batch.max, *sides))
     config.add_optimization_profile(profile)
-
-
-def _monitor(trt: Any, progress: Progress, interrupted: list[BaseException]) -> Any:
-    """Reports the outermost phase. No exception may pass through TensorRT's frames: it is kept, and ends the build."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # no stubs
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.outermost: tuple[str, int] | None = None
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self.outermost = (phase_name, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
-                if self.outermost and phase_name == self.outermost[0]:
-                    progress(min(step + 1, self.outermost[1]), self.outermost[1])
-            except BaseException as error:
-                interrupted.append(error)
-            return not interrupted
-
-        def phase_finish(self, phase_name: str) -> None:
-            pass
-
-    return Monitor()
 
 
 def _load_timings(config: Any, path: Path) -> None:

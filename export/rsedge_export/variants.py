@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx
 
-from rsedge.errors import InputError
+from rsedge.errors import InputError, ModelError
 from rsedge.labels import LabelColors, find_pairs
 from rsedge.manifest import Manifest
 from rsedge_export.calibration import HELD_EVERY, CalibrationTiles, Imagery
@@ -31,14 +31,12 @@ from rsedge_export.sensitivity import Bench, Choice, Damage, choose
 from rsedge_export.sites import Site, find_sites
 
 REDUCED = ("fp16", "int8")
+TRT8, TRT10 = "int8-trt8", "int8-trt10"
 TRT10_OPSET = 19  # the first whose Q/DQ take fp16
-TARGETS = (
-    0.99,
-    0.995,
-    0.998,
-)  # agreement on held tiles that the layers left float must bring; higher if the gate asks
+# Agreement with fp32 that the layers left float are to bring; the next one where the gate says no.
+TARGETS = (0.99, 0.995, 0.998)
 PROBES = 3  # tiles on which each layer's damage is measured
-HELD = 16  # held tiles that choose the layers; their scores stay in memory
+HELD = 16  # tiles that choose the layers; their scores stay in memory
 RANGE_TILES = 8  # on which fp16's range is measured
 
 Progress = Callable[[int, int], None]
@@ -104,52 +102,70 @@ class Variants:
 
     def make(self) -> None:
         """Write what was wanted and holds. Raises ModelError or InputError where data or graph cannot be used."""
+        if self._wanted.gate is not None:
+            for _ in self._judged()[0]:
+                pass  # a label that cannot be read is better found now than after minutes of work
         with self._stages("fp16"):
-            kept = keep_fp32(self._master, list(islice(self._tiles.all(), RANGE_TILES)))
+            kept = keep_fp32(self._master, self._tiles.some(RANGE_TILES))
             half = to_fp16(self._master, kept)
+        opset_17 = self._opset_17()
         if "int8" in self._wanted.precisions:
-            self._int8(half)
+            self._int8(half, opset_17, kept)
         if "fp16" in self._wanted.precisions:
-            save(to_opset_17(half), self._manifest, "fp16", self._path("fp16"))
+            self._save(half if opset_17 is None else to_opset_17(half), "fp16")
             verdict = self._judge("fp16")
             self.ladder.append(Rung("FP16", ("fp16",), verdict.passed, verdict.reasons))
             self._settle(verdict, {"kept_fp32": kept})
 
-    def _int8(self, half: onnx.ModelProto) -> None:
+    def _opset_17(self) -> onnx.ModelProto | None:
+        """The master for TensorRT 8; None, and a rung that says why, where it needs a newer opset."""
+        try:
+            return to_opset_17(self._master)
+        except ModelError as error:
+            self.ladder.append(Rung("opset 17, for TensorRT 8", (TRT8,), False, (str(error),)))
+            return None
+
+    def _int8(self, half: onnx.ModelProto, opset_17: onnx.ModelProto | None, kept: dict[str, str]) -> None:
         sites = find_sites(self._master)
         if not sites:
-            self.ladder.append(Rung("INT8", (), False, ("no layer is worth quantizing",)))
+            every = ("int8", "int8-trt8", "int8-trt10")
+            self.ladder.append(Rung("INT8", every, False, ("no layer is worth quantizing",)))
             return
         histograms = self._calibrate(sites)
-        full, opset_17 = self._master, to_opset_17(self._master)
+        full, base = self._master, opset_17 or self._master
 
         def cpu(choice: set[str], scales: dict[str, Scale]) -> None:
-            model = quantize(opset_17, sites, choice, scales, unsigned=True)
+            model = quantize(base, sites, choice, scales, unsigned=True)
             halve_stored_floats(model)
             self._save(model, "int8")
 
         def tensorrt(choice: set[str], scales: dict[str, Scale]) -> None:
-            self._save(quantize(opset_17, sites, choice, scales, unsigned=False), "int8-trt8")
+            if opset_17 is not None:
+                model = quantize(opset_17, sites, choice, scales, unsigned=False, stored_float=True)
+                self._save(model, TRT8)
             typed = quantize(half, sites, choice, scales, unsigned=False)
             set_opset(typed, TRT10_OPSET)
-            self._save(typed, "int8-trt10")
+            self._save(typed, TRT10)
 
         sensitivity = Sensitivity(
             full, sites, {name: symmetric(h) for name, h in histograms.items()}, self._tiles, self._stages
         )
         for unsigned, write, names in (
             (True, cpu, ("int8",)),
-            (False, tensorrt, ("int8-trt8", "int8-trt10")),
+            (False, tensorrt, (TRT8, TRT10) if opset_17 else (TRT10,)),
         ):
             scale = asymmetric if unsigned else symmetric
             scales = {name: scale(h) for name, h in histograms.items()}
-            self._descend(_Rungs(full, sites, scales, self._tiles, unsigned, sensitivity), write, names)
+            least = self._wanted.limits.int8_agreement
+            rungs = _Rungs(full, sites, scales, self._tiles, unsigned, sensitivity, least)
+            self._descend(rungs, write, names, kept)
 
     def _descend(
         self,
         rungs: _Rungs,
         write: Callable[[set[str], dict[str, Scale]], None],
         names: tuple[str, ...],
+        kept: dict[str, str],
     ) -> None:
         """Down the ladder for the artifacts ``names``, which share their choice of layers."""
         last, verdicts = None, list[Verdict]()
@@ -164,9 +180,15 @@ class Variants:
             if not why:
                 break
         else:
-            self.ladder.append(Rung("INT8 is not possible", names, False, (rungs.sensitivity.forbidden,)))
+            bad = tuple(v.precision for v in verdicts if not v.passed) or names
+            self.ladder.append(Rung("INT8 is not possible", bad, False, (rungs.sensitivity.forbidden,)))
+            if last is None and self._wanted.force:  # no choice was worth the gate's time
+                last = rungs.everything
+                write(set(last.int8), rungs.scales)
+                verdicts = [self._judge(name) for name in names]
         for verdict in verdicts:
-            self._settle(verdict, _layers(last) if last else {})
+            layers = _layers(last) if last else {}
+            self._settle(verdict, layers if verdict.precision == "int8" else {**layers, "kept_fp32": kept})
 
     def _calibrate(self, sites: Sequence[Site]) -> dict[str, Histogram]:
         tensors = list(dict.fromkeys(site.tensor for site in sites))
@@ -189,20 +211,22 @@ class Variants:
     def _judged(self) -> tuple[Iterator[Judged], str, int]:
         wanted = self._wanted
         if wanted.gate is None:
-            return unlabelled(self._tiles.held()), CALIBRATION, len(self._tiles) // HELD_EVERY
+            total = (len(self._tiles) + HELD_EVERY - 1) // (2 * HELD_EVERY)
+            return unlabelled(self._tiles.judging()), CALIBRATION, total
         pairs = find_pairs(wanted.gate)
         classes = self._manifest.classes
         if wanted.gate_classes:
             colors = LabelColors.read(wanted.gate_classes, tuple(c.name for c in classes))
         else:
             colors = LabelColors.of_classes(classes, self._manifest.unlabelled)
-        tiles = labelled(pairs, self._manifest, colors, wanted.gate_tiles)
+        imagery = self._tiles.imagery
+        tiles = labelled(pairs, self._manifest, colors, wanted.gate_tiles, imagery.bands, imagery.scale)
         return tiles, f"labelled tiles of {wanted.gate.name}", wanted.gate_tiles
 
     def _settle(self, verdict: Verdict, more: dict[str, Any]) -> None:
         """Keep the artifact and its record, or neither."""
         path = self._path(verdict.precision)
-        if not verdict.passed and not self._wanted.force:
+        if not verdict.runs or not (verdict.passed or self._wanted.force):
             path.unlink()
             return
         forced = not verdict.passed
@@ -232,8 +256,7 @@ class Sensitivity:
     @cached_property
     def damages(self) -> list[Damage]:
         """Dearest first."""
-        step = max(1, len(self._tiles) * (HELD_EVERY - 1) // HELD_EVERY // PROBES)
-        probes = list(islice(self._tiles.scaling(), step // 2, None, step))[:PROBES]
+        probes = self._tiles.some(PROBES)
         with self._stages("layer by layer") as progress:
             bench = Bench(self._model, self._sites, self._scales, probes, unsigned=False)
             return bench.damages(progress)
@@ -257,19 +280,28 @@ class _Rungs:
         tiles: CalibrationTiles,
         unsigned: bool,
         sensitivity: Sensitivity,
+        least: float,
     ) -> None:
         self._model, self._sites, self._tiles, self._unsigned = model, sites, tiles, unsigned
         self.scales, self.sensitivity = scales, sensitivity
+        self._least = least  # agreement that the gate asks for
+
+    @cached_property
+    def everything(self) -> Choice:
+        """All layers."""
+        names = tuple(s.name for s in self._sites)
+        agreement, worst, _ = self._bench().measure(set(names))
+        return Choice(names, (), agreement, worst)
 
     def __iter__(self) -> Iterator[Choice]:
-        everything = {s.name for s in self._sites}
-        agreement, worst, _ = self._bench().measure(everything)
         left = -1
-        if agreement >= TARGETS[0]:
+        if self.everything.agreement >= TARGETS[0]:
             left = 0
-            yield Choice(tuple(everything), (), agreement, worst)
+            yield self.everything
         for target in TARGETS:
             choice = choose(self._bench(), self.sensitivity.damages, target, more_than=left)
+            if choice is None and target == TARGETS[0]:  # good enough for the gate, if not for us
+                choice = choose(self._bench(), self.sensitivity.damages, self._least, more_than=left)
             if choice is None:
                 return
             left = len(choice.left_float)
@@ -277,7 +309,7 @@ class _Rungs:
 
     def _bench(self) -> Bench:
         """Opened anew each time: between two rungs the gate needs the memory."""
-        tiles = list(islice(self._tiles.held(), HELD))
+        tiles = list(islice(self._tiles.choosing(), HELD))
         return Bench(self._model, self._sites, self.scales, tiles, unsigned=self._unsigned)
 
 
@@ -288,8 +320,8 @@ def make_variants(
     wanted: Wanted,
     publish: Callable[[], None],
     stages: Stages = no_stages,
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Add FP16 and INT8 artifacts to the bundle ``folder``: their records by file name, and the ladder.
+) -> dict[str, Any]:
+    """Add FP16 and INT8 artifacts to the bundle ``folder``; what the report says of them.
 
     ``publish`` writes the folder's manifest, so that the runtime opens what was written. Raises InputError or
     ModelError.
@@ -297,7 +329,11 @@ def make_variants(
     with CalibrationTiles(imagery, manifest) as tiles:
         variants = Variants(folder, manifest, tiles, wanted, publish, stages)
         variants.make()
-    return variants.records, [asdict(rung) for rung in variants.ladder]
+        return {
+            "calibration": tiles.what,
+            "artifacts": variants.records,
+            "ladder": [asdict(rung) for rung in variants.ladder],
+        }
 
 
 def _layers(choice: Choice) -> dict[str, Any]:

@@ -87,10 +87,14 @@ class Bundle:
         return facts if isinstance(facts, dict) else {}
 
     def why_not(self, precision: str) -> str | None:
-        """Why the bundle holds no ``precision`` (fp16 or int8), as its exporter reported; None where it holds it."""
-        if any(p == precision or p.startswith(f"{precision}-") for p in self.precisions):
+        """Why no artifact's precision begins with ``precision``, as its exporter reported; None where one does.
+
+        "fp16", "int8", or "int8-trt" for those that TensorRT takes.
+        """
+        if any(p.startswith(precision) for p in self.precisions):
             return None
-        said: list[str] = list(self.report.get("notes") or [])
+        kind = precision.partition("-")[0].upper()
+        said = [str(note) for note in self.report.get("notes") or [] if kind in str(note)]
         for rung in self.report.get("ladder") or []:
             if any(p.startswith(precision) for p in rung["precisions"]) and not rung["passed"]:
                 said += rung["why"]
@@ -143,6 +147,12 @@ class Bundle:
                 "`rsedge export`"
             )
         _check_hash(path / name, artifacts[name])
+        own = onnx_metadata(path / name).get(METADATA_KEY)
+        if own is not None and Manifest.from_json(own, name) != manifest:
+            raise ModelError(
+                f"{manifest_path} does not say what {name} says of itself: one of them was edited; copy or export the "
+                "bundle again"
+            )
         return cls(path, manifest, path / name, artifacts[name], precision, artifacts)
 
 

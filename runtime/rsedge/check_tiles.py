@@ -142,4 +142,4 @@ def spread(items: list[T]) -> Iterator[T]:
     while math.gcd(step, count) != 1:
         step += 1
     for i in range(count):
-        yield items[i * step % count]
+        yield items[(i * step + count // 2) % count]  # the middle first: corners are often empty

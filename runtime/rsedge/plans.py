@@ -1,13 +1,14 @@
 """TensorRT engines of a bundle: which there are, what each was built from and for, and whether it fits here.
 
-``student.rsedge/engines/fp16-sm87-trt10.3.0.plan`` is a plain plan, so trtexec loads it; what rsedge knows of it
-stands beside it in ``fp16-sm87-trt10.3.0.json``. A plan runs only with the TensorRT and on the kind of GPU it
+``student.rsedge/engines/fp16-orin-sm87-trt10.3.0.plan`` is a plain plan, so trtexec loads it; what rsedge knows of it
+stands beside it in ``fp16-orin-sm87-trt10.3.0.json``. A plan runs only with the TensorRT and on the kind of GPU it
 was built for; engines of several devices can lie in one bundle.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,15 +26,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Batch:
-    """Tiles a call may bring: the least, the number the engine is tuned for, the most."""
+    """Tiles a call may bring: from one to ``max``, for which the engine is tuned."""
 
-    min: int = 1
-    opt: int = 1
     max: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
-            raise InputError(f"batch {self.min}/{self.opt}/{self.max} is not 1 <= min <= opt <= max")
+        if self.max < 1:
+            raise InputError(f"batch of {self.max} tiles; give at least 1")
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,13 @@ class PlanFacts:
             raise ModelError(f"{self.file!r} is not the name of a plan")
 
     @property
-    def forced(self) -> bool:
-        """Built although its layers do not run in the precision asked for."""
-        return self.problem is not None
+    def source(self) -> str:
+        """Precision of the artifact it was built from, such as "int8-trt8"."""
+        return self.onnx.removeprefix("model.").removesuffix(".onnx")
 
     def to_json(self) -> str:
         """The facts as one JSON object, keys in the order of the fields."""
-        return json.dumps({"rsedge_plan_schema": SCHEMA, **asdict(self), "forced": self.forced}, indent=2)
+        return json.dumps({"rsedge_plan_schema": SCHEMA, **asdict(self)}, indent=2)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> PlanFacts:
@@ -92,7 +91,6 @@ class PlanFacts:
                 raise ModelError(
                     f"{source}: plan schema {schema}, this rsedge reads {SCHEMA}; upgrade rsedge"
                 )
-            facts.pop("forced", None)
             device, batch = Device(**facts.pop("device")), Batch(**facts.pop("batch"))
             return cls(device=device, batch=batch, **facts)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -105,8 +103,15 @@ class PlanFacts:
 
 
 def plan_name(precision: str, device: Device) -> str:
-    """File name of a plan, which no plan of another precision, GPU generation or TensorRT shares."""
-    return f"{precision}-sm{device.sm}-trt{device.tensorrt}.plan"
+    """File name of a plan, which no plan of another precision, kind of device or TensorRT shares."""
+    return f"{precision}-{device_tag(device)}.plan"
+
+
+def device_tag(device: Device) -> str:
+    """The device in a file's name: "orin-jetson-nano-sm87-trt10.3.0". Devices of one SM differ in the first part."""
+    words = dict.fromkeys(re.findall("[a-z0-9]+", device.name.lower()))  # once each
+    slug = "-".join(w for w in words if w not in {"nvidia", "developer", "kit", "gpu"})
+    return f"{slug[:48] or 'gpu'}-sm{device.sm}-trt{device.tensorrt}"
 
 
 def plan_path(bundle: Path, facts: PlanFacts) -> Path:

@@ -270,12 +270,14 @@ def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels
 
 def artifact_notes(model: Backend) -> tuple[str, ...]:
     """What the user should know of the artifact that runs, and of where it runs."""
-    precision, record, notes = model.bundle.precision, model.bundle.record(), list[str]()
+    precision, record, notes = model.bundle.precision, model.record, list[str]()
     if record.get("forced") is True or record.get("passed") is False:
         notes.append(
             f"this {precision} artifact did not pass its exporter's check and was kept by force: expect a worse "
             "mask; compare with `rsedge verify`"
         )
+    if model.trouble:
+        notes.append(f"this {precision} engine was kept by force: {model.trouble}")
     if model.provider == "CPUExecutionProvider" and precision.startswith("int8"):
         notes.append(
             f"{precision} in onnxruntime on a CPU is slower than fp32; where it should be faster, "

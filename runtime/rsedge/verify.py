@@ -132,6 +132,7 @@ def verify(
             if options.device != "auto" or options.precision or options.map:
                 raise BackendError(f"what was asked for cannot be compared: {why}")
             notes = (*notes, "only the reference runs here, so nothing was compared with it")
+        notes = (*notes, *(c.note for c in checks if c.note))
         return Verification(
             model=bundle.manifest.name,
             path=str(bundle.path),

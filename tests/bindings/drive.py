@@ -19,6 +19,7 @@ import fake_pycuda as cuda
 import numpy as np
 import pytest
 import tensorrt_bindings as trt
+from order import Noted, check_order
 from stub import Stub
 
 sys.modules.update({"tensorrt": trt, "pycuda": cuda, "pycuda.driver": cuda})
@@ -27,8 +28,9 @@ from rsedge.backends.tensorrt import TensorRtBackend  # noqa: E402
 from rsedge.bundle import Bundle  # noqa: E402
 from rsedge.errors import BackendError, ModelError  # noqa: E402
 from rsedge.plans import Batch, list_engines  # noqa: E402
+from rsedge.segment import artifact_notes  # noqa: E402
 from rsedge_export.trt import TrtOptions, build_engine  # noqa: E402
-from rsedge_export.trt_network import Log  # noqa: E402
+from rsedge_export.trt_watch import Log  # noqa: E402
 
 MAJOR = int(trt.__version__.split(".")[0])
 STRONG = MAJOR >= 10
@@ -55,6 +57,7 @@ def teach(stub: Stub) -> dict[str, object]:
     for tensor, name in ((network.get_input(0), "pixels"), (network.get_output(0), "scores")):
         stub.answer(lambda t=tensor: t.name, name)
         stub.answer(lambda t=tensor: t.shape, SHAPES[name])
+    kept = teach_layers(stub, network)
     stub.answer(lambda: network.num_inputs, 1)
     stub.answer(lambda: network.num_outputs, 1)
     build = stub.slots(lambda: builder.build_serialized_network(network, config))
@@ -80,11 +83,43 @@ def teach(stub: Stub) -> dict[str, object]:
     parser_error = parser.get_error(0)
     return {
         "parse": parse, "build": build, "deserialize": deserialize, "inspect": inspect, "execute": execute,
+        "kept": kept, "set_flag": stub.slots(lambda: config.set_flag(trt.BuilderFlag.TF32)),
         "num_errors": stub.slots(lambda: parser.num_errors),
         "desc": stub.slots(parser_error.desc),
         "node": stub.slots(parser_error.node),
         "node_name": stub.slots(parser_error.node_name) if hasattr(parser_error, "node_name") else [],
     }  # fmt: skip
+
+
+LAYERS = (  # name, type of the first input, whether it must be bound to fp32
+    ("/kept", "FLOAT", True),
+    ("/kept_3", "HALF", True),  # the parser's second layer of that node
+    ("/kept_4", "INT32", False),  # it computes with integers
+    ("/kept_x", "FLOAT", False),
+    ("/other", "FLOAT", False),
+)
+
+
+def teach_layers(stub: Stub, network: object) -> list[tuple[str, list[str]]]:
+    """The parsed network's layers. Returns, before TensorRT 10, the calls that bind each to fp32."""
+    if STRONG:
+        return []
+    stub.answer(lambda: network.num_layers, len(LAYERS))
+    stub.tell_apart(lambda: network.get_layer(0))
+    bind = []
+    for at, (name, dtype, _) in enumerate(LAYERS):
+        layer = network.get_layer(at)
+        for tensor in (layer.get_input(0), layer.get_output(0)):
+            stub.answer(lambda t=tensor: t.dtype, int(getattr(trt.DataType, dtype)))
+            stub.answer(lambda t=tensor: t.is_shape_tensor, 0)
+        stub.answer(lambda x=layer: x.name, name)
+        stub.answer(lambda x=layer: x.num_inputs, 1)
+        stub.answer(lambda x=layer: x.num_outputs, 1)
+        precision = stub.slots(lambda x=layer: setattr(x, "precision", trt.DataType.FLOAT))
+        output = stub.slots(lambda x=layer: x.set_output_type(0, trt.DataType.FLOAT))
+        bind.append((name, [precision[-1], output[-1]]))
+    assert len({slot for _, slots in bind for slot in slots}) == 2 * len(LAYERS), bind
+    return bind
 
 
 def layers(*types: str) -> str:
@@ -118,16 +153,21 @@ def fails(kind: type[Exception], words: str, call: object) -> None:
 
 
 def drive_builder(stub: Stub, taught: dict[str, object], bundle: Path) -> int:
-    options = TrtOptions(batch=Batch(1, 1, 2))
+    options = TrtOptions(batch=Batch(2))
     for precision, types in (("fp16", ("Row major FP16 format",)), ("int8", ("Int8",))):
         answer(stub, taught["inspect"], layers(*types))
+        before = len(stub.log())
         facts = build_engine(bundle, precision, options, lambda done, total: None)
         assert facts.device.tensorrt == trt.__version__
         assert facts in list_engines(bundle)
+        check_kept(stub.log()[before:], taught, flags=0 if STRONG else 2 if precision == "fp16" else 3)
     calls = len(stub.log())
     answer(stub, taught["inspect"], layers("Row major linear FP32"))
     fails(ModelError, "1 in FP32; nothing was written", lambda: build_engine(bundle, "int8"))
-    assert build_engine(bundle, "fp16", TrtOptions(force=True)).forced
+    assert build_engine(bundle, "fp16", TrtOptions(force=True)).problem
+    with TensorRtBackend(Bundle.open(bundle), "fp16") as backend:
+        (note,) = artifact_notes(backend)
+        assert "kept by force: fp16 was asked for" in note, note
     answer(stub, taught["inspect"], layers("Half"))
     build_engine(bundle, "fp16", options)
     if STRONG:
@@ -147,6 +187,13 @@ def drive_builder(stub: Stub, taught: dict[str, object], bundle: Path) -> int:
     return calls
 
 
+def check_kept(log: list[str], taught: dict[str, object], flags: int) -> None:
+    """The layers that the exporter's report names are bound to fp32, and no others."""
+    assert log.count(taught["set_flag"][-1]) == flags  # FP16, OBEY_PRECISION_CONSTRAINTS; INT8
+    for (name, slots), (_, _, is_kept) in zip(taught["kept"], LAYERS, strict=not STRONG):
+        assert [log.count(slot) for slot in slots] == [int(is_kept)] * 2, name
+
+
 def check_wrong_branch(bundle: Path) -> None:
     """That this would notice: the branch for other versions meets a name that these bindings do not have."""
     missing = "EXPLICIT_BATCH" if MAJOR >= 11 else "STRONGLY_TYPED"
@@ -161,10 +208,17 @@ def drive_runner(stub: Stub, taught: dict[str, object], folder: Path) -> int:
     tiles = [np.full((1, 3, TILE, TILE), i, np.uint8) for i in range(3)]
     with TensorRtBackend(bundle, "fp16") as backend:
         backend.check_contract()
+        backend._context = Noted(backend._context)
         assert backend.infer(np.concatenate(tiles)).shape == (3, CLASSES, TILE, TILE)  # in two parts
         assert backend.classify(tiles[0]).shape == (1, TILE, TILE)
         cuda.calls.clear()
+        pair = np.concatenate(tiles[:2])
+        assert [len(scores) for scores in backend.stream([pair, pair, tiles[0], pair])] == [2, 2, 1, 2]
+        assert check_order(cuda.calls) == (4, 3)
+        backend.infer(tiles[0])
+        cuda.calls.clear()
         assert len(list(backend.stream(tiles))) == 3
+        assert check_order(cuda.calls) == (3, 0)
         order = [c.split()[0] for c in cuda.calls if c.startswith(("htod", "synchronize event"))]
         assert order[:5] == ["htod", "htod", "synchronize", "htod", "synchronize"], order
         half = backend.stream_classes(tiles)

@@ -59,6 +59,11 @@ class Stub:
             value = ctypes.addressof(self._kept[-1])
         self._lib.stub_answer(slot.encode(), name, value, None, 0)
 
+    def tell_apart(self, call: Callable[[], object]) -> None:
+        """From now on, ``call``'s slot answers each first argument with an object of its own."""
+        (slot,) = dict.fromkeys(self.slots(call)[:1])
+        self.set(slot, 0, "no such argument")
+
     def answer_memory(self, memory: Any, content: bytes) -> None:
         """What an IHostMemory holds."""
         size = self.slots(lambda: memory.nbytes)

@@ -23,6 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rsedge.bundle import write_bundle_manifest
 from rsedge.manifest import Manifest
+from rsedge_export.qdq import quantize
+from rsedge_export.ranges import Scale
+from rsedge_export.sites import find_sites
 from toys import pointwise_graph, pointwise_manifest
 from trt_names import EVERYWHERE, SOMEWHERE, exists
 
@@ -97,19 +100,17 @@ def half_graph(manifest: Manifest) -> onnx.ModelProto:
     return graph
 
 
-def quantized_graph(manifest: Manifest, opset: int) -> onnx.ModelProto:
-    """The pointwise toy with its convolution between Q/DQ nodes."""
+def quantized_graph(manifest: Manifest, opset: int, stored_float: bool) -> onnx.ModelProto:
+    """The pointwise toy as the exporter quantizes it: its weights per channel, as int8 or (TensorRT 8) floats."""
     graph = pointwise_graph(manifest)
-    nodes = graph.graph
-    scale, zero = numpy_helper.from_array(np.float32(1), "s"), numpy_helper.from_array(np.int8(0), "z")
-    nodes.initializer.extend([scale, zero])
-    quantize = helper.make_node("QuantizeLinear", ["real", "s", "z"], ["q"])
-    dequantize = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"])
-    nodes.node[1].input[0] = "dq"
-    nodes.node.insert(1, quantize)
-    nodes.node.insert(2, dequantize)
-    graph.opset_import[0].version = opset
-    return graph
+    graph.graph.node[1].name = "conv"
+    scales = {"real": Scale(2.0, 0)}
+    made = quantize(graph, find_sites(graph), {"conv"}, scales, unsigned=False, stored_float=stored_float)
+    steps = {i.name: i for i in made.graph.initializer}["weight.scale"]
+    assert list(steps.dims) == [3]
+    assert [n.op_type for n in made.graph.node].count("DequantizeLinear") == 2
+    made.opset_import[0].version = opset
+    return made
 
 
 def make_bundle(folder: Path) -> Path:
@@ -117,8 +118,11 @@ def make_bundle(folder: Path) -> Path:
     folder.mkdir()
     onnx.save(pointwise_graph(manifest), folder / "model.fp32.onnx")
     onnx.save(half_graph(manifest), folder / "model.fp16.onnx")
-    onnx.save(quantized_graph(manifest, 17), folder / "model.int8-trt8.onnx")
-    onnx.save(quantized_graph(manifest, 19), folder / "model.int8-trt10.onnx")
+    onnx.save(quantized_graph(manifest, 17, True), folder / "model.int8-trt8.onnx")
+    onnx.save(quantized_graph(manifest, 19, False), folder / "model.int8-trt10.onnx")
+    kept = {"kept_fp32": {"/kept": "values up to 60000 on the calibration tiles"}}
+    artifacts = {"model.fp16.onnx": kept, "model.int8-trt8.onnx": kept}
+    (folder / "report.json").write_text(json.dumps({"artifacts": artifacts}))
     write_bundle_manifest(folder, manifest)
     return folder
 

@@ -1,4 +1,4 @@
-"""The five commands one after another in one folder, each finding what the last one left."""
+"""The README's five lines one after another in one folder, each finding what the last one left."""
 
 import json
 from pathlib import Path
@@ -43,13 +43,13 @@ CLASSES = 'ignore = ["#000000"]\n[classes]\ndark = "#101010"\nbright = "#F0F0F0"
 def folder(tmp_path, monkeypatch, write_raster):
     """A folder with settings, three labelled scenes and a raster to segment."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_folder, "TILE", 96)
-    monkeypatch.setattr(pictures, "SIDE", 96)
+    monkeypatch.setattr(run_folder, "TILE", 64)
+    monkeypatch.setattr(pictures, "SIDE", 64)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "classes.toml").write_text(CLASSES)
     rng = np.random.default_rng(0)
     for name in ("data/a", "data/b", "data/c", "big_tile"):
-        image = np.kron(rng.integers(0, 256, (1, 20, 15)), np.ones((3, 8, 8))).astype(np.uint8)
+        image = np.kron(rng.integers(0, 256, (1, 25, 20)), np.ones((3, 8, 8))).astype(np.uint8)
         write_raster(image, f"{name}.tif")
         write_raster((image[:1] > 127).astype(np.uint8), f"{name}_labels.tif")
     (tmp_path / "rsedge.toml").write_text(SETTINGS)
@@ -79,8 +79,15 @@ def test_the_five_lines(folder):
         "log.csv", "tensorboard", "curves.png", "sheet.png",
     }  # fmt: skip
 
-    assert "teacher    arafnet-t-tiny" in rsedge("export")
-    manifest = Bundle.open("student.rsedge").manifest
+    printed = rsedge("export", "--calibration-tiles", "16")
+    assert "teacher    arafnet-t-tiny" in printed
+    bundle = Bundle.open("student.rsedge")
+    # Two training scenes of 200 x 160 pixels; a network of six steps may or may not bear INT8, and fp16 it bears.
+    assert bundle.report["calibration"] == "16 tiles of 2 rasters"
+    assert set(bundle.precisions) >= {"fp32", "fp16"}
+    assert ("int8" in bundle.precisions) == (bundle.why_not("int8") is None)
+    assert "model.fp16.onnx" in printed
+    manifest = bundle.manifest
     assert [c.name for c in manifest.classes] == ["dark", "bright"]
     assert manifest.complexity["teacher"]["params"] == distilled["teacher"]["params"]
     assert manifest.gsd_m == (0.5, 0.5)

@@ -103,6 +103,35 @@ class TestSeveralArtifacts:
         with pytest.raises(ModelError, match="not the file its manifest names"):
             open_model(folder)  # before the work rather than after it
 
+    def test_why_a_precision_is_missing(self, tmp_path: Path) -> None:
+        manifest = pointwise_manifest()
+        graphs = {p: graph_of(manifest, p) for p in ("fp32", "int8-trt8")}
+
+        def rung(precisions: list[str], passed: bool, *why: str) -> dict[str, object]:
+            return {"name": "rung", "precisions": precisions, "passed": passed, "why": why}
+
+        ladder = [
+            rung(["int8"], False, "int8: too far off"),
+            rung(["int8"], False, "conv7 is too dear", "conv8 too"),
+            rung(["int8-trt8", "int8-trt10"], True),
+            rung(["fp16"], False, "fp16: overflows"),
+        ]
+        report = {"ladder": ladder, "notes": ["INT8 was not calibrated", "something else"]}
+        opened = Bundle.open(make_artifacts(tmp_path / "b", manifest, graphs, report))
+        assert opened.why_not("fp32") is None
+        assert opened.why_not("int8") is None  # TensorRT's is one too
+        assert opened.why_not("int8-trt8") is None
+        assert opened.why_not("fp16") == "fp16: overflows"
+        alone = Bundle.open(make_artifacts(tmp_path / "c", manifest, {"fp32": graphs["fp32"]}, report))
+        assert (
+            alone.why_not("int8")
+            == "INT8 was not calibrated; int8: too far off; conv7 is too dear; conv8 too"
+        )
+
+    @pytest.mark.parametrize("report", [None, [], {}, {"ladder": None, "notes": None}])
+    def test_why_a_precision_is_missing_that_nobody_tried(self, tmp_path: Path, report: object) -> None:
+        assert Bundle.open(self.made(tmp_path, report)).why_not("fp16") == "it was not exported"
+
     def test_any_file_of_it_is_checked(self, tmp_path: Path) -> None:
         opened = Bundle.open(self.made(tmp_path, {}))
         assert opened.file("report.json") == opened.path / "report.json"

@@ -16,6 +16,7 @@ from rsedge.plans import (
     Device,
     PlanFacts,
     choose,
+    device_tag,
     list_engines,
     mismatches,
     plan_name,
@@ -45,7 +46,7 @@ def facts_of(bundle: Bundle, precision: str = "fp16", device: Device = HERE, pla
         onnx="model.fp32.onnx",
         onnx_sha256=bundle.sha256,
         device=device,
-        batch=Batch(1, 1, 4),
+        batch=Batch(4),
         workspace_bytes=1 << 30,
         convolutions={"FP16": 50, "FP32": 2},
         layers={"FP16": 80, "FP32": 9},
@@ -65,7 +66,7 @@ def test_a_plan_is_written_plain_and_read_back(bundle: Bundle) -> None:
     facts = written(bundle)
     path = plan_path(bundle.path, facts)
     assert path.read_bytes() == PLAN  # no prefix: trtexec loads it
-    assert path.name == "fp16-sm87-trt10.3.0.plan"
+    assert path.name == "fp16-orin-sm87-trt10.3.0.plan"
     assert list_engines(bundle.path) == (facts,)
     assert mismatches(facts, bundle, HERE) == ()
     assert choose(bundle, "fp16", HERE) == choose(bundle, None, HERE) == facts
@@ -90,7 +91,7 @@ def test_a_changed_plan_is_a_mismatch(bundle: Bundle) -> None:
     (found,) = mismatches(facts, bundle, HERE)
     assert "changed after it was built" in found
     plan_path(bundle.path, facts).unlink()
-    assert mismatches(facts, bundle, HERE) == ("the plan fp16-sm87-trt10.3.0.plan is missing",)
+    assert mismatches(facts, bundle, HERE) == ("the plan fp16-orin-sm87-trt10.3.0.plan is missing",)
 
 
 def test_a_changed_model_is_a_mismatch(bundle: Bundle) -> None:
@@ -124,9 +125,9 @@ def test_what_was_asked_for_is_taken_and_nothing_guessed(bundle: Bundle) -> None
     half, eighth = written(bundle, "fp16"), written(bundle, "int8")
     assert choose(bundle, "int8", HERE) == eighth
     assert choose(bundle, "fp16", HERE) == half
-    with pytest.raises(InputError, match=r"several.*fp16-sm87.*int8-sm87.*--precision"):
+    with pytest.raises(InputError, match=r"several.*fp16-orin-sm87.*int8-orin-sm87.*--precision"):
         choose(bundle, None, HERE)
-    with pytest.raises(ModelError, match=r"no fp32 engine \(it has fp16-sm87.*--precision fp32"):
+    with pytest.raises(ModelError, match=r"no fp32 engine \(it has fp16-orin-sm87.*--precision fp32"):
         choose(bundle, "fp32", HERE)
     thor = Device("Thor", "110", "11.4.0", "13.0", "13.0")
     other = written(bundle, "fp16", thor)
@@ -172,7 +173,7 @@ def test_a_disk_that_refuses_is_an_output_error(bundle: Bundle) -> None:
     ("change", "words"),
     [
         ({"rsedge_plan_schema": 2}, "plan schema 2.*upgrade rsedge"),
-        ({"batch": {"min": 2, "opt": 1, "max": 1}}, "not what rsedge writes"),
+        ({"batch": {"min": 1, "max": 1}}, "not what rsedge writes"),
         ({"precision": "fp8"}, "precision 'fp8'"),
         ({"file": "../../evil.plan"}, "not the name of a plan"),
         ({"surprise": 1}, "not what rsedge writes"),
@@ -194,6 +195,32 @@ def test_engines_do_not_become_artifacts_that_must_not_change(bundle: Bundle) ->
 
 
 def test_impossible_batches_are_refused() -> None:
-    for batch in ((0, 1, 1), (2, 1, 4), (1, 3, 2)):
-        with pytest.raises(InputError, match="min <= opt <= max"):
-            Batch(*batch)
+    with pytest.raises(InputError, match="batch of 0 tiles; give at least 1"):
+        Batch(0)
+
+
+def test_plans_of_boards_with_one_sm_lie_side_by_side(bundle: Bundle) -> None:
+    nano, agx = (
+        replace(HERE, name=f"Orin (NVIDIA Jetson {kind} Developer Kit)") for kind in ("Orin Nano", "AGX Orin")
+    )
+    first, second = written(bundle, "fp16", nano), written(bundle, "fp16", agx)
+    assert first.file == "fp16-orin-jetson-nano-sm87-trt10.3.0.plan"
+    assert second.file == "fp16-orin-jetson-agx-sm87-trt10.3.0.plan"
+    assert (choose(bundle, "fp16", nano), choose(bundle, "fp16", agx)) == (first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("NVIDIA GeForce RTX 4090", "geforce-rtx-4090-sm89"),
+        ("../x y", "x-y-sm89"),
+        ("NVIDIA", "gpu-sm89"),
+        ("\u738b", "gpu-sm89"),
+    ],
+)
+def test_a_devices_name_is_fit_for_a_file(name: str, start: str) -> None:
+    assert device_tag(replace(HERE, name=name, sm="89")) == f"{start}-trt10.3.0"
+
+
+def test_the_artifact_that_an_engine_was_built_from(bundle: Bundle) -> None:
+    assert replace(facts_of(bundle, "int8"), onnx="model.int8-trt8.onnx").source == "int8-trt8"

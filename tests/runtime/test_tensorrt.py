@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,16 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from artifacts import graph_of, make_artifacts
 from rsedge import Options, open_model, segment
 from rsedge.backends import Backend, gpu
+from rsedge.backends.base import TensorSpec
 from rsedge.backends.gpu import Gpu, import_tensorrt, l4t_release
 from rsedge.backends.ort import OrtBackend
 from rsedge.backends.tensorrt import TensorRtBackend
 from rsedge.bundle import Bundle
+from rsedge.check_tiles import SampleTiles
+from rsedge.checks import Candidate, check
 from rsedge.errors import BackendError, ModelError
+from rsedge.plans import Batch, Device, PlanFacts, plan_name, write_plan
+from rsedge.segment import artifact_notes
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest, read
 
 Write = Callable[..., Path]
+DEVICE = Device("Orin", "87", "10.3.0", "12.6", "12.6", "36.4.0")
 
 
 def tiles(count: int) -> list[np.ndarray]:
@@ -109,6 +118,80 @@ def test_boards_with_the_same_gpu_name_are_told_apart(
     assert gpu.device_name("Orin") == "Orin (NVIDIA Jetson Orin Nano Developer Kit)"
     board.write_bytes(b"Raspberry Pi 5\0")
     assert gpu.device_name("Orin") == "Orin"
+
+
+@pytest.fixture
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes a bundle with an int8 engine; TensorRtBackend opens it, with numpy in place of the device."""
+    manifest = pointwise_manifest()
+
+    class NoGpu(ExitStack):
+        def facts(self, trt: object) -> Device:
+            return DEVICE
+
+        def current(self) -> ExitStack:
+            return ExitStack()
+
+    def load(self: TensorRtBackend, trt: object, facts: object) -> None:
+        shape = (None, 3, TILE, TILE)
+        self._specs = {"pixels": TensorSpec(shape, "uint8"), "scores": TensorSpec(shape, "float32")}
+
+    monkeypatch.setattr("rsedge.backends.tensorrt.import_tensorrt", lambda: None)
+    monkeypatch.setattr("rsedge.backends.tensorrt.Gpu", NoGpu)
+    monkeypatch.setattr(TensorRtBackend, "_load", load)
+    monkeypatch.setattr(TensorRtBackend, "_run", lambda self, batch: batch.astype(np.float32))
+
+    def make(
+        report: object, problem: str | None = None, source: str = "int8-trt10", folder: str = "a"
+    ) -> Path:
+        graphs = {p: graph_of(manifest, p) for p in ("fp32", "int8", source)}
+        bundle = make_artifacts(tmp_path / folder, manifest, graphs, report)
+        onnx = f"model.{source}.onnx"
+        facts = PlanFacts(
+            plan_name("int8", DEVICE), sha256(b"plan").hexdigest(), 4, "int8", onnx,
+            Bundle.open(bundle).artifacts[onnx], DEVICE, Batch(), 1 << 28, {"INT8": 1}, {"INT8": 1}, problem, "0.1.0",
+            "2026-11-20",
+        )  # fmt: skip
+        write_plan(bundle, b"plan", facts)
+        return bundle
+
+    return make
+
+
+@pytest.mark.parametrize("source", ["int8-trt8", "int8-trt10"])
+def test_an_engines_record_is_that_of_the_onnx_it_was_built_from(
+    engine_of: Callable[..., Path], source: str
+) -> None:
+    forced, fine = {"forced": True, "passed": False}, {"forced": False, "passed": True}
+    names = ("model.int8.onnx", f"model.{source}.onnx")
+    told = engine_of({"artifacts": dict(zip(names, (fine, forced), strict=True))}, source=source)
+    with open_model(told, "tensorrt") as model:
+        (note,) = artifact_notes(model)
+        assert note.startswith("this int8 artifact did not pass its exporter's check and was kept by force")
+    untold = engine_of(
+        {"artifacts": dict(zip(names, (forced, fine), strict=True))}, source=source, folder="b"
+    )
+    with open_model(untold, "tensorrt") as model:
+        assert artifact_notes(model) == ()
+
+
+def test_an_engine_kept_by_force_says_so_when_it_runs(engine_of: Callable[..., Path]) -> None:
+    folder = engine_of({}, "int8 was asked for, but 9 convolutions run in FP32")
+    with open_model(folder, "tensorrt") as model:
+        (note,) = artifact_notes(model)
+    assert note == "this int8 engine was kept by force: int8 was asked for, but 9 convolutions run in FP32"
+
+
+def test_verify_judges_an_engine_by_its_own_record(engine_of: Callable[..., Path]) -> None:
+    report = {
+        "artifacts": {"model.int8.onnx": {"agreement": 0.5}, "model.int8-trt10.onnx": {"agreement": 0.98}}
+    }
+    folder = engine_of(report, "9 convolutions run in FP32")
+    with open_model(folder, "cpu", 1) as reference:
+        tiles_ = SampleTiles(reference.bundle.manifest, 1, None)
+        found = check(reference, Candidate("int8", "tensorrt"), tiles_, 1, lambda: None)
+    assert (found.state, found.recorded) == ("passed", 0.98)
+    assert found.note == "int8 on tensorrt: kept by force: 9 convolutions run in FP32"
 
 
 def test_streams_and_classes_of_a_backend_that_has_only_scores(model: Backend) -> None:

@@ -35,7 +35,8 @@ class Backend(ABC):
     version: str  # of the library behind it
     threads: int  # CPU threads of the graph
     provider: str  # what really runs the graph, e.g. "CPUExecutionProvider"
-    classes_on_device = False  # whether ``classify`` brings classes from the device rather than scores
+    classes_on_device = False  # whether ``stream_classes`` brings classes from the device rather than scores
+    trouble: str | None = None  # why what runs is not of the precision that its name says
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -49,6 +50,14 @@ class Backend(ABC):
     @abstractmethod
     def output_spec(self) -> TensorSpec:
         """The graph's output."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the exporter's report says of the artifact that runs (an engine: that it was built from), or {}.
+
+        Raises ModelError when the report was edited.
+        """
+        return self.bundle.record()
 
     @abstractmethod
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:

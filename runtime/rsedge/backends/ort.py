@@ -13,6 +13,8 @@ from rsedge.bundle import Bundle
 from rsedge.conditions import usable_cores
 from rsedge.errors import BackendError, ModelError
 
+# It makes float biases integers, and of fp16 scales theirs underflows (88 % of the pixels right instead of 99.6).
+INEXACT = ["WeightBiasQuantization"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -46,7 +48,10 @@ class OrtBackend(Backend):
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(
-                os.fspath(bundle.artifact), options, providers=[CUDA, CPU] if use_cuda else [CPU]
+                os.fspath(bundle.artifact),
+                options,
+                providers=[CUDA, CPU] if use_cuda else [CPU],
+                disabled_optimizers=INEXACT,
             )
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(

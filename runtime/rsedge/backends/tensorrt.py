@@ -46,7 +46,8 @@ class TensorRtBackend(Backend):
         try:
             self._gpu = self._stack.enter_context(Gpu())
             here = self._gpu.facts(trt)
-            facts = choose(bundle, precision, here)
+            self.facts = facts = choose(bundle, precision, here)
+            self.trouble = facts.problem
             self.version, self.provider = here.tensorrt, f"TensorRT {here.tensorrt} on {here.name}"
             path = plan_path(bundle.path, facts)
             self.bundle = replace(bundle, artifact=path, sha256=facts.sha256, precision=facts.precision)
@@ -67,6 +68,11 @@ class TensorRtBackend(Backend):
         """The engine's scores."""
         return self._specs[SCORES]
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """As the base's. An engine named int8 was built from int8-trt8 or int8-trt10, not from the CPU's int8."""
+        return self.bundle.record(self.facts.source)
+
     def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """As the base's; the next batch is on its way to the GPU before this one's scores are waited for."""
         return self._stream(batches, SCORES)
@@ -75,10 +81,6 @@ class TensorRtBackend(Backend):
         """As the base's, from the engine's own argmax. Near ties may go the other way than on the host."""
         for classes in self._stream(batches, CLASSES):
             yield classes[:, 0].astype(np.uint8)
-
-    def classify(self, batch: NDArray[Any]) -> NDArray[np.uint8]:
-        """As the base's, from the engine's own argmax."""
-        return np.concatenate(list(self.stream_classes(self._parts(batch))))
 
     def close(self) -> None:
         """Free the engine and its memory, on the device and pinned."""

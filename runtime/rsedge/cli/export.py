@@ -126,7 +126,7 @@ def export(
             _show(told)
         _say_notes(told)
     if trt:
-        told["engine"] = _engine(bundle or out, precision if bundle else None, force, quiet)
+        told["engine"] = _engine(bundle or out, precision, force, quiet)
     if as_json:
         common.say(json.dumps(told))
 
@@ -193,17 +193,18 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
 
     if not path.exists():
         raise ModelError(f"no bundle at {path}; copy one here, or name it with --bundle")
-    wanted, why = precision or "fp16", Bundle.open(path).why_not("int8")
+    named = _precisions(precision)
+    wanted, why = named[0] if len(named) == 1 else "fp16", Bundle.open(path).why_not("int8-trt")
     if wanted == "int8" and why:
-        print(f"note: {path} has no INT8 ({why}): building FP16", file=sys.stderr)
+        print(f"note: {path} has no INT8 for TensorRT ({why}): building FP16", file=sys.stderr)
         wanted = "fp16"
     try:
         with common.progress_bar("building the engine", quiet) as progress:
             facts = build_engine(path, wanted, TrtOptions(force=force), progress)
     except RsedgeError as error:
-        # The bundle stands whatever happens here; it can travel to the device.
+        # The bundle stays whatever happens here; it can travel to the device.
         again = f"on the device: rsedge export --trt --bundle {path}"
-        raise type(error)(f"{error}. The bundle {path} is whole; build the engine {again}") from error
+        raise type(error)(f"{error}. The bundle {path} stays as it is; build the engine {again}") from error
     if facts.problem:
         print(f"note: kept by force: {facts.problem}", file=sys.stderr)
     if not quiet:
