@@ -14,7 +14,14 @@ from rsedge.bundle import REPORT_NAME, write_bundle_manifest
 from rsedge.conditions import cpu_name
 from rsedge.manifest import Manifest
 from rsedge.version import __version__
-from rsedge_export.calibration import LEAST_TILES, Imagery, TooFewTilesError, fits_samples, imagery_of
+from rsedge_export.calibration import (
+    LEAST_TILES,
+    CalibrationTiles,
+    Imagery,
+    TooFewTilesError,
+    fits_samples,
+    imagery_of,
+)
 from rsedge_export.folder import check_out, replaced_when_whole
 from rsedge_export.variants import Stages, Wanted, make_variants, no_stages
 from rsedge_train.run_folder import Run
@@ -67,6 +74,7 @@ def assemble(
 
     ``write_master`` puts ARTIFACT into the folder it is given and returns what the report says of it.
     """
+    _check(plan, manifest, imagery)
     with replaced_when_whole(plan.out) as folder:
         with plan.stages("fp32"):
             master = write_master(folder)
@@ -85,6 +93,13 @@ def assemble(
         "complexity": dict(manifest.complexity),
         "report": report,
     }
+
+
+def _check(plan: Plan, manifest: Manifest, imagery: Imagery | None) -> None:
+    """Raise InputError where imagery named by the user does not do: before minutes of work, not after."""
+    if imagery is not None and plan.calibration.paths:
+        with CalibrationTiles(imagery, manifest):
+            pass
 
 
 def _reduce(folder: Path, manifest: Manifest, imagery: Imagery | None, plan: Plan) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from typing import Any
 from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
 from rsedge.manifest import Manifest
+from rsedge.protobuf import fields, messages, text
 
 MANIFEST_NAME = "manifest.json"
 REPORT_NAME = "report.json"
 METADATA_KEY = "rsedge"  # key of the manifest in an ONNX file's metadata_props
+METADATA_FIELD = 14  # of an ONNX file, a ModelProto
 PRECISION_KEY = (
     "rsedge_precision"  # key beside it: one of PRECISIONS; absent in files of rsedge 0.1, which are fp32
 )
@@ -204,46 +206,9 @@ def onnx_metadata(path: Path) -> dict[str, str]:
     Raises ModelError when the file is not such a message.
     """
     try:
-        fields = _protobuf_fields(path.read_bytes())
-        entries = [dict(_protobuf_fields(value)) for number, value in fields if number == 14]
-        return {e[1].decode(): e.get(2, b"").decode() for e in entries}
+        entries = [dict(fields(message)) for message in messages(path.read_bytes(), METADATA_FIELD)]
+        return {text(entry[1]): text(entry.get(2)) for entry in entries}
     except (IndexError, KeyError, ValueError) as error:
         raise ModelError(f"{path} is not an ONNX file ({error}); it may be damaged or incomplete") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _protobuf_fields(data: bytes) -> list[tuple[int, bytes]]:
-    """Length-delimited fields of a protobuf message as (number, bytes); other fields are skipped."""
-    fields, at = [], 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire_type = key >> 3, key & 7
-        if number == 0:
-            raise ValueError("field number 0")
-        if wire_type == 0:
-            _, at = _varint(data, at)
-        elif wire_type == 2:
-            length, at = _varint(data, at)
-            if at + length > len(data):
-                raise ValueError("it ends in the middle of a field")
-            fields.append((number, data[at : at + length]))
-            at += length
-        elif wire_type in {1, 5}:
-            at += 8 if wire_type == 1 else 4
-        else:
-            raise ValueError(f"unknown wire type {wire_type}")
-    return fields
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if shift > 63:
-            raise ValueError("a number longer than 64 bits")
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
