@@ -23,7 +23,8 @@ from rsedge_export.calibration import (
     imagery_of,
 )
 from rsedge_export.folder import check_out, replaced_when_whole
-from rsedge_export.variants import Stages, Wanted, make_variants, no_stages
+from rsedge_export.ladder import Stages, no_stages
+from rsedge_export.variants import Wanted, make_variants
 from rsedge_train.run_folder import Run
 
 ARTIFACT = "model.fp32.onnx"

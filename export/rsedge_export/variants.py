@@ -8,10 +8,7 @@ labels, by agreement with fp32; labelled tiles (``--gate``) only judge.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +20,18 @@ from rsedge.manifest import Manifest
 from rsedge_export.calibration import HELD_EVERY, CalibrationTiles, Imagery
 from rsedge_export.fp16 import keep_fp32, to_fp16
 from rsedge_export.gate import CALIBRATION, Judged, Limits, Verdict, judge, labelled, unlabelled
+from rsedge_export.ladder import Rungs, Sensitivity, Stages, no_stages
 from rsedge_export.onnx_file import save
 from rsedge_export.qdq import quantize
 from rsedge_export.ranges import Histogram, Scale, asymmetric, calibrate, symmetric
 from rsedge_export.rewrite import halve_stored_floats, set_opset, to_opset_17
-from rsedge_export.sensitivity import Bench, Choice, Damage, choose
+from rsedge_export.sensitivity import Choice, Progress
 from rsedge_export.sites import Site, find_sites
 
 REDUCED = ("fp16", "int8")
 TRT8, TRT10 = "int8-trt8", "int8-trt10"
 TRT10_OPSET = 19  # the first whose Q/DQ take fp16
-# Agreement with fp32 that the layers left float are to bring; the next one where the gate says no.
-TARGETS = (0.99, 0.995, 0.998)
-PROBES = 3  # tiles on which each layer's damage is measured
-HELD = 16  # tiles that choose the layers; their scores stay in memory
 RANGE_TILES = 8  # on which fp16's range is measured
-
-Progress = Callable[[int, int], None]
-Stages = Callable[[str], AbstractContextManager[Progress | None]]  # a progress bar for each piece of work
-
-
-def no_stages(_: str) -> AbstractContextManager[Progress | None]:
-    """Nobody watches."""
-    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -157,12 +143,12 @@ class Variants:
             scale = asymmetric if unsigned else symmetric
             scales = {name: scale(h) for name, h in histograms.items()}
             least = self._wanted.limits.int8_agreement
-            rungs = _Rungs(full, sites, scales, self._tiles, unsigned, sensitivity, least)
+            rungs = Rungs(full, sites, scales, self._tiles, unsigned, sensitivity, least)
             self._descend(rungs, write, names, kept)
 
     def _descend(
         self,
-        rungs: _Rungs,
+        rungs: Rungs,
         write: Callable[[set[str], dict[str, Scale]], None],
         names: tuple[str, ...],
         kept: dict[str, str],
@@ -237,80 +223,6 @@ class Variants:
 
     def _path(self, precision: str) -> Path:
         return self._folder / f"model.{precision}.onnx"
-
-
-class Sensitivity:
-    """Each layer's damage alone, measured when it is first asked for, as signed INT8: the harsher of the two."""
-
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        sites: Sequence[Site],
-        scales: dict[str, Scale],
-        tiles: CalibrationTiles,
-        stages: Stages,
-    ) -> None:
-        self._model, self._sites, self._scales = model, sites, scales
-        self._tiles, self._stages = tiles, stages
-
-    @cached_property
-    def damages(self) -> list[Damage]:
-        """Dearest first."""
-        probes = self._tiles.some(PROBES)
-        with self._stages("layer by layer") as progress:
-            bench = Bench(self._model, self._sites, self._scales, probes, unsigned=False)
-            return bench.damages(progress)
-
-    @property
-    def forbidden(self) -> str:
-        """Which layers do the most damage, for people."""
-        worst = sorted(self.damages, key=lambda d: -d.changed)[:5]
-        named = ", ".join(f"{d.site.name} {d.site.shape} {d.changed:.2%}" for d in worst)
-        return f"the layers that alone change the most pixels: {named}"
-
-
-class _Rungs:
-    """Choices of layers, fewer INT8 each time, as long as there are any."""
-
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        sites: Sequence[Site],
-        scales: dict[str, Scale],
-        tiles: CalibrationTiles,
-        unsigned: bool,
-        sensitivity: Sensitivity,
-        least: float,
-    ) -> None:
-        self._model, self._sites, self._tiles, self._unsigned = model, sites, tiles, unsigned
-        self.scales, self.sensitivity = scales, sensitivity
-        self._least = least  # agreement that the gate asks for
-
-    @cached_property
-    def everything(self) -> Choice:
-        """All layers."""
-        names = tuple(s.name for s in self._sites)
-        agreement, worst, _ = self._bench().measure(set(names))
-        return Choice(names, (), agreement, worst)
-
-    def __iter__(self) -> Iterator[Choice]:
-        left = -1
-        if self.everything.agreement >= TARGETS[0]:
-            left = 0
-            yield self.everything
-        for target in TARGETS:
-            choice = choose(self._bench(), self.sensitivity.damages, target, more_than=left)
-            if choice is None and target == TARGETS[0]:  # good enough for the gate, if not for us
-                choice = choose(self._bench(), self.sensitivity.damages, self._least, more_than=left)
-            if choice is None:
-                return
-            left = len(choice.left_float)
-            yield choice
-
-    def _bench(self) -> Bench:
-        """Opened anew each time: between two rungs the gate needs the memory."""
-        tiles = list(islice(self._tiles.choosing(), HELD))
-        return Bench(self._model, self._sites, self.scales, tiles, unsigned=self._unsigned)
 
 
 def make_variants(
