@@ -33,7 +33,9 @@ def test_scores_are_the_graphs_output(bundle: Path) -> None:
 def test_a_graph_other_than_its_manifest_is_refused(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    folder = make_bundle(tmp_path / "b", pointwise_manifest(**changes), pointwise_graph(pointwise_manifest()))
+    folder = make_bundle(
+        tmp_path / "b", pointwise_manifest(**changes), pointwise_graph(pointwise_manifest(), metadata=False)
+    )
     with pytest.raises(ModelError, match=message):
         open_model(folder)
 

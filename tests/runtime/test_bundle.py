@@ -38,6 +38,16 @@ def test_metadata_are_read_as_the_onnx_package_reads_them(tmp_path: Path) -> Non
     assert METADATA_KEY in expected
 
 
+def test_a_manifest_edited_by_hand_is_refused(tmp_path: Path) -> None:
+    manifest = pointwise_manifest()
+    folder = make_bundle(tmp_path / "b.rsedge", manifest, pointwise_graph(manifest))
+    text = (folder / "manifest.json").read_text()
+    assert text.count('"red"') == 2  # a band and a class
+    (folder / "manifest.json").write_text(text.replace('"red"', '"rot"'))
+    with pytest.raises(ModelError, match="one of them was edited"):
+        Bundle.open(folder)
+
+
 def test_the_default_bundle_is_whole() -> None:
     bundle = Bundle.open()
     assert [c.name for c in bundle.manifest.classes] == ["building", "land", "road", "vegetation", "water"]
