@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from rasterio.transform import Affine
 
 from rsedge import open_model
 from rsedge.backends import Backend
+from rsedge.cli import main
 from toys import make_bundle, pointwise_graph, pointwise_manifest
 
 
@@ -64,3 +67,25 @@ def noise() -> Callable[..., np.ndarray]:
         return (base + np.arange(3)[:, None, None]).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture
+def call_rsedge(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``rsedge ARGS`` in this process: (exit code, standard output, standard error)."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rsedge", *map(str, args)])
+        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return (code, *capsys.readouterr())
+
+    return call

@@ -19,7 +19,6 @@ from rsedge_export.calibration import (
     CalibrationTiles,
     Imagery,
     TooFewTilesError,
-    fits_samples,
     imagery_of,
 )
 from rsedge_export.folder import check_out, replaced_when_whole
@@ -124,7 +123,7 @@ def _reduce(folder: Path, manifest: Manifest, imagery: Imagery | None, plan: Pla
     if imagery is None and wanted.precisions:
         notes += [why] * ("int8" in wanted.precisions)
         wanted = replace(wanted, precisions=tuple(p for p in wanted.precisions if p != "int8"))
-        if fits_samples(manifest):
+        if manifest.takes_rgb8:
             imagery = Imagery((), LEAST_TILES, LEAST_TILES)
         else:
             notes += [NO_SAMPLES] * bool(wanted.precisions)

@@ -49,11 +49,6 @@ class Imagery:
             raise InputError(f"{self.tiles} calibration tiles are too few; give at least {LEAST_TILES}")
 
 
-def fits_samples(manifest: Manifest) -> bool:
-    """Whether the model can look at sample scenes."""
-    return manifest.dtype == "uint8" and len(manifest.bands) == 3
-
-
 def imagery_of(
     paths: Sequence[str],
     run: Run | None,
@@ -83,7 +78,7 @@ class CalibrationTiles:
     """
 
     def __init__(self, imagery: Imagery, manifest: Manifest) -> None:
-        if imagery.drawn and not fits_samples(manifest):
+        if imagery.drawn and not manifest.takes_rgb8:
             raise InputError(
                 "the sample scenes are 8-bit RGB and the model is not; give imagery of its own with --calibration"
             )

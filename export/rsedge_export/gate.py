@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def judge(folder: Path, precision: str, tiles: Iterable[Judged], tiles_from: str
     """
     meter, names = AgreementMeter(), Bundle.open(folder).manifest.classes
     counts = [Confusion(np.zeros((len(names), len(names)), np.int64)) for _ in range(2)]
-    device = "openvino" if precision == "int8" and _has_openvino() else "cpu"
+    device = "openvino" if precision == "int8" and find_spec("openvino") else "cpu"
     with open_backend(Bundle.open(folder), "cpu") as reference:
         try:
             candidate = open_backend(Bundle.open(folder, precision), device)
@@ -243,11 +244,3 @@ def _verdict(
 
 def _name(backend: Backend) -> str:
     return f"{backend.name} {backend.version}"
-
-
-def _has_openvino() -> bool:
-    try:
-        import openvino  # noqa: F401, PLC0415 - an extra
-    except ImportError:
-        return False
-    return True

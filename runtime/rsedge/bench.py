@@ -185,7 +185,7 @@ def bench(
         cost_exported=Cost.of(manifest.complexity, "_deployed"),
         teacher=Cost.of(teacher) if isinstance(teacher, Mapping) else None,
         latency=Latency.of(times_s, cpu_s, manifest.tile, what),
-        end_to_end=_end_to_end(model, options.raster_side, progress) if _takes_rgb(manifest) else None,
+        end_to_end=_end_to_end(model, options.raster_side, progress) if manifest.takes_rgb8 else None,
         model_peak_rss_bytes=model_peak,
         peak_rss_bytes=peak_rss_bytes(),
         conditions=conditions,
@@ -212,7 +212,7 @@ def example_tile(manifest: Manifest) -> tuple[NDArray[Any], str]:
     training mean.
     """
     tile = manifest.tile
-    if _takes_rgb(manifest):
+    if manifest.takes_rgb8:
         return SampleScene(tile, tile, SEED).render(Window(0, 0, tile, tile))[0][None], "sample scene"
     supports = np.random.default_rng(SEED).random((len(manifest.bands), *[tile // BLOCK + 2] * 2))
     at = np.arange(tile) / BLOCK
@@ -233,10 +233,6 @@ def _end_to_end(model: Backend, side: int, progress: Progress | None) -> EndToEn
         write_sample(raster, side, side, seed=SEED)
         result = segment(model, raster, Path(folder) / "mask.tif", options, progress)
     return EndToEnd(side, side, options.overlap, result.windows, result.seconds, result.mpx_per_s)
-
-
-def _takes_rgb(manifest: Manifest) -> bool:
-    return manifest.dtype == "uint8" and len(manifest.bands) == 3
 
 
 def _count(facts: Mapping[str, Any], key: str) -> int | None:

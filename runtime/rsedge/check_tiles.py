@@ -78,8 +78,7 @@ class SampleTiles:
     """``count`` tiles of as many sample scenes, then those of the reference answer."""
 
     def __init__(self, manifest: Manifest, count: int, answer: ReferenceAnswer | None) -> None:
-        is_rgb = manifest.dtype == "uint8" and len(manifest.bands) == 3
-        self._tile, self._count = manifest.tile, count if is_rgb else 0
+        self._tile, self._count = manifest.tile, count if manifest.takes_rgb8 else 0
         self._pixels: NDArray[Any] = answer.pixels if answer else np.empty(0)
         if not len(self):
             raise InputError(

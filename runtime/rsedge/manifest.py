@@ -61,6 +61,11 @@ class Manifest:
         if self.gsd_m is not None and not 0 < self.gsd_m[0] <= self.gsd_m[1]:
             raise ModelError(f"gsd_m {self.gsd_m} is not (finest, coarsest) in metres")
 
+    @property
+    def takes_rgb8(self) -> bool:
+        """Whether the model reads what sample scenes are: three bands of 8 bits."""
+        return self.dtype == "uint8" and len(self.bands) == 3
+
     def to_json(self) -> str:
         """The manifest as one JSON object, keys in the order of the fields."""
         return json.dumps({"rsedge_schema": SCHEMA, **asdict(self)})

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import functools
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,26 +82,10 @@ BUILT: dict[str, Any] = {
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+def run(call_rsedge: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Runs ``rsedge export ARGS`` in tmp_path: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rsedge", "export", *map(str, args)])
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        try:
-            from rsedge.cli import main
-
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        return (code, *capsys.readouterr())
-
-    return call
+    return functools.partial(call_rsedge, "export")
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_int8_for_cpus_is_judged_by_openvino_where_it_is(
 
     assert by("int8").backend.startswith("openvino")
     assert by("int8-trt8").backend.startswith("onnxruntime")
-    monkeypatch.setattr(gate, "_has_openvino", lambda: False)
+    monkeypatch.setattr(gate, "find_spec", lambda _: None)
     assert by("int8").backend.startswith("onnxruntime")
 
 

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rsedge.cli import common, main
+from rsedge.cli import common
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 Run = Callable[..., tuple[int, str, str]]
@@ -18,24 +16,10 @@ SHORT = ("--tile-count", 2, "--seconds", 0, "--size", 70, "--threads", 1)
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(call_rsedge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs ``rsedge ARGS`` in tmp_path: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rsedge", *map(str, args)])
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        return (code, *capsys.readouterr())
-
-    return call
+    return call_rsedge
 
 
 def test_the_table_says_what_is_known_and_what_is_not(run: Run, bundle: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 import rasterio
 
 from artifacts import graph_of, make_artifacts
-from rsedge.cli import main
 from toys import make_bundle, pointwise_graph, pointwise_manifest, strongest
 
 Run = Callable[..., tuple[int, str, str]]
@@ -24,23 +23,9 @@ SHORT = ("--tile-count", 1, "--seconds", 0, "--size", 70, "--threads", 1)
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(call_rsedge: Run) -> Run:
     """Runs ``rsedge ARGS`` in this process: (exit code, standard output, standard error)."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rsedge", *map(str, args)])
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        return (code, *capsys.readouterr())
-
-    return call
+    return call_rsedge
 
 
 def test_infer_says_where_the_mask_is_and_what_it_found(

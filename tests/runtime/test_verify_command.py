@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 
 from artifacts import graph_of, make_artifacts
-from rsedge.cli import main
 from toys import TILE, pointwise_manifest
 
 Run = Callable[..., tuple[int, str, str]]
@@ -19,24 +16,10 @@ FEW = ("--tiles", 1, "--threads", 1, "--device", "cpu")
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(call_rsedge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs ``rsedge ARGS`` in tmp_path: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rsedge", *map(str, args)])
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        return (code, *capsys.readouterr())
-
-    return call
+    return call_rsedge
 
 
 def made(gains: tuple[float, ...] = (1, 1, 1), **more: object) -> Path:
