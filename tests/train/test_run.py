@@ -267,12 +267,14 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(alone, dataset, 
     code = (
         "import pickle, sys; from rsedge_train.run import train; train(*pickle.load(open(sys.argv[1], 'rb')))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "job")])
     state = tmp_path / "killed" / STATE_NAME
-    while process.poll() is None and not (state.exists() and check_resumable(state).step >= 3):
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -9, "it had ended before it could be killed"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "job")]) as process:
+        try:
+            while process.poll() is None and not (state.exists() and check_resumable(state).step >= 3):
+                time.sleep(0.005)
+        finally:
+            process.kill()
+    assert process.returncode == -9, "it had ended before it could be killed"
     train(replace(killed, resume=True), replace(dataset, val=()))
     train(replace(killed, out=tmp_path / "whole"), replace(dataset, val=()))
     for name in ("weights.safetensors", STATE_NAME):

@@ -104,11 +104,13 @@ def read_state(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dic
     if not path.is_file():
         raise InputError(f"nothing to resume at {path}; leave out --resume to begin")
     try:
-        with safe_open(path, "pt") as file:
+        # "pt" opens the path a second time to map it: beside a training that renames a new state into
+        # place, header and tensors would be of two files. Whoever wants the header alone gets one opening.
+        with safe_open(path, "pt" if tensors else "np") as file:
             header = json.loads(file.metadata()[HEADER_KEY])
             names = file.keys() if tensors else ()
             return header, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path} is no whole state of a run ({error}); begin again without --resume"
         ) from error
