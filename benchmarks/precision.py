@@ -38,13 +38,13 @@ from rsedge.check_tiles import RasterTiles, Tile, Tiles
 from rsedge.checks import TRT_ONLY, Candidate, candidates, check
 from rsedge.conditions import Conditions
 from rsedge.errors import BackendError, ModelError, RsedgeError
-from rsedge.evaluate import evaluate
+from rsedge.evaluation import evaluate
 from rsedge.files import whole_or_nothing
 from rsedge.labels import LabelColors, find_pairs
 from rsedge.manifest import Manifest
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.sample_files import write_sample
-from rsedge.segment import Options
+from rsedge.options import Options
 
 REFERENCE = Candidate("fp32", "cpu")
 

@@ -18,7 +18,7 @@ from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
 from rsedge.check_tiles import spread
 from rsedge.errors import BackendError, InputError, ModelError
-from rsedge.evaluate import check_grids
+from rsedge.evaluation import check_grids
 from rsedge.labels import LabelColors
 from rsedge.manifest import NODATA, Manifest
 from rsedge.metrics import Confusion

@@ -8,10 +8,33 @@ for c in result.classes:
     print(c.name, c.area_m2)
 """
 
-from rsedge.errors import BackendError, InputError, ModelError, OutputError, RsedgeError
-from rsedge.evaluate import Evaluation, evaluate
-from rsedge.segment import ClassArea, Options, Result, open_model, segment
-from rsedge.version import __version__
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsedge.errors import BackendError, InputError, ModelError, OutputError, RsedgeError
+    from rsedge.evaluation import Evaluation, evaluate
+    from rsedge.options import ClassArea, Options, Result
+    from rsedge.segmentation import open_model, segment
+    from rsedge.version import __version__
+
+_HOMES = {
+    "BackendError": "errors",
+    "ClassArea": "options",
+    "Evaluation": "evaluation",
+    "InputError": "errors",
+    "ModelError": "errors",
+    "Options": "options",
+    "OutputError": "errors",
+    "Result": "options",
+    "RsedgeError": "errors",
+    "__version__": "version",
+    "evaluate": "evaluation",
+    "open_model": "segmentation",
+    "segment": "segmentation",
+}
 
 __all__ = [
     "BackendError",
@@ -28,3 +51,12 @@ __all__ = [
     "open_model",
     "segment",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of the API, imported when they are first used: ``rsedge --help`` needs neither numpy nor GDAL."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rsedge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"rsedge.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

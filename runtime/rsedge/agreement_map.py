@@ -13,7 +13,8 @@ from rsedge.backends import Backend
 from rsedge.engine import Strip
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster import RasterReader, RasterWriter, bounded_cache, check_target
-from rsedge.segment import Options, check_outputs, plan_run, segment
+from rsedge.options import Options
+from rsedge.segmentation import check_outputs, plan_run, segment
 from rsedge.version import __version__
 from rsedge.window import Window
 
@@ -79,8 +80,8 @@ def map_agreement(
             with (
                 RasterReader(mask) as expected,
                 bounded_cache(reader.row_of_blocks_bytes + 2 * RasterWriter.row_of_blocks_bytes(reader.grid)),
-                RasterWriter(out, reader.grid, 1, CLASSES, tags, "gtiff", options.overwrite) as writer,
+                RasterWriter(out, reader.grid, 1, CLASSES, tags, options.overwrite) as writer,
             ):
                 sink = _AgreementSink(writer, expected)
-                engine.run(candidate, reader, plan, tiling, [sink], progress)
+                engine.run(candidate, engine.Source(reader, plan, tiling), [sink], progress)
     return AgreementMap(str(out), name, sink.pixels, sink.same / sink.pixels if sink.pixels else None)

@@ -23,7 +23,9 @@ from rsedge.errors import InputError
 from rsedge.manifest import Manifest
 from rsedge.sample import SampleScene
 from rsedge.sample_files import write_sample
-from rsedge.segment import Options, peak_rss_bytes, segment
+from rsedge.options import Options
+from rsedge.plan import peak_rss_bytes
+from rsedge.segmentation import segment
 from rsedge.window import Window
 
 WARMUP = 3  # runs not counted: first touches of memory, a GPU's choice of kernels

@@ -1,56 +1,197 @@
 """Overlapping tiles of scores, merged into rows of a mask.
 
-One band of rows is kept, as high as a tile and as wide as the raster, so memory is
-``classes x tile x width x 4`` bytes whatever the raster's height.
+Only sums that a later tile still adds to are kept: the rows that the next row of windows shares with this one,
+as wide as the raster, and the columns that the next tile shares. Memory is ``classes x overlap x width x 4``
+bytes, whatever the raster's height.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.tiling import Tiling
+from rsedge.kernels import compiled
+from rsedge.tiling import Axis, Tiling
+from rsedge.window import Window
 
 Scores = NDArray[np.float32]
+MOST_WIDTH = 8192  # as in kernels.c
+
+
+@dataclass(frozen=True)
+class Span:
+    """The windows of one axis that an area needs, and which of their pixels are whose.
+
+    ``begin`` .. ``end`` are the area's pixels; windows of the axis are ``axis.starts[first:last]``.
+    """
+
+    axis: Axis
+    begin: int
+    end: int
+
+    @property
+    def windows(self) -> range:
+        """Numbers of the windows that hold a pixel of the area."""
+        return self.axis.covering(self.begin, self.end)
+
+    @property
+    def low(self) -> int:
+        """First pixel of the first window."""
+        return self.axis.starts[self.windows[0]]
+
+    @property
+    def high(self) -> int:
+        """First pixel beyond the last window."""
+        return self.axis.ends[self.windows[-1]]
+
+    def shared(self, number: int) -> int:
+        """Pixels at the start of a window that the window before it holds, too."""
+        return 0 if number == self.windows[0] else self.axis.ends[number - 1] - self.axis.starts[number]
+
+    def own(self, number: int) -> int:
+        """Pixels at the start of a window that no later one holds."""
+        if number == self.windows[-1]:
+            return self.axis.size
+        return self.axis.starts[number + 1] - self.axis.starts[number]
+
+    @property
+    def most_carried(self) -> int:
+        """The most pixels that a window leaves to the next."""
+        return max((self.axis.size - self.own(n) for n in self.windows), default=0)
+
+
+class Spans:
+    """Rows and columns of the windows that an ``area`` of a tiled raster needs (None: all of it)."""
+
+    def __init__(self, tiling: Tiling, area: Window | None = None) -> None:
+        area = area or Window(0, 0, tiling.rows.length, tiling.cols.length)
+        self.area, self.tiling = area, tiling
+        self.rows = Span(tiling.rows, area.row, area.row_end)
+        self.cols = Span(tiling.cols, area.col, area.col_end)
+
+    def __len__(self) -> int:
+        return len(self.rows.windows) * len(self.cols.windows)
+
+    @property
+    def outline(self) -> Window:
+        """All pixels of all those windows: what is read."""
+        rows, cols = self.rows, self.cols
+        return Window(rows.low, cols.low, rows.high - rows.low, cols.high - cols.low)
+
+    def done(self, row: int) -> tuple[int, int]:
+        """The area's rows, first and beyond the last, that are complete once a row of windows is."""
+        start = self.tiling.rows.starts[row]
+        return max(start, self.area.row), min(start + self.rows.own(row), self.area.row_end)
 
 
 class RollingBand:
-    """Weighted sum of the scores of overlapping windows over a rolling band of rows.
+    """Weighted sum of the scores of overlapping windows, rolled down a raster or an area of it.
 
-    Use, for every row of windows: ``add`` each of its windows (all-nodata ones may be left out,
-    their pixels then keep score 0), then ``finish_row`` once, which returns the rows that no later
-    window reaches.
+    Use, for every row of windows: ``add`` each of its windows from left to right (those without a valid
+    pixel may be left out: what the mask says there is arbitrary), then ``finish_row`` once.
+    ``probabilities``: also keep each class's share, softmax of the blended scores.
     """
 
-    def __init__(self, tiling: Tiling, classes: int) -> None:
-        self._tiling = tiling
-        self._sum = np.zeros((classes, tiling.rows.size, tiling.cols.length), np.float32)
-        self._weight = np.empty((tiling.rows.size, tiling.cols.size), np.float32)
-        self._weighted = np.empty((tiling.rows.size, tiling.cols.size), np.float32)
-        self._row = 0
+    def __init__(self, spans: Spans, classes: int, probabilities: bool = False) -> None:
+        self._spans, self._classes = spans, classes
+        height, width = spans.tiling.rows.size, spans.tiling.cols.size
+        across = spans.outline.width
+        self._rows = np.zeros((max(1, spans.rows.most_carried), classes, across), np.float32)
+        self._left = np.zeros((height, classes, max(1, spans.cols.most_carried)), np.float32)
+        most_done = max(spans.rows.own(row) for row in spans.rows.windows)
+        self._mask = np.zeros((most_done, across), np.uint8)
+        self._percent = np.zeros((classes, most_done, across), np.uint8) if probabilities else None
+        # Wider tiles than the kernel has room for go by numpy, which has no limit.
+        self._kernel: Any = compiled() if width <= MOST_WIDTH else None
+        # The kernel keeps its sums in a few lines; only who reads them afterwards wants them all.
+        keep = self._kernel is None or probabilities
+        self._totals = np.empty((classes, height, width) if keep else (classes, 0, 0), np.float32)
+        self._row, self._top = spans.rows.windows[0], 0
 
-    def add(self, col: int, scores: Scores) -> None:
-        """Add the scores, (classes, tile, tile) float32, of the ``col``-th window of this row.
+    def add(self, col: int, scores: Scores) -> bool:
+        """Add the scores, (classes, tile, tile), of the window ``col`` of this row; whether all were finite.
 
         Rows and columns beyond the raster (a tile reflected up to size) are dropped.
         """
-        tiling = self._tiling
-        start, width, height = tiling.cols.starts[col], tiling.cols.size, tiling.rows.size
-        np.multiply(tiling.rows.weights[self._row][:, None], tiling.cols.weights[col], out=self._weight)
-        # Class by class, so that the scratch plane stays in the cache.
-        for total, plane in zip(self._sum, scores, strict=True):
-            np.multiply(plane[:height, :width], self._weight, out=self._weighted)
-            total[:, start : start + width] += self._weighted
+        tiling, rows, cols = self._spans.tiling, self._spans.rows, self._spans.cols
+        at = (
+            tiling.cols.starts[col] - cols.low,
+            self._top,
+            rows.shared(self._row),
+            rows.own(self._row),
+            cols.shared(col),
+            cols.own(col),
+        )
+        down, across = tiling.rows.weights[self._row], tiling.cols.weights[col]
+        finite = (self._add_compiled if self._kernel else self._add)(scores, down, across, at)
+        if self._percent is not None:
+            first, _, _, done, _, ready = at
+            self._percent[:, :done, first : first + ready] = percentages(self._totals[:, :done, :ready])
+        return finite
 
-    def finish_row(self) -> NDArray[np.uint8]:
-        """The mask rows, (rows, width), that are complete now; moves the band down to the next row."""
-        height, done = self._tiling.rows.size, _rows_done(self._tiling, self._row)
-        mask = argmax(self._sum[:, :done])
-        if self._row < len(self._tiling.rows.starts) - 1:
-            self._sum[:, : height - done] = self._sum[:, done:]
-            self._sum[:, height - done :] = 0
-            self._row += 1
-        return mask
+    def _add(
+        self, scores: Scores, down: Scores, across: Scores, at: tuple[int, int, int, int, int, int]
+    ) -> bool:
+        """What ``rsedge_add_tile`` of kernels.c does, whole planes at a time.
+
+        ``at``: first column in the band, ring position of the first row, rows that have sums from above, rows that
+        are complete now, columns that have sums from the left, columns that are complete now.
+        """
+        first, top, kept, done, prior, ready = at
+        height, width = down.size, across.size
+        scores, totals = scores[:, :height, :width], self._totals
+        np.multiply(scores, np.multiply.outer(down, across), out=totals)
+        totals[:, :, :prior] += self._left[:, :, :prior].transpose(1, 0, 2)
+        above = self._ring(top, kept)
+        totals[:, :kept, prior:] += self._rows[above, :, first + prior : first + width].transpose(1, 0, 2)
+        self._mask[:done, first : first + ready] = argmax(totals[:, :done, :ready])
+        below = self._ring(top + done, height - done)
+        self._rows[below, :, first : first + ready] = totals[:, done:, :ready].transpose(1, 0, 2)
+        self._left[:, :, : width - ready] = totals[:, :, ready:].transpose(1, 0, 2)
+        return bool(np.isfinite(scores.sum()))
+
+    def _add_compiled(
+        self, scores: Scores, down: Scores, across: Scores, at: tuple[int, int, int, int, int, int]
+    ) -> bool:
+        scores = np.ascontiguousarray(scores, np.float32)
+        totals = self._totals.ctypes.data if self._totals.size else None
+        arrays = (scores, down, across, self._rows, self._left)
+        return bool(
+            self._kernel.rsedge_add_tile(
+                *(array.ctypes.data for array in arrays),
+                totals,
+                self._mask.ctypes.data,
+                self._classes,
+                scores.shape[1],
+                down.size,
+                across.size,
+                self._rows.shape[2],
+                self._rows.shape[0],
+                self._left.shape[2],
+                *at,
+            )
+        )
+
+    def _ring(self, first: int, count: int) -> NDArray[np.intp]:
+        return (first + np.arange(count)) % len(self._rows)
+
+    def finish_row(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """The area's rows that are complete now, and moves on to the next row of windows.
+
+        Mask (rows, width) and, where asked for, probabilities in percent (classes, rows, width): views,
+        valid until the next ``add``. Either may have no rows.
+        """
+        spans, row = self._spans, self._row
+        start, area = spans.tiling.rows.starts[row], spans.area
+        begin, end = spans.done(row)
+        rows = slice(begin - start, max(begin, end) - start)
+        cols = slice(area.col - spans.cols.low, area.col_end - spans.cols.low)
+        self._top = (self._top + spans.rows.own(row)) % len(self._rows)
+        self._row += 1
+        return self._mask[rows, cols], None if self._percent is None else self._percent[:, rows, cols]
 
 
 class CropBand:
@@ -60,38 +201,41 @@ class CropBand:
     ``RollingBand``; its memory is ``tile x width`` bytes.
     """
 
-    def __init__(self, tiling: Tiling) -> None:
-        self._tiling = tiling
-        self._mask = np.zeros((tiling.rows.size, tiling.cols.length), np.uint8)
-        self._row = 0
+    def __init__(self, spans: Spans) -> None:
+        self._spans = spans
+        self._mask = np.zeros((spans.tiling.rows.size, spans.outline.width), np.uint8)
+        self._row, self._done = spans.rows.windows[0], 0
 
-    def add(self, col: int, classes: NDArray[np.uint8]) -> None:
+    def add(self, col: int, classes: NDArray[np.uint8]) -> bool:
         """Take the pixels that are the ``col``-th window's own of its classes, (tile, tile)."""
-        rows, cols = self._tiling.rows, self._tiling.cols
+        rows, cols = self._spans.tiling.rows, self._spans.tiling.cols
+        self._move_down()
         top, bottom = _own(rows.weights[self._row])
         left, right = _own(cols.weights[col])
-        start = cols.starts[col]
+        start = cols.starts[col] - self._spans.cols.low
         self._mask[top:bottom, start + left : start + right] = classes[top:bottom, left:right]
+        return True  # backends that answer classes look for NaN themselves
 
-    def finish_row(self) -> NDArray[np.uint8]:
-        """The mask rows, (rows, width), that are complete now; moves the band down to the next row."""
-        height, done = self._tiling.rows.size, _rows_done(self._tiling, self._row)
-        mask = self._mask[:done].copy()
-        if self._row < len(self._tiling.rows.starts) - 1:
-            self._mask[: height - done] = self._mask[done:].copy()
-            self._mask[height - done :] = 0
-            self._row += 1
-        return mask
+    def finish_row(self) -> tuple[NDArray[np.uint8], None]:
+        """As ``RollingBand.finish_row``, without probabilities."""
+        self._move_down()
+        spans, row = self._spans, self._row
+        start, area = spans.tiling.rows.starts[row], spans.area
+        begin, end = spans.done(row)
+        cols = slice(area.col - spans.cols.low, area.col_end - spans.cols.low)
+        self._done = spans.rows.own(row)  # rows that make room when the next row of windows begins
+        self._row += 1
+        return self._mask[begin - start : max(begin, end) - start, cols], None
 
-
-def _rows_done(tiling: Tiling, row: int) -> int:
-    """Rows of the band that no window below the ``row``-th row of windows reaches."""
-    starts = tiling.rows.starts
-    return tiling.rows.size if row == len(starts) - 1 else starts[row + 1] - starts[row]
+    def _move_down(self) -> None:
+        if self._done:
+            kept = len(self._mask) - self._done
+            self._mask[:kept] = self._mask[self._done :].copy()
+            self._done = 0
 
 
 def _own(weights: NDArray[np.float32]) -> tuple[int, int]:
-    """First pixel of a window that is its own, and the one after its last; with ``crop`` they are one run."""
+    """Bounds of the pixels that a cropped window keeps along one axis."""
     mine = np.flatnonzero(weights)
     return (int(mine[0]), int(mine[-1]) + 1) if mine.size else (0, 0)
 
@@ -108,3 +252,11 @@ def argmax(scores: Scores) -> NDArray[np.uint8]:
         np.copyto(mask, index, where=higher)
         np.maximum(best, scores[index], out=best)
     return mask
+
+
+def percentages(scores: Scores) -> NDArray[np.uint8]:
+    """Softmax of scores (classes, h, w) as whole percents, 0 to 100, of the same shape."""
+    shares = np.exp(scores - scores.max(0))
+    shares *= 100 / shares.sum(0)
+    percent: NDArray[np.uint8] = np.rint(shares, out=shares).astype(np.uint8)
+    return percent

@@ -1,6 +1,7 @@
-"""Read, infer, blend, hand on: a model run by sliding window over a raster of any height.
+"""Read, infer, blend, hand on: a model run by sliding window over a raster of any height, or an area of it.
 
-Three threads: a reader ahead of the model, the model with blending, and the sinks behind it.
+Four threads, each a bounded number of steps ahead of the next: one reads strips of the raster, one runs the
+model on tiles, this one blends, and one hands finished rows to the sinks.
 """
 
 from __future__ import annotations
@@ -9,38 +10,78 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends import Backend
-from rsedge.blend import CropBand, RollingBand
+from rsedge.blend import CropBand, RollingBand, Spans
 from rsedge.manifest import NODATA
 from rsedge.pipeline import Background, prefetch
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
-AHEAD = 2  # strips the reader may be ahead, and mask strips the sinks may be behind
+AHEAD = 1  # strips, answers and finished rows that may wait between two threads
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Finished rows: ``mask`` (rows, width) of classes and NODATA, and ``image`` (bands, rows, width)."""
+    """Finished rows of the area: ``mask`` (rows, width) of classes and NODATA, from pixel ``row``, ``col`` on.
+
+    ``percent`` (classes, rows, width): each class's share in whole percents, NODATA where the mask has it;
+    None where nobody asked for it.
+    """
 
     row: int
+    col: int
     mask: NDArray[np.uint8]
+    percent: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Rows as they were read: ``image`` (bands, h, w), nodata pixels filled, and ``valid`` (h, w); None: all are."""
+
+    window: Window
     image: NDArray[Any]
+    valid: NDArray[np.bool_] | None
 
 
 class Sink(Protocol):
     """Takes finished strips, top to bottom, in the writer thread."""
 
     def take(self, strip: Strip) -> None:
-        """Use one strip; its arrays are the sink's to read, not to keep or change."""
+        """Use one strip; its arrays are the sink's to keep, not to change."""
         ...
+
+
+class Inside(Protocol):
+    """Which pixels are wanted."""
+
+    def touches(self, window: Window) -> bool:
+        """Whether any pixel of the window is."""
+        ...
+
+    def inside(self, window: Window) -> NDArray[np.bool_]:
+        """Of each pixel, (h, w), whether it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is run over: an ``area`` of a raster (None: all of it) and, of that, what is ``inside`` (None: all)."""
+
+    reader: RasterReader
+    plan: BandPlan
+    tiling: Tiling
+    area: Window | None = None
+    inside: Inside | None = None
+    watch: Callable[[Pixels], None] | None = None  # sees every strip read, in the reader's thread
 
 
 @dataclass
@@ -53,6 +94,14 @@ class Stats:
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("read", "infer", "blend", "write"), 0.0)
     )
+
+    def add(self, other: Stats) -> None:
+        """Add another run's."""
+        self.windows += other.windows
+        self.windows_skipped += other.windows_skipped
+        self.valid_pixels += other.valid_pixels
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] += seconds
 
 
 class Timed:
@@ -70,103 +119,222 @@ class Timed:
 
 def run(
     backend: Backend,
-    reader: RasterReader,
-    plan: BandPlan,
-    tiling: Tiling,
+    source: Source,
     sinks: list[Sink],
     progress: Progress | None = None,
+    probabilities: bool = False,
 ) -> Stats:
-    """Segment the whole raster, handing strips to every sink.
+    """Segment the source's area, handing strips to every sink; ``progress``: windows done, windows in all.
+
+    Every pixel of the area comes out as it would from a run over the whole raster.
 
     Raises what the reader, the model or a sink raises; no thread outlives the call.
     """
-    stats = Stats()
+    stats, spans = Stats(), Spans(source.tiling, source.area)
+    # Where the device finds the classes and each pixel is one window's, scores need not leave it.
+    on_device = backend.classes_on_device and source.tiling.rows.seam == "crop" and not probabilities
+    band = (
+        CropBand(spans)
+        if on_device
+        else RollingBand(spans, len(backend.bundle.manifest.classes), probabilities)
+    )
 
     def sink_all(strip: Strip) -> None:
         with Timed(stats, "write"):
             for sink in sinks:
                 sink.take(strip)
 
-    strips = prefetch(_read_rows(reader, plan, tiling, stats), AHEAD)
+    strips = _Strips(source, spans, stats, backend.bundle.manifest.fill)
+    steps = prefetch(_Tiles(backend, spans, strips, stats, on_device).steps(), AHEAD, "rsedge-model")
     try:
         with Background(sink_all, AHEAD) as background:
-            for strip in _segment_rows(backend, strips, tiling, stats, progress):
-                background.put(strip)
+            for step in steps:
+                if isinstance(step, _Answers):
+                    with Timed(stats, "blend"):
+                        for col, scores in zip(step.cols, step.answers, strict=False):
+                            if not band.add(col, scores):
+                                backend.check_finite(scores.sum())
+                else:
+                    with Timed(stats, "blend"):
+                        strip = _finish(band, step, spans)
+                    if strip is not None:
+                        stats.valid_pixels += strip.mask.size - int(np.count_nonzero(strip.mask == NODATA))
+                        background.put(strip)
+                if progress:
+                    progress(stats.windows, len(spans))
     finally:
-        strips.close()  # type: ignore[attr-defined]  # prefetch is a generator
+        steps.close()
     return stats
 
 
-def _read_rows(
-    reader: RasterReader, plan: BandPlan, tiling: Tiling, stats: Stats
-) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
-    """For each row of windows, the rows of the raster that the row before it did not have."""
-    rows, width = tiling.rows, tiling.cols.length
-    begin = 0
-    for start in rows.starts:
-        end = start + rows.size
-        with Timed(stats, "read"):
-            strip = reader.read(Window(begin, 0, end - begin, width), plan)
-        yield strip
-        begin = end
+@dataclass(frozen=True)
+class _Answers:
+    """What the model said of a batch: of each tile its window's column and its scores or classes."""
+
+    cols: tuple[int, ...]
+    answers: NDArray[Any]
 
 
-def _segment_rows(
-    backend: Backend,
-    strips: Iterator[tuple[NDArray[Any], NDArray[np.bool_]]],
-    tiling: Tiling,
-    stats: Stats,
-    progress: Progress | None,
-) -> Iterator[Strip]:
-    manifest = backend.bundle.manifest
-    rows, cols, tile = tiling.rows, tiling.cols, manifest.tile
-    image = np.empty((len(manifest.bands), rows.size, cols.length), manifest.dtype)
-    valid = np.empty((rows.size, cols.length), np.bool_)
-    fill = np.array(manifest.fill, manifest.dtype)[:, None, None]
-    # Where the device finds the classes and each pixel is one window's, scores need not leave it.
-    on_device = backend.classes_on_device and tiling.rows.seam == "crop"
-    band: CropBand | RollingBand = (
-        CropBand(tiling) if on_device else RollingBand(tiling, len(manifest.classes))
-    )
-    sent: deque[int] = deque()  # columns of windows that the model has not answered yet
+@dataclass(frozen=True)
+class _RowDone:
+    """A row of windows is done; ``valid`` are the area's rows that are complete now; None: every pixel is."""
 
-    def windows() -> Iterator[NDArray[Any]]:
-        for col, left in enumerate(cols.starts):
-            right = left + cols.size
-            stats.windows += 1
-            if valid[:, left:right].any():
-                pixels = np.where(valid[:, left:right], image[:, :, left:right], fill)
-                sent.append(col)
-                yield reflect(pixels, tile)[None]
+    row: int
+    valid: NDArray[np.bool_] | None
+
+
+def _finish(band: RollingBand | CropBand, done: _RowDone, spans: Spans) -> Strip | None:
+    mask, percent = band.finish_row()
+    if not len(mask):
+        return None
+    mask, percent = mask.copy(), None if percent is None else percent.copy()
+    if done.valid is not None:
+        mask[~done.valid] = NODATA
+        if percent is not None:
+            percent[:, ~done.valid] = NODATA
+    return Strip(spans.done(done.row)[0], spans.area.col, mask, percent)
+
+
+class _Strips:
+    """Reads the strips that an area needs, each of the raster's blocks once, into memory that is used again."""
+
+    def __init__(self, source: Source, spans: Spans, stats: Stats, fill: tuple[float, ...]) -> None:
+        self._source, self._stats = source, stats
+        self._windows = source.reader.row_strips(spans.outline)
+        self._shape = max(w.height for w in self._windows), spans.outline.width
+        self._fill = np.array(fill, source.plan.dtype)[:, None, None]
+        self._free: SimpleQueue[tuple[NDArray[Any], NDArray[np.bool_]]] = SimpleQueue()
+
+    def read(self) -> Iterator[tuple[Pixels, Callable[[], None]]]:
+        """Each strip, top to bottom, and what to call when it is no longer looked at."""
+        plan, reader, inside = self._source.plan, self._source.reader, self._source.inside
+        for window in self._windows:
+            memory = image, valid = self._memory()
+            # A strip of fewer rows takes the front of the same memory, so that it is contiguous as well.
+            shape = window.height, window.width
+            image = image[: len(self._fill) * shape[0] * shape[1]].reshape(len(self._fill), *shape)
+            valid = valid[: shape[0] * shape[1]].reshape(shape)
+            with Timed(self._stats, "read"):
+                whole = reader.read_into(window, plan, image, valid)
+                if not whole:
+                    np.copyto(image, self._fill, where=~valid)
+                if inside is not None:
+                    valid = inside.inside(window) & (valid if not whole else True)
+                    whole = bool(valid.all())
+                strip = Pixels(window, image, None if whole else valid)
+                if self._source.watch:
+                    self._source.watch(strip)
+            yield strip, partial(self._free.put, memory)
+
+    def _memory(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        try:
+            return self._free.get_nowait()
+        except Empty:
+            pixels = self._shape[0] * self._shape[1]
+            image = np.empty(len(self._fill) * pixels, self._source.plan.dtype)
+            return image, np.empty(pixels, np.bool_)
+
+
+class _Tiles:
+    """Cuts tiles out of the strips and runs the model on them, in the model's thread."""
+
+    def __init__(
+        self, backend: Backend, spans: Spans, strips: _Strips, stats: Stats, on_device: bool
+    ) -> None:
+        self._backend, self._spans, self._stats = backend, spans, stats
+        self._strips, self._on_device = strips, on_device
+        self._held: deque[tuple[Pixels, Callable[[], None]]] = deque()  # strips that the next row still needs
+        m = backend.bundle.manifest
+        self._batch = np.empty((max(1, backend.batch), len(m.bands), m.tile, m.tile), m.dtype)
+
+    def steps(self) -> Iterator[_Answers | _RowDone]:
+        """Answers row by row, each row of windows ended by a ``_RowDone``."""
+        spans, rows = self._spans, self._spans.rows
+        strips = prefetch(self._strips.read(), AHEAD)
+        try:
+            for row in rows.windows:
+                begin, end = rows.axis.starts[row], rows.axis.ends[row]
+                while not self._held or self._held[-1][0].window.row_end < end:
+                    self._held.append(next(strips))
+                yield from self._row(begin, end)
+                yield _RowDone(row, self._valid(*spans.done(row)))
+                while self._held and self._held[0][0].window.row_end <= begin + rows.own(row):
+                    self._held.popleft()[1]()
+        finally:
+            strips.close()
+
+    def _row(self, begin: int, end: int) -> Iterator[_Answers]:
+        sent: deque[tuple[int, ...]] = deque()  # columns of batches that the model has not answered yet
+        backend, batches = self._backend, self._batches(begin, end, sent)
+        answers: Iterator[NDArray[Any]] = (
+            backend.stream_classes(batches) if self._on_device else backend.stream(batches)
+        )
+        while True:
+            started = time.perf_counter()
+            answer = next(answers, None)
+            self._stats.seconds["infer"] += time.perf_counter() - started
+            if answer is None:
+                return
+            # One answer waits in the queue, one is blended: with the newest, three must stay valid.
+            keep = backend.kept is None or backend.kept >= AHEAD + 2
+            yield _Answers(sent.popleft(), answer if keep else answer.copy())
+
+    def _batches(self, begin: int, end: int, sent: deque[tuple[int, ...]]) -> Iterator[NDArray[Any]]:
+        """The row's tiles that hold a valid pixel, a batch at a time, in memory that is used again."""
+        spans, cols = self._spans, list[int]()
+        for col in spans.cols.windows:
+            self._stats.windows += 1
+            if self._cut(begin, end, col, self._batch[len(cols)]):
+                cols.append(col)
             else:
-                stats.windows_skipped += 1
-            if progress:
-                progress(stats.windows, len(tiling))
+                self._stats.windows_skipped += 1
+            if cols and (
+                len(cols) >= min(self._backend.batch, len(self._batch)) or col == spans.cols.windows[-1]
+            ):
+                sent.append(tuple(cols))
+                yield self._batch[: len(cols)]
+                cols.clear()
 
-    kept = 0  # rows of image and valid carried over from the row of windows above
-    ends = [*rows.starts[1:], rows.length]
-    for start, end in zip(rows.starts, ends, strict=True):
-        new_image, new_valid = next(strips)
-        image[:, kept:], valid[kept:] = new_image, new_valid
-        begin = time.perf_counter()
-        for answer in _answers(backend, on_device, windows()):
-            stats.seconds["infer"] += time.perf_counter() - begin
-            with Timed(stats, "blend"):
-                band.add(sent.popleft(), answer[0])
-            begin = time.perf_counter()
-        done = end - start
-        with Timed(stats, "blend"):
-            mask = band.finish_row()
-            mask[~valid[:done]] = NODATA
-            stats.valid_pixels += int(np.count_nonzero(valid[:done]))
-        yield Strip(start, mask, image[:, :done].copy())
-        kept = rows.size - done
-        image[:, :kept], valid[:kept] = image[:, done:].copy(), valid[done:].copy()
+    def _cut(self, begin: int, end: int, col: int, tile: NDArray[Any]) -> bool:
+        """Copy a window into ``tile``, mirrored up to size; False where it holds no valid pixel."""
+        axis = self._spans.cols.axis
+        left, right = axis.starts[col], axis.ends[col]
+        parts = [_part(strip, begin, end, left, right) for strip, _ in self._held]
+        if not any(valid is None or valid.any() for image, valid in parts if image.size):
+            return False
+        row = 0
+        for image, _ in parts:
+            height = image.shape[1]
+            tile[:, row : row + height, : right - left] = image
+            row += height
+        if (row, right - left) != tile.shape[1:]:
+            tile[:] = reflect(tile[:, :row, : right - left], len(tile[0]))
+        return True
+
+    def _valid(self, begin: int, end: int) -> NDArray[np.bool_] | None:
+        """Which of the area's rows ``begin`` .. ``end`` are valid; None where all are."""
+        area = self._spans.area
+        strips = [strip for strip, _ in self._held]
+        if end <= begin or all(strip.valid is None for strip in strips):
+            return None
+        valid = np.ones((end - begin, area.width), np.bool_)
+        for strip in strips:
+            top, bottom = max(begin, strip.window.row), min(end, strip.window.row_end)
+            if strip.valid is not None and top < bottom:
+                rows = slice(top - strip.window.row, bottom - strip.window.row)
+                first = area.col - strip.window.col
+                valid[top - begin : bottom - begin] = strip.valid[rows, first : first + area.width]
+        return valid
 
 
-def _answers(backend: Backend, on_device: bool, batches: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Of each tile its classes, (1, tile, tile), where the device finds them, else its scores."""
-    return backend.stream_classes(batches) if on_device else backend.stream(batches)
+def _part(
+    strip: Pixels, begin: int, end: int, left: int, right: int
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """What a strip holds of the rows ``begin`` .. ``end`` and columns ``left`` .. ``right``: views."""
+    window = strip.window
+    rows = slice(max(begin - window.row, 0), max(0, min(end, window.row_end) - window.row))
+    cols = slice(left - window.col, right - window.col)
+    return strip.image[:, rows, cols], None if strip.valid is None else strip.valid[rows, cols]
 
 
 def reflect(pixels: NDArray[Any], tile: int) -> NDArray[Any]:

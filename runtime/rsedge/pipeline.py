@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from types import TracebackType
@@ -13,7 +13,7 @@ T = TypeVar("T")
 POLL_S = 0.1  # how soon a waiting thread notices that the other side has gone
 
 
-def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], depth: int, name: str = "rsedge-read") -> Generator[T, None, None]:
     """Iterate in a thread of its own, at most ``depth`` items ahead.
 
     An error of ``items`` is raised here. Leaving the loop early stops the thread before this
@@ -21,7 +21,7 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
     """
     queue: Queue[T | _End] = Queue(depth)
     stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(queue, items, stop), name="rsedge-read", daemon=True)
+    thread = threading.Thread(target=_fill, args=(queue, items, stop), name=name, daemon=True)
     thread.start()
     try:
         while True:
@@ -109,6 +109,10 @@ def _fill(queue: Queue[T | _End], items: Iterable[T], stop: threading.Event) -> 
         _put(queue, _End(error), stop)
     else:
         _put(queue, _End(), stop)
+    finally:
+        # A generator is closed by the thread that runs it: what it holds open is let go before this thread ends.
+        if isinstance(items, Generator):
+            items.close()
 
 
 def _put(queue: Queue[T | _End], entry: T | _End, stop: threading.Event) -> bool:

@@ -1,54 +1,110 @@
-"""What becomes of finished strips: a file, counts, a picture, a score."""
+"""What becomes of finished strips: parts of a file, counts, a picture, a score."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.engine import Strip
+from rsedge.engine import Pixels, Strip
+from rsedge.journal import Part, PartFile, describe
 from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
 from rsedge.preview import Picture
-from rsedge.raster import Grid, RasterWriter
+from rsedge.raster import Grid
+from rsedge.raster.parts import write_part
 from rsedge.truth import LabelReader
 from rsedge.window import Window
 
+MASK, CONFIDENCE, PROBABILITIES, PREVIEW = "mask", "confidence", "probabilities", "preview"
 
-class MaskSink:
-    """Writes the mask."""
 
-    def __init__(self, writer: RasterWriter) -> None:
-        self._writer = writer
+@dataclass(frozen=True)
+class Wanted:
+    """What is kept of a part, and where: ``path`` names the file of an area and a layer."""
+
+    path: Callable[[Window, str], Path]
+    layers: tuple[str, ...]  # MASK, CONFIDENCE, PROBABILITIES
+    classes: int
+    row_area_m2: NDArray[np.float64] | None
+
+
+class PartSink:
+    """Cuts strips into parts, writes each as it is whole, and tells ``done`` of it.
+
+    ``parts``: what the strips will fill, from the top down.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Window],
+        wanted: Wanted,
+        done: Callable[[Part], None],
+        thumbnail: Thumbnail | None = None,
+    ) -> None:
+        self._parts, self._wanted, self._done = list(parts), wanted, done
+        self._thumbnail = thumbnail
+        most = max(p.height for p in parts), parts[0].width
+        bands = {MASK: 1, CONFIDENCE: 1, PROBABILITIES: wanted.classes}
+        self._rows = {name: np.empty((bands[name], *most), np.uint8) for name in wanted.layers}
+        self._held = 0
 
     def take(self, strip: Strip) -> None:
-        """Append the strip's rows."""
-        self._writer.write(strip.mask[None])
+        """Add the strip's rows; writes the parts that they complete."""
+        taken, rows = 0, len(strip.mask)
+        while taken < rows:
+            part = self._parts[0]
+            count = min(part.height - self._held, rows - taken)
+            here, there = slice(self._held, self._held + count), slice(taken, taken + count)
+            self._rows[MASK][0, here] = strip.mask[there]
+            if strip.percent is not None:
+                percent = strip.percent[:, there]
+                if CONFIDENCE in self._rows:
+                    # Nodata is 255 in all classes, so it stays.
+                    self._rows[CONFIDENCE][0, here] = percent.max(0)
+                if PROBABILITIES in self._rows:
+                    self._rows[PROBABILITIES][:, here] = percent
+            self._held, taken = self._held + count, taken + count
+            if self._held == part.height:
+                self._finish(self._parts.pop(0))
+
+    def _finish(self, area: Window) -> None:
+        wanted, files = self._wanted, list[PartFile]()
+        for name, rows in self._rows.items():
+            files.append(write_part(wanted.path(area, name), name, rows[:, : area.height]))
+        mask = self._rows[MASK][0, : area.height]
+        if self._thumbnail is not None:
+            files.append(self._thumbnail.save(wanted.path(area, PREVIEW), area, mask))
+        pixels, area_m2 = count_classes(mask, area, wanted.classes, wanted.row_area_m2)
+        self._held = 0
+        self._done(Part(area, tuple(files), pixels, area_m2))
 
 
-class AreaSink:
-    """Counts pixels and square metres of every class."""
+def count_classes(
+    mask: NDArray[np.uint8], area: Window, classes: int, row_area_m2: NDArray[np.float64] | None
+) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """Pixels and square metres of each class in a mask (h, w) that lies at ``area``.
 
-    def __init__(self, grid: Grid, classes: int) -> None:
-        self._row_area_m2 = grid.row_area_m2()
-        self.pixels = np.zeros(classes, np.int64)
-        self._area_m2 = np.zeros(classes)
-
-    def take(self, strip: Strip) -> None:
-        """Count the strip row by row: a pixel's area may change with latitude."""
-        for offset, row in enumerate(strip.mask):
-            counts = np.bincount(row, minlength=NODATA + 1)[: len(self.pixels)]
-            self.pixels += counts
-            if self._row_area_m2 is not None:
-                self._area_m2 += counts * self._row_area_m2[strip.row + offset]
-
-    @property
-    def area_m2(self) -> NDArray[np.float64] | None:
-        """Area of every class; None where the grid has no known area."""
-        return None if self._row_area_m2 is None else self._area_m2
+    ``row_area_m2``: area of one pixel of each row of the raster: it may change with latitude.
+    """
+    if row_area_m2 is None:
+        return tuple(int(np.count_nonzero(mask == k)) for k in range(classes)), None
+    here = row_area_m2[area.row : area.row_end]
+    if (here == here[0]).all():
+        pixels = tuple(int(np.count_nonzero(mask == k)) for k in range(classes))
+        return pixels, tuple(float(n * here[0]) for n in pixels)
+    by_row = [np.count_nonzero(mask == k, axis=1) for k in range(classes)]
+    return tuple(int(n.sum()) for n in by_row), tuple(float(n @ here) for n in by_row)
 
 
-class PreviewSink:
-    """Keeps every n-th pixel of image and mask for a picture at most ``longest`` pixels a side."""
+class Thumbnail:
+    """Every n-th pixel of image and mask, for a picture at most ``longest`` pixels a side.
+
+    It watches what is read, and saves each part's share beside it, so that a resumed run has it all.
+    """
 
     def __init__(self, grid: Grid, bands: int, dtype: str, longest: int = 1024) -> None:
         self._step = max(1, -(-max(grid.height, grid.width) // longest))
@@ -56,17 +112,35 @@ class PreviewSink:
         self._mask = np.full(shape, NODATA, np.uint8)
         self._image = np.zeros((bands, *shape), dtype)
 
-    def take(self, strip: Strip) -> None:
-        """Take the strip's share of the sampled rows."""
-        first = -strip.row % self._step
-        mask = strip.mask[first :: self._step, :: self._step]
-        top = (strip.row + first) // self._step
-        self._mask[top : top + len(mask)] = mask
-        self._image[:, top : top + len(mask)] = strip.image[:, first :: self._step, :: self._step]
+    def watch(self, strip: Pixels) -> None:
+        """Keep the strip's share of the image. Called before the mask of these rows can be finished."""
+        at, first = self._share(strip.window)
+        self._image[:, at[0], at[1]] = strip.image[:, first[0] :: self._step, first[1] :: self._step]
+
+    def save(self, path: Path, area: Window, mask: NDArray[np.uint8]) -> PartFile:
+        """Keep a part's share of the mask, and write both beside the part."""
+        at, first = self._share(area)
+        self._mask[at] = mask[first[0] :: self._step, first[1] :: self._step]
+        with path.open("wb") as file:
+            np.savez(file, self._image[:, at[0], at[1]], self._mask[at])
+        return PartFile(PREVIEW, *describe(path), 0)
+
+    def load(self, path: Path, area: Window) -> None:
+        """Take back what an earlier run saved of a part."""
+        at, _ = self._share(area)
+        with np.load(path) as arrays:
+            self._image[:, at[0], at[1]], self._mask[at] = arrays["arr_0"], arrays["arr_1"]
 
     def picture(self) -> Picture:
         """What was kept."""
         return Picture(self._image, self._mask)
+
+    def _share(self, area: Window) -> tuple[tuple[slice, slice], tuple[int, int]]:
+        """The pixels of the thumbnail that lie in an area, and the first that they are of in the area."""
+        first = -area.row % self._step, -area.col % self._step
+        rows = slice((area.row + first[0]) // self._step, -(-area.row_end // self._step))
+        cols = slice((area.col + first[1]) // self._step, -(-area.col_end // self._step))
+        return (rows, cols), first
 
 
 class ScoreSink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,14 +23,17 @@ class Axis:
     """Windows along one side of a raster.
 
     ``length`` and ``tile`` are pixels; ``overlap`` is the least share of a tile that neighbours
-    have in common, 0 to 0.75. The last window is shifted inward so that none leaves the raster; a
-    side shorter than the tile has one window of its own length (the engine reflects it up to a tile).
+    have in common, 0 to 0.75. Windows are spread evenly from the first pixel to the last, so none leaves the
+    raster and no two neighbours share much more than the others; a side shorter than the tile has one window
+    of its own length (the engine reflects it up to a tile). ``shift``, 0 to 1, moves the inner borders
+    by that share of a stride: for comparing two tilings of one raster.
     """
 
     length: int
     tile: int
     overlap: float
     seam: Seam = "blend"
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.tile < 1:
@@ -46,14 +50,28 @@ class Axis:
 
     @property
     def stride(self) -> int:
-        """Pixels from one window's start to the next, the last excepted."""
+        """The most pixels from one window's start to the next."""
         return max(1, self.tile - round(self.tile * self.overlap))
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """First pixel of every window, ascending."""
         last = max(0, self.length - self.tile)
-        return (*range(0, last, self.stride), last)
+        if self.shift:
+            offset = min(last, round(self.stride * self.shift))
+            rest = Axis(self.length - offset, self.tile, self.overlap, self.seam).starts
+            return tuple(sorted({0, *(offset + start for start in rest)}))
+        steps = -(-last // self.stride)
+        return tuple(i * last // max(1, steps) for i in range(steps + 1))
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """First pixel beyond every window."""
+        return tuple(start + self.size for start in self.starts)
+
+    def covering(self, begin: int, end: int) -> range:
+        """The windows that hold one of the pixels ``begin`` .. ``end``, by number."""
+        return range(bisect_right(self.ends, begin), bisect_left(self.starts, end))
 
     @cached_property
     def weights(self) -> NDArray[np.float32]:
@@ -78,7 +96,7 @@ class Axis:
     def _owners(self) -> NDArray[np.float64]:
         starts = np.array(self.starts)
         pixels = np.arange(self.length)
-        # Pixels from cut[i] on are nearer to the centre of window i + 1 than to that of window i.
+        # Pixels from cuts[i] on are nearer to the centre of window i + 1 than to that of window i.
         cuts = (starts[:-1] + starts[1:] + self.size + 1) // 2
         owner = np.searchsorted(cuts, pixels, side="right")
         inside = starts[:, None] + np.arange(self.size)
@@ -94,9 +112,11 @@ class Tiling:
     cols: Axis
 
     @classmethod
-    def of(cls, height: int, width: int, tile: int, overlap: float, seam: Seam) -> Tiling:
+    def of(
+        cls, height: int, width: int, tile: int, overlap: float, seam: Seam, shift: float = 0.0
+    ) -> Tiling:
         """Tiling of a raster of ``height`` x ``width`` pixels by square tiles."""
-        return cls(Axis(height, tile, overlap, seam), Axis(width, tile, overlap, seam))
+        return cls(Axis(height, tile, overlap, seam, shift), Axis(width, tile, overlap, seam, shift))
 
     def __len__(self) -> int:
         return len(self.rows.starts) * len(self.cols.starts)

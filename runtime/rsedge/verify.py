@@ -23,7 +23,7 @@ from rsedge.conditions import Conditions
 from rsedge.engine import Progress
 from rsedge.errors import BackendError, InputError
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
-from rsedge.segment import Options
+from rsedge.options import Options
 
 SAME_ANSWER, ANSWER_ERROR = (
     0.999,

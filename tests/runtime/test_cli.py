@@ -231,7 +231,7 @@ def test_a_failure_that_is_not_the_users_fault_exits_with_1(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("rsedge.raster.writer._sync", full)
+    monkeypatch.setattr("rsedge.raster.parts.sync", full)
     code, _, complaint = run(
         "infer", write_raster(noise(9, 9)), "--out", tmp_path / "m.tif", "--model", bundle
     )
@@ -289,7 +289,7 @@ def test_an_interrupted_run_ends_cleanly(tmp_path: Path, write_raster: Write, st
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 60
-        while not any(p.name.endswith(".part") for p in tmp_path.iterdir()):
+        while not list(tmp_path.glob(".mask.tif.rsedge/*.mask")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -297,5 +297,6 @@ def test_an_interrupted_run_ends_cleanly(tmp_path: Path, write_raster: Write, st
         _, complaint = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "interrupted" in complaint
+    assert "--resume" in complaint
     assert "Traceback" not in complaint
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.rsedge", "raster.tif"]
+    assert not out.exists()

@@ -10,7 +10,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from rsedge import InputError, Options, open_model
-from rsedge.evaluate import evaluate
+from rsedge.evaluation import evaluate
 from rsedge.metrics import Confusion
 from toys import CLASSES, make_bundle, pointwise_graph, pointwise_manifest, strongest
 

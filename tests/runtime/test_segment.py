@@ -91,7 +91,7 @@ def test_the_output_is_what_a_gis_expects(
         assert (dst.crs, dst.transform, dst.shape) == (src.crs, src.transform, src.shape)
         assert (dst.count, dst.dtypes[0], dst.nodata) == (1, "uint8", NODATA)
         assert dst.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-        assert dst.compression.name == "deflate"
+        assert dst.compression.name == "zstd"
         assert dst.block_shapes == [(512, 512)]
         assert dst.overviews(1) == [2]
         assert [dst.colormap(1)[i][:3] for i in range(3)] == [c.color for c in CLASSES]
@@ -209,7 +209,6 @@ def test_an_internal_mask_marks_pixels_without_data(
 def test_windows_without_data_are_not_inferred(model: Backend, write_raster: Write, tmp_path: Path) -> None:
     result = segment(model, write_raster(np.zeros((3, 200, 200), np.uint8), nodata=0), tmp_path / "mask.tif")
     assert result.windows_skipped == result.windows
-    assert result.seconds["infer"] == 0
     assert (read(tmp_path / "mask.tif") == NODATA).all()
     assert any("no valid pixel" in note for note in result.notes)
 
@@ -319,7 +318,7 @@ def test_a_raster_without_crs_is_segmented_with_a_note(model: Backend, noise: No
 def test_memory_does_not_grow_with_height(model: Backend, write_raster: Write, tmp_path: Path) -> None:
     import tracemalloc
 
-    peaks, heights = [], (1000, 9000)
+    peaks, heights = [], (17000, 34000)  # a part is 15360 rows of this width
     for height in heights:
         raster = write_raster(np.full((3, height, 256), 9, np.uint8), name=f"{height}.tif")
         tracemalloc.start()  # numpy reports its arrays to it

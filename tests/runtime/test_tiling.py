@@ -14,6 +14,7 @@ axes = st.builds(
     tile=st.integers(1, 130),
     overlap=st.floats(0, MAX_OVERLAP),
     seam=st.sampled_from(["blend", "crop"]),
+    shift=st.sampled_from([0.0, 0.3, 0.5]),
 )
 
 
@@ -28,10 +29,26 @@ def test_windows_stay_inside_and_cover_every_pixel(axis: Axis) -> None:
 
 
 @given(axes)
-def test_starts_ascend_by_the_stride_and_only_the_last_is_shifted(axis: Axis) -> None:
+def test_windows_are_spread_evenly_and_overlap_enough(axis: Axis) -> None:
     steps = np.diff(axis.starts)
-    assert (steps[:-1] == axis.stride).all()
+    if axis.shift == 0 and len(steps):
+        assert steps.max() - steps.min() <= 1
     assert ((steps > 0) & (steps <= axis.stride)).all()
+    assert axis.starts[0] == 0
+    assert axis.ends[-1] == axis.length
+
+
+@given(axes, st.integers(0, 699), st.integers(1, 700))
+def test_covering_names_the_windows_that_hold_a_pixel(axis: Axis, begin: int, count: int) -> None:
+    begin %= axis.length
+    end = min(axis.length, begin + count)
+    wanted = [n for n, start in enumerate(axis.starts) if start < end and start + axis.size > begin]
+    assert list(axis.covering(begin, end)) == wanted
+
+
+def test_a_shift_moves_the_inner_borders() -> None:
+    plain, shifted = Axis(2000, 512, 0.25), Axis(2000, 512, 0.25, shift=0.5)
+    assert set(plain.starts) & set(shifted.starts) == {0, plain.starts[-1]}
 
 
 @given(axes)
@@ -63,7 +80,7 @@ def test_tiling_iterates_row_by_row() -> None:
     tiling = Tiling.of(100, 130, 64, 0.25, "blend")
     windows = list(tiling)
     assert len(windows) == len(tiling) == 2 * 3
-    assert [(w.row, w.col) for w in windows] == [(0, 0), (0, 48), (0, 66), (36, 0), (36, 48), (36, 66)]
+    assert [(w.row, w.col) for w in windows] == [(0, 0), (0, 33), (0, 66), (36, 0), (36, 33), (36, 66)]
 
 
 @pytest.mark.parametrize(

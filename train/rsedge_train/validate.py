@@ -14,10 +14,10 @@ from torch import nn
 
 from rsedge.backends.base import Backend, TensorSpec
 from rsedge.bundle import Bundle
-from rsedge.evaluate import Evaluation, evaluate
+from rsedge.evaluation import Evaluation, evaluate
 from rsedge.manifest import Manifest
 from rsedge.metrics import Confusion
-from rsedge.segment import Options
+from rsedge.options import Options
 from rsedge_train.datasets import Dataset, SceneFiles
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet

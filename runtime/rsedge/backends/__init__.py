@@ -8,7 +8,7 @@ from rsedge.errors import InputError
 
 __all__ = ["DEVICES", "Backend", "open_backend"]
 
-DEVICES = ("auto", "cpu", "cuda", "openvino", "tensorrt")  # what a user can ask for
+DEVICES = ("auto", "cpu", "cuda", "openvino", "tensorrt", "ort-tensorrt")  # what a user can ask for
 
 
 def open_backend(

@@ -36,6 +36,9 @@ class Backend(ABC):
     threads: int  # CPU threads of the graph
     provider: str  # what really runs the graph, e.g. "CPUExecutionProvider"
     classes_on_device = False  # whether ``stream_classes`` brings classes from the device rather than scores
+    batch = 1  # tiles that the device likes to get at once; on a CPU more only cost memory
+    kept: int | None = None  # how many answers of ``stream`` stay valid; None: all of them
+    why: str | None = None  # why ``auto`` took it; None: it was asked for by name
     trouble: str | None = None  # why what runs is not of the precision that its name says
 
     def __init__(self, bundle: Bundle) -> None:
@@ -82,12 +85,13 @@ class Backend(ABC):
         return np.stack([argmax(scores) for scores in self.infer(batch)])
 
     def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """``infer`` of each batch, in order; a device may be given the next batch before this one is done.
+        """Scores of each batch, in order; a device may be given the next batch before this one is done.
 
-        So ``batches`` is read up to one ahead, and an array is valid only until the next is asked for. Finish or close
-        one stream before the next and before ``infer``.
+        So ``batches`` is read up to one ahead. Finish or close one stream before the next and before ``infer``. The
+        last ``kept`` answers stay valid, also into the next stream; older ones are overwritten. They are not
+        checked for NaN: who blends them reads every number anyway. Raises BackendError when the model fails.
         """
-        return map(self.infer, batches)
+        return map(self._run, batches)
 
     def stream_classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
         """``classify`` of each batch, as ``stream`` is ``infer`` of each."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ class OpenVinoBackend(Backend):
     """
 
     name = "openvino"
+    kept = 3
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         super().__init__(bundle)
@@ -34,7 +37,7 @@ class OpenVinoBackend(Backend):
         if len(model.inputs) != 1 or len(model.outputs) < 1:
             raise ModelError(f"{bundle.artifact} has {len(model.inputs)} inputs; a model has one")
         self._input_spec, self._output_spec = _spec(model.inputs[0]), _spec(model.outputs[0])
-        self._requests: dict[int, Any] = {1: self._compile(model, 1)}
+        self._turns: dict[int, _Turn] = {1: self._compile(model, 1)}
 
     @property
     def input_spec(self) -> TensorSpec:
@@ -47,21 +50,61 @@ class OpenVinoBackend(Backend):
         return self._output_spec
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        count = len(batch)
-        if count not in self._requests:
-            self._requests[count] = self._compile(self._read(), count)
-        request = self._requests[count]
-        try:
-            request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
-        except RuntimeError as error:
-            raise BackendError(f"the model failed on {self.provider}: {_last_line(error)}") from error
-        # A copy: the next run overwrites the request's own memory.
+        request = self._loaded(batch)
+        with self._failing():
+            request.infer()
+        # A copy: a later run overwrites the request's own memory.
         return np.array(request.get_output_tensor(0).data, np.float32)
+
+    def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+        """As the base's; the next batch is fetched while this one is computed, and answers are not copied."""
+        running: Any = None
+        try:
+            for batch in batches:
+                request = self._loaded(batch)
+                with self._failing():
+                    request.start_async()
+                before, running = running, request
+                if before is not None:
+                    yield self._awaited(before)
+            if running is not None:
+                yield self._awaited(running)
+        finally:  # a caller who leaves early, too: memory that is in use must not be used again
+            if running is not None:
+                with suppress(RuntimeError):
+                    running.wait()
 
     def close(self) -> None:
         """Free the compiled graphs."""
-        self._requests.clear()
+        self._turns.clear()
         del self._core
+
+    def _loaded(self, batch: NDArray[Any]) -> Any:
+        """The next request for as many tiles, with a copy of the pixels: the caller may use theirs again."""
+        count = len(batch)
+        if count not in self._turns:
+            self._turns[count] = self._compile(self._read(), count)
+        request = self._turns[count].next()
+        pixels = request.get_input_tensor(0).data
+        if (batch.shape, batch.dtype) != (pixels.shape, pixels.dtype):
+            raise BackendError(
+                f"the model takes {pixels.dtype} of shape {pixels.shape}, not {batch.dtype} of shape {batch.shape}"
+            )
+        np.copyto(pixels, batch)
+        return request
+
+    def _awaited(self, request: Any) -> NDArray[np.float32]:
+        with self._failing():
+            request.wait()
+        scores: NDArray[np.float32] = request.get_output_tensor(0).data
+        return scores
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise BackendError(f"the model failed on {self.provider}: {_last_line(error)}") from error
 
     def _read(self) -> Any:
         try:
@@ -69,8 +112,8 @@ class OpenVinoBackend(Backend):
         except RuntimeError as error:
             raise self._refusal(error) from error
 
-    def _compile(self, model: Any, batch: int) -> Any:
-        """An inference request for ``batch`` tiles at a time."""
+    def _compile(self, model: Any, batch: int) -> _Turn:
+        """Inference requests for ``batch`` tiles at a time."""
         shape = model.inputs[0].partial_shape
         shape[0] = batch
         settings = {
@@ -84,7 +127,9 @@ class OpenVinoBackend(Backend):
         }
         try:
             model.reshape(shape)
-            return self._core.compile_model(model, "CPU", settings).create_infer_request()
+            compiled = self._core.compile_model(model, "CPU", settings)
+            # Answers that stay valid, and the one that is being computed.
+            return _Turn([compiled.create_infer_request() for _ in range(self.kept + 1)])
         except RuntimeError as error:
             raise self._refusal(error) from error
 
@@ -92,6 +137,18 @@ class OpenVinoBackend(Backend):
         return ModelError(
             f"{self.bundle.artifact} does not load in OpenVINO {self.version}: {_last_line(error)}"
         )
+
+
+class _Turn:
+    """Requests of one compiled graph, each with memory of its own, used one after the other."""
+
+    def __init__(self, requests: list[Any]) -> None:
+        self._requests, self._at = requests, 0
+
+    def next(self) -> Any:
+        """The one that was used longest ago."""
+        self._at = (self._at + 1) % len(self._requests)
+        return self._requests[self._at]
 
 
 def _import_openvino() -> Any:

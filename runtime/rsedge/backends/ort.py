@@ -1,8 +1,11 @@
-"""ONNX Runtime, on CPU or CUDA."""
+"""ONNX Runtime, on CPU, CUDA or its own TensorRT provider."""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,45 +15,40 @@ from rsedge.backends.base import Backend, TensorSpec
 from rsedge.bundle import Bundle
 from rsedge.conditions import usable_cores
 from rsedge.errors import BackendError, ModelError
+from rsedge.speeds import user_cache
 
 # It makes float biases integers, and of fp16 scales theirs underflows (88 % of the pixels right instead of 99.6).
 INEXACT = ["WeightBiasQuantization"]
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+BY_DEVICE = {"cuda": CUDA, "ort-tensorrt": TENSORRT}  # devices that have a provider of their own
+CUDA_BATCH = 8  # tiles that fill a GPU
+KNOWS_TF32 = (1, 18)  # the first onnxruntime with the setting
+OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "cuda failure 2:", "bfcarena")  # in lower case
 
 
 class OrtBackend(Backend):
     """A bundle's ONNX in an ONNX Runtime session.
 
-    ``device`` "auto" takes CUDA where this onnxruntime offers and starts it, else the CPU; "cuda" or
-    "cpu" get exactly that or a BackendError.
+    ``device`` "auto" takes CUDA where this onnxruntime offers and starts it, else the CPU; "cuda", "cpu" and
+    "ort-tensorrt" (ONNX Runtime's TensorRT provider) get exactly that or a BackendError.
+
+    Where a batch does not fit the device's memory, half of it is tried, down to one tile, and ``batch`` stays at
+    what fitted. That was tested with a session that stands for a full GPU; it has not been seen on one.
     """
 
     name = "onnxruntime"
+    kept = 3
 
     def __init__(self, bundle: Bundle, device: str = "auto", threads: int | None = None) -> None:
         super().__init__(bundle)
         ort = _import_onnxruntime()
-        offered = ort.get_available_providers()
-        if device == "cuda" and CUDA not in offered:
-            raise BackendError(
-                f"device cuda was asked for, this onnxruntime offers {', '.join(offered)}; install "
-                '`pip install "rsedge[gpu]"` in place of [cpu] (x86-64; on a Jetson NVIDIA\'s own onnxruntime-gpu '
-                "wheel), or use --device cpu"
-            )
-        use_cuda = device != "cpu" and CUDA in offered
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        _check_offered(device, tuple(ort.get_available_providers()))
         self.version, self.threads = str(ort.__version__), threads or usable_cores()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        # Spinning workers would take the core that decodes the next rows (field: half the speed).
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(
                 os.fspath(bundle.artifact),
-                options,
-                providers=[CUDA, CPU] if use_cuda else [CPU],
+                _session_options(ort, self.threads),
+                providers=_providers(ort, device, bundle),
                 disabled_optimizers=INEXACT,
             )
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
@@ -58,15 +56,19 @@ class OrtBackend(Backend):
                 f"{bundle.artifact} does not load in onnxruntime {ort.__version__}: {_first_line(error)}"
             ) from error
         self.provider = self._session.get_providers()[0]
-        if device == "cuda" and self.provider != CUDA:
+        if device in BY_DEVICE and self.provider != BY_DEVICE[device]:
             raise BackendError(
-                f"device cuda was asked for, but onnxruntime fell back to {self.provider}; check the driver "
+                f"device {device} was asked for, but onnxruntime fell back to {self.provider}; check the driver "
                 "and CUDA libraries with `nvidia-smi`, or use --device cpu"
             )
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) < 1:
             raise ModelError(f"{bundle.artifact} has {len(inputs)} inputs; a model has one")
         self._input, self._output = inputs[0], outputs[0]
+        self.batch = CUDA_BATCH if self.provider == CUDA else 1
+        # TensorRT would build another engine, in minutes, for each number of tiles that comes.
+        self._most = 1 if self.provider == TENSORRT else sys.maxsize  # tiles in one call of the session
+        self._turn = _Turn(self.kept, bundle)
 
     @property
     def input_spec(self) -> TensorSpec:
@@ -79,15 +81,70 @@ class OrtBackend(Backend):
         return _spec(self._output)
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        try:
-            (scores,) = self._session.run([self._output.name], {self._input.name: batch})
-        except Exception as error:  # as above
+        m = self.bundle.manifest
+        scores = np.empty((len(batch), len(m.classes), m.tile, m.tile), np.float32)
+        self._answer(batch, scores)
+        return scores
+
+    def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+        """As the base's; scores are written into ``kept`` arrays in turn, so that no tile allocates any."""
+        for batch in batches:
+            scores = self._turn.next(len(batch))
+            self._answer(batch, scores)
+            yield scores
+
+    def _answer(self, batch: NDArray[Any], scores: NDArray[np.float32]) -> None:
+        """Write the scores of ``batch``, in as few calls as the device's memory allows."""
+        at = 0
+        while at < len(batch):
+            part = slice(at, min(at + self._most, len(batch)))
+            try:
+                self._call(np.ascontiguousarray(batch[part]), scores[part])
+            except Exception as error:  # as above
+                self._shrink(part.stop - at, error)
+            else:
+                at = part.stop
+
+    def _call(self, pixels: NDArray[Any], scores: NDArray[np.float32]) -> None:
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(self._input.name, pixels)
+        binding.bind_output(self._output.name, "cpu", 0, np.float32, scores.shape, scores.ctypes.data)
+        self._session.run_with_iobinding(binding)
+
+    def _shrink(self, tiles: int, error: Exception) -> None:
+        """From now on ask for half of ``tiles`` at once. Raises BackendError where memory is not what was missing."""
+        said = str(error).lower()
+        if not any(sign in said for sign in OUT_OF_MEMORY):
             raise BackendError(f"the model failed on {self.provider}: {_first_line(error)}") from error
-        return np.asarray(scores, np.float32)
+        if tiles == 1:
+            m = self.bundle.manifest
+            raise BackendError(
+                f"one tile of {m.tile} px does not fit the memory of {self.provider} ({_first_line(error)}); close "
+                "what else uses it (`nvidia-smi` lists it), take --device cpu, or export the model with a smaller tile"
+            ) from error
+        self._most = tiles // 2
+        self.batch = min(self.batch, self._most)
 
     def close(self) -> None:
         """Free the session."""
         del self._session
+
+
+class _Turn:
+    """``kept`` arrays of scores, used one after the other, over all streams of a backend."""
+
+    def __init__(self, kept: int, bundle: Bundle) -> None:
+        m = bundle.manifest
+        self._shape = len(m.classes), m.tile, m.tile
+        self._arrays = [np.empty((0, *self._shape), np.float32)] * kept
+        self._at = 0
+
+    def next(self, tiles: int) -> NDArray[np.float32]:
+        """(tiles, classes, tile, tile): the memory that was handed out longest ago."""
+        self._at = (self._at + 1) % len(self._arrays)
+        if len(self._arrays[self._at]) < tiles:
+            self._arrays[self._at] = np.empty((tiles, *self._shape), np.float32)
+        return self._arrays[self._at][:tiles]
 
 
 def offered_providers() -> tuple[str, ...]:
@@ -103,6 +160,63 @@ def _import_onnxruntime() -> Any:
             'onnxruntime is not installed; run `pip install "rsedge[cpu]"` (or `"rsedge[gpu]"` for CUDA)'
         ) from error
     return onnxruntime
+
+
+def _check_offered(device: str, offered: tuple[str, ...]) -> None:
+    """Raise BackendError where a device asked for by name is not among the providers."""
+    if BY_DEVICE.get(device, CPU) not in offered:
+        raise BackendError(
+            f"device {device} was asked for, this onnxruntime offers {', '.join(offered)}; install "
+            '`pip install "rsedge[gpu]"` in place of [cpu] (x86-64; on a Jetson NVIDIA\'s own onnxruntime-gpu '
+            "wheel), or use --device cpu"
+        )
+
+
+def _session_options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning workers would take the core that decodes the next rows (field: half the speed).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _providers(ort: Any, device: str, bundle: Bundle) -> list[str | tuple[str, dict[str, str]]]:
+    """Those to try, in order, with their settings."""
+    if device == "cpu" or CUDA not in ort.get_available_providers():
+        return [CPU]
+    cuda = (CUDA, _cuda_options(ort))
+    return [(TENSORRT, _tensorrt_options(bundle)), cuda, CPU] if device == "ort-tensorrt" else [cuda, CPU]
+
+
+def _cuda_options(ort: Any) -> dict[str, str]:
+    # EXHAUSTIVE, the default, would time every convolution again when a row's last batch is a smaller one.
+    options = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+    if tuple(int(n) for n in re.findall(r"\d+", ort.__version__)[:2]) >= KNOWS_TF32:
+        options["use_tf32"] = "0"  # else a GPU rounds an fp32 file's factors to 10 bits, and says nothing
+    return options
+
+
+def _tensorrt_options(bundle: Bundle) -> dict[str, str]:
+    """Arithmetic of the file's precision; engines are kept in the user's cache, a folder for each file."""
+    folder = user_cache() / "ort-tensorrt" / bundle.sha256
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(
+            f"{folder}, where engines are kept, cannot be made: {error.strerror}; set XDG_CACHE_HOME"
+        ) from error
+    if bundle.precision == "fp32":
+        # The provider has no switch for it; TensorRT reads this when it builds.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    return {
+        "trt_fp16_enable": str(bundle.precision in {"fp16", "int8-trt10"}),  # whose other layers are fp16
+        "trt_int8_enable": str(bundle.precision.startswith("int8")),
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(folder),
+    }
 
 
 def _spec(node: Any) -> TensorSpec:

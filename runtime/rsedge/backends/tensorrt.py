@@ -33,6 +33,7 @@ class TensorRtBackend(Backend):
     name = "tensorrt"
     threads = 1  # one CPU thread feeds the GPU
     classes_on_device = True
+    kept = 1
 
     def __init__(self, bundle: Bundle, precision: str | None = None) -> None:
         super().__init__(bundle)

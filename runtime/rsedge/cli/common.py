@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ import typer
 from rsedge.errors import BackendError, InputError
 
 OWN_MODEL = Path("student.rsedge")  # what `rsedge export` writes, in the current folder
+
+# What is said after Ctrl-C, and whether a command that is stopped may end without tidying up.
+interrupted = "interrupted; a result appears under its name only when it is whole"
+may_be_killed = False
 
 Model = Annotated[
     str | None,
@@ -37,8 +42,9 @@ Bands = Annotated[
 Scale = Annotated[
     str | None,
     typer.Option(
-        help="Raster values mapped to the model's range; needed where the raster is not uint8.",
-        metavar="LOW,HIGH",
+        help="Raster values mapped to the model's range; needed where the raster is not uint8. auto: 2nd to 98th "
+        "percentile of all rasters given.",
+        metavar="LOW,HIGH|auto",
     ),
 ]
 Overwrite = Annotated[
@@ -79,6 +85,29 @@ def parse_scale(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
+def parse_bytes(text: str | None) -> int | None:
+    """``"800M"`` or ``"1.5G"`` to bytes; units of 1024."""
+    if text is None:
+        return None
+    number, unit = text[:-1], text[-1:].upper()
+    if unit == "B" and number[-1:].upper() in "MGK":
+        number, unit = number[:-1], number[-1].upper()
+    try:
+        return round(float(number) * {"K": 2**10, "M": 2**20, "G": 2**30}[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise InputError(f"--max-ram {text!r} is not a size such as 800M or 1.5G") from None
+
+
+@contextmanager
+def stopping_says(text: str) -> Iterator[None]:
+    """While the block lasts, Ctrl-C says ``text``, and within two seconds, since what is finished is on disk."""
+    global interrupted, may_be_killed  # noqa: PLW0603 - the signal handler has no other way to know
+    before = interrupted, may_be_killed
+    interrupted, may_be_killed = text, True
+    yield
+    interrupted, may_be_killed = before  # not after an error: it is told when all is unwound
+
+
 def model_or_default(path: str | None, quiet: bool = False) -> str | None:
     """``path``, else ``./student.rsedge`` where there is one (and says so), else None: the default model.
 
@@ -111,15 +140,25 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with an ETA on standard error; None where nobody watches."""
+def progress_bar(
+    what: str, quiet: bool, pixels_each: float | None = None
+) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with an ETA on standard error; None where nobody watches. ``pixels_each``: also shows Mpx/s."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    if pixels_each:
+        columns.append(TextColumn("{task.fields[rate]}"))
+    begin = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task(what, total=None, rate="")
+
+        def report(done: int, total: int) -> None:
+            rate = done * (pixels_each or 0) / 1e6 / max(time.monotonic() - begin, 1e-3)
+            progress.update(task, completed=done, total=total, rate=f"{rate:.1f} Mpx/s")
+
+        yield report

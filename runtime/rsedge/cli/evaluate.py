@@ -12,7 +12,7 @@ import typer
 from rsedge.cli import common
 
 if TYPE_CHECKING:
-    from rsedge.evaluate import Evaluation
+    from rsedge.evaluation import Evaluation
     from rsedge.tiling import Seam
 
 
@@ -38,9 +38,10 @@ def evaluate_command(
     quiet: common.Quiet = False,
 ) -> None:
     """Score a model on labelled rasters, through the same engine as infer."""
-    from rsedge.evaluate import evaluate
+    from rsedge.evaluation import evaluate
     from rsedge.labels import LabelColors
-    from rsedge.segment import Options, open_model
+    from rsedge.options import Options
+    from rsedge.segmentation import open_model
 
     options = Options(
         overlap=overlap,

@@ -2,58 +2,223 @@
 
 from __future__ import annotations
 
+import dataclasses
+import glob
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from rsedge.cli import common
+from rsedge.errors import InputError, RsedgeError
 
 if TYPE_CHECKING:
+    from rsedge.backends import Backend
+    from rsedge.options import Options, Result
     from rsedge.raster.writer import Format
-    from rsedge.segment import Result
     from rsedge.tiling import Seam
+
+GO_ON = "interrupted; what is finished is kept: go on with the same command and --resume"
 
 
 def infer(
-    raster: Annotated[str, typer.Argument(help="GeoTIFF or any raster GDAL opens.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Mask to write.", show_default=False)],
+    rasters: Annotated[
+        list[str],
+        typer.Argument(help="GeoTIFFs or any rasters GDAL opens: files, globs, URLs.", show_default=False),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Mask to write, for one raster.")] = None,
+    out_dir: Annotated[Path | None, typer.Option(help="Folder for the masks of several rasters.")] = None,
     model: common.Model = None,
     overlap: common.Overlap = 0.25,
     seam: common.Seam = "blend",
     bands: common.Bands = None,
     scale: common.Scale = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Read at the model's GSD; write on the raster's grid.")
+    ] = False,
+    bbox: Annotated[
+        str | None, typer.Option(help="Only these bounds, in the raster's CRS.", metavar="W,S,E,N")
+    ] = None,
+    bbox_crs: Annotated[str | None, typer.Option(help="CRS of --bbox.", metavar="EPSG:4326")] = None,
+    aoi: Annotated[
+        Path | None, typer.Option(help="Only inside these polygons: GeoJSON, GeoPackage, shapefile.")
+    ] = None,
+    crop: Annotated[bool, typer.Option("--crop", help="Write only the extent of --bbox or --aoi.")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also MASK_confidence.tif: percent of the class that won.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also MASK_probabilities.tif: percent of each class.")
+    ] = False,
+    polygons: Annotated[
+        Path | None, typer.Option(help="Also the classes' areas as polygons.", metavar="GPKG")
+    ] = None,
+    min_area: Annotated[float, typer.Option(help="Smallest polygon, m2.")] = 0.0,
+    min_pixels: Annotated[int, typer.Option(help="Smallest polygon, pixels.")] = 0,
     preview: Annotated[Path | None, typer.Option(help="PNG of image and mask to write.")] = None,
     format: Annotated[
         str, typer.Option(help="Cloud-optimised or plain GeoTIFF.", metavar="cog|gtiff")
     ] = "cog",
-    overwrite: common.Overwrite = False,
+    compress: Annotated[
+        str, typer.Option(help="Of the mask; deflate and lzw for old software.", metavar="zstd|deflate|lzw")
+    ] = "zstd",
+    max_ram: Annotated[
+        str | None,
+        typer.Option(help="Memory not to exceed, e.g. 800M: works in columns where needed.", metavar="SIZE"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done and the memory it takes.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run was stopped.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace a raster that rsedge did not write; begin a run anew."),
+    ] = False,
+    dask: Annotated[
+        str | None, typer.Option(help="Run on a dask.distributed cluster.", metavar="ADDRESS")
+    ] = None,
     device: common.Device = "auto",
     precision: common.Precision = None,
     threads: common.Threads = None,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Segment a raster of any size into a class mask on the same grid."""
-    from rsedge.segment import Options, open_model, segment
+    """Segment rasters of any size into class masks on the same grids."""
+    from rsedge.options import Options
+    from rsedge.segmentation import open_model
 
+    sources = expand(rasters)
     options = Options(
         overlap=overlap,
         seam=cast("Seam", seam),
         bands=common.parse_bands(bands),
-        scale=common.parse_scale(scale),
+        scale=None if scale == "auto" else common.parse_scale(scale),
+        resample=resample,
+        bbox=_parse_bbox(bbox),
+        bbox_crs=bbox_crs,
+        aoi=aoi,
+        crop=crop,
         format=cast("Format", format),
+        compress=compress,
+        confidence=confidence,
+        probabilities=probabilities,
+        polygons=polygons,
+        min_area_m2=min_area,
+        min_pixels=min_pixels,
         preview=preview,
+        max_ram_bytes=common.parse_bytes(max_ram),
+        resume=resume,
         overwrite=overwrite,
+        dask=dask,
     )
+    targets = choose_targets(sources, out, out_dir)
     model = common.model_or_default(model, quiet)
-    with (
-        open_model(model, device, threads, precision) as backend,
-        common.progress_bar("windows", quiet) as progress,
-    ):
-        result = segment(backend, raster, out, options, progress)
+    with open_model(model, device, threads, precision) as backend:
+        if scale == "auto":
+            options = dataclasses.replace(options, scale=_survey_scale(sources, backend, quiet))
+        failed = list[str]()
+        for source, target in zip(sources, targets, strict=True):
+            mine = options if len(sources) == 1 else _for_one_of_many(options, target)
+            try:
+                if dry_run:
+                    _show_plan(backend, source, target, mine, as_json)
+                else:
+                    _segment(backend, source, target, mine, quiet, as_json)
+            except InputError as error:
+                if len(sources) == 1:
+                    raise
+                print(f"error: {error}", file=sys.stderr)  # the others may be well
+                failed.append(source)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(sources)} rasters failed: {', '.join(failed)}")
+
+
+def expand(rasters: Sequence[str]) -> list[str]:
+    """Globs as the files that they match, sorted; everything else as it is. Raises InputError for none."""
+    found = list[str]()
+    for text in rasters:
+        if (
+            glob.has_magic(text)
+            and "://" not in text
+            and not text.startswith("/vsi")
+            and not os.path.exists(text)
+        ):
+            matches = sorted(glob.glob(text, recursive=True))
+            if not matches:
+                raise InputError(f"no file matches {text}")
+            found += matches
+        else:
+            found.append(text)
+    return found
+
+
+def choose_targets(sources: Sequence[str], out: Path | None, out_dir: Path | None) -> list[Path]:
+    """Where each raster's mask goes. Raises InputError where that is not clear."""
+    if (out is None) == (out_dir is None):
+        raise InputError("give --out MASK.tif for one raster, or --out-dir FOLDER for several")
+    if out is not None:
+        if len(sources) > 1:
+            raise InputError(f"--out names one mask, {len(sources)} rasters were given; use --out-dir FOLDER")
+        return [out]
+    assert out_dir is not None
+    targets = [out_dir / f"{Path(source.rstrip('/').rsplit('/', 1)[-1]).stem}.tif" for source in sources]
+    if twice := sorted({str(t) for t in targets if targets.count(t) > 1}):
+        raise InputError(
+            f"several rasters would be written to {twice[0]}; run them into folders of their own"
+        )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def _for_one_of_many(options: Options, target: Path) -> Options:
+    """Options for one of several rasters: further results stand beside its mask, under its name."""
+
+    def named(path: Path | str | None) -> Path | None:
+        return None if path is None else target.with_name(f"{target.stem}_{Path(path).name}")
+
+    return dataclasses.replace(options, preview=named(options.preview), polygons=named(options.polygons))
+
+
+def _parse_bbox(text: str | None) -> tuple[float, float, float, float] | None:
+    if text is None:
+        return None
+    from rsedge.aoi import parse_bbox
+
+    return parse_bbox(text)
+
+
+def _survey_scale(sources: Sequence[str], backend: Backend, quiet: bool) -> tuple[float, float]:
+    from rsedge.raster.scaling import survey_scale
+
+    low, high = survey_scale(sources, backend.bundle.manifest)
+    if not quiet:
+        print(
+            f"note: --scale {low:g},{high:g}, the 2nd and 98th percentile; give it for further rasters of this survey",
+            file=sys.stderr,
+        )
+    return low, high
+
+
+def _segment(
+    backend: Backend, source: str, target: Path, options: Options, quiet: bool, as_json: bool
+) -> None:
+    from rsedge.segmentation import is_done, segment
+
+    if options.resume and is_done(backend, source, target, options):
+        if not quiet:
+            print(f"note: {target} is finished already", file=sys.stderr)
+        return
+    net = (backend.bundle.manifest.tile * (1 - options.overlap)) ** 2  # pixels that a window adds
+    with common.stopping_says(GO_ON), common.progress_bar(Path(source).name, quiet, net) as progress:
+        try:
+            result = segment(backend, source, target, options, progress)
+        except RsedgeError as error:
+            _say_how_to_go_on(target, error)
+            raise
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     if not quiet:
@@ -62,17 +227,57 @@ def infer(
         common.say(json.dumps(result.to_dict()))
 
 
+def _say_how_to_go_on(target: Path, error: RsedgeError) -> None:
+    from rsedge.journal import folder_of
+
+    folder = folder_of(Path(os.path.realpath(target)))
+    if folder.exists() and "--resume" not in str(error):
+        print("note: what is finished is kept: go on with the same command and --resume", file=sys.stderr)
+
+
+def _show_plan(backend: Backend, source: str, target: Path, options: Options, as_json: bool) -> None:
+    from rsedge.segmentation import Job
+
+    with Job(backend, source, target, options) as job:
+        plan = job.plan()
+        facts = job.facts(plan)
+    if as_json:
+        common.say(json.dumps(facts))
+        return
+    common.say(f"raster   {facts['raster']}: {facts['width']} x {facts['height']} px, bands {facts['bands']}")
+    common.say(f"mask     {facts['out']}: {facts['out_width']} x {facts['out_height']} px, {options.format}")
+    common.say(f"model    {facts['model']}, {facts['precision']}, {facts['backend']}")
+    common.say(f"windows  {facts['windows']} of {facts['tile']} px in {facts['column_blocks']} column blocks")
+    common.say(f"memory   at most {facts['bound_bytes'] / 2**20:.0f} MiB: ")
+    for name, size_bytes in facts["bytes_by_part"].items():
+        common.say(f"  {name:22} {size_bytes / 2**20:7.1f} MiB")
+    common.say(
+        f"disk     at most {facts['most_disk_bytes'] / 2**30:.2f} GiB while it runs (masks shrink to a few percent "
+        f"of that), {facts['free_disk_bytes'] / 2**30:.1f} GiB are free"
+    )
+    common.say(
+        f"time     about {facts['seconds_guess']:.0f} s, the model's share, from one tile just measured"
+    )
+
+
 def _show(result: Result) -> None:
     common.say(f"mask     {result.out}")
-    if result.preview:
-        common.say(f"preview  {result.preview}")
-    common.say(f"model    {result.model}, {result.precision}, {result.backend} {result.provider}")
+    for name in ("confidence", "probabilities", "preview"):
+        if path := getattr(result, name):
+            common.say(f"{name:8} {path}")
+    if result.polygons:
+        common.say(f"polygons {result.polygons}, {result.polygon_count} of them")
+    common.say(
+        f"model    {result.model}, {result.precision}, {result.backend} {result.provider} ({result.why})"
+    )
     common.say(
         f"speed    {result.seconds['total']:.1f} s, {result.mpx_per_s:.1f} Mpx/s end to end, "
-        f"peak memory {result.peak_rss_bytes / 2**20:.0f} MiB"
+        f"peak memory {result.peak_rss_bytes / 2**20:.0f} of at most {result.bound_bytes / 2**20:.0f} MiB"
     )
-    common.say(f"windows  {result.windows} of {result.tile} px, {result.windows_skipped} skipped as nodata")
-    pixels = result.nodata_pixels + sum(c.pixels for c in result.classes)
+    skipped = f"{result.windows_skipped} skipped as nodata"
+    resumed = f", {result.resumed_pixels / 1e6:.1f} Mpx had been done before" if result.resumed_pixels else ""
+    common.say(f"windows  {result.windows} of {result.tile} px, {skipped}{resumed}")
+    pixels = max(1, result.nodata_pixels + sum(c.pixels for c in result.classes))
     common.say(
         f"nodata   {result.nodata_pixels / pixels:.1%} of the raster; the classes are shares of the rest:"
     )

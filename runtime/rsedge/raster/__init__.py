@@ -1,8 +1,11 @@
 """The only package that touches GDAL: windows in, finished GeoTIFFs out."""
 
-from rsedge.raster.cache import bounded_cache
+from rsedge.raster.bands import BandPlan, plan_bands
+from rsedge.raster.cache import bounded_cache, exact_cache
 from rsedge.raster.grid import Grid
-from rsedge.raster.reader import BandPlan, RasterReader, plan_bands
+from rsedge.raster.reader import RasterReader
+from rsedge.raster.resample import Resampled, open_resampled, resample_factor, upsample_index
+from rsedge.raster.scaling import survey_scale
 from rsedge.raster.writer import Format, RasterWriter, check_target
 
 __all__ = [
@@ -11,7 +14,13 @@ __all__ = [
     "Grid",
     "RasterReader",
     "RasterWriter",
+    "Resampled",
     "bounded_cache",
     "check_target",
+    "exact_cache",
+    "open_resampled",
     "plan_bands",
+    "resample_factor",
+    "survey_scale",
+    "upsample_index",
 ]

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import rasterio
 
-LEAST_BYTES, MOST_BYTES = 32 << 20, 512 << 20
+LEAST_BYTES, MOST_BYTES = 16 << 20, 512 << 20
 
 
-def bounded_cache(rows_of_blocks_bytes: int) -> rasterio.Env:
+def bounded_cache(rows_of_blocks_bytes: int, *, most: int | None = MOST_BYTES) -> rasterio.Env:
     """A context in which GDAL caches two rows of blocks, so that a block between two strips is decoded once.
 
-    ``rows_of_blocks_bytes``: one row of blocks of every raster that is open.
+    ``rows_of_blocks_bytes``: one row of blocks of every raster that is open. ``most``: never more bytes than
+    these; None for no cap. See `exact_cache` where the need is known.
     """
-    wanted = max(LEAST_BYTES, min(2 * rows_of_blocks_bytes, MOST_BYTES))
-    return rasterio.Env(GDAL_CACHEMAX=wanted)
+    return exact_cache(2 * rows_of_blocks_bytes, most=most)
+
+
+def exact_cache(needed_bytes: int, *, most: int | None = None) -> rasterio.Env:
+    """A context in which GDAL caches ``needed_bytes``, or a floor of 16 MiB, or ``most`` where it is less.
+
+    ``needed_bytes``: the sum of `RasterReader.cache_bytes` and of a writer's row of blocks.
+    """
+    wanted = max(LEAST_BYTES, needed_bytes)
+    return rasterio.Env(GDAL_CACHEMAX=wanted if most is None else min(wanted, most))

@@ -3,60 +3,53 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError
-from rsedge.manifest import Manifest
+from rsedge.raster import blocks, values
+from rsedge.raster.bands import BandPlan
 from rsedge.raster.grid import Grid, unreferenced_allowed
+from rsedge.raster.values import Pixels, Scaling, Valid
 from rsedge.window import Window
 
-Pixels = NDArray[Any]
-SCALED_MAX = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
-SOME_CLIPPED, MANY_CLIPPED = 0.02, 0.5  # shares of values outside the declared scale: a note, an error
-SURELY_WRONG = 4_000_000  # values, all of them outside: no need to read the rest
-LITTLE_USED = 0.05  # a share of the declared scale: with less, an image is nearly one colour to the model
-
-
-@dataclass(frozen=True)
-class BandPlan:
-    """Which bands of a raster feed a model and how their values are mapped."""
-
-    indexes: tuple[int, ...]  # 1-based, in the order of the model's bands
-    dtype: str  # of the model's input
-    scale: tuple[float, float] | None = None  # raster values that become 0 and the dtype's maximum
-    notes: tuple[str, ...] = ()
+BLOCK_OVERHEAD_BYTES = 512  # what GDAL's cache counts for a block beside its pixels, and more
+# Else GDAL decodes a PNG in one go, and says nothing where the file ends too early.
+HONEST = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
+SOURCES_ASKED = 4  # of a VRT, for the height of their blocks
 
 
 class RasterReader:
     """A raster opened for reading by window. Not safe for two threads at once.
 
+    ``threads``: how many decode the blocks of one request; GDAL has them for GeoTIFF only.
+
     Raises InputError when the path is no raster GDAL can read, or, while reading, when it is
     damaged.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, threads: int = 1) -> None:
         self.path = str(path)
         try:
-            with unreferenced_allowed():
-                self._src = rasterio.open(self.path)
+            with unreferenced_allowed(), rasterio.Env(**HONEST):
+                self._src = _open(self.path, threads)
                 self.grid = _grid(self._src)
         except RasterioError as error:
             raise InputError(_why_not(self.path, error)) from error
         self.color_interp: tuple[ColorInterp, ...] = self._src.colorinterp
         self.dtypes: tuple[str, ...] = self._src.dtypes
         self.nodata: float | None = self._src.nodata  # of the first band
-        self.clipped = self.scaled = 0  # values outside the declared scale, and all seen
-        self._lowest, self._highest = np.inf, -np.inf  # of the values seen, as stored
+        self._scaling = Scaling()
 
     def __enter__(self) -> RasterReader:
         return self
@@ -69,8 +62,7 @@ class RasterReader:
     @property
     def row_of_blocks_bytes(self) -> int:
         """Bytes of one row of stored blocks, all bands."""
-        pixel_bytes = sum(8 if d.startswith("complex") else np.dtype(d).itemsize for d in self.dtypes)
-        return int(self._src.block_shapes[0][0]) * self.grid.width * pixel_bytes
+        return self.block_shape[0] * int(self._src.width) * self._pixel_bytes(range(1, len(self.dtypes) + 1))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -84,153 +76,206 @@ class RasterReader:
         except ValueError:
             return None
 
-    def read(self, window: Window, plan: BandPlan) -> tuple[Pixels, NDArray[np.bool_]]:
+    def row_strips(self, area: Window, most_rows: int = blocks.MOST_ROWS) -> tuple[Window, ...]:
+        """Windows that tile ``area`` top down, full width, each of at most ``most_rows`` rows.
+
+        Read in this order, inside a cache of `cache_bytes`, every stored block is decoded once: strips end
+        where blocks end, and blocks higher than ``most_rows`` are cut but never joined.
+        """
+        return blocks.strips_of(area, self.block_shape[0], most_rows)
+
+    def cache_bytes(
+        self, area: Window, plan: BandPlan | None = None, most_rows: int = blocks.MOST_ROWS
+    ) -> int:
+        """Bytes that GDAL's cache must hold for the `row_strips` of ``area`` to decode each block once.
+
+        0 where every strip is of whole blocks. Else one row of the blocks that touch the area's columns: of
+        all bands where they are stored together, else of those that ``plan`` reads (None: all). A VRT does
+        not tell where its sources' blocks end, so for it this is an upper bound.
+        """
+        strips = self.row_strips(area, most_rows)
+        if self._src.driver == "VRT":
+            return self._unaligned_cache_bytes(area, plan, strips[0].height)
+        cut = any(strip.row_end % self.block_shape[0] for strip in strips[:-1])
+        return self._held_bytes(area, plan, self.block_shape[0]) if cut else 0
+
+    def may_have_nodata(self, plan: BandPlan) -> bool:
+        """Whether a pixel can be without data; where not, `read_into` never fills ``valid``."""
+        floats = any(not self.dtypes[i - 1].startswith(("int", "uint")) for i in plan.indexes)
+        return bool(
+            floats
+            or self._nodata(plan)
+            or self._alphas(plan)
+            or self._has_mask(plan)
+            or (plan.palette and self._palette_has_holes(plan))
+        )
+
+    def read(self, window: Window, plan: BandPlan) -> tuple[Pixels, Valid]:
         """Pixels (bands, h, w) in the model's dtype, and which hold data, (h, w).
 
         A pixel holds no data where the alpha or mask band is 0, where every chosen band has its nodata
-        value, or where one is NaN or infinite.
+        value, where one is NaN or infinite, or where its colour of the palette is transparent.
         """
-        pixels = self._guard(lambda w: self._src.read(list(plan.indexes), window=w), window)
-        valid = self._valid(pixels, window, plan)
-        return (pixels if plan.scale is None else self._rescale(pixels, valid, plan)), valid
+        shape = window.height, window.width
+        image, valid = np.empty((plan.outputs, *shape), plan.dtype), np.empty(shape, np.bool_)
+        if self.read_into(window, plan, image, valid):
+            valid.fill(True)
+        return image, valid
+
+    def read_into(self, window: Window, plan: BandPlan, image: Pixels, valid: Valid) -> bool:
+        """Read into ``image`` (bands, h, w), C-contiguous, in the model's dtype, and ``valid`` (h, w).
+
+        Returns whether every pixel holds data, as `read` has it; if so, ``valid`` is not to be read: it may
+        not have been filled. Values are mapped by the plan's scale or palette; where there is neither, nor
+        alpha, nothing of the image's size is held beside it.
+
+        Raises InputError when the raster is damaged, ValueError when an array does not fit.
+        """
+        self._check_fit(window, plan, image, valid)
+        maybe, alphas = self.may_have_nodata(plan), self._alphas(plan)
+        in_place = plan.scale is None and not plan.palette and not alphas
+        stored = self._read_bands((*plan.indexes, *alphas), window, image if in_place else None)
+        if maybe:
+            self._find_valid(stored, window, plan, valid)
+        self._map(stored[: len(plan.indexes)], plan, image, valid if maybe else None)
+        return not maybe or bool(valid.all())
 
     def read_raw(self, window: Window) -> Pixels:
         """All bands as stored, (bands, h, w)."""
         return self._guard(lambda w: self._src.read(window=w), window)
-
-    def _guard(self, read: Any, window: Window) -> Pixels:
-        try:
-            return np.asarray(read(GdalWindow(window.col, window.row, window.width, window.height)))
-        except (RasterioError, ValueError) as error:
-            detail = str(error.__cause__ or error).partition(" (this error can be turned")[0]  # GDAL's advice
-            raise InputError(
-                f"{self.path} cannot be read at {window}; it may be truncated or damaged: {detail}"
-            ) from error
-
-    def _valid(self, pixels: Pixels, window: Window, plan: BandPlan) -> NDArray[np.bool_]:
-        flags = self._src.mask_flag_enums[plan.indexes[0] - 1]
-        nodata = [self._src.nodatavals[i - 1] for i in plan.indexes]
-        valid = np.ones(pixels.shape[1:], np.bool_)
-        # Alpha by its colour: GDAL's flags tell of it only in two- and four-band integer rasters.
-        for alpha in (i for i, c in enumerate(self.color_interp, 1) if c == ColorInterp.alpha):
-            if alpha not in plan.indexes:
-                valid &= self._guard(lambda w, i=alpha: self._src.read(i, window=w), window) > 0
-        if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-            valid &= self._guard(lambda w: self._src.read_masks(plan.indexes[0], window=w), window) > 0
-        if None not in nodata:
-            empty = np.ones(pixels.shape[1:], np.bool_)
-            for band, value in zip(pixels, nodata, strict=True):
-                empty &= band == value
-            valid &= ~empty
-        if pixels.dtype.kind == "f":
-            valid &= np.isfinite(pixels).all(0)
-        return valid
-
-    def _rescale(self, pixels: Pixels, valid: NDArray[np.bool_], plan: BandPlan) -> Pixels:
-        assert plan.scale is not None
-        low, high = plan.scale
-        top = SCALED_MAX[plan.dtype]
-        known = np.where(valid, pixels, low).astype(np.float64)  # a nodata value may overflow
-        if valid.any():
-            seen = pixels[:, valid]
-            self._lowest, self._highest = min(self._lowest, seen.min()), max(self._highest, seen.max())
-        scaled = (known - low) * (top / (high - low))
-        self.clipped += int(np.count_nonzero((scaled < 0) | (scaled > top)))
-        self.scaled += int(np.count_nonzero(valid)) * len(pixels)
-        if self.clipped == self.scaled > SURELY_WRONG:
-            raise InputError(f"all values so far lie outside --scale {low:g},{high:g}: {self._range()}")
-        np.clip(scaled, 0, top, out=scaled)
-        return scaled.astype(np.float32) if plan.dtype == "float32" else np.rint(scaled).astype(plan.dtype)
 
     def check_scale(self, scale: tuple[float, float]) -> str | None:
         """After reading: a note where the declared scale looks wrong.
 
         Raises InputError where most values lie outside: it cannot be right.
         """
-        if not self.scaled:
-            return None
-        clipped = self.clipped / self.scaled
-        if clipped > MANY_CLIPPED:
-            raise InputError(f"{clipped:.0%} of the values lie outside --scale: {self._range()}")
-        used = (self._highest - self._lowest) / (scale[1] - scale[0])
-        if used < LITTLE_USED:
-            return f"the values use only {used:.1%} of --scale {scale[0]:g},{scale[1]:g}: {self._range()}"
-        return (
-            f"{clipped:.1%} of the values lie outside --scale and were clipped"
-            if clipped > SOME_CLIPPED
-            else None
-        )
+        return self._scaling.check(scale)
 
-    def _range(self) -> str:
-        return f"they run from {self._lowest:g} to {self._highest:g}; expect a wrong mask unless --scale fits them"
+    @staticmethod
+    def _check_fit(window: Window, plan: BandPlan, image: Pixels, valid: Valid) -> None:
+        shape = window.height, window.width
+        if image.shape != (plan.outputs, *shape) or valid.shape != shape or image.dtype != plan.dtype:
+            raise ValueError(
+                f"image {image.shape} {image.dtype} and valid {valid.shape} do not fit {window}, "
+                f"{plan.outputs} bands of {plan.dtype}"
+            )
+        if not image.flags.c_contiguous:
+            raise ValueError("the image to read into is not C-contiguous")
+
+    def _unaligned_cache_bytes(self, area: Window, plan: BandPlan | None, rows: int) -> int:
+        """As `cache_bytes`, for windows of ``rows`` rows that end anywhere and share two rows at most."""
+        height = self.block_shape[0]
+        if self._src.driver == "VRT":
+            return self._held_bytes(area, plan, 2 * self._source_block_rows + rows)
+        return self._held_bytes(area, plan, height + 2 if self._bands_together else 2 * height + rows)
+
+    def _held_bytes(self, area: Window, plan: BandPlan | None, rows: int) -> int:
+        """Bytes of the blocks of ``rows`` rows in the area's columns, of the bands that are decoded."""
+        every, (height, width) = range(1, len(self.dtypes) + 1), self.block_shape
+        bands = every if plan is None or self._bands_together else [*plan.indexes, *self._alphas(plan)]
+        columns, count = blocks.touched(area.col, area.col_end, width), -(-rows // height)
+        overhead_bytes = count * (columns // width) * len(bands) * BLOCK_OVERHEAD_BYTES
+        return count * height * columns * self._pixel_bytes(bands) + overhead_bytes
+
+    @cached_property
+    def _bands_together(self) -> bool:
+        return bool(self._src.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL")
+
+    def _guard(self, read: Callable[[GdalWindow], Any], window: Window) -> Pixels:
+        try:
+            with rasterio.Env(**HONEST) if self._src.driver in {"PNG", "VRT"} else nullcontext():
+                return np.asarray(read(GdalWindow(window.col, window.row, window.width, window.height)))
+        except (RasterioError, ValueError) as error:
+            detail = str(error.__cause__ or error).partition(" (this error can be turned")[0]  # GDAL's advice
+            raise InputError(
+                f"{self.path} cannot be read at {window}; it may be truncated or damaged: {detail}"
+            ) from error
+
+    def _read_bands(self, indexes: tuple[int, ...], window: Window, out: Pixels | None = None) -> Pixels:
+        """Bands as stored, (bands, h, w), in one request, so that blocks of all bands are decoded once."""
+        kinds = {self.dtypes[i - 1] for i in indexes}
+        if len(kinds) == 1:
+            return self._guard(lambda w: self._src.read(list(indexes), window=w, out=out), window)
+        out = np.empty((len(indexes), window.height, window.width), np.result_type(*kinds))
+        for band, index in zip(out, indexes, strict=True):
+            band[...] = self._guard(lambda w, i=index: self._src.read(i, window=w), window)  # type: ignore[misc]
+        return out
+
+    def _map(self, stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None) -> None:
+        """Fill ``image``, and with a palette clear ``valid`` where it is transparent."""
+        if plan.scale is not None:
+            self._scaling.apply(stored, plan, image, valid)
+        elif plan.palette:
+            values.expand_palette(stored, plan, image, valid)
+        elif not np.shares_memory(stored, image):  # else it was read in place
+            image[...] = stored
+
+    def _find_valid(self, stored: Pixels, window: Window, plan: BandPlan, valid: Valid) -> None:
+        """Fill ``valid``; ``stored`` is the plan's bands, then those of alpha."""
+        bands, alphas = stored[: len(plan.indexes)], stored[len(plan.indexes) :]
+        valid.fill(True)
+        for alpha in alphas:
+            valid &= alpha > 0
+        if self._has_mask(plan):
+            index = plan.indexes[0]
+            valid &= self._guard(lambda w: self._src.read_masks(index, window=w), window) > 0
+        if nodata := self._nodata(plan):
+            values.drop_nodata(bands, nodata, valid)
+        if bands.dtype.kind == "f":
+            values.drop_not_finite(bands, valid)
+
+    @cached_property
+    def block_shape(self) -> tuple[int, int]:
+        """Height and width of a stored block, pixels."""
+        height, width = self._src.block_shapes[0]
+        return int(height), int(width)
+
+    @cached_property
+    def _source_block_rows(self) -> int:
+        """Height of the blocks of a VRT's sources, of some of them; at least `blocks.MOST_ROWS`."""
+        sources, heights = self._src.files[1:], [blocks.MOST_ROWS]
+        for path in sources[:: max(1, -(-len(sources) // SOURCES_ASKED))]:
+            try:
+                with unreferenced_allowed(), rasterio.open(path) as source:
+                    heights.append(int(source.block_shapes[0][0]))
+            except RasterioError:
+                continue  # a side file, or missing: reading will tell
+        return max(heights)
+
+    def _pixel_bytes(self, bands: Any) -> int:
+        kinds = [self.dtypes[i - 1] for i in bands]
+        return sum(8 if kind.startswith("complex") else np.dtype(kind).itemsize for kind in kinds)
+
+    def _alphas(self, plan: BandPlan) -> tuple[int, ...]:
+        # By colour: GDAL's mask flags tell of alpha only in two- and four-band integer rasters.
+        found = (i for i, c in enumerate(self.color_interp, 1) if c == ColorInterp.alpha)
+        return tuple(i for i in found if i not in plan.indexes)
+
+    @cached_property
+    def _mask_flags(self) -> Any:
+        return self._src.mask_flag_enums  # looks for side files each time
+
+    def _has_mask(self, plan: BandPlan) -> bool:
+        flags = self._mask_flags[plan.indexes[0] - 1]
+        return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+
+    def _nodata(self, plan: BandPlan) -> tuple[Any, ...]:
+        """Nodata values of the plan's bands as stored; empty where no pixel can have them all."""
+        stored = (values.stored_nodata(self._src.nodatavals[i - 1], self.dtypes[i - 1]) for i in plan.indexes)
+        found = tuple(stored)
+        return () if None in found else found
+
+    def _palette_has_holes(self, plan: BandPlan) -> bool:
+        most = np.iinfo(self.dtypes[plan.indexes[0] - 1]).max
+        return len(plan.palette) <= most or any(color[3] == 0 for color in plan.palette)
 
 
-def plan_bands(
-    reader: RasterReader,
-    manifest: Manifest,
-    bands: tuple[int, ...] | None = None,
-    scale: tuple[float, float] | None = None,
-) -> BandPlan:
-    """Choose the bands of ``reader`` that feed the model.
-
-    ``bands``: 1-based indexes; None takes the bands whose colour interpretation carries the model's
-    band names, else the first ones. ``scale``: raster values that map to 0 and the maximum of the
-    model's dtype, needed where the raster is stored in another dtype.
-
-    Raises InputError when there are too few bands, a band does not exist, or the dtype does not
-    fit.
-    """
-    if scale is not None and not (np.isfinite(scale).all() and scale[0] < scale[1]):
-        raise InputError(f"scale {scale[0]:g},{scale[1]:g} is not LOW,HIGH with LOW below HIGH")
-    notes: tuple[str, ...] = ()
-    if bands is None:
-        bands, notes = _default_bands(reader, manifest)
-    count = len(reader.dtypes)
-    if len(bands) != len(manifest.bands):
-        raise InputError(
-            f"{len(bands)} bands chosen, the model needs {len(manifest.bands)}: {', '.join(manifest.bands)}"
-        )
-    if outside := [b for b in bands if not 1 <= b <= count]:
-        raise InputError(f"band {outside[0]} does not exist; {reader.path} has bands 1 to {count}")
-    _check_dtype({reader.dtypes[b - 1] for b in bands}, manifest, scale, reader.path)
-    return BandPlan(tuple(bands), manifest.dtype, scale, notes)
-
-
-def _default_bands(reader: RasterReader, manifest: Manifest) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    wanted = manifest.bands
-    by_name = {c.name.lower(): i for i, c in reversed(list(enumerate(reader.color_interp, 1)))}
-    if all(name in by_name for name in wanted):
-        return tuple(by_name[name] for name in wanted), ()
-    usable = [i for i, c in enumerate(reader.color_interp, 1) if c != ColorInterp.alpha]
-    if len(usable) < len(wanted):
-        palette = (
-            " (a palette image: expand it with `gdal_translate -expand rgb`)" if reader.colormap() else ""
-        )
-        raise InputError(
-            f"{reader.path} has {len(usable)} usable band{'s' * (len(usable) != 1)}{palette}, the model needs "
-            f"{len(wanted)}: {', '.join(wanted)}"
-        )
-    chosen = tuple(usable[: len(wanted)])
-    said = {reader.color_interp[i - 1] for i in usable}
-    if len(usable) == len(wanted) and said <= {ColorInterp.gray, ColorInterp.undefined}:
-        return chosen, ()  # nothing else to choose, and nothing said against it
-    listed = ",".join(map(str, chosen))
-    note = (
-        f"the raster does not say which bands are {', '.join(wanted)}: taking {listed}; choose with --bands"
-    )
-    return chosen, (note,)
-
-
-def _check_dtype(found: set[str], manifest: Manifest, scale: tuple[float, float] | None, path: str) -> None:
-    if odd := sorted(d for d in found if d.startswith("complex")):
-        raise InputError(f"{path} is stored as {odd[0]}; a model reads real numbers only")
-    if found == {manifest.dtype} or scale is not None:
-        return
-    raise InputError(
-        f"{path} is stored as {', '.join(sorted(found))}, the model was trained on {manifest.dtype}; say which "
-        f"values to map to 0 and {SCALED_MAX[manifest.dtype]:g} with --scale LOW,HIGH (often 0,1 for floats, "
-        "0,3000 for reflectance in integers), the same for every raster of a survey"
-    )
+def _open(path: str, threads: int) -> Any:
+    source = rasterio.open(path)
+    if threads < 2 or source.driver != "GTiff":  # other drivers would warn of an option they do not know
+        return source
+    source.close()
+    return rasterio.open(path, driver="GTiff", num_threads=threads)
 
 
 def _why_not(path: str, error: Exception) -> str:

@@ -14,7 +14,6 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised by rasterio.shutil as it is, and public nowhere
 from rasterio.crs import CRS
@@ -22,6 +21,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError, OutputError
+from rsedge.journal import sync
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster.grid import Grid, unreferenced_allowed
 
@@ -43,8 +43,7 @@ class RasterWriter:
     """Writes an uint8 raster from the top down; it appears, whole, when the ``with`` block ends well.
 
     Its profile is built from scratch: a source's JPEG compression, copied, would change classes. Given
-    ``classes`` it is a mask: one band with their palette and names, and nodata 255. Format ``cog`` goes
-    through a temporary tiled GeoTIFF, as GDAL's COG driver needs its input whole.
+    ``classes`` it is a mask: one band with their palette and names, and nodata 255.
 
     Raises InputError when ``path`` cannot become a file, OutputError when writing fails (disk full); what
     stood at ``path`` is then untouched.
@@ -57,24 +56,22 @@ class RasterWriter:
         bands: int = 1,
         classes: Sequence[ClassInfo] = (),
         tags: Mapping[str, str] | None = None,
-        format: Format = "gtiff",
         overwrite: bool = False,
     ) -> None:
         check_target(path, overwrite)
         path = Path(os.path.realpath(path))  # a link stays a link
-        self._path, self._format, self._classes = path, format, classes
+        self._path, self._classes = path, classes
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._finished = path.with_name(f".{path.name}.{os.getpid()}.cog.part")
         self._rows = np.empty((bands, BLOCK, grid.width), np.uint8)
         self._held, self._next_row, self._crc = 0, 0, 0
-        self._whole: Path | None = None  # the finished file, still under a hidden name
-        options: dict[str, Any] = {"count": bands, "compress": "lzw" if format == "cog" else "deflate"}
+        self._is_whole = False
+        options: dict[str, Any] = {"count": bands, "compress": "deflate"}
         if classes:
             options["nodata"] = NODATA
         if bands >= 3:
             options.update(photometric="rgb", predictor=2)
         try:
-            self._dst = _create(self._partial, grid, options)
+            self._dst = create(self._partial, grid, options)
             if classes:
                 self._dst.write_colormap(1, {i: (*c.color, 255) for i, c in enumerate(classes)})
                 names = json.dumps({str(i): c.name for i, c in enumerate(classes)})
@@ -82,7 +79,7 @@ class RasterWriter:
             self._dst.update_tags(**(tags or {}))
         except BaseException as error:
             self._remove_leftovers()
-            raise _failure(path, error) from error
+            raise failure(path, error) from error
 
     @staticmethod
     def row_of_blocks_bytes(grid: Grid, bands: int = 1) -> int:
@@ -100,29 +97,25 @@ class RasterWriter:
                 self._flush()
 
     def finish(self) -> None:
-        """Close the file, make the COG, and read it back; only the renaming is left to do then.
+        """Close the file and read it back; only the renaming is left to do then.
 
         GDAL does not report every failed write (a full disk, say), so what was written is compared
         with what can be read. Called by the end of the ``with`` block where it was not before.
         """
-        if self._whole is not None:
+        if self._is_whole:
             return
         try:
             if self._held:
                 self._flush()
             self._dst.close()
-            whole = self._partial
-            if self._format == "cog":
-                _copy_as_cog(self._partial, self._finished)
-                whole = self._finished
-            _sync(whole)
-            if _checksum(whole) != self._crc:
+            sync(self._partial)
+            if _checksum(self._partial) != self._crc:
                 raise OutputError(f"{self._path}: what was written cannot be read back; is the disk full?")
             if self._classes:
-                self._write_class_names()
+                write_class_names(self._partial, self._classes)
         except GDAL_ERRORS as error:
-            raise _failure(self._path, error) from error
-        self._whole = whole
+            raise failure(self._path, error) from error
+        self._is_whole = True
 
     def __enter__(self) -> RasterWriter:
         return self
@@ -145,33 +138,23 @@ class RasterWriter:
         try:
             self._dst.write(rows, window=window)
         except GDAL_ERRORS as error:
-            raise _failure(self._path, error) from error
+            raise failure(self._path, error) from error
         self._crc = zlib.crc32(np.ascontiguousarray(rows).data, self._crc)
         self._next_row, self._held = self._next_row + self._held, 0
 
     def _publish(self) -> None:
-        assert self._whole is not None
         try:
-            self._whole.replace(self._path)
-            if self._classes:
-                _sidecar(self._partial).replace(_sidecar(self._path))
+            publish(self._partial, self._path)
         except OSError as error:
-            raise _failure(self._path, error) from error
-
-    def _write_class_names(self) -> None:
-        """Class names where GDAL and QGIS look for a GeoTIFF's: in the ``.aux.xml`` beside it."""
-        names = "".join(f"<Category>{escape(c.name)}</Category>" for c in self._classes)
-        band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
-        _sidecar(self._partial).write_text(f"<PAMDataset>{band}</PAMDataset>\n", encoding="utf-8")
+            raise failure(self._path, error) from error
 
     def _close_quietly(self) -> None:
         with suppress(*GDAL_ERRORS):  # the run has failed already; that error is the one to show
             self._dst.close()
 
     def _remove_leftovers(self) -> None:
-        for path in (self._partial, self._finished):
-            path.unlink(missing_ok=True)
-            _sidecar(path).unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
+        _sidecar(self._partial).unlink(missing_ok=True)
 
 
 def check_target(path: Path, overwrite: bool = False, suffixes: tuple[str, ...] = TIFF_SUFFIXES) -> None:
@@ -206,7 +189,17 @@ def _is_foreign_raster(path: Path) -> bool:
         return False  # not there, or no raster
 
 
-def _create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
+def tag_of(path: Path, tag: str) -> str | None:
+    """A tag of a raster; None where there is no raster or no such tag."""
+    try:
+        with unreferenced_allowed(), rasterio.open(path) as src:
+            return src.tags().get(tag)  # type: ignore[no-any-return]
+    except RasterioError:
+        return None
+
+
+def create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
+    """A tiled uint8 GeoTIFF opened for writing. Its profile is built from scratch."""
     profile = {**BASE_PROFILE, **options, "height": grid.height, "width": grid.width, "crs": grid.crs}
     if not grid.gcps and not grid.transform.is_identity:
         profile["transform"] = grid.transform
@@ -219,20 +212,6 @@ def _create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
     return dst
 
 
-def _copy_as_cog(source: Path, target: Path) -> None:
-    with unreferenced_allowed():
-        rasterio.shutil.copy(
-            source,
-            target,
-            driver="COG",
-            compress="DEFLATE",
-            blocksize=BLOCK,
-            bigtiff="IF_SAFER",
-            overview_resampling="MODE",  # a class is a name: averaging two gives a third
-            num_threads="ALL_CPUS",
-        )
-
-
 def _checksum(path: Path) -> int:
     """CRC-32 of a raster's pixels, read in the order in which ``RasterWriter`` wrote them."""
     crc = 0
@@ -243,17 +222,28 @@ def _checksum(path: Path) -> int:
     return crc
 
 
-def _sync(path: Path) -> None:
-    """Put the bytes on the disk before the name appears, so that a power cut leaves all or nothing."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+def write_class_names(path: Path, classes: Sequence[ClassInfo]) -> None:
+    """Class names where GDAL and QGIS look for a GeoTIFF's: in the ``.aux.xml`` beside it."""
+    names = "".join(f"<Category>{escape(c.name)}</Category>" for c in classes)
+    band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
+    _sidecar(path).write_text(f"<PAMDataset>{band}</PAMDataset>\n", encoding="utf-8")
+
+
+def publish(whole: Path, target: Path) -> None:
+    """Give a finished file, and what lies beside it, the name of ``target``. Raises OSError."""
+    whole.replace(target)
+    if _sidecar(whole).exists():
+        _sidecar(whole).replace(_sidecar(target))
+    else:
+        _sidecar(target).unlink(missing_ok=True)  # of the file that was there
 
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.aux.xml")
 
 
-def _failure(path: Path, error: BaseException) -> BaseException:
+def failure(path: Path, error: BaseException) -> BaseException:
+    """GDAL's error as ours, others as they are."""
     if isinstance(error, OutputError) or not isinstance(error, GDAL_ERRORS):
         return error
     return OutputError(f"{path} cannot be written: {error.__cause__ or error}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.evaluate import check_grids
+from rsedge.evaluation import check_grids
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import Grid, RasterReader, plan_bands

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rsedge.errors import InputError
-from rsedge.evaluate import check_grids
+from rsedge.evaluation import check_grids
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands

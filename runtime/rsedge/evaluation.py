@@ -16,7 +16,8 @@ from rsedge.errors import InputError
 from rsedge.labels import LabelColors, find_pairs
 from rsedge.metrics import Confusion
 from rsedge.raster import RasterReader, bounded_cache
-from rsedge.segment import Options, plan_run, run_notes
+from rsedge.options import Options
+from rsedge.segmentation import plan_run, run_notes
 from rsedge.sinks import ScoreSink
 from rsedge.truth import LabelReader
 
@@ -89,7 +90,7 @@ def evaluate(
             check_grids(reader, truth.raster)
             plan, tiling = plan_run(reader, manifest, options)
             sink = ScoreSink(truth, reader.grid.width, len(manifest.classes))
-            stats = engine.run(model, reader, plan, tiling, [sink])
+            stats = engine.run(model, engine.Source(reader, plan, tiling), [sink])
             notes += [f"{image.name}: {n}" for n in run_notes(reader, plan, model, stats.valid_pixels)]
         total += sink.confusion
         if progress:

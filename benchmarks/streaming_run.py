@@ -1,0 +1,178 @@
+"""Starting the contenders of streaming.py: one process after the other, in turns, timed from outside as well."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from streaming_tables import Row
+
+from rsedge.errors import OutputError, RsedgeError
+
+HERE = Path(__file__).parent
+Facts = dict[str, Any]
+Runs = dict[str, dict[str, list[float]]]  # contender, quantity, rounds
+BYTES_A_PIXEL = 2.5  # of a sample raster in deflate (2.0) and a mask
+
+
+class DiedError(RsedgeError):
+    """A contender that did not finish."""
+
+
+def run_command(
+    command: Sequence[str | Path], kill_after_s: float | None = None, env: Mapping[str, str] | None = None
+) -> tuple[Facts, str]:
+    """Run to the end, or to SIGKILL after ``kill_after_s``: seconds, CPU seconds and peak memory; standard output.
+
+    Raises DiedError when it ends with an error that nobody asked for.
+    """
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        begin = time.perf_counter()
+        process = subprocess.Popen(words, stdout=out, stderr=err, env={**os.environ, **(env or {})})
+        if kill_after_s is not None:
+            time.sleep(kill_after_s)
+            process.send_signal(signal.SIGKILL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process_s = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        printed, complaint = out.read().decode(), err.read().decode()
+    expected = 0 if kill_after_s is None else -signal.SIGKILL
+    if process.returncode != expected:
+        last = complaint.strip().splitlines()[-1:] or ["it said nothing"]
+        raise DiedError(f"{' '.join(words[:3])} ended with {process.returncode}, not {expected}: {last[0]}")
+    facts = {
+        "process_s": process_s,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_rss_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    }
+    return facts, printed
+
+
+def run_script(
+    script: str, name: str, python: Path | None = None, env: Mapping[str, str] | None = None, **args: Any
+) -> Facts:
+    """Run one contender of a script beside this one: its own facts, and those seen from outside."""
+    words = [python or sys.executable, HERE / f"streaming_{script}.py", name, json.dumps(args)]
+    outside, printed = run_command(words, env=env)
+    inside = json.loads(printed.strip().splitlines()[-1])
+    if inside["peak_rss_bytes"] is None:
+        del inside["peak_rss_bytes"]
+    return {**outside, **inside}
+
+
+def take_turns(contenders: Mapping[str, Callable[[], Facts]], rounds: int, *rasters: Path) -> Runs:
+    """All contenders once a round; each round begins with another, the rasters in the page cache."""
+    runs: Runs = {name: {} for name in contenders}
+    names = list(contenders)
+    for number in range(rounds):
+        for raster in rasters:
+            warm(raster)
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            facts = contenders[name]()
+            print(
+                f"round {number + 1}, {name}: {facts.get('wall_s', facts['process_s']):.2f} s",
+                file=sys.stderr,
+            )
+            for key, value in facts.items():
+                if isinstance(value, int | float):
+                    runs[name].setdefault(key, []).append(value)
+    return runs
+
+
+def warm(raster: Path) -> None:
+    """Read the file once, so that the disk is nobody's excuse."""
+    with raster.open("rb") as file:
+        while file.read(1 << 24):
+            pass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one part found: figures with bars, tables for people, all of it for the JSON."""
+
+    rows: list[Row] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: Facts = field(default_factory=dict)
+
+    def to_dict(self) -> Facts:
+        """Plain JSON values."""
+        return {"bars": [r.to_dict() for r in self.rows], "notes": self.notes, **self.facts}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the parts work and how often they measure."""
+
+    work: Path
+    rounds: int
+    size: int | None
+    geodeep_python: Path | None
+
+    @cached_property
+    def conditions(self) -> Facts:
+        """Those before the first measurement."""
+        return run_script("own", "conditions")
+
+    @cached_property
+    def models(self) -> Facts:
+        """Paths of the 1x1-convolution models."""
+        return run_script("inputs", "models", folder=str(self.work))
+
+    @cached_property
+    def geodeep(self) -> Path | None:
+        """The interpreter, where there is one that has geodeep."""
+        path = self.geodeep_python
+        return path if path is not None and path.exists() else None
+
+    def versions(self) -> Facts:
+        """Libraries of ours and of geodeep's interpreter."""
+        own = run_script("peers", "versions")
+        return {
+            "own": own,
+            "geodeep": self.geodeep and run_script("peers", "versions", self.geodeep, geodeep=True),
+        }
+
+    def raster(self, width: int, height: int) -> Path:
+        """A sample raster of that size, in the page cache."""
+        path = self.work / f"{width}x{height}.tif"
+        wanted = BYTES_A_PIXEL * width * height
+        if not path.exists() and (free := shutil.disk_usage(self.work).free) < wanted:
+            raise OutputError(
+                f"{path} and its masks want {wanted / 1e9:.1f} GB, {self.work} has {free / 1e9:.1f} GB left; name a "
+                "roomier folder with --work, or a smaller --size"
+            )
+        run_script("inputs", "raster", out=str(path), width=width, height=height)
+        warm(path)
+        return path
+
+    def segment(self, raster: Path, model: str | None, format: str = "gtiff") -> Facts:
+        """One run of rsedge; its mask is ``mask_of``."""
+        out = str(self.mask_of(raster, format if model else "b0"))
+        return run_script("own", "segment", raster=str(raster), out=out, model=model, format=format)
+
+    def mask_of(self, raster: Path, contender: str) -> Path:
+        """Where a contender puts its mask."""
+        return self.work / f"{raster.stem}-{contender}.tif"
+
+    def run_geodeep(self, raster: Path) -> Facts:
+        """One run of geodeep. Raises DiedError where it dies, of memory say."""
+        out = str(self.mask_of(raster, "geodeep"))
+        return run_script(
+            "peers", "geodeep", self.geodeep, raster=str(raster), out=out, model=self.models["geodeep"]
+        )

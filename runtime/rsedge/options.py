@@ -1,0 +1,124 @@
+"""What is asked of a run, and what it answers: frozen options in, frozen result out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from rsedge.errors import InputError
+from rsedge.raster.parts import COMPRESSIONS
+from rsedge.raster.writer import Format
+from rsedge.tiling import Seam
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to segment. ``bands`` are 1-based; ``scale`` maps raster values to the model's range."""
+
+    overlap: float = 0.25  # least share of a tile common to neighbours, 0..0.75
+    seam: Seam = "blend"
+    bands: tuple[int, ...] | None = None
+    scale: tuple[float, float] | None = None
+    resample: bool = (
+        False  # read at the model's GSD where the raster's is another; write on the raster's grid
+    )
+    bbox: tuple[float, float, float, float] | None = None  # west, south, east, north in ``bbox_crs``
+    bbox_crs: str | None = None  # None: the raster's
+    aoi: Path | str | None = None  # polygons; pixels outside are nodata
+    crop: bool = False  # write only the extent of bbox or aoi
+    format: Format = "cog"
+    compress: str = "zstd"
+    confidence: bool = False  # MASK_confidence.tif beside the mask: percent of the class that won
+    probabilities: bool = False  # MASK_probabilities.tif: percent of each class
+    polygons: Path | str | None = None  # GeoPackage of the classes' areas
+    min_area_m2: float = 0.0  # of a polygon
+    min_pixels: int = 0  # likewise, where square metres are unknown
+    preview: Path | str | None = None  # PNG of image and mask
+    max_ram_bytes: int | None = None  # work in columns where a whole row of windows would need more
+    resume: bool = False  # go on where an earlier run of the same options was stopped
+    overwrite: bool = False  # also a raster that rsedge did not write; also an unfinished run
+    dask: str | None = None  # address of a dask.distributed scheduler whose workers share the work
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(Format):
+            raise InputError(
+                f"format {self.format!r} is unknown; choose one of {', '.join(get_args(Format))}"
+            )
+        if self.compress not in COMPRESSIONS:
+            raise InputError(
+                f"compress {self.compress!r} is unknown; choose one of {', '.join(COMPRESSIONS)}"
+            )
+        if self.bands is not None and not all(isinstance(b, int) for b in self.bands):
+            raise InputError(f"bands {self.bands!r} are not 1-based integers such as (4, 3, 2)")
+        if self.scale is not None and not (
+            len(self.scale) == 2 and all(isinstance(v, float | int) for v in self.scale)
+        ):
+            raise InputError(f"scale {self.scale!r} is not two numbers such as (0, 3000)")
+        if self.bbox is not None and self.aoi is not None:
+            raise InputError("bbox and aoi were both given; give one")
+        if self.crop and self.bbox is None and self.aoi is None:
+            raise InputError("crop was asked for without bbox or aoi; give the area to crop to")
+        if self.crop and self.resample:
+            raise InputError("crop and resample do not go together; leave one out")
+        if self.min_area_m2 < 0 or self.min_pixels < 0:
+            raise InputError(f"a polygon's least area {min(self.min_area_m2, self.min_pixels)} is below 0")
+        if self.max_ram_bytes is not None and self.max_ram_bytes < 1:
+            raise InputError(f"max_ram_bytes {self.max_ram_bytes} is below 1")
+
+    def beside(self, out: Path) -> dict[str, Path]:
+        """The further rasters that are written beside the mask, by layer."""
+        names = [n for n in ("confidence", "probabilities") if getattr(self, n)]
+        return {n: out.with_name(f"{out.stem}_{n}{out.suffix}") for n in names}
+
+
+@dataclass(frozen=True)
+class ClassArea:
+    """One class of a result: its mask value and how much of the raster it covers."""
+
+    value: int
+    name: str
+    pixels: int
+    share: float  # of the valid pixels, 0..1
+    area_m2: float | None  # None where the grid has no known area
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``segment`` did. ``seconds`` are busy seconds by stage (stages overlap) and the ``total``."""
+
+    raster: str
+    out: str
+    preview: str | None
+    confidence: str | None
+    probabilities: str | None
+    polygons: str | None
+    polygon_count: int | None
+    grid: dict[str, Any]
+    nodata_value: int
+    nodata_pixels: int
+    classes: tuple[ClassArea, ...]
+    windows: int
+    windows_skipped: int
+    resumed_pixels: int  # of the result that an earlier run had finished
+    tile: int
+    overlap: float
+    seam: str
+    bands: tuple[int, ...]
+    scale: tuple[float, float] | None
+    seconds: dict[str, float]
+    mpx_per_s: float  # raster pixels over total seconds, reading and writing included
+    peak_rss_bytes: int
+    bound_bytes: int  # what the plan promised the peak would stay under
+    model: str
+    model_sha256: str
+    precision: str
+    backend: str
+    provider: str
+    why: str  # this provider was taken
+    rsedge_version: str
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return asdict(self)

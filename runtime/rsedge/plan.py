@@ -1,0 +1,174 @@
+"""What a run will do and how much memory it may take, before it does it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rsedge.backends import Backend
+from rsedge.blend import Spans
+from rsedge.engine import AHEAD, Inside
+from rsedge.errors import InputError
+from rsedge.raster import BandPlan, Grid, RasterReader
+from rsedge.raster.cache import LEAST_BYTES
+from rsedge.raster.parts import part_areas
+from rsedge.raster.writer import BLOCK
+from rsedge.tiling import Tiling
+from rsedge.window import Window
+
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
+MOST_OF_MACHINE = 0.85
+RESCALED_BYTES = 28  # of a value while it is mapped by a scale: float64 twice, float32, masks
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is run over what, and what is kept of it."""
+
+    reader: RasterReader
+    bands: BandPlan
+    tiling: Tiling
+    area: Window
+    inside: Inside | None = None
+    layer_bands: int = 1  # of all rasters of the result together
+    probabilities: bool = False
+    later_bytes: int = 0  # what is needed after the model's work, when all of its memory is free again
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Column blocks of the area, each done from the top down, and the memory that takes.
+
+    ``base_bytes`` is the highest that the process, its model run once, had taken before; ``bytes_by_part``
+    what comes on top, all at once.
+    """
+
+    blocks: tuple[Window, ...]
+    windows: int
+    base_bytes: int
+    bytes_by_part: Mapping[str, int]
+    tile_s: float  # of the model alone, measured on one tile
+
+    @property
+    def bound_bytes(self) -> int:
+        """What the process will not exceed."""
+        return self.base_bytes + round(sum(self.bytes_by_part.values()) * SLACK) + SLACK_BYTES
+
+    @property
+    def parts(self) -> tuple[tuple[Window, ...], ...]:
+        """The parts of each block, from the top down."""
+        return tuple(part_areas(block) for block in self.blocks)
+
+
+def make_plan(backend: Backend, work: Work, max_ram_bytes: int | None = None) -> Plan:
+    """The widest column blocks whose bound keeps to ``max_ram_bytes`` (None: most of this machine's memory).
+
+    Raises InputError where not even the narrowest does.
+    """
+    if max_ram_bytes is None:
+        max_ram_bytes = round(machine_bytes() * MOST_OF_MACHINE)
+    base_bytes, tile_s = warm_up(backend)
+    area, count = work.area, 1
+    while True:
+        width = -(-area.width // count // BLOCK) * BLOCK
+        plan = _plan(backend, work, width, base_bytes, tile_s)
+        if plan.bound_bytes <= max_ram_bytes:
+            return plan
+        if width <= BLOCK or width <= work.tiling.cols.tile:
+            parts = ", ".join(f"{name} {n / 2**20:.0f}" for name, n in plan.bytes_by_part.items())
+            raise InputError(
+                f"{max_ram_bytes / 2**20:.0f} MiB of memory (--max-ram, else 85 % of the machine's) is too little: at least "
+                f"{plan.bound_bytes / 2**20:.0f} MiB are needed (model and libraries {base_bytes / 2**20:.0f}, "
+                f"{parts}). A raster whose blocks span its width or height takes less after `gdal_translate -co "
+                "TILED=YES`"
+            )
+        count = max(count + 1, -(-area.width // (width - BLOCK)))
+
+
+def _plan(backend: Backend, work: Work, width: int, base_bytes: int, tile_s: float) -> Plan:
+    area = work.area
+    blocks = tuple(
+        Window(area.row, col, area.height, min(width, area.col_end - col))
+        for col in range(area.col, area.col_end, width)
+    )
+    spans = [Spans(work.tiling, block) for block in blocks]
+    widest = max(spans, key=lambda s: s.outline.width)
+    return Plan(blocks, sum(map(len, spans)), base_bytes, _need(backend, work, widest), tile_s)
+
+
+def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
+    """Bytes of everything that grows with the width of the block, at the busiest moment."""
+    m, outline, area = backend.bundle.manifest, spans.outline, spans.area
+    classes, side = len(m.classes), work.tiling.rows.tile
+    strip_rows = max(w.height for w in work.reader.row_strips(outline))
+    # Those that a row of windows touches, one that waits and one that is being read.
+    strips = min(-(-side // strip_rows) + 1, -(-outline.height // strip_rows)) + AHEAD + 1
+    pixel_bytes = len(m.bands) * np.dtype(m.dtype).itemsize
+    pixel_bytes += work.reader.may_have_nodata(work.bands) or work.inside is not None
+    strip_bytes = strip_rows * outline.width * pixel_bytes
+    mapping = strip_rows * outline.width * len(m.bands) * RESCALED_BYTES
+    most_done = max(spans.rows.own(row) for row in spans.rows.windows)
+    finished = most_done * outline.width * (1 + classes * work.probabilities)
+    carried = 4 * classes * (spans.rows.most_carried * outline.width + spans.cols.most_carried * side)
+    tile_bytes = side * side * (4 * classes * (AHEAD + 2) + pixel_bytes) * max(1, backend.batch)
+    totals = 4 * classes * side * side * 2
+    part_rows = max(part.height for part in part_areas(area))
+    needed = {
+        "strips": strips * strip_bytes,
+        "mapping": mapping if work.bands.scale is not None else 0,
+        "GDAL": max(LEAST_BYTES, work.reader.cache_bytes(outline, work.bands)) + LEAST_BYTES,
+        "tiles": tile_bytes + totals,
+        "blending": carried + finished,
+        "writing": finished * (AHEAD + 2) + 2 * part_rows * area.width * work.layer_bands,
+    }
+    return {**needed, "polygons": max(0, work.later_bytes - sum(needed.values()))}
+
+
+def warm_up(backend: Backend) -> tuple[int, float]:
+    """Highest resident memory once the model has run, and seconds of its second run.
+
+    Libraries allocate, and choose their algorithms, when they are first used.
+    """
+    m = backend.bundle.manifest
+    pixels = np.empty((1, len(m.bands), m.tile, m.tile), m.dtype)
+    pixels[:] = np.array(m.fill, m.dtype)[:, None, None]
+    backend.infer(pixels)
+    begin = time.perf_counter()
+    backend.infer(pixels)
+    return peak_rss_bytes(), time.perf_counter() - begin
+
+
+def peak_rss_bytes() -> int:
+    """Highest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container that this process lives in."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in CGROUP_LIMITS:
+        try:
+            total = min(total, int(limit.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return total
+
+
+def free_bytes(folder: Path) -> int:
+    """Space left on the disk of ``folder``."""
+    facts = os.statvfs(folder)
+    return facts.f_bavail * facts.f_frsize
+
+
+def of_grid(grid: Grid) -> Window:
+    """All of a grid."""
+    return Window(0, 0, grid.height, grid.width)

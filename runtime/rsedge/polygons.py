@@ -1,0 +1,152 @@
+"""A finished class mask as polygons in a GeoPackage. `outlines` traces, `vector_file` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.errors import InputError
+from rsedge.manifest import NODATA, ClassInfo
+from rsedge.outlines import Areas, Minimum, OutlineTracer
+from rsedge.raster.cache import bounded_cache
+from rsedge.raster.grid import Grid
+from rsedge.raster.reader import RasterReader
+from rsedge.rings import Rings, offsets, ranges
+from rsedge.vector_file import LandcoverWriter, check_polygon_target, need_vector_libraries
+from rsedge.window import Window
+
+STRIP_PIXELS = 2**18  # traced at once: GDAL takes some 500 bytes a pixel of pure noise
+MOST_STRIP_ROWS = 512
+MOST_OPEN_VERTICES = 1_000_000  # of all open areas together; joining them takes some 200 bytes each
+MOST_BYTES = 450 << 20  # what all that comes to
+BATCH, BATCH_VERTICES = 50_000, 1_000_000  # handed to the file at once
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PolygonSummary:
+    """What was written. ``dropped``: areas below the minimum; ``cut``: cuts through areas too long to hold."""
+
+    polygons: int
+    dropped: int
+    cut: int
+    notes: tuple[str, ...] = ()
+
+
+def check_polygons_possible(
+    out: Path, grid: Grid, minimum: Minimum | None = None, overwrite: bool = False
+) -> None:
+    """Raise now what would fail after hours.
+
+    BackendError where pyogrio or shapely is missing; InputError where ``out`` cannot become a file, where the
+    raster's georeference is control points, or where square metres are asked of a grid that has none.
+    """
+    need_vector_libraries("polygons")
+    check_polygon_target(out, overwrite)
+    if grid.gcps:
+        raise InputError(
+            "the raster is placed by ground control points, so its pixels have no map coordinates that polygons "
+            "could have; rectify it first with `gdalwarp IN OUT`"
+        )
+    if minimum is not None and minimum.area_m2 and grid.row_area_m2() is None:
+        raise InputError(
+            f"a smallest polygon of {minimum.area_m2:g} m2 was asked for, but the area of this raster's pixels is "
+            "unknown (no CRS?); give the minimum in pixels"
+        )
+
+
+def write_polygons(
+    mask: Path,
+    out: Path,
+    classes: Sequence[ClassInfo],
+    *,
+    min_area_m2: float = 0.0,
+    min_pixels: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    strip_rows: int | None = None,
+    most_open_vertices: int = MOST_OPEN_VERTICES,
+) -> PolygonSummary:
+    """Write a class mask's 4-connected areas to a GeoPackage ``out``, one polygon each; nodata is left out.
+
+    Layer ``landcover`` with class_id, class and area_m2 (null where unknown), in the mask's CRS; without
+    georeference in pixels, column and row. Areas below ``min_area_m2`` or ``min_pixels`` are dropped, not
+    merged into their neighbours. Areas that are still open hold ``most_open_vertices`` at most: beyond, the
+    largest is cut along a row, and what lies beside the cut is never dropped. ``progress``: (rows done, in all).
+
+    Raises InputError, BackendError or OutputError; whatever stood at ``out`` is then untouched.
+    """
+    minimum = Minimum(min_area_m2, min_pixels)
+    with RasterReader(mask) as reader:
+        if reader.dtypes != ("uint8",):
+            raise InputError(
+                f"{mask} has bands {', '.join(reader.dtypes)}; polygons are made of a class mask, one band of uint8"
+            )
+        grid = reader.grid
+        check_polygons_possible(out, grid, minimum, overwrite)
+        rows = strip_rows or max(1, min(MOST_STRIP_ROWS, STRIP_PIXELS // grid.width))
+        tracer = OutlineTracer(grid, rows, most_open_vertices, minimum)
+        names = np.array([c.name for c in classes], object)
+        with bounded_cache(reader.row_of_blocks_bytes), LandcoverWriter(out, _crs(grid)) as file:
+            for areas in _batches(tracer.run(_strips(reader, rows, len(names), progress))):
+                file.write(*_on_map(areas, grid), areas.value, names[areas.value], areas.area_m2)
+    notes: tuple[str, ...] = (
+        () if _crs(grid) else ("the mask has no CRS: the polygons' coordinates are pixels, column and row",)
+    )
+    if tracer.cut:
+        notes += (f"{tracer.cut} times an area too large to hold in memory was cut along a row",)
+    return PolygonSummary(file.written, tracer.dropped, tracer.cut, notes)
+
+
+def _strips(
+    reader: RasterReader, rows: int, classes: int, progress: Progress | None
+) -> Iterator[NDArray[np.uint8]]:
+    height, width = reader.grid.height, reader.grid.width
+    for row in range(0, height, rows):
+        strip = reader.read_raw(Window(row, 0, min(rows, height - row), width))[0]
+        if (odd := strip[(strip >= classes) & (strip != NODATA)]).size:
+            raise InputError(
+                f"{reader.path} holds value {odd[0]}, but there are {classes} classes (0 to {classes - 1}); is it "
+                "this model's mask?"
+            )
+        yield strip
+        if progress:
+            progress(min(row + rows, height), height)
+
+
+def _batches(found: Iterable[Areas]) -> Iterator[Areas]:
+    """The same areas, as many at a time as are worth opening the file for."""
+    held: list[Areas] = []
+    count = vertices = 0
+    for areas in found:
+        for begin in range(0, len(areas), BATCH):
+            part = areas.select(np.arange(begin, min(begin + BATCH, len(areas))))
+            held.append(part)
+            count, vertices = count + len(part), vertices + len(part.rings.xy)
+            if count >= BATCH or vertices >= BATCH_VERTICES:
+                yield Areas.joined(held)
+                held, count, vertices = [], 0, 0
+    if held:
+        yield Areas.joined(held)
+
+
+def _crs(grid: Grid) -> str | None:
+    """WKT of the polygons' CRS; None where coordinates are pixels, which are in none."""
+    return None if grid.crs is None or grid.transform.is_identity else str(grid.crs.to_wkt())
+
+
+def _on_map(areas: Areas, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Closed rings in map coordinates (v, 2), where each begins, and where each polygon's rings begin."""
+    rings: Rings = areas.rings
+    lengths = rings.lengths + 1
+    starts = offsets(lengths)
+    index = ranges(rings.starts[:-1], lengths)
+    index[starts[1:] - 1] = rings.starts[:-1]
+    x, y = rings.xy[index].T.astype(np.float64)
+    t = grid.transform
+    on_map = np.column_stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f])
+    return on_map, starts, np.searchsorted(rings.owner, np.arange(len(areas) + 1))

@@ -1,0 +1,170 @@
+"""Windows and outlines on a grid: a part of it, and polygons of another CRS in its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import attr
+import numpy as np
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # raised by rasterio.warp as it is, and public nowhere
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.transform import Affine
+from rasterio.warp import transform as transform_points
+from rasterio.warp import transform_bounds
+
+from rsedge.errors import InputError
+from rsedge.raster.grid import Grid
+from rsedge.window import Window
+
+Points = NDArray[np.float64]
+STRAIGHT_PX = 0.05  # how far a reprojected edge may be from the straight line that stands for it
+MOST_HALVINGS = 24
+MARGIN = 0.1  # of the raster's size: how far beside it polygons of another CRS are looked at
+
+
+def cropped_grid(grid: Grid, window: Window) -> Grid:
+    """The grid of one window of ``grid``, every pixel where it was.
+
+    The transform's origin, the rows and columns of control points and the offsets of RPCs are shifted. A grid
+    without georeference has none afterwards. Raises InputError when the window leaves the grid.
+    """
+    if window.row_end > grid.height or window.col_end > grid.width:
+        raise InputError(f"{window} leaves a raster of {grid.height} rows and {grid.width} columns")
+    t = grid.transform
+    if not t.is_identity:
+        x = t.a * window.col + t.b * window.row + t.c
+        y = t.d * window.col + t.e * window.row + t.f
+        t = Affine(t.a, t.b, x, t.d, t.e, y)
+    gcps = tuple(
+        GroundControlPoint(p.row - window.row, p.col - window.col, p.x, p.y, p.z, p.id, p.info)
+        for p in grid.gcps
+    )
+    rpcs = grid.rpcs
+    if rpcs is not None:
+        rpcs = attr.evolve(rpcs, line_off=rpcs.line_off - window.row, samp_off=rpcs.samp_off - window.col)
+    return replace(grid, height=window.height, width=window.width, transform=t, gcps=gcps, rpcs=rpcs)
+
+
+def parse_crs(text: str, where: str) -> CRS:
+    """A CRS of a user's text. Raises InputError, naming ``where``, when PROJ does not know it."""
+    try:
+        return CRS.from_user_input(text)
+    except (CRSError, ValueError) as error:
+        raise InputError(f"{where}: {text!r} is not a CRS PROJ knows; give one such as EPSG:32631") from error
+
+
+def check_placed(grid: Grid) -> None:
+    """Raise InputError where map coordinates mean nothing on the grid: no CRS, or control points only."""
+    if grid.gcps:
+        raise InputError(
+            "the raster is placed by ground control points, so map coordinates do not name its pixels; rectify it "
+            "first with `gdalwarp IN OUT`"
+        )
+    if grid.crs is None or grid.transform.is_identity:
+        raise InputError(
+            "the raster has no CRS or no geotransform, so map coordinates do not name its pixels; give it both with "
+            "`gdal_translate -a_srs EPSG:CODE -a_ullr W N E S IN OUT`, or cut it by pixels with "
+            "`gdal_translate -srcwin COL ROW WIDTH HEIGHT IN OUT`"
+        )
+
+
+def map_bounds(grid: Grid) -> tuple[float, float, float, float]:
+    """West, south, east and north of a grid in its CRS."""
+    t = grid.transform
+    corners = np.array([(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)], np.float64)
+    x = t.a * corners[:, 0] + t.b * corners[:, 1] + t.c
+    y = t.d * corners[:, 0] + t.e * corners[:, 1] + t.f
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+
+def ring_in_pixels(ring: Points, crs: CRS | None, grid: Grid, where: str) -> Points:
+    """A closed ring (v, 2) of x, y in ``crs`` (None: the grid's) as columns and rows of ``grid``.
+
+    In another CRS only what lies within the raster's surroundings is kept, perhaps nothing: (0, 2).
+
+    Edges are straight in their own CRS, as GIS programs draw them: where one bends on the way it is halved until no
+    part is off by more than STRAIGHT_PX. Raises InputError, naming ``where``, when a point has no place in the
+    grid's CRS.
+    """
+    if crs is None or crs == grid.crs:
+        return _to_pixels(ring, grid)
+    points = _clipped(ring, _surroundings(grid, crs))
+    if not len(points):
+        return np.zeros((0, 2))
+    pixels = _project(points, crs, grid, where)
+    open_edges = np.ones(len(points) - 1, np.bool_)
+    for _ in range(MOST_HALVINGS):
+        edge = np.flatnonzero(open_edges)
+        if not len(edge):
+            break
+        # Thirds too: a curve that swings to both sides crosses its chord in the middle.
+        at = np.array([1 / 3, 1 / 2, 2 / 3])[:, None, None]
+        inner = points[edge] + at * (points[edge + 1] - points[edge])
+        there = _project(inner.reshape(-1, 2), crs, grid, where).reshape(inner.shape)
+        chord = pixels[edge] + at * (pixels[edge + 1] - pixels[edge])
+        bent = (np.abs(there - chord) > STRAIGHT_PX).any((0, 2))
+        split = edge[bent]
+        points = np.insert(points, split + 1, inner[1, bent], axis=0)
+        pixels = np.insert(pixels, split + 1, there[1, bent], axis=0)
+        halves = np.zeros(len(open_edges), np.int64)
+        halves[split] = 1
+        open_edges = np.repeat(halves > 0, halves + 1)
+    return pixels
+
+
+def _surroundings(grid: Grid, crs: CRS) -> tuple[float, float, float, float]:
+    """Bounds in ``crs`` that hold the grid and some more; infinite where they cannot be told."""
+    everywhere = (-np.inf, -np.inf, np.inf, np.inf)
+    try:
+        west, south, east, north = transform_bounds(grid.crs, crs, *map_bounds(grid))
+    except (RasterioError, CPLE_BaseError):
+        return everywhere
+    x, y = (east - west) * MARGIN, (north - south) * MARGIN
+    bounds = west - x, south - y, east + x, north + y
+    return bounds if west < east and south < north and np.isfinite(bounds).all() else everywhere
+
+
+def _clipped(ring: Points, bounds: tuple[float, float, float, float]) -> Points:
+    """The part of a closed ring within bounds, closed by lines along them; nothing where it is outside.
+
+    Far from where it is meant, a projection fails or folds: what is far off must not go through it.
+    """
+    west, south, east, north = bounds
+    for axis, limit, sign in ((0, west, 1), (0, east, -1), (1, south, 1), (1, north, -1)):
+        if np.isfinite(limit) and len(ring):
+            depth = sign * (ring[:, axis] - limit)
+            a, b = depth[:-1], depth[1:]
+            crosses = (a >= 0) != (b >= 0)
+            along = np.divide(a, a - b, out=np.zeros_like(a), where=crosses)[:, None]
+            corners = np.stack([ring[:-1] + along * (ring[1:] - ring[:-1]), ring[1:]], 1)
+            kept = corners[np.column_stack([crosses, b >= 0])]
+            ring = np.concatenate([kept, kept[:1]])
+    return ring
+
+
+def _project(points: Points, crs: CRS, grid: Grid, where: str) -> Points:
+    try:
+        x, y = transform_points(crs, grid.crs, points[:, 0].tolist(), points[:, 1].tolist())
+    except (RasterioError, CPLE_BaseError) as error:
+        raise InputError(
+            f"{where}, in {crs}, cannot be brought into the raster's CRS, {grid.crs} ({error}); "
+            "clip it to the raster's surroundings"
+        ) from error
+    found = np.column_stack([x, y])
+    if not np.isfinite(found).all():
+        odd = points[~np.isfinite(found).all(1)][0]
+        raise InputError(
+            f"{where} reaches ({odd[0]:g}, {odd[1]:g}) in {crs}, which has no place in the raster's CRS, {grid.crs}; "
+            "clip it to the raster's surroundings"
+        )
+    return _to_pixels(found, grid)
+
+
+def _to_pixels(points: Points, grid: Grid) -> Points:
+    t = grid.transform
+    # From the origin first: metres from the equator would use up the digits.
+    x, y = points[:, 0] - t.c, points[:, 1] - t.f
+    return np.asarray(np.column_stack([t.e * x - t.b * y, t.a * y - t.d * x]) / t.determinant, np.float64)

@@ -1,0 +1,152 @@
+"""Which bands of a raster feed a model, and how their values are mapped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rasterio.enums import ColorInterp
+
+from rsedge.errors import InputError
+from rsedge.manifest import Manifest
+
+if TYPE_CHECKING:
+    from rsedge.raster.reader import RasterReader
+
+SCALED_MAX = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+PALETTE_BANDS = ("red", "green", "blue")
+Rgba = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class BandPlan:
+    """Which bands of a raster feed a model and how their values are mapped.
+
+    Raises InputError where ``scale`` is not LOW,HIGH, finite and ascending.
+    """
+
+    indexes: tuple[int, ...]  # 1-based, in the order of the model's bands; one band where there is a palette
+    dtype: str  # of the model's input
+    scale: tuple[float, float] | None = None  # raster values that become 0 and the dtype's maximum
+    notes: tuple[str, ...] = ()
+    palette: tuple[Rgba, ...] = ()  # colour of each value of the band, from 0; alpha 0 is no data
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not (np.isfinite(self.scale).all() and self.scale[0] < self.scale[1]):
+            raise InputError(f"scale {self.scale[0]:g},{self.scale[1]:g} is not LOW,HIGH with LOW below HIGH")
+
+    @property
+    def outputs(self) -> int:
+        """Bands that reading gives."""
+        return len(PALETTE_BANDS) if self.palette else len(self.indexes)
+
+
+def plan_bands(
+    reader: RasterReader,
+    manifest: Manifest,
+    bands: tuple[int, ...] | None = None,
+    scale: tuple[float, float] | None = None,
+) -> BandPlan:
+    """Choose the bands of ``reader`` that feed the model.
+
+    ``bands``: 1-based indexes; None takes the bands whose colour interpretation carries the model's
+    band names, else the first ones; a palette is expanded for a model of red, green, blue in uint8.
+    ``scale``: raster values that map to 0 and the maximum of the model's dtype, needed where the raster
+    is stored in another dtype.
+
+    Raises InputError when there are too few bands, a band does not exist, or the dtype does not
+    fit.
+    """
+    if bands is None and (palette := _palette(reader, manifest)):
+        note = "a palette image: its values are taken as the palette's colours"
+        return _without_scale(BandPlan((1,), manifest.dtype, None, (note,), palette), scale)
+    chosen, notes = choose_bands(reader, manifest, bands)
+    plan = BandPlan(chosen, manifest.dtype, scale, notes)
+    _check_dtype({reader.dtypes[b - 1] for b in chosen}, manifest, scale, reader.path)
+    return plan
+
+
+def choose_bands(
+    reader: RasterReader, manifest: Manifest, bands: tuple[int, ...] | None = None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The 1-based bands that `plan_bands` takes where there is no palette to expand, and notes on them.
+
+    Raises InputError when there are too few bands or a band does not exist.
+    """
+    notes: tuple[str, ...] = ()
+    if bands is None:
+        bands, notes = _default_bands(reader, manifest)
+    count = len(reader.dtypes)
+    if len(bands) != len(manifest.bands):
+        raise InputError(
+            f"{len(bands)} bands chosen, the model needs {len(manifest.bands)}: {', '.join(manifest.bands)}"
+        )
+    if outside := [b for b in bands if not 1 <= b <= count]:
+        raise InputError(f"band {outside[0]} does not exist; {reader.path} has bands 1 to {count}")
+    return tuple(bands), notes
+
+
+def _palette(reader: RasterReader, manifest: Manifest) -> tuple[Rgba, ...]:
+    """Colours of the raster's only usable band, where the model can take them; else none."""
+    usable = [c for c in reader.color_interp if c != ColorInterp.alpha]
+    if usable != [ColorInterp.palette] or reader.color_interp[0] != ColorInterp.palette:
+        return ()
+    if manifest.bands != PALETTE_BANDS or manifest.dtype != "uint8":
+        return ()
+    colors = reader.colormap()
+    if not colors or reader.dtypes[0] not in {"uint8", "uint16"}:
+        return ()
+    # What the palette does not list has no colour: like GDAL, black and transparent.
+    return tuple(_rgba(colors.get(value, (0, 0, 0, 0))) for value in range(max(colors) + 1))
+
+
+def _rgba(color: tuple[int, ...]) -> Rgba:
+    red, green, blue, alpha = (*color, 255)[:4]
+    return red, green, blue, alpha
+
+
+def _without_scale(plan: BandPlan, scale: tuple[float, float] | None) -> BandPlan:
+    if scale is not None:
+        raise InputError(
+            f"scale {scale[0]:g},{scale[1]:g} cannot be used with a palette image: its values are numbers of "
+            "colours; leave --scale out"
+        )
+    return plan
+
+
+def _default_bands(reader: RasterReader, manifest: Manifest) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    wanted = manifest.bands
+    by_name = {c.name.lower(): i for i, c in reversed(list(enumerate(reader.color_interp, 1)))}
+    if all(name in by_name for name in wanted):
+        return tuple(by_name[name] for name in wanted), ()
+    usable = [i for i, c in enumerate(reader.color_interp, 1) if c != ColorInterp.alpha]
+    if len(usable) < len(wanted):
+        palette = (
+            " (a palette image: expand it with `gdal_translate -expand rgb`)" if reader.colormap() else ""
+        )
+        raise InputError(
+            f"{reader.path} has {len(usable)} usable band{'s' * (len(usable) != 1)}{palette}, the model needs "
+            f"{len(wanted)}: {', '.join(wanted)}"
+        )
+    chosen = tuple(usable[: len(wanted)])
+    said = {reader.color_interp[i - 1] for i in usable}
+    if len(usable) == len(wanted) and said <= {ColorInterp.gray, ColorInterp.undefined}:
+        return chosen, ()  # nothing else to choose, and nothing said against it
+    listed = ",".join(map(str, chosen))
+    note = (
+        f"the raster does not say which bands are {', '.join(wanted)}: taking {listed}; choose with --bands"
+    )
+    return chosen, (note,)
+
+
+def _check_dtype(found: set[str], manifest: Manifest, scale: tuple[float, float] | None, path: str) -> None:
+    if odd := sorted(d for d in found if d.startswith("complex")):
+        raise InputError(f"{path} is stored as {odd[0]}; a model reads real numbers only")
+    if found == {manifest.dtype} or scale is not None:
+        return
+    raise InputError(
+        f"{path} is stored as {', '.join(sorted(found))}, the model was trained on {manifest.dtype}; say which "
+        f"values to map to 0 and {SCALED_MAX[manifest.dtype]:g} with --scale LOW,HIGH (often 0,1 for floats, "
+        "0,3000 for reflectance in integers), the same for every raster of a survey"
+    )

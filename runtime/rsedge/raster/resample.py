@@ -1,0 +1,250 @@
+"""A raster read as if its pixels were larger or smaller, window by window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
+from rasterio.transform import Affine
+
+from rsedge.errors import InputError
+from rsedge.raster import blocks
+from rsedge.raster.bands import BandPlan
+from rsedge.raster.grid import Grid
+from rsedge.raster.reader import RasterReader
+from rsedge.raster.values import Pixels, Valid, pieces
+from rsedge.window import Window
+
+FINEST = 1 / 32  # factor: what is asked for beyond is a mistake in a GSD
+Weights = NDArray[np.float64]
+
+
+class Resampled(RasterReader):
+    """A raster on a grid of the same outline with pixels ``factor`` times as long (below 1: shorter).
+
+    Where pixels become longer, each is the mean of the area that it covers, fractions of pixels included;
+    where they become shorter, values are interpolated linearly between the centres of pixels. Both are done
+    on the model's values, after a scale or palette. Pixels without data have no part in a value; a pixel
+    holds data where at least half of what it is made of does. What is read does not depend on the window.
+
+    ``grid`` is the new one, ``source_grid`` the raster's own. Raises InputError as `RasterReader` does, and
+    for a factor that is no number from 1/32 upwards.
+    """
+
+    def __init__(self, path: Path | str, factor: float, threads: int = 1) -> None:
+        if not (math.isfinite(factor) and factor >= FINEST):
+            raise InputError(f"a raster cannot be resampled by {factor:g}; the factor is at least {FINEST:g}")
+        super().__init__(path, threads)
+        self.source_grid, self.factor = self.grid, factor
+        self.grid = scaled_grid(self.grid, factor)
+
+    def row_strips(self, area: Window, most_rows: int = blocks.MOST_ROWS) -> tuple[Window, ...]:
+        """Windows that tile ``area`` top down, full width, each of at most ``most_rows`` rows."""
+        return blocks.strips_of(area, 1, most_rows)
+
+    def cache_bytes(
+        self, area: Window, plan: BandPlan | None = None, most_rows: int = blocks.MOST_ROWS
+    ) -> int:
+        """Bytes that GDAL's cache must hold for the `row_strips` of ``area`` to decode each block once.
+
+        Neighbouring strips share a row of source pixels or two, so that is never 0.
+        """
+        cols = self._cols(area)
+        begin, end = int(cols.index.min()), int(cols.index.max()) + 1
+        rows = self._rows(area)
+        source = Window(int(rows.index.min()), begin, 1, end - begin)
+        return self._unaligned_cache_bytes(source, plan, blocks.MOST_ROWS)
+
+    def read_into(self, window: Window, plan: BandPlan, image: Pixels, valid: Valid) -> bool:
+        """As `RasterReader.read_into`; ``window`` is of the new grid."""
+        self._check_fit(window, plan, image, valid)
+        cols, all_valid, begin = self._cols(window), True, 0
+        for rows in self._rows(window).groups(blocks.MOST_ROWS):
+            part = slice(begin, begin + len(rows.index))
+            source, holds = self._read_source(rows, cols, plan)
+            whole = _resample(source, holds, rows.moved(), cols.moved(), image[:, part], valid[part])
+            if not whole and all_valid:
+                valid[:begin] = True
+            elif whole and not all_valid:
+                valid[part] = True
+            all_valid, begin = all_valid and whole, part.stop
+        return all_valid
+
+    def read_raw(self, window: Window) -> Pixels:
+        """All bands as stored, (bands, h, w), of the source pixels that the new pixels' centres lie in."""
+        rows = upsample_index(self.source_grid.height, self.grid.height)[window.row : window.row_end]
+        cols = upsample_index(self.source_grid.width, self.grid.width)[window.col : window.col_end]
+        source = Window(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
+        return super().read_raw(source)[:, rows - rows[0]][:, :, cols - cols[0]]
+
+    def _read_source(self, rows: Taps, cols: Taps, plan: BandPlan) -> tuple[Pixels, Valid | None]:
+        source = Window(rows.begin, cols.begin, rows.end - rows.begin, cols.end - cols.begin)
+        shape = source.height, source.width
+        image, valid = np.empty((plan.outputs, *shape), plan.dtype), np.empty(shape, np.bool_)
+        return image, (None if super().read_into(source, plan, image, valid) else valid)
+
+    def _rows(self, window: Window) -> Taps:
+        return self._all_rows.part(window.row, window.row_end)
+
+    def _cols(self, window: Window) -> Taps:
+        return self._all_cols.part(window.col, window.col_end)
+
+    @cached_property
+    def _all_rows(self) -> Taps:
+        return taps(self.source_grid.height, self.grid.height)
+
+    @cached_property
+    def _all_cols(self) -> Taps:
+        return taps(self.source_grid.width, self.grid.width)
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Along one side: which source pixels (n, k) each of n pixels is made of, and how much of each counts.
+
+    ``weight`` are whole numbers that sum to ``total`` for every pixel: for stored integers all sums are then
+    exact, so that a value cannot depend on the window that it is read in.
+    """
+
+    index: NDArray[np.intp]
+    weight: Weights
+    total: float
+
+    @property
+    def begin(self) -> int:
+        """First source pixel."""
+        return int(self.index.min())
+
+    @property
+    def end(self) -> int:
+        """The one after the last source pixel."""
+        return int(self.index.max()) + 1
+
+    def part(self, begin: int, end: int) -> Taps:
+        """Of pixels ``begin .. end``."""
+        return replace(self, index=self.index[begin:end], weight=self.weight[begin:end])
+
+    def moved(self) -> Taps:
+        """With indexes from the first source pixel on."""
+        return replace(self, index=self.index - self.begin)
+
+    def groups(self, most: int) -> Iterator[Taps]:
+        """Parts, in order, that are made of at most ``most`` source pixels each, or are one pixel."""
+        first, last = self.index.min(1), self.index.max(1)
+        begin = 0
+        while begin < len(first):
+            end = begin + max(1, int(np.searchsorted(last[begin:], first[begin] + most)))
+            yield self.part(begin, end)
+            begin = end
+
+
+def open_resampled(path: Path | str, factor: float, threads: int = 1) -> Resampled:
+    """The raster at ``path`` with pixels ``factor`` times as long: the model's GSD over the raster's."""
+    return Resampled(path, factor, threads)
+
+
+def resample_factor(grid: Grid, gsd_m: float) -> float:
+    """What `open_resampled` needs to give a raster the ground sampling distance ``gsd_m`` (metres).
+
+    Raises InputError where the raster's own is unknown or ``gsd_m`` is not positive.
+    """
+    if not (math.isfinite(gsd_m) and gsd_m > 0):
+        raise InputError(f"a ground sampling distance of {gsd_m:g} m is not a positive number")
+    if grid.gsd_m is None:
+        raise InputError(
+            "the raster's ground sampling distance is unknown, as it has no CRS or no transform: it cannot be "
+            f"resampled to {gsd_m:g} m; leave --resample out, or give the raster a georeference"
+        )
+    return gsd_m / grid.gsd_m
+
+
+def scaled_grid(grid: Grid, factor: float) -> Grid:
+    """The grid with the same outline whose sides are ``factor`` times shorter, rounded, at least 1 pixel."""
+    height, width = (max(1, round(side / factor)) for side in (grid.height, grid.width))
+    down, along = grid.height / height, grid.width / width
+    points = tuple(
+        GroundControlPoint(p.row / down, p.col / along, p.x, p.y, p.z, p.id, p.info) for p in grid.gcps
+    )
+    t = grid.transform
+    if not t.is_identity:  # else there is none, and there is none afterwards
+        t = Affine(t.a * along, t.b * down, t.c, t.d * along, t.e * down, t.f)
+    return Grid(height, width, grid.crs, t, points, _scaled_rpcs(grid.rpcs, down, along))
+
+
+def _scaled_rpcs(rpcs: Any, down: float, along: float) -> Any:
+    """Rational polynomials for the new lines and samples, which are counted from pixels' centres."""
+    if rpcs is None:
+        return None
+    scaled = type(rpcs)(**rpcs.to_dict())
+    scaled.line_off, scaled.samp_off = (rpcs.line_off + 0.5) / down - 0.5, (rpcs.samp_off + 0.5) / along - 0.5
+    scaled.line_scale, scaled.samp_scale = rpcs.line_scale / down, rpcs.samp_scale / along
+    return scaled
+
+
+def upsample_index(coarse: int, fine: int) -> NDArray[np.intp]:
+    """For each of ``fine`` pixels, which of ``coarse`` along the same line its centre lies in, (fine,)."""
+    return np.asarray((2 * np.arange(fine, dtype=np.int64) + 1) * coarse // (2 * fine), np.intp)
+
+
+def taps(source: int, made: int) -> Taps:
+    """Along a side of ``source`` pixels that becomes ``made``: mean where fewer, else linear interpolation."""
+    number = np.arange(made, dtype=np.int64)
+    if made <= source:
+        # In units of 1/made of a source pixel, which is `made` long, a made pixel is `source` long.
+        begin, end = number * source, (number + 1) * source
+        index = (begin // made)[:, None] + np.arange(-(-source // made) + 1)
+        weight = np.minimum(end[:, None], (index + 1) * made) - np.maximum(begin[:, None], index * made)
+        total = source
+    else:
+        # Centres in units of 1/(2 made) of a source pixel, from the centre of the first.
+        centre = (2 * number + 1) * source - made
+        first, beyond = np.divmod(centre, 2 * made)
+        index = np.stack([first, first + 1], 1)
+        weight, total = np.stack([2 * made - beyond, beyond], 1), 2 * made
+    weight = np.maximum(weight, 0)
+    used = weight.any(0)
+    last = np.where(weight > 0, index, -1).max(1, keepdims=True)
+    index = np.clip(np.minimum(index, np.maximum(last, 0)), 0, source - 1)
+    return Taps(index[:, used].astype(np.intp), weight[:, used].astype(np.float64), float(total))
+
+
+def _resample(
+    source: Pixels, holds: Valid | None, rows: Taps, cols: Taps, image: Pixels, valid: Valid
+) -> bool:
+    """Fill ``image`` (bands, h, w) from ``source``; ``holds`` says where that holds data, None: everywhere.
+
+    Returns whether all of ``image`` holds data; if not, ``valid`` (h, w) is filled.
+    """
+    whole = rows.total * cols.total
+    if holds is not None:
+        source = np.where(holds, source, np.zeros((), source.dtype))  # 0 times NaN is NaN
+    for part in pieces(len(rows.index), max(source.shape[2], len(cols.index))):
+        some = rows.part(part.start, part.stop)
+        weight: Any = whole
+        if holds is not None:
+            weight = _sums(holds, some, cols)
+            np.greater_equal(2 * weight, whole, out=valid[part])
+            np.maximum(weight, 1, out=weight)
+        for band, out in zip(source, image[:, part], strict=True):
+            mean = _sums(band, some, cols)
+            mean /= weight
+            out[...] = mean if out.dtype.kind == "f" else np.rint(mean, out=mean)
+    return holds is None or bool(valid.all())
+
+
+def _sums(band: NDArray[Any], rows: Taps, cols: Taps) -> Weights:
+    """Weighted sums (h, w): tap by tap, so that their order is the same in every window."""
+    down = np.zeros((len(rows.index), band.shape[1]))
+    for index, weight in zip(rows.index.T, rows.weight.T, strict=True):
+        down += band[index] * weight[:, None]
+    sums = np.zeros((len(rows.index), len(cols.index)))
+    for index, weight in zip(cols.index.T, cols.weight.T, strict=True):
+        sums += down[:, index] * weight
+    return sums

@@ -1,0 +1,140 @@
+"""One scale for a whole survey, from a sample of its values: per tile or per raster it would give seams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.errors import InputError
+from rsedge.manifest import Manifest
+from rsedge.raster.bands import BandPlan, choose_bands
+from rsedge.raster.cache import exact_cache
+from rsedge.raster.reader import RasterReader
+from rsedge.window import Window
+
+MOST_WINDOWS = (64, 4096)  # of a raster; the second where the first show no valid pixel at all
+WINDOW = 256  # pixels a side; of striped rasters as many pixels in full rows
+MOST_VALUES = 4_000_000  # held at once
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What is read of one raster."""
+
+    path: Path | str
+    plan: BandPlan
+    windows: tuple[Window, ...]
+
+    @property
+    def values(self) -> int:
+        return sum(w.height * w.width for w in self.windows) * len(self.plan.indexes)
+
+
+def survey_scale(
+    paths: Sequence[Path | str], bands: Sequence[int] | Manifest, low: float = 2, high: float = 98
+) -> tuple[float, float]:
+    """One (low, high) for all ``paths``: percentiles of a sample of their valid pixels, all bands pooled.
+
+    ``bands``: 1-based, the same in every raster; or a model's manifest, which takes of each raster what
+    `plan_bands` would. ``low`` and ``high`` are percentiles, 0..100. At most 64 windows of 256 x 256 pixels
+    are read of a raster, spread evenly, each of few blocks; where all of them lack data, 4096. Nothing is
+    drawn at random. Where both percentiles are the same value, the least and the greatest take their place.
+
+    Raises InputError when nothing is valid, all values are equal, or a raster cannot be read.
+    """
+    if not 0 <= low < high <= 100:
+        raise InputError(f"percentiles {low:g} and {high:g} are not within 0..100, the lower one first")
+    if not paths:
+        raise InputError("there is no raster to take a scale from; name at least one")
+    for most in MOST_WINDOWS:
+        samples = [_plan(path, bands, most) for path in paths]
+        step = -(-sum(s.values for s in samples) // MOST_VALUES) | 1  # odd: not the same columns in every row
+        pool = np.concatenate([_values(sample, step) for sample in samples])
+        if pool.size:
+            return _limits(pool, low, high)
+    named = f"{paths[0]}" if len(paths) == 1 else f"any of {len(paths)} rasters"
+    raise InputError(f"no valid pixel was found in {named}: there is nothing to take a scale from")
+
+
+def _plan(path: Path | str, bands: Sequence[int] | Manifest, most: int) -> _Sample:
+    with RasterReader(path) as reader:
+        indexes = choose_bands(reader, bands)[0] if isinstance(bands, Manifest) else tuple(bands)
+        if outside := [b for b in indexes if not 1 <= b <= len(reader.dtypes)]:
+            raise InputError(f"band {outside[0]} does not exist; {path} has bands 1 to {len(reader.dtypes)}")
+        kinds = {reader.dtypes[b - 1] for b in indexes}
+        if odd := sorted(k for k in kinds if k.startswith("complex")):
+            raise InputError(f"{path} is stored as {odd[0]}; a model reads real numbers only")
+        windows = spread_windows((reader.grid.height, reader.grid.width), reader.block_shape, most)
+        return _Sample(path, BandPlan(indexes, np.result_type(*kinds).name), windows)
+
+
+def _values(sample: _Sample, step: int) -> NDArray[Any]:
+    """Every ``step``-th valid pixel of each window, all bands in one row."""
+    found: list[NDArray[Any]] = []
+    with RasterReader(sample.path) as reader:
+        area = Window(0, 0, reader.grid.height, reader.grid.width)
+        with exact_cache(reader.cache_bytes(area, sample.plan, WINDOW)):
+            for window in sample.windows:
+                pixels, valid = reader.read(window, sample.plan)
+                found.append(pixels[:, valid][:, ::step].ravel())
+    return np.concatenate(found)
+
+
+def _limits(pool: NDArray[Any], low: float, high: float) -> tuple[float, float]:
+    first, last = (float(v) for v in np.percentile(pool, (low, high)))
+    if first < last:
+        return first, last
+    first, last = float(pool.min()), float(pool.max())
+    if first == last:
+        raise InputError(f"all values are {first:g}: no scale fits them; give --scale LOW,HIGH")
+    return first, last
+
+
+def spread_windows(size: tuple[int, int], block: tuple[int, int], most: int) -> tuple[Window, ...]:
+    """At most ``most`` windows spread evenly over a raster of ``size`` (height, width), few blocks each."""
+    height, width = size
+    striped = block[1] >= width
+    cells = [
+        _cell(max(1, WINDOW * WINDOW // width) if striped else WINDOW, block[0]),
+        (width, width) if striped else _cell(WINDOW, block[1]),
+    ]
+    for i in (0, 1):  # fewer blocks than windows: more windows of each, as it is decoded anyway
+        while cells[i][0] > cells[i][1] and _count(size, cells) < most:
+            cells[i] = max(cells[i][1], cells[i][0] // 2), cells[i][1]
+    rows, cols = (math.ceil(side / cell) for side, (cell, _) in zip(size, cells, strict=True))
+    some_rows = min(rows, most, max(1, round(math.sqrt(most * rows / cols))))
+    some_cols = min(cols, most // some_rows)
+    some_rows = min(rows, most // some_cols)
+    return tuple(
+        Window(row, col, high, wide)
+        for row, high in _spans(height, cells[0], _evenly(rows, some_rows))
+        for col, wide in _spans(width, cells[1], _evenly(cols, some_cols))
+    )
+
+
+def _cell(wanted: int, block: int) -> tuple[int, int]:
+    """Along one side: pixels from one window to the next, which are whole blocks, and pixels of a window."""
+    cell = block if block >= wanted else block * (wanted // block)
+    return cell, min(cell, wanted)
+
+
+def _count(size: tuple[int, int], cells: list[tuple[int, int]]) -> int:
+    return math.prod(math.ceil(side / cell) for side, (cell, _) in zip(size, cells, strict=True))
+
+
+def _spans(length: int, cell: tuple[int, int], chosen: list[int]) -> Iterator[tuple[int, int]]:
+    """Start and length of a window in the middle of each chosen cell."""
+    for index in chosen:
+        begin = cell[0] * index
+        begin += min((cell[0] - cell[1]) // 2, max(0, length - begin - cell[1]))
+        yield begin, min(cell[1], length - begin)
+
+
+def _evenly(count: int, some: int) -> list[int]:
+    return [(2 * i + 1) * count // (2 * some) for i in range(some)]

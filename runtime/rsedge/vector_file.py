@@ -1,0 +1,164 @@
+"""Vector files, through pyogrio and shapely. Both are optional and imported where they are used."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.errors import BackendError, InputError, OutputError
+from rsedge.raster.writer import check_target
+
+LAYER = "landcover"
+COLUMNS = ("class_id", "class", "area_m2")
+JOURNALS = ("-journal", "-wal", "-shm")  # what SQLite may leave beside a file
+
+
+def need_vector_libraries(purpose: str) -> None:
+    """Raise BackendError where pyogrio or shapely is missing. ``purpose``: what needs them."""
+    if missing := [name for name in ("pyogrio", "shapely") if importlib.util.find_spec(name) is None]:
+        raise BackendError(
+            f'{purpose} need {" and ".join(missing)}; install with: pip install "rsedge[polygons]"'
+        )
+
+
+def check_polygon_target(path: Path, overwrite: bool = False) -> None:
+    """Raise InputError where ``path`` cannot become a GeoPackage or is one that rsedge did not write.
+
+    The latter is replaced only with ``overwrite``.
+    """
+    check_target(path, overwrite, (".gpkg",))
+    if path.exists() and not overwrite and not _is_ours(path):
+        raise InputError(
+            f"{path} is a file that rsedge did not write; choose another name, or --overwrite it"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the one layer of a GeoPackage is ours."""
+    import pyogrio  # noqa: PLC0415
+
+    try:
+        if pyogrio.list_layers(path)[:, 0].tolist() != [LAYER]:
+            return False
+        return tuple(pyogrio.read_info(path, layer=LAYER)["fields"]) == COLUMNS
+    except (RuntimeError, ValueError, OSError):
+        return False
+
+
+class LandcoverWriter:
+    """Writes polygons to a GeoPackage in batches; it appears, whole, when the ``with`` block ends well.
+
+    ``crs``: WKT, or None. Raises OutputError where writing fails; what stood at ``path`` is then untouched.
+    """
+
+    def __init__(self, path: Path, crs: str | None) -> None:
+        self._path = Path(os.path.realpath(path))  # a link stays a link
+        # GDAL warns of a GeoPackage by another suffix.
+        self._partial = self._path.with_name(f".{self._path.stem}.{os.getpid()}.part.gpkg")
+        self._crs, self._exists = crs, False
+        self.written = 0
+
+    def write(
+        self,
+        xy: NDArray[np.float64],
+        ring_starts: NDArray[np.int64],
+        polygon_starts: NDArray[np.int64],
+        class_id: NDArray[np.uint8],
+        name: NDArray[Any],
+        area_m2: NDArray[np.float64],
+    ) -> None:
+        """Append n polygons: vertices (v, 2) of closed rings, where each ring and polygon begins, columns (n,)."""
+        import pyogrio.raw  # noqa: PLC0415
+        import shapely  # noqa: PLC0415
+
+        polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (ring_starts, polygon_starts))
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "'crs' was not provided")  # known, and said in a note
+                pyogrio.raw.write(
+                    self._partial,
+                    shapely.to_wkb(polygons),
+                    [class_id.astype(np.int32), name, area_m2],
+                    list(COLUMNS),
+                    layer=LAYER,
+                    driver="GPKG",
+                    geometry_type="Polygon",
+                    crs=self._crs,
+                    append=self._exists,
+                )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise OutputError(f"{self._path} cannot be written: {error}") from error
+        self._exists = True
+        self.written += len(class_id)
+
+    def __enter__(self) -> LandcoverWriter:
+        self._remove_leftovers()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self._remove_leftovers()
+
+    def _publish(self) -> None:
+        if not self._exists:  # a mask of nodata alone: a layer without polygons
+            start = np.zeros(1, np.int64)
+            none = np.zeros(0)
+            self.write(np.zeros((0, 2)), start, start, none.astype(np.uint8), none.astype(object), none)
+        try:
+            with self._partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            self._partial.replace(self._path)
+        except OSError as error:
+            raise OutputError(f"{self._path} cannot be written: {error}") from error
+
+    def _remove_leftovers(self) -> None:
+        for suffix in ("", *JOURNALS):
+            self._partial.with_name(self._partial.name + suffix).unlink(missing_ok=True)
+
+
+def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], str | None]:
+    """Geometries of a vector file in GeoJSON's form (None where a feature has none), and its CRS if it has one.
+
+    Raises BackendError where the libraries are missing, InputError where the file or the layer cannot be read,
+    or where it has several layers and none was chosen.
+    """
+    need_vector_libraries(f"areas of interest in {path.suffix} files")
+    import pyogrio  # noqa: PLC0415
+    import pyogrio.raw  # noqa: PLC0415
+    import shapely  # noqa: PLC0415
+    from shapely.geometry import mapping  # noqa: PLC0415
+
+    try:
+        layers = pyogrio.list_layers(path)[:, 0].tolist()
+        chosen = _chosen_layer(path, layers, layer)
+        meta, _, geometry, _ = pyogrio.raw.read(path, layer=chosen, columns=[], force_2d=True)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{path} is not a vector file that can be read: {error}") from error
+    if geometry is None:
+        raise InputError(
+            f"{path}: layer {chosen} is a table without geometries; choose another with --aoi-layer"
+        )
+    found = shapely.from_wkb(geometry)
+    return [None if g is None else mapping(g) for g in found], meta["crs"]
+
+
+def _chosen_layer(path: Path, layers: list[str], layer: str | None) -> str:
+    if not layers:
+        raise InputError(f"{path} has no layers")
+    if layer is None and len(layers) > 1:
+        raise InputError(f"{path} has layers {', '.join(layers)}; choose one with --aoi-layer")
+    if layer is not None and layer not in layers:
+        raise InputError(f"{path} has no layer {layer!r}; it has {', '.join(layers)}")
+    return layers[0] if layer is None else layer

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.enums import ColorInterp
+
+from rsedge import InputError
+from rsedge.raster.scaling import WINDOW, spread_windows, survey_scale
+from toys import SHARED, pointwise_manifest, shared
+
+Write = Callable[..., Path]
+SIDE = st.integers(1, 5000)
+
+
+@given(size=st.tuples(SIDE, SIDE), block=st.tuples(SIDE, SIDE), most=st.sampled_from([1, 5, 64]))
+def test_windows_are_few_apart_and_inside(size: tuple[int, int], block: tuple[int, int], most: int) -> None:
+    windows = spread_windows(size, block, most)
+    assert 1 <= len(windows) <= most
+    assert all(w.row_end <= size[0] and w.col_end <= size[1] for w in windows)
+    assert all(w.height * w.width <= max(WINDOW * WINDOW, size[1]) for w in windows)
+    rows, cols = {(w.row, w.row_end) for w in windows}, {(w.col, w.col_end) for w in windows}
+    for spans in (sorted(rows), sorted(cols)):
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+    assert len(rows) * len(cols) == len(windows)
+
+
+def test_of_a_large_raster_windows_lie_on_blocks_everywhere() -> None:
+    windows = spread_windows((40000, 30000), (512, 512), 64)
+    assert len(windows) >= 48
+    assert {(w.row % 512, w.col % 512, w.height, w.width) for w in windows} == {
+        (128, 128, 256, 256)
+    }  # of one block
+    for corner in ((0, 0), (0, 29999), (39999, 0), (39999, 29999)):
+        assert min(np.hypot(w.row - corner[0], w.col - corner[1]) for w in windows) < 5000
+    striped = spread_windows((40000, 30000), (1, 30000), 64)
+    assert len(striped) == 64
+    assert {(w.col, w.width, w.height) for w in striped} == {(0, 30000, 2)}
+    assert len(spread_windows((3000, 3000), (3000, 3000), 64)) == 64  # one block, decoded anyway
+
+
+@pytest.mark.parametrize("profile", [{"blockysize": 1}, {"tiled": True, "blockxsize": 64, "blockysize": 64}])
+def test_of_small_rasters_it_is_the_percentile_of_all_valid_pixels(
+    write_raster: Write, profile: dict[str, object]
+) -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.gamma(2, 300, (4, 500, 700)).astype(np.uint16) + 1
+    other = rng.gamma(2, 500, (4, 90, 80)).astype(np.uint16) + 1
+    pixels[:, :200, :300] = 0
+    pixels[0] = 60000  # a band that is not asked for
+    paths = [write_raster(p, f"{i}.tif", nodata=0, **profile) for i, p in enumerate((pixels, other))]
+    pool = np.concatenate([pixels[1:, (pixels[1:] != 0).any(0)].ravel(), other[1:].ravel()])
+    assert survey_scale(paths, (2, 3, 4)) == tuple(np.percentile(pool, (2, 98)))
+    assert survey_scale(paths[::-1], (4, 3, 2), 0, 50) == tuple(np.percentile(pool, (0, 50)))
+
+
+def test_of_a_large_raster_a_sample_is_near_and_small(write_raster: Write) -> None:
+    rng = np.random.default_rng(2)
+    pixels = rng.normal(0, 1, (1, 6000, 6000)).astype(np.float32)
+    pixels += np.linspace(-3, 3, 6000, dtype=np.float32)  # dark in the west, bright in the east
+    path = write_raster(pixels, tiled=True, blockxsize=512, blockysize=512)
+    tracemalloc.start()
+    found = survey_scale([path, path], (1,))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, np.percentile(pixels, (2, 98)), atol=0.25)
+    assert found == survey_scale([path, path], (1,))
+    assert peak < 8 * 4_000_000 * 2
+
+
+def test_infinities_and_nan_are_not_values(write_raster: Write) -> None:
+    pixels = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(1, 100, 100)
+    expected = tuple(np.percentile(pixels[:, 2:], (2, 98)))
+    pixels[0, 0], pixels[0, 1] = np.nan, np.inf
+    assert survey_scale([write_raster(pixels)], (1,)) == pytest.approx(expected)
+
+
+def test_a_narrow_strip_of_data_is_found(write_raster: Write) -> None:
+    """No window of the first sample touches it."""
+    pixels = np.zeros((1, 6000, 6000), np.uint8)
+    pixels[0, 3000:3020] = np.arange(6000) % 200 + 1
+    blocks = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate"}
+    path = write_raster(pixels, nodata=0, **blocks)
+    windows = spread_windows((6000, 6000), (256, 256), 64)
+    assert not any(pixels[0, w.row : w.row_end, w.col : w.col_end].any() for w in windows)
+    low, high = survey_scale([path], (1,))
+    assert 1 <= low < 10
+    assert 190 < high <= 200
+
+
+def test_rasters_of_other_band_orders_are_pooled_by_the_models_bands(write_raster: Write) -> None:
+    pixels = np.stack([np.full((40, 40), v, np.uint16) for v in (10, 20, 30, 5000)])
+    paths = [write_raster(pixels, "a.tif"), write_raster(pixels[::-1], "b.tif")]
+    for path, colors in zip(paths, ("red green blue undefined", "undefined blue green red"), strict=True):
+        with rasterio.open(path, "r+") as dst:
+            dst.colorinterp = [ColorInterp[c] for c in colors.split()]
+    assert survey_scale(paths, pointwise_manifest(), 0, 100) == (10, 30)
+
+
+def test_a_value_that_rules_gives_way_to_the_extremes(write_raster: Write) -> None:
+    pixels = np.full((1, 100, 100), 7, np.uint8)
+    pixels[0, 0, 0] = 9
+    assert survey_scale([write_raster(pixels)], (1,)) == (7, 9)
+
+
+def test_what_gives_no_scale_is_an_error(write_raster: Write, tmp_path: Path) -> None:
+    flat = write_raster(np.full((3, 9, 9), 4, np.uint8), "flat.tif")
+    empty = write_raster(np.zeros((3, 9, 9), np.uint8), "empty.tif", nodata=0)
+    for paths, options, message in (
+        ([flat], {}, "all values are 4"),
+        ([empty], {}, "no valid pixel was found in .*empty.tif"),
+        ([empty, empty], {}, "any of 2 rasters"),
+        ([], {}, "no raster"),
+        ([flat], {"low": 98, "high": 2}, "percentiles 98 and 2"),
+        ([flat], {"high": 101}, "0..100"),
+        ([flat], {"bands": (4,)}, "band 4 does not exist"),
+        ([tmp_path / "none.tif"], {}, "no raster at"),
+    ):
+        with pytest.raises(InputError, match=message):
+            survey_scale(paths, **{"bands": (1, 2, 3), **options})
+    assert survey_scale([flat, empty, write_raster(np.zeros((3, 9, 9), np.uint8), "z.tif")], (1,)) == (0, 4)
+
+
+@shared
+def test_the_scale_of_real_reflectances() -> None:
+    path = SHARED / "rasters" / "sentinel2_8band_uint16_striped.tif"
+    with rasterio.open(path) as src:
+        pixels, valid = src.read([4, 3, 2]), src.dataset_mask() > 0
+    expected = np.percentile(pixels[:, valid], (2, 98))
+    np.testing.assert_allclose(survey_scale([path], (4, 3, 2)), expected, rtol=0.05)
