@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,13 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import settings
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from rsedge import open_model
 from rsedge.backends import Backend
 from rsedge.cli import main
+from rsedge.kernels import compiled
 from toys import make_bundle, pointwise_graph, pointwise_manifest
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("rsedge", deadline=None)
+settings.load_profile("rsedge")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `rsedge verify` measured on this machine must not change what tests pick. The compiled kernels stay."""
+    compiled()
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

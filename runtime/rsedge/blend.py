@@ -104,11 +104,9 @@ class RollingBand:
         most_done = max(spans.rows.own(row) for row in spans.rows.windows)
         self._mask = np.zeros((most_done, across), np.uint8)
         self._percent = np.zeros((classes, most_done, across), np.uint8) if probabilities else None
-        # Wider tiles than the kernel has room for go by numpy, which has no limit.
-        self._kernel: Any = compiled() if width <= MOST_WIDTH else None
-        # The kernel keeps its sums in a few lines; only who reads them afterwards wants them all.
-        keep = self._kernel is None or probabilities
-        self._totals = np.empty((classes, height, width) if keep else (classes, 0, 0), np.float32)
+        # Percentages are made of whole planes of sums, which the kernel does not keep.
+        self._kernel: Any = compiled() if width <= MOST_WIDTH and not probabilities else None
+        self._totals = None if self._kernel else np.empty((classes, height, width), np.float32)
         self._row, self._top = spans.rows.windows[0], 0
 
     def add(self, col: int, scores: Scores) -> bool:
@@ -127,7 +125,7 @@ class RollingBand:
         )
         down, across = tiling.rows.weights[self._row], tiling.cols.weights[col]
         finite = (self._add_compiled if self._kernel else self._add)(scores, down, across, at)
-        if self._percent is not None:
+        if finite and self._percent is not None and self._totals is not None:
             first, _, _, done, _, ready = at
             self._percent[:, :done, first : first + ready] = percentages(self._totals[:, :done, :ready])
         return finite
@@ -143,6 +141,7 @@ class RollingBand:
         first, top, kept, done, prior, ready = at
         height, width = down.size, across.size
         scores, totals = scores[:, :height, :width], self._totals
+        assert totals is not None
         np.multiply(scores, np.multiply.outer(down, across), out=totals)
         totals[:, :, :prior] += self._left[:, :, :prior].transpose(1, 0, 2)
         above = self._ring(top, kept)
@@ -157,21 +156,11 @@ class RollingBand:
         self, scores: Scores, down: Scores, across: Scores, at: tuple[int, int, int, int, int, int]
     ) -> bool:
         scores = np.ascontiguousarray(scores, np.float32)
-        totals = self._totals.ctypes.data if self._totals.size else None
-        arrays = (scores, down, across, self._rows, self._left)
+        arrays = (scores, down, across, self._rows, self._left, self._mask)
+        shape = (self._classes, scores.shape[1], down.size, across.size, self._rows.shape[2])
         return bool(
             self._kernel.rsedge_add_tile(
-                *(array.ctypes.data for array in arrays),
-                totals,
-                self._mask.ctypes.data,
-                self._classes,
-                scores.shape[1],
-                down.size,
-                across.size,
-                self._rows.shape[2],
-                self._rows.shape[0],
-                self._left.shape[2],
-                *at,
+                *(array.ctypes.data for array in arrays), *shape, len(self._rows), self._left.shape[2], *at
             )
         )
 
@@ -181,8 +170,8 @@ class RollingBand:
     def finish_row(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """The area's rows that are complete now, and moves on to the next row of windows.
 
-        Mask (rows, width) and, where asked for, probabilities in percent (classes, rows, width): views,
-        valid until the next ``add``. Either may have no rows.
+        Mask (rows, width) and, where asked for, probabilities in percent (classes, rows, width), the caller's to
+        keep. Either may have no rows.
         """
         spans, row = self._spans, self._row
         start, area = spans.tiling.rows.starts[row], spans.area
@@ -191,7 +180,11 @@ class RollingBand:
         cols = slice(area.col - spans.cols.low, area.col_end - spans.cols.low)
         self._top = (self._top + spans.rows.own(row)) % len(self._rows)
         self._row += 1
-        return self._mask[rows, cols], None if self._percent is None else self._percent[:, rows, cols]
+        mask, percent = self._mask, self._percent
+        self._mask = np.zeros_like(mask)
+        if percent is not None:
+            self._percent = np.zeros_like(percent)
+        return mask[rows, cols], None if percent is None else percent[:, rows, cols]
 
 
 class CropBand:
@@ -225,7 +218,7 @@ class CropBand:
         cols = slice(area.col - spans.cols.low, area.col_end - spans.cols.low)
         self._done = spans.rows.own(row)  # rows that make room when the next row of windows begins
         self._row += 1
-        return self._mask[begin - start : max(begin, end) - start, cols], None
+        return self._mask[begin - start : max(begin, end) - start, cols].copy(), None
 
     def _move_down(self) -> None:
         if self._done:

@@ -17,6 +17,7 @@ from rsedge.protobuf import fields, messages, text
 
 MANIFEST_NAME = "manifest.json"
 REPORT_NAME = "report.json"
+SPEEDS_NAME = "speeds.json"  # what `rsedge verify` measured; each machine's own, so no manifest lists it
 METADATA_KEY = "rsedge"  # key of the manifest in an ONNX file's metadata_props
 METADATA_FIELD = 14  # of an ONNX file, a ModelProto
 PRECISION_KEY = (
@@ -181,7 +182,7 @@ def write_bundle_manifest(folder: Path, manifest: Manifest) -> None:
     artifacts = {
         p.relative_to(folder).as_posix(): file_sha256(p)
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != MANIFEST_NAME
+        if p.is_file() and p.name not in {MANIFEST_NAME, SPEEDS_NAME}
     }
     facts = {**json.loads(manifest.to_json()), "artifacts": artifacts}
     with whole_or_nothing(folder / MANIFEST_NAME) as partial:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rsedge.agreement import Agreement, AgreementMeter
 from rsedge.backends import DEVICES, Backend, open_backend
-from rsedge.backends.ort import CUDA, offered_providers
+from rsedge.backends.ort import BY_DEVICE, offered_providers
 from rsedge.bundle import Bundle
 from rsedge.check_tiles import Tiles
 from rsedge.errors import BackendError, InputError, ModelError
@@ -22,7 +22,8 @@ SAME_CLEAR = 0.999  # fp32 and fp16: least share of the clear pixels with the re
 SAME_INT8 = 0.97  # int8: least share of all pixels with the reference's class
 LOSS_INT8 = 0.01  # int8: how far below what the exporter measured the agreement is worth a note: other tiles, no fault
 TRT_ONLY = "int8-trt"  # how precisions begin that are laid out for TensorRT
-FOREIGN = "it is laid out for TensorRT; besides that only ONNX Runtime computes what it says"
+FOR_TENSORRT = "it is laid out for TensorRT; besides that only ONNX Runtime computes what it says"
+FOR_CPUS = "it is laid out for CPUs (uint8 activations), which TensorRT does not take"
 WARMUP = 2  # runs of each model that are not timed
 
 
@@ -53,6 +54,8 @@ class Check:
     reference_p50_s: float | None = None  # of the same tiles, in turns
     speedup: float | None = None  # reference_p50_s / p50_s
     note: str | None = None  # what to know of it though it passed
+    version: str | None = None  # of the library behind it
+    sha256: str | None = None  # of the artifact, or of the engine
 
 
 def candidates(bundle: Bundle, device: str = "auto", precision: str | None = None) -> tuple[Candidate, ...]:
@@ -69,10 +72,9 @@ def candidates(bundle: Bundle, device: str = "auto", precision: str | None = Non
         for p in has:
             if precision not in {None, p} or (p, place) == ("fp32", "cpu"):
                 continue
-            if place != "openvino" or not p.startswith(TRT_ONLY):
-                found.append(Candidate(p, place))
-            elif precision:
-                found.append(Candidate(p, place, FOREIGN))
+            foreign = _foreign(p, place)
+            if foreign is None or precision:
+                found.append(Candidate(p, place, foreign))
     return tuple(found)
 
 
@@ -133,6 +135,8 @@ def _judged(
         reference_s,
         reference_s / own_s,
         None if why else _note(candidate, found, recorded, model.trouble),
+        model.version,
+        model.bundle.sha256,
     )
 
 
@@ -185,10 +189,17 @@ def _shortfall(precision: str, found: Agreement) -> str | None:
     return None
 
 
+def _foreign(precision: str, device: str) -> str | None:
+    """Why an artifact is not worth a try on a device unless it is asked for."""
+    if device == "openvino" and precision.startswith(TRT_ONLY):
+        return FOR_TENSORRT
+    return FOR_CPUS if (device, precision) == ("ort-tensorrt", "int8") else None
+
+
 def _missing(bundle: Bundle, device: str) -> str | None:
     """Why nothing at all can run on such a device here; None where something may."""
-    if device == "cuda" and CUDA not in offered_providers():
-        return "this onnxruntime offers no CUDA"
+    if (provider := BY_DEVICE.get(device)) and provider not in offered_providers():
+        return f"this onnxruntime offers no {'CUDA' if device == 'cuda' else 'TensorRT'}"
     if device == "openvino" and find_spec("openvino") is None:
         return 'OpenVINO is not installed (`pip install "rsedge[openvino]"`)'
     if device == "tensorrt" and find_spec("tensorrt") is None:

@@ -25,7 +25,8 @@ from rsedge.raster import BandPlan, RasterReader
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
-AHEAD = 1  # strips, answers and finished rows that may wait between two threads
+AHEAD = 1  # strips that are read, and rows that wait to be written, while the model is at work
+ANSWERS_AHEAD = 1  # batches of scores that are ready or in the making while one is blended
 Progress = Callable[[int, int], None]
 
 
@@ -145,7 +146,7 @@ def run(
                 sink.take(strip)
 
     strips = _Strips(source, spans, stats, backend.bundle.manifest.fill)
-    steps = prefetch(_Tiles(backend, spans, strips, stats, on_device).steps(), AHEAD, "rsedge-model")
+    steps = prefetch(_Tiles(backend, spans, strips, stats, on_device).steps(), ANSWERS_AHEAD, "rsedge-model")
     try:
         with Background(sink_all, AHEAD) as background:
             for step in steps:
@@ -158,7 +159,8 @@ def run(
                     with Timed(stats, "blend"):
                         strip = _finish(band, step, spans)
                     if strip is not None:
-                        stats.valid_pixels += strip.mask.size - int(np.count_nonzero(strip.mask == NODATA))
+                        missing = 0 if step.valid is None else np.count_nonzero(~step.valid)
+                        stats.valid_pixels += strip.mask.size - int(missing)
                         background.put(strip)
                 if progress:
                     progress(stats.windows, len(spans))
@@ -187,7 +189,6 @@ def _finish(band: RollingBand | CropBand, done: _RowDone, spans: Spans) -> Strip
     mask, percent = band.finish_row()
     if not len(mask):
         return None
-    mask, percent = mask.copy(), None if percent is None else percent.copy()
     if done.valid is not None:
         mask[~done.valid] = NODATA
         if percent is not None:
@@ -203,6 +204,7 @@ class _Strips:
         self._windows = source.reader.row_strips(spans.outline)
         self._shape = max(w.height for w in self._windows), spans.outline.width
         self._fill = np.array(fill, source.plan.dtype)[:, None, None]
+        self._may_lack = source.reader.may_have_nodata(source.plan)
         self._free: SimpleQueue[tuple[NDArray[Any], NDArray[np.bool_]]] = SimpleQueue()
 
     def read(self) -> Iterator[tuple[Pixels, Callable[[], None]]]:
@@ -213,7 +215,7 @@ class _Strips:
             # A strip of fewer rows takes the front of the same memory, so that it is contiguous as well.
             shape = window.height, window.width
             image = image[: len(self._fill) * shape[0] * shape[1]].reshape(len(self._fill), *shape)
-            valid = valid[: shape[0] * shape[1]].reshape(shape)
+            valid = valid[: shape[0] * shape[1]].reshape(shape) if valid.size else np.broadcast_to(True, shape)
             with Timed(self._stats, "read"):
                 whole = reader.read_into(window, plan, image, valid)
                 if not whole:
@@ -232,7 +234,7 @@ class _Strips:
         except Empty:
             pixels = self._shape[0] * self._shape[1]
             image = np.empty(len(self._fill) * pixels, self._source.plan.dtype)
-            return image, np.empty(pixels, np.bool_)
+            return image, np.empty(pixels if self._may_lack else 0, np.bool_)
 
 
 class _Tiles:
@@ -275,8 +277,7 @@ class _Tiles:
             self._stats.seconds["infer"] += time.perf_counter() - started
             if answer is None:
                 return
-            # One answer waits in the queue, one is blended: with the newest, three must stay valid.
-            keep = backend.kept is None or backend.kept >= AHEAD + 2
+            keep = backend.kept is None or backend.kept > ANSWERS_AHEAD  # those and the one that is blended
             yield _Answers(sent.popleft(), answer if keep else answer.copy())
 
     def _batches(self, begin: int, end: int, sent: deque[tuple[int, ...]]) -> Iterator[NDArray[Any]]:

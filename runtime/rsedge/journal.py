@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import stat
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -33,12 +33,11 @@ SYNC_S = 2.0  # what a power cut may cost; what a kill costs is a part at most
 
 @dataclass(frozen=True)
 class PartFile:
-    """A file of a part: ``layer`` it holds, its size and CRC-32, and the CRC-32 of the pixels meant to be in it."""
+    """A file of a part: the ``layer`` it holds, its size and CRC-32."""
 
     layer: str
     size_bytes: int
     crc: int
-    pixels_crc: int
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,6 @@ class Part:
     files: tuple[PartFile, ...]
     pixels: tuple[int, ...]  # of each class
     area_m2: tuple[float, ...] | None  # of each class; None where the grid has no known area
-
-    @property
-    def stem(self) -> str:
-        """First part of its files' names."""
-        return stem(self.area)
 
     def to_json(self) -> str:
         """One line."""
@@ -70,11 +64,6 @@ class Part:
             pixels=tuple(map(int, facts["pixels"])),
             area_m2=None if areas is None else tuple(map(float, areas)),
         )
-
-
-def stem(area: Window) -> str:
-    """Name of the files of a part, without what they hold."""
-    return f"{area.row:07d}-{area.col:07d}"
 
 
 @dataclass
@@ -95,62 +84,80 @@ class Journal:
 
     def __post_init__(self) -> None:
         self.folder = folder_of(self.target)
+        self._lines: int | None = None
         self._unsynced: list[Path] = []
         self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
         with _disk_errors(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            self._lock = _lock(self.folder / LOCK, self.target)
-        try:
-            found = self._found()
-            if self.resume and found:
-                self._compare()
-                self.parts = found
-            elif found and not self.overwrite:
-                raise InputError(
-                    f"an unfinished run to {self.target} is there ({_share(found)}): go on with --resume, or begin "
-                    "anew with --overwrite"
-                )
-            else:
-                self._begin()
-            with _disk_errors(self.folder):
-                self._lines = (self.folder / LINES).open("a", encoding="utf-8")
-                self._lines.write("\n")  # what was torn ends here
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._lock = _locked(self.folder, self.target)
+            try:
+                self._take_up()
+            except BaseException:
+                self._close(keep=True)
+                raise
+            try:
+                if not self.parts:
+                    self._begin()
+                self._lines = os.open(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                _write_all(self._lines, "\n")  # what was torn ends here
+            except BaseException:
+                self._close(keep=bool(self.parts))
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
-        if kind is not None and not self.parts:
-            self.remove()  # nothing to go on from
-        os.close(self._lock)
+        self._close(keep=kind is None or bool(self.parts))  # else there is nothing to go on from
 
     def path(self, area: Window, layer: str) -> Path:
         """Where a part's file of a layer belongs."""
-        return self.folder / f"{stem(area)}.{layer}"
+        return self.folder / f"{area.row:07d}-{area.col:07d}.{layer}"
 
     def add(self, part: Part) -> None:
         """Note a finished part. Raises OutputError where the disk is full."""
+        assert self._lines is not None, "the journal is not open"
         with _disk_errors(self.folder):
-            self._lines.write(part.to_json() + "\n")
-            self._lines.flush()
+            _write_all(self._lines, part.to_json() + "\n")
             self._unsynced += [self.path(part.area, f.layer) for f in part.files]
             if time.monotonic() - self._synced > SYNC_S:
                 for path in self._unsynced:
                     sync(path)
-                os.fsync(self._lines.fileno())
+                os.fsync(self._lines)
                 self._unsynced.clear()
                 self._synced = time.monotonic()
         self.parts[part.area] = part
 
     def remove(self) -> None:
         """Remove the folder: the result has its name."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            sync_folder(self.target.parent)  # the new name first
+            # Without its lines nothing is unfinished, should this be cut short. The lock goes last: whoever
+            # comes meanwhile is turned away, and whoever comes then has a folder of their own.
+            for path in sorted(self.folder.iterdir(), key=lambda p: (p.name != LINES, p.name == LOCK)):
+                path.unlink()
+            self.folder.rmdir()
+
+    def _close(self, keep: bool) -> None:
+        if self._lines is not None:
+            os.close(self._lines)
+        if not keep:
+            self.remove()
+        os.close(self._lock)
+
+    def _take_up(self) -> None:
+        """Find what an earlier run has finished. Raises InputError where that forbids this one."""
+        found = self._found()
+        if self.resume and found:
+            self._compare()
+            self.parts = found
+            self._sweep({self.path(p.area, f.layer).name for p in found.values() for f in p.files})
+        elif found and not self.overwrite:
+            raise InputError(
+                f"an unfinished run to {self.target} is there ({_share(found)}): go on with --resume, or begin "
+                "anew with --overwrite"
+            )
 
     def _found(self) -> dict[Window, Part]:
         """The parts that are there, whole."""
@@ -160,17 +167,14 @@ class Journal:
         except FileNotFoundError:
             return {}
         for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 part = Part.from_json(line)
                 if all(self._is_whole(part, file) for file in part.files):
                     parts[part.area] = part
         return parts
 
     def _is_whole(self, part: Part, file: PartFile) -> bool:
-        try:
-            return describe(self.path(part.area, file.layer)) == (file.size_bytes, file.crc)
-        except OSError:
-            return False
+        return is_whole(self.path(part.area, file.layer), file)
 
     def _compare(self) -> None:
         try:
@@ -192,13 +196,20 @@ class Journal:
             )
 
     def _begin(self) -> None:
-        with _disk_errors(self.folder):
-            for path in self.folder.iterdir():
-                if path.name != LOCK:
-                    path.unlink()
-            text = json.dumps(self.settings, indent=1)
-            (self.folder / SETTINGS).write_text(text, encoding="utf-8")
-            sync(self.folder / SETTINGS)
+        if (self.folder / LINES).exists():
+            (self.folder / LINES).unlink()
+            sync_folder(self.folder)  # else a power cut could leave these lines beside other settings
+        self._sweep(set())
+        partial = self.folder / f"{SETTINGS}.part"
+        partial.write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
+        partial.replace(self.folder / SETTINGS)
+        self._unsynced.append(self.folder / SETTINGS)
+
+    def _sweep(self, keep: set[str]) -> None:
+        """Remove what a killed run left over: parts without a line, half a result."""
+        for path in self.folder.iterdir():
+            if path.name not in keep | {LOCK, LINES, SETTINGS}:
+                path.unlink()
 
 
 def folder_of(target: Path) -> Path:
@@ -215,10 +226,31 @@ def describe(path: Path) -> tuple[int, int]:
     return size, crc
 
 
+def is_whole(path: Path, file: PartFile) -> bool:
+    """Whether a file is the one that was noted, to the last bit."""
+    try:
+        return path.stat().st_size == file.size_bytes and describe(path) == (file.size_bytes, file.crc)
+    except OSError:
+        return False
+
+
 def sync(path: Path) -> None:
     """Put a file's bytes on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names of a folder's files on the disk, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        with contextlib.suppress(OSError):  # nor does every network's file system sync them
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _share(parts: Mapping[Window, Part]) -> str:
@@ -231,19 +263,53 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _lock(path: Path, target: Path) -> int:
-    """An open, locked file; the lock goes with the process, however it ends."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _locked(folder: Path, target: Path) -> int:
+    """An open, locked file in the folder, made where it is not there; the lock ends with the process.
+
+    Raises InputError where another process has it, OSError where the folder cannot be written.
+    """
+    while True:
+        try:
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise InputError(f"{folder} is a link or a file; unfinished work is kept there: remove it")
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            if folder.parent.is_dir():
+                continue  # a run that has just ended took its folder away
+            raise
+        try:
+            if _take_lock(handle, target, folder / LOCK):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _take_lock(handle: int, target: Path, path: Path) -> bool:
+    """Lock an open file; False where it is no longer that at ``path``, and the lock worthless."""
     try:
         import fcntl  # noqa: PLC0415 - not on Windows, where there is no lock then
     except ImportError:
-        return handle
+        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
+    except BlockingIOError:
         raise InputError(f"another rsedge is writing {target} right now; wait for it, or stop it") from None
-    return handle
+    except OSError:
+        return True  # a file system without locks
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _write_all(handle: int, text: str) -> None:
+    data = text.encode()
+    while data:
+        data = data[os.write(handle, data) :]
 
 
 @contextlib.contextmanager

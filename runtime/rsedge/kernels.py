@@ -15,6 +15,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -24,14 +25,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rsedge.conditions import cpu_name
-
 SWITCH = "RSEDGE_COMPILED"  # "0" keeps to numpy
 SOURCE = Path(__file__).with_name("kernels.c")
 # No fused multiply-add, no fast-math: the numpy paths have neither. The last two do not change results.
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-COMPILE_LIMIT_S = 120.0
+NATIVE = ("-march=native", "-mcpu=native", "")  # what compilers call it, by processor
+COMPILE_LIMIT_S = 60.0
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
+CPUINFO = Path("/proc/cpuinfo")
 
 
 @cache
@@ -40,39 +41,88 @@ def compiled() -> Any | None:
     if os.environ.get(SWITCH) == "0":
         return None
     for folder in _cache_folders():
-        with suppress(OSError, subprocess.SubprocessError, AttributeError):
-            library = ctypes.CDLL(os.fspath(_built(folder)))
-            library.rsedge_add_tile.argtypes = [POINTER] * 7 + [INTEGER] * 13
-            library.rsedge_add_tile.restype = ctypes.c_int
-            library.rsedge_halve.argtypes = [POINTER] * 2 + [INTEGER] * 2
-            library.rsedge_halve.restype = None
-            return library
+        try:
+            return _kept(folder) or _built(folder)
+        except subprocess.TimeoutExpired:
+            break  # a compiler that hangs would do so again
+        except (OSError, subprocess.SubprocessError):
+            continue  # a folder that is not ours to write, or no compiler
     return None
 
 
-def _built(folder: Path) -> Path:
-    """The shared library, compiled where it is not there yet. Raises OSError or SubprocessError."""
-    source = SOURCE.read_bytes()
-    # A home folder may be shared by machines of several kinds, and each compiles for its own processor.
-    machine = f"{platform.machine()} {cpu_name()} {sys.platform}"
-    digest = hashlib.sha256(b"\0".join((source, machine.encode(), *map(str.encode, FLAGS)))).hexdigest()[:16]
-    path = folder / f"kernels-{digest}.so"
-    if path.exists():
-        return path
+def _kept(folder: Path) -> Any | None:
+    """What an earlier run compiled for this machine; None where it must be compiled."""
+    path = folder / _name()
+    with suppress(OSError, AttributeError):  # not there, or broken
+        _check_private(folder)
+        _check_private(path)
+        return _load(path)
+    return None
+
+
+def _built(folder: Path) -> Any:
+    """The kernels, newly compiled, and kept for the next run. Raises OSError or SubprocessError."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_private(folder)
     handle, partial = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(handle)
     try:
         for compiler in _compilers():
-            for native in ("-march=native", "-mcpu=native", ""):
+            for native in NATIVE:
                 command = [*compiler, *FLAGS, *filter(None, [native]), "-o", partial, os.fspath(SOURCE)]
-                done = subprocess.run(command, capture_output=True, timeout=COMPILE_LIMIT_S, check=False)
-                if done.returncode == 0:
-                    os.replace(partial, path)  # two processes may do this at once: either file will do
-                    return path
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=COMPILE_LIMIT_S,
+                    check=False,
+                )
+                with suppress(OSError, AttributeError):  # it says that it worked, and did not
+                    if done.returncode == 0:
+                        library = _load(Path(partial))
+                        with Path(partial).open("rb") as file:
+                            os.fsync(file.fileno())  # a power cut must not leave half a library
+                        os.chmod(partial, 0o700)
+                        os.replace(partial, folder / _name())  # two processes at once: either file will do
+                        return library
     finally:
         Path(partial).unlink(missing_ok=True)
     raise FileNotFoundError("no C compiler")
+
+
+def _load(path: Path) -> Any:
+    """Raises OSError where the file is no library, AttributeError where it is another."""
+    library = ctypes.CDLL(os.fspath(path))
+    library.rsedge_add_tile.argtypes = [POINTER] * 6 + [INTEGER] * 13
+    library.rsedge_add_tile.restype = ctypes.c_int
+    library.rsedge_halve.argtypes = [POINTER] * 2 + [INTEGER] * 2
+    library.rsedge_halve.restype = None
+    return library
+
+
+def _check_private(path: Path) -> None:
+    """Raise PermissionError where somebody else could have put it there: it is code that will be run."""
+    facts = path.lstat()
+    ours = not hasattr(os, "getuid") or facts.st_uid == os.getuid()
+    if not ours or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or stat.S_ISLNK(facts.st_mode):
+        raise PermissionError(f"{path} can be written by others")
+
+
+@cache
+def _name() -> str:
+    """The library's file name: another for other sources, flags or processors."""
+    facts = (SOURCE.read_bytes(), _machine().encode(), *map(str.encode, FLAGS))
+    return f"kernels-{hashlib.sha256(bytes(1).join(facts)).hexdigest()[:16]}.so"
+
+
+def _machine() -> str:
+    """What the code is compiled for: a home folder may be shared by machines of several kinds."""
+    facts = [platform.machine(), sys.platform, platform.processor()]
+    with suppress(OSError):
+        first = CPUINFO.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        names = ("model name", "flags", "Features", "CPU implementer", "CPU variant", "CPU part", "isa")
+        facts += [line for line in first.splitlines() if line.partition(":")[0].strip() in names]
+    return "\n".join(facts)
 
 
 def _compilers() -> Iterator[list[str]]:
@@ -84,5 +134,7 @@ def _compilers() -> Iterator[list[str]]:
 
 
 def _cache_folders() -> Iterator[Path]:
-    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsedge"
+    wanted = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    with suppress(RuntimeError):  # a user without a home folder
+        yield (wanted if wanted.is_absolute() else Path.home() / ".cache") / "rsedge"
     yield Path(tempfile.gettempdir()) / f"rsedge-{os.getuid() if hasattr(os, 'getuid') else 'user'}"

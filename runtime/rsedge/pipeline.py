@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -14,18 +14,19 @@ POLL_S = 0.1  # how soon a waiting thread notices that the other side has gone
 
 
 def prefetch(items: Iterable[T], depth: int, name: str = "rsedge-read") -> Generator[T, None, None]:
-    """Iterate in a thread of its own, at most ``depth`` items ahead.
+    """Iterate in a thread of its own, at most ``depth`` items ahead, the one that is being made included.
 
     An error of ``items`` is raised here. Leaving the loop early stops the thread before this
     generator closes, so what it reads from can be closed safely.
     """
-    queue: Queue[T | _End] = Queue(depth)
-    stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(queue, items, stop), name=name, daemon=True)
+    queue: SimpleQueue[T | _End] = SimpleQueue()
+    room, stop = threading.Semaphore(depth), threading.Event()
+    thread = threading.Thread(target=_fill, args=(queue, items, room, stop), name=name, daemon=True)
     thread.start()
     try:
         while True:
             item = queue.get()
+            room.release()
             if not isinstance(item, _End):
                 yield item
             elif item.error is None:
@@ -47,20 +48,19 @@ class Background(Generic[T]):
 
     def __init__(self, consume: Callable[[T], None], depth: int) -> None:
         self._consume = consume
-        self._queue: Queue[T] = Queue(depth)
-        self._end, self._drop = threading.Event(), threading.Event()
+        self._queue: SimpleQueue[T | _End] = SimpleQueue()
+        self._room = threading.Semaphore(depth)
+        self._drop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="rsedge-write", daemon=True)
 
     def put(self, item: T) -> None:
         """Queue an item."""
-        while True:
-            if self._error is not None:
-                raise self._error
-            try:
-                return self._queue.put(item, timeout=POLL_S)
-            except Full:
-                continue
+        while self._error is None:
+            if self._room.acquire(timeout=POLL_S):
+                self._queue.put(item)
+                return
+        raise self._error
 
     def __enter__(self) -> Background[T]:
         self._thread.start()
@@ -71,19 +71,14 @@ class Background(Generic[T]):
     ) -> None:
         if kind is not None:
             self._drop.set()  # nobody wants the rest
-        self._end.set()
+        self._queue.put(_End())
         _join(self._thread, self._drop)
         if kind is None and self._error is not None:
             raise self._error
 
     def _work(self) -> None:
-        while True:
-            try:
-                item = self._queue.get(timeout=POLL_S)
-            except Empty:
-                if self._end.is_set():
-                    return
-                continue
+        while not isinstance(item := self._queue.get(), _End):
+            self._room.release()
             if self._drop.is_set():
                 continue
             try:
@@ -100,30 +95,26 @@ class _End:
     error: BaseException | None = None
 
 
-def _fill(queue: Queue[T | _End], items: Iterable[T], stop: threading.Event) -> None:
+def _fill(
+    queue: SimpleQueue[T | _End], items: Iterable[T], room: threading.Semaphore, stop: threading.Event
+) -> None:
     try:
-        for item in items:
-            if not _put(queue, item, stop):
+        iterator = iter(items)
+        while True:
+            while not room.acquire(timeout=POLL_S):
+                if stop.is_set():
+                    return
+            if stop.is_set():
                 return
+            queue.put(next(iterator))
+    except StopIteration:
+        queue.put(_End())
     except BaseException as error:
-        _put(queue, _End(error), stop)
-    else:
-        _put(queue, _End(), stop)
+        queue.put(_End(error))
     finally:
         # A generator is closed by the thread that runs it: what it holds open is let go before this thread ends.
         if isinstance(items, Generator):
             items.close()
-
-
-def _put(queue: Queue[T | _End], entry: T | _End, stop: threading.Event) -> bool:
-    """Queue an entry; False where the consumer has gone."""
-    while not stop.is_set():
-        try:
-            queue.put(entry, timeout=POLL_S)
-        except Full:
-            continue
-        return True
-    return False
 
 
 def _join(thread: threading.Thread, drop: threading.Event | None = None) -> None:

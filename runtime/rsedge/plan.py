@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from rsedge.backends import Backend
 from rsedge.blend import Spans
-from rsedge.engine import AHEAD, Inside
+from rsedge.engine import AHEAD, ANSWERS_AHEAD, Inside
 from rsedge.errors import InputError
 from rsedge.raster import BandPlan, Grid, RasterReader
 from rsedge.raster.cache import LEAST_BYTES
@@ -24,6 +26,7 @@ from rsedge.tiling import Tiling
 from rsedge.window import Window
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+M_MMAP_THRESHOLD = -3  # of malloc.h
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
 MOST_OF_MACHINE = 0.85
 RESCALED_BYTES = 28  # of a value while it is mapped by a scale: float64 twice, float32, masks
@@ -109,8 +112,8 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     m, outline, area = backend.bundle.manifest, spans.outline, spans.area
     classes, side = len(m.classes), work.tiling.rows.tile
     strip_rows = max(w.height for w in work.reader.row_strips(outline))
-    # Those that a row of windows touches, one that waits and one that is being read.
-    strips = min(-(-side // strip_rows) + 1, -(-outline.height // strip_rows)) + AHEAD + 1
+    # Those that a row of windows touches, and those that are being read meanwhile.
+    strips = min(-(-side // strip_rows) + 1 + AHEAD, -(-outline.height // strip_rows))
     pixel_bytes = len(m.bands) * np.dtype(m.dtype).itemsize
     pixel_bytes += work.reader.may_have_nodata(work.bands) or work.inside is not None
     strip_bytes = strip_rows * outline.width * pixel_bytes
@@ -118,7 +121,7 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     most_done = max(spans.rows.own(row) for row in spans.rows.windows)
     finished = most_done * outline.width * (1 + classes * work.probabilities)
     carried = 4 * classes * (spans.rows.most_carried * outline.width + spans.cols.most_carried * side)
-    tile_bytes = side * side * (4 * classes * (AHEAD + 2) + pixel_bytes) * max(1, backend.batch)
+    tile_bytes = side * side * (4 * classes * (ANSWERS_AHEAD + 1) + pixel_bytes) * max(1, backend.batch)
     totals = 4 * classes * side * side * 2
     part_rows = max(part.height for part in part_areas(area))
     needed = {
@@ -127,7 +130,7 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
         "GDAL": max(LEAST_BYTES, work.reader.cache_bytes(outline, work.bands)) + LEAST_BYTES,
         "tiles": tile_bytes + totals,
         "blending": carried + finished,
-        "writing": finished * (AHEAD + 2) + 2 * part_rows * area.width * work.layer_bands,
+        "writing": finished * (AHEAD + 1) + 2 * part_rows * area.width * work.layer_bands,
     }
     return {**needed, "polygons": max(0, work.later_bytes - sum(needed.values()))}
 
@@ -144,6 +147,18 @@ def warm_up(backend: Backend) -> tuple[int, float]:
     begin = time.perf_counter()
     backend.infer(pixels)
     return peak_rss_bytes(), time.perf_counter() - begin
+
+
+@cache
+def return_large_arrays() -> None:
+    """Have glibc give large arrays back to the system when they are freed.
+
+    Else it raises its threshold to 32 MiB once the first was freed, and keeps holes where strips had been.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 4 << 20)
+    except (AttributeError, OSError, TypeError):
+        return  # another C library, which has no such threshold
 
 
 def peak_rss_bytes() -> int:

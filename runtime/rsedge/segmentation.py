@@ -15,30 +15,31 @@ from typing import Any
 from rsedge import engine
 from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
+from rsedge.conditions import usable_cores
 from rsedge.engine import Source, Stats, Timed
 from rsedge.errors import InputError
 from rsedge.journal import Journal, Part, folder_of
 from rsedge.manifest import NODATA, Manifest
 from rsedge.options import ClassArea, Options, Result
-from rsedge.plan import Plan, Work, free_bytes, make_plan, of_grid, peak_rss_bytes
-from rsedge.preview import draw
+from rsedge.plan import Plan, Work, free_bytes, make_plan, of_grid, peak_rss_bytes, return_large_arrays
 from rsedge.raster import (
     BandPlan,
     Grid,
     RasterReader,
-    exact_cache,
     check_target,
+    exact_cache,
     plan_bands,
 )
 from rsedge.raster.parts import Finish, Layer, assemble
-from rsedge.raster.writer import publish, tag_of
+from rsedge.raster.writer import failure, publish, tag_of
 from rsedge.sinks import CONFIDENCE, MASK, PREVIEW, PROBABILITIES, PartSink, Thumbnail, Wanted
 from rsedge.tiling import Tiling
 from rsedge.version import __version__
 from rsedge.window import Window
 
+LARGE_BYTES = 192 << 20  # of a run: from here on memory counts more than a few page faults
 RUN_TAG = "RSEDGE_RUN"  # digest of the settings, in the mask
-READ_THREADS = 2  # decode a strip's blocks; more would be ahead of any model on a CPU
+MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
 
 
 def open_model(
@@ -80,6 +81,8 @@ def segment(
     with ExitStack() as stack:
         job = stack.enter_context(Job(model, raster, out, options))
         plan = job.plan()
+        if sum(plan.bytes_by_part.values()) > LARGE_BYTES:
+            return_large_arrays()
         stack.enter_context(exact_cache(plan.bytes_by_part["GDAL"]))
         journal = stack.enter_context(
             Journal(Path(os.path.realpath(out)), job.settings(plan), options.resume, options.overwrite)
@@ -247,27 +250,31 @@ class Job:
 
     def run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
         """Run the model over the parts that the journal does not have."""
-        stats, manifest = Stats(), self.model.bundle.manifest
-        thumbnail = self._thumbnail()
-        wanted = self._wanted(journal.path)
-        done = 0
+        if self.options.dask:
+            from rsedge.scale_out import run_on_cluster  # noqa: PLC0415 - stands on this module
+
+            return run_on_cluster(self, plan, journal, progress)
+        stats = Stats()
         for parts in plan.parts:
             for missing in runs_of_missing(parts, journal.parts):
-                source = Source(
-                    self.reader,
-                    self.bands,
-                    self.tiling,
-                    united(missing),
-                    self.inside,
-                    thumbnail.watch if thumbnail else None,
-                )
-                sink = PartSink(missing, wanted, journal.add, thumbnail)
-                percent = self.options.confidence or self.options.probabilities
-                report = _shifted(progress, done, plan.windows)
-                here = engine.run(self.model, source, [sink], report, percent)
-                stats.add(here)
-                done += here.windows
+                report = _shifted(progress, stats.windows, plan.windows)
+                stats.add(self.run_parts(missing, journal.path, journal.add, report))
         return stats
+
+    def run_parts(
+        self,
+        parts: Sequence[Window],
+        path: Callable[[Window, str], Path],
+        done: Callable[[Part], None],
+        progress: engine.Progress | None = None,
+    ) -> Stats:
+        """Run the model over parts that follow each other; ``path`` names their files, ``done`` hears of each."""
+        thumbnail = self._thumbnail()
+        watch = thumbnail.watch if thumbnail else None
+        source = Source(self.reader, self.bands, self.tiling, united(parts), self.inside, watch)
+        sink = PartSink(parts, self._wanted(path), done, thumbnail)
+        percent = self.options.confidence or self.options.probabilities
+        return engine.run(self.model, source, [sink], progress, percent)
 
     def notes(self, journal: Journal) -> tuple[str, ...]:
         """What the user should know. Raises InputError where the declared scale cannot be right."""
@@ -277,6 +284,9 @@ class Job:
         except InputError:
             journal.parts.clear()  # of the wrong scale: nothing to go on from
             raise
+        fine = self._fine()
+        if fine is not None:
+            notes = (f"read at a GSD of {self.reader.grid.gsd_m:.2f} m, the raster's is {fine.gsd_m:.2f} m", *notes)
         if not self.source_grid.is_referenced:
             notes = (*notes, "the raster has no CRS: the mask has none either, and areas are unknown")
         return notes
@@ -300,7 +310,10 @@ class Job:
         if o.preview:
             self._draw(journal, classes)
         for name in reversed(whole):
-            publish(whole[name], Path(os.path.realpath(targets[name])))
+            try:
+                publish(whole[name], Path(os.path.realpath(targets[name])))
+            except OSError as error:
+                raise failure(targets[name], error) from error
         return Finished(classes, count, notes)
 
     def class_areas(self, journal: Journal) -> tuple[ClassArea, ...]:
@@ -342,6 +355,8 @@ class Job:
         return Thumbnail(self.reader.grid, len(m.bands), m.dtype) if self.options.preview else None
 
     def _draw(self, journal: Journal, classes: Sequence[ClassArea]) -> None:
+        from rsedge.preview import draw  # noqa: PLC0415 - Pillow is wanted seldom
+
         thumbnail = self._thumbnail()
         if thumbnail is None or self.options.preview is None:
             return
@@ -378,7 +393,7 @@ class Job:
 
 def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> RasterReader:
     """The raster, resampled to the model's GSD where that was asked for and is known to differ."""
-    reader = RasterReader(raster, threads=READ_THREADS)
+    reader = RasterReader(raster, threads=read_threads())
     if not options.resample:
         return reader
     try:
@@ -389,11 +404,16 @@ def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> Ras
     finally:
         reader.__exit__(None, None, None)
     if trained[0] <= gsd_m <= trained[1]:
-        return RasterReader(raster, threads=READ_THREADS)
+        return RasterReader(raster, threads=read_threads())
     from rsedge.raster.resample import Resampled  # noqa: PLC0415 - wanted seldom
 
     wanted_m = trained[0] if gsd_m < trained[0] else trained[1]
-    return Resampled(raster, wanted_m / gsd_m, threads=READ_THREADS)
+    return Resampled(raster, wanted_m / gsd_m, threads=read_threads())
+
+
+def read_threads() -> int:
+    """Threads that decode: on two cores the reader's own does as much, with a strip's compressed bytes less in memory."""
+    return max(1, min(usable_cores() // 2, MOST_READ_THREADS))
 
 
 def _area_of_interest(grid: Grid, options: Options) -> Any:
@@ -521,7 +541,7 @@ def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels
     if gsd_m and trained and not trained[0] * 0.8 <= gsd_m <= trained[1] * 1.25:
         notes.append(
             f"the raster's GSD is {gsd_m:.2f} m, the model was trained at {trained[0]:g} to {trained[1]:g} m: "
-            "expect a worse mask; resample the raster first"
+            "expect a worse mask; --resample reads it at the model's GSD"
         )
     return tuple(notes)
 

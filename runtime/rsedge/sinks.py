@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,15 @@ from rsedge.engine import Pixels, Strip
 from rsedge.journal import Part, PartFile, describe
 from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
-from rsedge.preview import Picture
 from rsedge.raster import Grid
 from rsedge.raster.parts import write_part
 from rsedge.truth import LabelReader
 from rsedge.window import Window
 
+if TYPE_CHECKING:
+    from rsedge.preview import Picture
+
+COUNTED_ROWS = 64
 MASK, CONFIDENCE, PROBABILITIES, PREVIEW = "mask", "confidence", "probabilities", "preview"
 
 
@@ -90,14 +94,19 @@ def count_classes(
 
     ``row_area_m2``: area of one pixel of each row of the raster: it may change with latitude.
     """
-    if row_area_m2 is None:
-        return tuple(int(np.count_nonzero(mask == k)) for k in range(classes)), None
-    here = row_area_m2[area.row : area.row_end]
-    if (here == here[0]).all():
-        pixels = tuple(int(np.count_nonzero(mask == k)) for k in range(classes))
-        return pixels, tuple(float(n * here[0]) for n in pixels)
-    by_row = [np.count_nonzero(mask == k, axis=1) for k in range(classes)]
-    return tuple(int(n.sum()) for n in by_row), tuple(float(n @ here) for n in by_row)
+    pixels, area_m2 = np.zeros(classes, np.int64), np.zeros(classes)
+    for row in range(0, len(mask), COUNTED_ROWS):  # a comparison makes an array as large as what is compared
+        rows = mask[row : row + COUNTED_ROWS]
+        here = None if row_area_m2 is None else row_area_m2[area.row + row : area.row + row + len(rows)]
+        for k in range(classes):
+            if here is None or (here == here[0]).all():
+                count = np.count_nonzero(rows == k)
+                area_m2[k] += 0 if here is None else count * here[0]
+            else:
+                by_row = np.count_nonzero(rows == k, axis=1)
+                count, area_m2[k] = by_row.sum(), area_m2[k] + by_row @ here
+            pixels[k] += count
+    return tuple(pixels.tolist()), None if row_area_m2 is None else tuple(area_m2.tolist())
 
 
 class Thumbnail:
@@ -123,7 +132,7 @@ class Thumbnail:
         self._mask[at] = mask[first[0] :: self._step, first[1] :: self._step]
         with path.open("wb") as file:
             np.savez(file, self._image[:, at[0], at[1]], self._mask[at])
-        return PartFile(PREVIEW, *describe(path), 0)
+        return PartFile(PREVIEW, *describe(path))
 
     def load(self, path: Path, area: Window) -> None:
         """Take back what an earlier run saved of a part."""
@@ -133,6 +142,8 @@ class Thumbnail:
 
     def picture(self) -> Picture:
         """What was kept."""
+        from rsedge.preview import Picture  # noqa: PLC0415 - Pillow is wanted seldom
+
         return Picture(self._image, self._mask)
 
     def _share(self, area: Window) -> tuple[tuple[slice, slice], tuple[int, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,16 @@ from rsedge.checks import Candidate, Check, candidates, check, opened
 from rsedge.conditions import Conditions
 from rsedge.engine import Progress
 from rsedge.errors import BackendError, InputError
-from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.options import Options
+from rsedge.raster import RasterReader, bounded_cache, plan_bands
+from rsedge.seams import Seams, measure_seams
+from rsedge.speeds import Machine, Speed, keep_speeds
+from rsedge.tiling import Seam
 
-SAME_ANSWER, ANSWER_ERROR = (
-    0.999,
-    0.01,
-)  # against reference.npz: classes, and scores as a share of their range
+# Against reference.npz: classes, and scores as a share of their range.
+SAME_ANSWER, ANSWER_ERROR = 0.999, 0.01
+# Ways to tile that ``--seams`` compares: the default, and what it is to be better than.
+SEAMS: tuple[tuple[Seam, float], ...] = (("blend", 0.25), ("crop", 0.25), ("crop", 0.0))
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class VerifyOptions:
     scale: tuple[float, float] | None = None
     map: Path | str | None = None  # GeoTIFF of where the one candidate agrees
     overwrite: bool = False
+    seams: Path | str | None = None  # raster on which tile borders are looked for, with fp32
 
     def __post_init__(self) -> None:
         if self.tiles < 1:
@@ -54,7 +58,7 @@ class VerifyOptions:
             raise InputError(
                 f"precision {self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}"
             )
-        if self.raster is None and (self.map or self.bands or self.scale):
+        if self.raster is None and (self.map or (not self.seams and (self.bands or self.scale))):
             raise InputError("a map, bands and scale belong to a raster; name it with --raster")
 
 
@@ -86,6 +90,8 @@ class Verification:
     fingerprint: Fingerprint | None  # None: the bundle holds no reference answer
     checks: tuple[Check, ...]
     map: AgreementMap | None
+    seams: tuple[Seams, ...]  # one for each way of ``SEAMS``; () where nobody asked
+    speeds: str  # the file that keeps the times for ``--device auto``, or why none does
     notes: tuple[str, ...]
 
     @property
@@ -144,6 +150,8 @@ def verify(
             fingerprint=fingerprint,
             checks=checks,
             map=_map(reference, asked, options, progress) if options.map else None,
+            seams=_seams(reference, options, progress) if options.seams else (),
+            speeds=_keep(reference, checks, conditions),
             notes=notes,
         )
 
@@ -190,6 +198,26 @@ def _fingerprint(reference: Backend, answer: ReferenceAnswer) -> Fingerprint:
     return Fingerprint(len(answer.pixels), same / answer.classes.size, worst / span)
 
 
+def _keep(reference: Backend, checks: tuple[Check, ...], on: Conditions) -> str:
+    """Where the speeds of what passed, and of the reference beside it, were kept; else why they were not."""
+    machine, found = Machine.here(), list[Speed]()
+    for c in checks:
+        if c.state != "passed" or c.found is None or c.p50_s is None or c.reference_p50_s is None:
+            continue
+        times_ms = 1e3 * c.p50_s, 1e3 * c.reference_p50_s
+        facts = c.precision, c.device, str(c.provider), str(c.version), on.threads
+        found.append(Speed(*facts, *times_ms, c.found.agreement, str(c.sha256), on.date, machine))
+    if not found:
+        return "none: nothing passed beside the reference"
+    own_ms = float(np.median([speed.reference_ms for speed in found]))
+    own = "fp32", "cpu", reference.provider, reference.version, on.threads
+    found.append(Speed(*own, own_ms, own_ms, 1.0, reference.bundle.sha256, on.date, machine))
+    try:
+        return str(keep_speeds(reference.bundle, found))
+    except OSError as error:
+        return f"none: neither the bundle nor the user's cache can be written ({error})"
+
+
 def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
     """Counts tiles up to ``total``."""
     done = 0
@@ -201,6 +229,13 @@ def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
             progress(done, total)
 
     return step
+
+
+def _seams(model: Backend, options: VerifyOptions, progress: Progress | None) -> tuple[Seams, ...]:
+    assert options.seams is not None
+    how = Options(bands=options.bands, scale=options.scale)
+    ways = [replace(how, seam=seam, overlap=overlap) for seam, overlap in SEAMS]
+    return tuple(measure_seams(model, options.seams, way, progress) for way in ways)
 
 
 def _map(

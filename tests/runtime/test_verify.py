@@ -9,9 +9,11 @@ import onnx
 import pytest
 
 from artifacts import graph_of, make_artifacts, nan_graph
-from rsedge import BackendError, InputError, ModelError
-from rsedge.checks import Check
+from rsedge import BackendError, InputError, ModelError, open_model
+from rsedge.bundle import Bundle
+from rsedge.checks import Check, candidates
 from rsedge.sample import SampleScene
+from rsedge.speeds import load_speeds
 from rsedge.verify import Verification, VerifyOptions, verify
 from rsedge.window import Window
 from toys import TILE, pointwise_manifest, read
@@ -23,9 +25,10 @@ FEW = VerifyOptions(tiles=2, device="cpu", threads=1)
 
 
 @pytest.fixture(autouse=True)
-def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither OpenVINO nor TensorRT, whatever is installed."""
+def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Neither OpenVINO nor TensorRT, whatever is installed; the user's cache is not touched."""
     monkeypatch.setattr("rsedge.checks.find_spec", lambda _: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def made(folder: Path, int8: onnx.ModelProto, **more: object) -> Path:
@@ -110,6 +113,21 @@ def test_what_cannot_run_says_why(tmp_path: Path) -> None:
         "TensorRT is not installed",
     )
     assert result.failures == ()
+
+
+def test_onnxruntimes_tensorrt_is_not_given_what_is_laid_out_for_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsedge.checks.offered_providers", lambda: ("TensorrtExecutionProvider",))
+    graphs = {p: graph_of(MANIFEST, p) for p in ("fp32", "fp16", "int8", "int8-trt10")}
+    bundle = Bundle.open(make_artifacts(tmp_path / "b", MANIFEST, graphs))
+    found = candidates(bundle, "ort-tensorrt")
+    assert [(c.precision, c.missing) for c in found] == [("fp32", None), ("fp16", None), ("int8-trt10", None)]
+    (named,) = candidates(bundle, "ort-tensorrt", "int8")
+    assert "laid out for CPUs" in str(named.missing)
+    monkeypatch.setattr("rsedge.checks.offered_providers", lambda: ("CPUExecutionProvider",))
+    (absent,) = candidates(bundle, "ort-tensorrt")
+    assert absent.missing == "this onnxruntime offers no TensorRT"
 
 
 def test_an_engine_that_is_not_there_names_the_command(
@@ -295,3 +313,62 @@ def test_progress_ends_where_it_said(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     verify(made(tmp_path, SAME), FEW, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
+
+
+class TestSpeeds:
+    def test_they_are_kept_for_auto(self, tmp_path: Path) -> None:
+        folder = made(tmp_path, SAME)
+        with open_model(folder, threads=1) as model:
+            assert model.why == "not measured here: `rsedge verify` measures"
+        result = verify(folder, FEW)
+        assert result.speeds == str(folder / "speeds.json")
+        kept, wrong = load_speeds(Bundle.open(folder))
+        check = of(result, "cpu")
+        assert (wrong, [(s.precision, s.device) for s in kept]) == (None, [("int8", "cpu"), ("fp32", "cpu")])
+        assert [s.tile_ms for s in kept] == [
+            pytest.approx(1e3 * t) for t in (check.p50_s, check.reference_p50_s)
+        ]
+        assert [s.agreement for s in kept] == [1.0, 1.0]
+        for precision in ("fp32", "int8"):
+            with open_model(folder, threads=1, precision=precision) as model:
+                assert str(model.why).startswith("the only one measured here on 20")
+        with open_model(folder, threads=2) as model:
+            assert model.why == "not measured here: `rsedge verify` measures"
+
+    def test_what_failed_is_not(self, tmp_path: Path) -> None:
+        result = verify(made(tmp_path, OTHER), FEW)
+        assert result.speeds == "none: nothing passed beside the reference"
+        assert not (tmp_path / "b.rsedge" / "speeds.json").exists()
+
+    def test_where_nothing_can_be_written_that_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = made(tmp_path, SAME)
+        (folder / ".speeds.json.part").mkdir()
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        result = verify(folder, FEW)
+        assert result.speeds.startswith("none: neither the bundle nor the user's cache can be written")
+        assert result.failures == ()
+
+
+class TestSeams:
+    def test_the_default_and_what_it_is_to_be_better_than(self, tmp_path: Path, write_raster: Write) -> None:
+        raster = write_raster(np.random.default_rng(3).integers(1, 256, (3, 150, 130)).astype(np.uint8))
+        seen: list[tuple[int, int]] = []
+        options = VerifyOptions(1, "cpu", threads=1, seams=raster)
+        result = verify(made(tmp_path, SAME), options, lambda *told: seen.append(told))
+        assert [(s.seam, s.overlap) for s in result.seams] == [("blend", 0.25), ("crop", 0.25), ("crop", 0.0)]
+        assert {(s.near_differing, s.far_differing) for s in result.seams} == {(0, 0)}
+        assert json.loads(json.dumps(result.to_dict()))["seams"][0]["border_px"] == 8
+        assert seen[-1][0] == seen[-1][1]
+
+    def test_bands_and_scale_are_those_of_its_raster(self, tmp_path: Path, write_raster: Write) -> None:
+        raster = write_raster(np.random.default_rng(3).integers(0, 3000, (4, 90, 70)).astype(np.uint16))
+        with pytest.raises(InputError, match="--scale LOW,HIGH"):
+            verify(made(tmp_path, SAME), VerifyOptions(1, "cpu", threads=1, seams=raster))
+        options = VerifyOptions(1, "cpu", threads=1, seams=raster, bands=(4, 3, 2), scale=(0, 3000))
+        assert len(verify(tmp_path / "b.rsedge", options).seams) == 3
+
+    def test_without_a_raster_for_them_there_are_none(self, tmp_path: Path) -> None:
+        assert verify(made(tmp_path, SAME), FEW).seams == ()

@@ -42,6 +42,7 @@ def test_the_table_and_the_json(run: Run) -> None:
     assert row.split()[1:5] == ["CPUExecutionProvider", "100.000%", "100.000%", "100.00%"]
     assert row.endswith("passed")
     assert "its answer is not in the bundle (reference.npz)" in printed
+    assert "speeds     student.rsedge/speeds.json\n" in printed
 
 
 def test_a_failure_exits_with_1_and_a_sentence_after_the_result(run: Run) -> None:
@@ -59,6 +60,7 @@ def test_what_is_missing_is_listed(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     code, printed, _ = run("verify", made(), "--tiles", 1, "--threads", 1)
     assert code == 0
     assert "all on tensorrt: not run: TensorRT is not installed" in printed
+    assert "all on ort-tensorrt: not run: this onnxruntime offers no TensorRT" in printed
 
 
 def test_the_exporters_answer_is_compared(run: Run) -> None:
@@ -78,6 +80,25 @@ def test_a_map(run: Run, write_raster: Callable[..., Path], noise: Callable[...,
     assert code == 0
     assert Path("where.tif").is_file()
     assert "where.tif: int8 CPUExecutionProvider, 100.000% agree" in printed
+
+
+def test_seams(run: Run, write_raster: Callable[..., Path], noise: Callable[..., np.ndarray]) -> None:
+    code, printed, _ = run("verify", made(), *FEW, "--seams", write_raster(noise(90, 150)), "--json")
+    assert code == 0
+    rows = [line for line in printed.splitlines() if line.startswith("seams ")]
+    assert [row.split(":")[0] for row in rows] == [
+        "seams      blend 25%",
+        "seams      crop 25%",
+        "seams      no overlap",
+    ]
+    assert all("0.000% of the pixels within 8 px of tile borders, 0.000% elsewhere" in row for row in rows)
+    assert [s["ratio"] for s in json.loads(printed.splitlines()[-1])["seams"]] == [None] * 3
+
+
+def test_a_raster_without_tile_borders(run: Run, write_raster: Callable[..., Path]) -> None:
+    raster = write_raster(np.full((3, 9, 9), 7, np.uint8))
+    code, _, complaint = run("verify", made(), *FEW, "--seams", raster)
+    assert (code, "no tile borders" in complaint) == (2, True)
 
 
 def test_quiet_prints_nothing(run: Run) -> None:

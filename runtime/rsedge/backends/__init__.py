@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from rsedge.backends.base import Backend
 from rsedge.bundle import Bundle
-from rsedge.errors import InputError
+from rsedge.errors import BackendError, InputError, ModelError
+from rsedge.speeds import Speed, fitting, load_speeds
 
 __all__ = ["DEVICES", "Backend", "open_backend"]
 
 DEVICES = ("auto", "cpu", "cuda", "openvino", "tensorrt", "ort-tensorrt")  # what a user can ask for
+UNMEASURED = "not measured here: `rsedge verify` measures"
 
 
 def open_backend(
@@ -16,9 +18,10 @@ def open_backend(
 ) -> Backend:
     """Open the bundle's artifact on ``device``, one of ``DEVICES``.
 
-    "cpu" and "cuda" are ONNX Runtime's, "auto" the better of the two; "openvino" is the CPU through
-    OpenVINO. "tensorrt" takes, of the bundle's engines, that of ``precision`` (None: the engine that is
-    there); for the others it is the bundle that says the precision.
+    "cpu", "cuda" and "ort-tensorrt" are ONNX Runtime's; "openvino" is the CPU through OpenVINO. "tensorrt" takes,
+    of the bundle's engines, that of ``precision`` (None: the engine that is there); for the others it is the
+    bundle that says the precision. "auto" is what `rsedge verify` measured to be the fastest here, of the bundle's
+    precision and never of a lower one; where nothing was measured CUDA, else the CPU. ``backend.why`` says which.
 
     Raises InputError when there is no such device, BackendError when the requested one or its package
     is missing, ModelError when the artifact does not load or is not what the manifest says.
@@ -27,13 +30,47 @@ def open_backend(
         raise InputError(f"device {device!r} is unknown; choose one of {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise InputError(f"threads {threads} must be at least 1")
-    backend = _open(bundle, device, threads, precision)
+    open_it = _open_best if device == "auto" else _open
+    backend = open_it(bundle, device, threads, precision)
     try:
         backend.check_contract()
     except BaseException:
         backend.close()
         raise
     return backend
+
+
+def _open_best(bundle: Bundle, device: str, threads: int | None, precision: str | None) -> Backend:
+    from rsedge.backends.ort import CUDA, offered_providers  # noqa: PLC0415 - as below
+
+    speeds, wrong = load_speeds(bundle)
+    measured = fitting(speeds, bundle, threads, engines=precision is not None)
+    news = [wrong] if wrong else []
+    if not measured or (all(speed.device != "cuda" for speed in measured) and CUDA in offered_providers()):
+        backend = _open(bundle, device, threads, precision)
+        if not measured or backend.provider == CUDA:
+            backend.why = "; ".join([*news, UNMEASURED])
+            return backend
+        backend.close()  # CUDA does not start, and that is why it was not measured
+    for speed in measured:
+        try:
+            backend = _open(bundle, speed.device, threads, precision)
+        except (BackendError, ModelError) as error:
+            news.append(f"{speed.device} was measured, but does not start now ({error})")
+            continue
+        if backend.version == speed.version:
+            backend.why = "; ".join([_found(speed, len(measured)), *news])
+            return backend
+        news.append(f"{speed.device} was measured with version {speed.version}, here is {backend.version}")
+        backend.close()
+    backend = _open(bundle, device, threads, precision)
+    backend.why = "; ".join([*news, UNMEASURED])
+    return backend
+
+
+def _found(speed: Speed, count: int) -> str:
+    which = "the only one" if count == 1 else f"fastest of {count}"
+    return f"{which} measured here on {speed.date[:10]}"
 
 
 def _open(bundle: Bundle, device: str, threads: int | None, precision: str | None) -> Backend:

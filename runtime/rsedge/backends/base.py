@@ -87,9 +87,10 @@ class Backend(ABC):
     def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """Scores of each batch, in order; a device may be given the next batch before this one is done.
 
-        So ``batches`` is read up to one ahead. Finish or close one stream before the next and before ``infer``. The
-        last ``kept`` answers stay valid, also into the next stream; older ones are overwritten. They are not
-        checked for NaN: who blends them reads every number anyway. Raises BackendError when the model fails.
+        So ``batches`` is read up to one ahead; each of its arrays is looked at only until the next is asked for.
+        Finish or close one stream before the next and before ``infer``. The last ``kept`` answers stay valid,
+        also into the next stream; older ones are overwritten. They are not checked for NaN: who blends them
+        reads every number anyway. Raises BackendError when the model fails.
         """
         return map(self._run, batches)
 

@@ -50,7 +50,7 @@ Scale = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace also a raster that rsedge did not write.")
 ]
-Device = Annotated[str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda|openvino|tensorrt")]
+Device = Annotated[str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt")]
 Precision = Annotated[
     str | None,
     typer.Option(

@@ -122,7 +122,7 @@ def infer(
             options = dataclasses.replace(options, scale=_survey_scale(sources, backend, quiet))
         failed = list[str]()
         for source, target in zip(sources, targets, strict=True):
-            mine = options if len(sources) == 1 else _for_one_of_many(options, target)
+            mine = options if out_dir is None else _for_one_of_many(options, target)
             try:
                 if dry_run:
                     _show_plan(backend, source, target, mine, as_json)

@@ -14,6 +14,7 @@ from rsedge.errors import BackendError
 
 if TYPE_CHECKING:
     from rsedge.checks import Check
+    from rsedge.seams import Seams
     from rsedge.verify import Verification
 
 HEADINGS = (
@@ -49,7 +50,7 @@ def verify(
         str,
         typer.Option(
             help="Compare on this device only; auto: on every one that is here.",
-            metavar="auto|cpu|cuda|openvino|tensorrt",
+            metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt",
         ),
     ] = "auto",
     precision: Annotated[
@@ -60,6 +61,10 @@ def verify(
     map: Annotated[
         Path | None,
         typer.Option(help="GeoTIFF to write: 1 where --precision on --device agrees with fp32, 0 where not."),
+    ] = None,
+    seams: Annotated[
+        Path | None,
+        typer.Option(help="Raster on which to see whether tile borders show (six runs of fp32 over it)."),
     ] = None,
     overwrite: common.Overwrite = False,
     as_json: common.Json = False,
@@ -79,6 +84,7 @@ def verify(
         scale=common.parse_scale(scale),
         map=map,
         overwrite=overwrite,
+        seams=seams,
     )
     path = common.model_or_default(bundle, quiet)
     with common.progress_bar("tiles", quiet) as progress:
@@ -115,9 +121,21 @@ def _show(result: Verification) -> None:
         "scores are apart, of the worst tile's; errors: of scores, as a share of their range; ms: of a tile, p50, "
         "the two in turns"
     )
+    common.say(f"speeds     {result.speeds}")
+    for found in result.seams:
+        common.say(f"seams      {_seam(found)}")
     if result.map:
         share = "no pixel with data" if result.map.agreement is None else f"{result.map.agreement:.3%} agree"
         common.say(f"map        {result.map.out}: {result.map.candidate}, {share}")
+
+
+def _seam(found: Seams) -> str:
+    way = f"{found.seam} {found.overlap:.0%}" if found.overlap else "no overlap"
+    shares = ["none" if s is None else f"{s:.3%}" for s in (found.near_share, found.elsewhere_share)]
+    return (
+        f"{way}: with tiles shifted by half, other classes on {shares[0]} of the pixels within {found.border_px} px of "
+        f"tile borders, {shares[1]} elsewhere: {found.verdict}"
+    )
 
 
 def _exporter(result: Verification) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rasterio
 
-LEAST_BYTES, MOST_BYTES = 16 << 20, 512 << 20
+LEAST_BYTES, MOST_BYTES = 8 << 20, 512 << 20
 
 
 def bounded_cache(rows_of_blocks_bytes: int, *, most: int | None = MOST_BYTES) -> rasterio.Env:
@@ -17,7 +17,7 @@ def bounded_cache(rows_of_blocks_bytes: int, *, most: int | None = MOST_BYTES) -
 
 
 def exact_cache(needed_bytes: int, *, most: int | None = None) -> rasterio.Env:
-    """A context in which GDAL caches ``needed_bytes``, or a floor of 16 MiB, or ``most`` where it is less.
+    """A context in which GDAL caches ``needed_bytes``, or a floor of 8 MiB, or ``most`` where it is less.
 
     ``needed_bytes``: the sum of `RasterReader.cache_bytes` and of a writer's row of blocks.
     """

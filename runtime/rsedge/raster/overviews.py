@@ -16,63 +16,87 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.kernels import compiled
-from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.writer import BLOCK, create
 
 Pixels = NDArray[np.uint8]
+MOST_BYTES = 8 << 20  # of the source at once
 
 
 def build_overviews(
     source: Path, scratch: Callable[[str], Path], creation: Mapping[str, Any]
 ) -> tuple[Path, ...]:
-    """Files of half, a quarter ... of the size, down to one block, in one pass over ``source``."""
+    """Files of half, a quarter ... of the size of ``source``, down to one block.
+
+    ``scratch`` gives each a path by its suffix; ``creation``: GDAL's creation options. Memory does not depend on
+    the size: columns of the source are halved several times in one pass, and the last level made is the
+    source of the next pass.
+    """
+    made: list[Path] = []
+    while levels := _build_some(source, len(made), scratch, creation):
+        made += levels
+        source = made[-1]
+    return tuple(made)
+
+
+def _build_some(
+    source: Path, first: int, scratch: Callable[[str], Path], creation: Mapping[str, Any]
+) -> tuple[Path, ...]:
+    """As many levels as keep to whole blocks of the columns that fit into memory; none where none is wanted."""
     with unreferenced_allowed(), ExitStack() as stack:
         src = stack.enter_context(rasterio.open(source))
-        # Rows come half a block at a time: what is begun stays in the cache until it is whole.
-        stack.enter_context(bounded_cache(2 * BLOCK * src.width * src.count))
-        levels = list[_Level]()
-        height, width = src.shape
-        while max(height, width) > BLOCK:
+        most = max(1, (MOST_BYTES // (BLOCK * BLOCK * src.count)).bit_length() - 1)
+        (height, width), columns = src.shape, BLOCK << most
+        paths, files = list[Path](), list[Any]()
+        while max(height, width) > BLOCK and len(files) < most:
             height, width = -(-height // 2), -(-width // 2)
-            path = scratch(f"overview{len(levels)}.tif")
-            dst = stack.enter_context(create(path, Grid(height, width), {"count": src.count, **creation}))
-            levels.append(_Level(path, dst, src.count))
-        if not levels:
-            return ()
-        for row in range(0, src.height, BLOCK):
-            rows = min(BLOCK, src.height - row)
-            _push(levels, 0, src.read(window=GdalWindow(0, row, src.width, rows)))
-        for number, level in enumerate(levels):
-            _flush(levels, number, level)
-    return tuple(level.path for level in levels)
+            paths.append(scratch(f"overview{first + len(files)}.tif"))
+            options = {"count": src.count, **creation}
+            files.append(stack.enter_context(create(paths[-1], Grid(height, width), options)))
+        for col in range(0, src.width if files else 0, columns):
+            across = min(columns, src.width - col)
+            level = _Level(files, col, across)
+            for row in range(0, src.height, BLOCK):
+                window = GdalWindow(col, row, across, min(BLOCK, src.height - row))
+                level.push(src.read(window=window))
+            level.finish()
+    return tuple(paths)
 
 
 class _Level:
-    """One overview that grows from the top, a row of blocks of the level above at a time."""
+    """One overview's columns that grow from the top, and below it the next, which it feeds.
 
-    def __init__(self, path: Path, dst: Any, bands: int) -> None:
-        self.path, self.dst = path, dst
-        self.rows = np.empty((bands, BLOCK, dst.width), np.uint8)  # for the next level, at an even row
-        self.held = self.written = 0
+    ``files``: this level's and those of the next; ``col``, ``width``: of the level above.
+    """
 
+    def __init__(self, files: list[Any], col: int, width: int) -> None:
+        self._dst, self._col, width = files[0], col // 2, -(-width // 2)
+        self._rows = np.empty((self._dst.count, BLOCK, width), np.uint8)
+        self._held = self._written = 0
+        self._next = _Level(files[1:], self._col, width) if len(files) > 1 else None
 
-def _push(levels: list[_Level], number: int, fine: Pixels) -> None:
-    """Halve rows of the level above; an even number of them unless they are the last."""
-    level = levels[number]
-    coarse = np.stack([halve(band) for band in fine])
-    level.dst.write(coarse, window=GdalWindow(0, level.written, coarse.shape[2], coarse.shape[1]))
-    level.written += coarse.shape[1]
-    level.rows[:, level.held : level.held + coarse.shape[1]] = coarse
-    level.held += coarse.shape[1]
-    if level.held == level.rows.shape[1]:
-        _flush(levels, number, level)
+    def push(self, fine: Pixels) -> None:
+        """Halve rows (bands, h, w) of the level above: at most a block's, an even number unless the last."""
+        count = -(-fine.shape[1] // 2)
+        for band, rows in zip(fine, self._rows, strict=True):
+            rows[self._held : self._held + count] = halve(band)
+        self._held += count
+        if self._held == BLOCK:
+            self._flush()
 
+    def finish(self) -> None:
+        """Write what is left, here and below."""
+        if self._held:
+            self._flush()
+        if self._next is not None:
+            self._next.finish()
 
-def _flush(levels: list[_Level], number: int, level: _Level) -> None:
-    if level.held and number + 1 < len(levels):
-        _push(levels, number + 1, level.rows[:, : level.held])
-    level.held = 0
+    def _flush(self) -> None:
+        rows = self._rows[:, : self._held]
+        self._dst.write(rows, window=GdalWindow(self._col, self._written, rows.shape[2], self._held))
+        self._written, self._held = self._written + self._held, 0
+        if self._next is not None:
+            self._next.push(rows)
 
 
 def halve(fine: Pixels) -> Pixels:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import xml.etree.ElementTree as ET
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,14 +18,16 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import OutputError
-from rsedge.journal import PartFile, describe, sync
+from rsedge.journal import PartFile, describe, is_whole, sync
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.overviews import build_overviews
+from rsedge.raster.resample import upsample_index
 from rsedge.raster.writer import BLOCK, GDAL_ERRORS, Format, create, failure, write_class_names
 from rsedge.window import Window
 
+PIECE_BYTES = 4 << 20  # read or written at once
 PART_PIXELS = 4_000_000  # a part is about this large, so that little is lost and files are few
 COMPRESSIONS = ("zstd", "deflate", "lzw")
 # Fast levels: masks shrink to a few percent with any, and slower ones cost more than the model.
@@ -65,17 +66,17 @@ def part_areas(area: Window) -> tuple[Window, ...]:
 
 
 def write_part(path: Path, layer: str, pixels: NDArray[np.uint8]) -> PartFile:
-    """Write (bands, h, w) as one small GeoTIFF without a place. Raises OutputError."""
+    """Write (bands, h, w) as one small GeoTIFF without a place, and read it back. Raises OutputError."""
     bands, height, width = pixels.shape
-    pixels = np.ascontiguousarray(pixels)
-    options = {"count": bands, **_creation("zstd")}
     try:
-        with create(path, Grid(height, width), options) as dst:
+        with create(path, Grid(height, width), _creation("zstd", bands)) as dst:
             dst.write(pixels)
-        size_bytes, crc = describe(path)
+        with _opened(path) as src:
+            for window in _pieces(src):
+                _check(path, src.read(window=window), pixels[(slice(None), *window.toslices())])
+        return PartFile(layer, *describe(path))
     except GDAL_ERRORS as error:
         raise failure(path, error) from error
-    return PartFile(layer, size_bytes, crc, zlib.crc32(pixels.data))
 
 
 def assemble(
@@ -83,33 +84,43 @@ def assemble(
 ) -> None:
     """Make ``target`` of the parts, on the disk and read back; pixels of no part are nodata.
 
-    Scratch files lie beside the parts. Raises OutputError where it cannot be written (disk full).
+    Scratch files lie beside the parts. Raises OutputError where it cannot be written (disk full), or where a
+    part is no longer what it was.
     """
     folder = parts[0][1].parent
-    make_overviews = finish.format == "cog" and finish.make_overviews
+    for _, path, file in parts:
+        if not is_whole(path, file):
+            raise OutputError(f"{path} is not what was written to it; --resume does it again")
     with _tidy(folder, layer.name) as scratch, bounded_cache(0):
         try:
-            whole = _mosaic(scratch("whole.vrt"), grid, layer, parts, finish)
+            target.unlink(missing_ok=True)
+            placed = [(area, path) for area, path, _ in parts]
+            whole = _mosaic(scratch, "whole", grid, layer, placed, finish)
             if finish.fine is not None:
-                whole = _mosaic(scratch("fine.vrt"), finish.fine, layer, [(_all(grid), whole, None)], finish)
-            if make_overviews:
-                _add_overviews(whole, build_overviews(whole, scratch, _creation(finish.compress)))
+                fine = _refined(whole, scratch("refined.tif"), finish.fine)
+                whole = _mosaic(scratch, "fine", finish.fine, layer, [(of_grid(finish.fine), fine)], finish)
+            if finish.format == "cog" and finish.make_overviews:
+                creation = _creation("zstd", layer.bands)
+                _add_overviews(whole, build_overviews(whole, scratch, creation))
             _copy(whole, target, finish)
             sync(target)
-            _compare(target, parts, None if finish.fine is None else whole)
+            _compare(target, whole)
             if layer.classes:
                 write_class_names(target, layer.classes)
         except GDAL_ERRORS as error:
             raise failure(target, error) from error
 
 
-def _all(grid: Grid) -> Window:
+def of_grid(grid: Grid) -> Window:
+    """All of a grid."""
     return Window(0, 0, grid.height, grid.width)
 
 
-def _creation(compress: str) -> dict[str, Any]:
+def _creation(compress: str, bands: int) -> dict[str, Any]:
     level = LEVELS.get(compress)
-    return {"compress": compress, **({level[0]: level[2]} if level else {})}
+    # GDAL would take three bands of bytes for colours and a fourth for opacity.
+    grey = {"photometric": "minisblack", "alpha": "unspecified"} if bands > 1 else {}
+    return {"count": bands, "compress": compress, **grey, **({level[0]: level[2]} if level else {})}
 
 
 def _copy(source: Path, target: Path, finish: Finish) -> None:
@@ -126,60 +137,55 @@ def _copy(source: Path, target: Path, finish: Finish) -> None:
 
 
 def _mosaic(
-    path: Path,
+    scratch: Callable[[str], Path],
+    name: str,
     grid: Grid,
     layer: Layer,
-    parts: Sequence[tuple[Window, Path, PartFile | None]],
+    parts: Sequence[tuple[Window, Path]],
     finish: Finish,
 ) -> Path:
     """A VRT of the parts with all that the result should say of itself.
 
     GDAL writes it, from an empty file with the same grid, palette and tags; only the sources are ours.
     """
-    empty = path.with_suffix(".empty.tif")
-    options: dict[str, Any] = {"count": layer.bands, "nodata": NODATA, "sparse_ok": True, **_creation("zstd")}
+    empty, path = scratch(f"{name}.empty.tif"), scratch(f"{name}.vrt")
+    options: dict[str, Any] = {"nodata": NODATA, "sparse_ok": True, **_creation("zstd", layer.bands)}
     with create(empty, grid, options) as dst:
         if layer.classes:
             dst.write_colormap(1, {i: (*c.color, 255) for i, c in enumerate(layer.classes)})
             names = json.dumps({str(i): c.name for i, c in enumerate(layer.classes)})
             dst.update_tags(RSEDGE_CLASSES=names)
         dst.update_tags(**finish.tags)
-        for band, text in enumerate(layer.descriptions, 1):
-            dst.set_band_description(band, text)
+        for number, text in enumerate(layer.descriptions, 1):
+            dst.set_band_description(number, text)
         if layer.unit:
             dst.units = [layer.unit] * layer.bands
     with unreferenced_allowed():
         rasterio.shutil.copy(empty, path, driver="VRT")
-    empty.unlink()
     tree = ET.parse(path)
     for number, band in enumerate(tree.getroot().findall("VRTRasterBand"), 1):
         for old in [e for e in band if e.tag.endswith("Source")]:
             band.remove(old)
-        for area, file, _ in parts:
-            band.append(_source(file, number, area, grid))
+        band.extend(_source(file, number, area) for area, file in parts)
     tree.write(path, encoding="utf-8")
     return path
 
 
-def _source(file: Path, band: int, area: Window, grid: Grid) -> ET.Element:
-    """A part's place in the mosaic; the one part of a finer or coarser grid fills all of it."""
-    with unreferenced_allowed(), rasterio.open(file) as src:
-        height, width = src.shape
-    is_same = (height, width) == (area.height, area.width)
-    to = area if is_same and (area.row_end, area.col_end) <= (grid.height, grid.width) else _all(grid)
-    source = ET.Element("SimpleSource", {"resampling": "nearest"})
+def _source(file: Path, band: int, area: Window) -> ET.Element:
+    """A part's place in the mosaic."""
+    source = ET.Element("SimpleSource")
     ET.SubElement(source, "SourceFilename", {"relativeToVRT": "1"}).text = file.name
     ET.SubElement(source, "SourceBand").text = str(band)
-    sides = {"RasterXSize": str(width), "RasterYSize": str(height)}
+    sides = {"RasterXSize": str(area.width), "RasterYSize": str(area.height)}
     blocks = {"DataType": "Byte", "BlockXSize": str(BLOCK), "BlockYSize": str(BLOCK)}
     ET.SubElement(source, "SourceProperties", {**sides, **blocks})  # so that GDAL need not open it to know
-    ET.SubElement(source, "SrcRect", _rectangle(0, 0, height, width))
-    ET.SubElement(source, "DstRect", _rectangle(to.row, to.col, to.height, to.width))
+    ET.SubElement(source, "SrcRect", _rectangle(0, 0, area))
+    ET.SubElement(source, "DstRect", _rectangle(area.row, area.col, area))
     return source
 
 
-def _rectangle(row: int, col: int, height: int, width: int) -> dict[str, str]:
-    return {"xOff": str(col), "yOff": str(row), "xSize": str(width), "ySize": str(height)}
+def _rectangle(row: int, col: int, area: Window) -> dict[str, str]:
+    return {"xOff": str(col), "yOff": str(row), "xSize": str(area.width), "ySize": str(area.height)}
 
 
 def _add_overviews(vrt: Path, overviews: Sequence[Path]) -> None:
@@ -192,26 +198,51 @@ def _add_overviews(vrt: Path, overviews: Sequence[Path]) -> None:
     tree.write(vrt, encoding="utf-8")
 
 
-def _compare(target: Path, parts: Sequence[tuple[Window, Path, PartFile]], source: Path | None) -> None:
+def _refined(coarse: Path, path: Path, grid: Grid) -> Path:
+    """The coarse raster on another grid of the same extent: each pixel from the one that its centre lies in.
+
+    By our own index, since GDAL's nearest rounds centres that lie between two pixels either way.
+    """
+    with _opened(coarse) as src:
+        rows, cols = upsample_index(src.height, grid.height), upsample_index(src.width, grid.width)
+        with create(path, Grid(grid.height, grid.width), _creation("zstd", src.count)) as dst:
+            for window in _pieces(dst):
+                down, along = (
+                    index[part] for index, part in zip((rows, cols), window.toslices(), strict=True)
+                )
+                top, left = int(down[0]), int(along[0])
+                size = int(along[-1]) + 1 - left, int(down[-1]) + 1 - top
+                pixels = src.read(window=GdalWindow(left, top, *size))
+                dst.write(pixels[:, (down - top)[:, None], along - left], window=window)
+    return path
+
+
+def _compare(target: Path, source: Path) -> None:
     """Raise OutputError unless the pixels on the disk are those that were meant.
 
     GDAL does not report every write that a full disk refuses.
     """
-    with unreferenced_allowed(), rasterio.open(target) as dst:
-        if source is None:
-            same = all(_crc(dst, area) == file.pixels_crc for area, _, file in parts)
-        else:
-            rows = range(0, dst.height, BLOCK)
-            areas = [Window(r, 0, min(BLOCK, dst.height - r), dst.width) for r in rows]
-            with rasterio.open(source) as src:
-                same = all(_crc(dst, area) == _crc(src, area) for area in areas)
-    if not same:
-        raise OutputError(f"{target}: what was written cannot be read back; is the disk full?")
+    with _opened(target) as dst, _opened(source) as src:
+        for window in _pieces(dst):
+            _check(target, dst.read(window=window), src.read(window=window))
 
 
-def _crc(src: Any, area: Window) -> int:
-    window = GdalWindow(area.col, area.row, area.width, area.height)
-    return zlib.crc32(np.ascontiguousarray(src.read(window=window)).data)
+def _check(path: Path, found: NDArray[np.uint8], meant: NDArray[np.uint8]) -> None:
+    if not np.array_equal(found, meant):
+        raise OutputError(f"{path}: what was written cannot be read back; is the disk full?")
+
+
+def _opened(path: Path) -> Any:
+    with unreferenced_allowed():
+        return rasterio.open(path)
+
+
+def _pieces(src: Any) -> Iterator[GdalWindow]:
+    """Windows of whole blocks that tile a raster, each of a few MiB over all bands."""
+    width = BLOCK * max(1, PIECE_BYTES // (BLOCK * BLOCK * src.count))
+    for row in range(0, src.height, BLOCK):
+        for col in range(0, src.width, width):
+            yield GdalWindow(col, row, min(width, src.width - col), min(BLOCK, src.height - row))
 
 
 @contextmanager
@@ -220,8 +251,10 @@ def _tidy(folder: Path, name: str) -> Iterator[Callable[[str], Path]]:
     used: list[Path] = []
 
     def scratch(suffix: str) -> Path:
-        used.append(folder / f"scratch.{name}.{suffix}")
-        return used[-1]
+        path = folder / f"scratch.{name}.{suffix}"
+        path.unlink(missing_ok=True)  # GDAL may refuse to replace half a file, which a killed run left
+        used.append(path)
+        return path
 
     try:
         yield scratch

@@ -7,10 +7,10 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -224,7 +224,7 @@ def _checksum(path: Path) -> int:
 
 def write_class_names(path: Path, classes: Sequence[ClassInfo]) -> None:
     """Class names where GDAL and QGIS look for a GeoTIFF's: in the ``.aux.xml`` beside it."""
-    names = "".join(f"<Category>{escape(c.name)}</Category>" for c in classes)
+    names = "".join(f"<Category>{escape(c.name, quote=False)}</Category>" for c in classes)
     band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
     _sidecar(path).write_text(f"<PAMDataset>{band}</PAMDataset>\n", encoding="utf-8")
 

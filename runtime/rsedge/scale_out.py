@@ -1,0 +1,311 @@
+"""A raster's parts made by the workers of a Dask cluster; the result's bytes are those of a local run.
+
+A task is a band of parts that follow each other. Its worker (``scale_out_worker``) opens raster and model under
+the paths they have here, makes sure that they are the same, and sends the parts' files back as bytes; they go into
+the journal, so assembling and resuming know nothing of clusters. Each border of a band costs about a row of
+windows that two workers compute.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from rsedge.blend import Spans
+from rsedge.bundle import DEFAULT_BUNDLE
+from rsedge.conditions import usable_cores
+from rsedge.engine import Progress, Stats
+from rsedge.errors import BackendError, OutputError, RsedgeError
+from rsedge.journal import Journal, describe
+from rsedge.plan import Plan
+from rsedge.raster.values import Scaling
+from rsedge.scale_out_worker import TOPIC, Band, Failure, Order, import_distributed, run_band
+from rsedge.segmentation import Job, identity, open_reader, runs_of_missing, united
+from rsedge.tiling import Tiling
+from rsedge.version import __version__
+from rsedge.window import Window
+
+CONNECT_S, WORKERS_S = 10.0, 60.0  # patience with a scheduler; with a cluster that has no worker
+TASKS_PER_WORKER = 3  # so that the last bands end at about the same time on unequal workers
+WINDOW_ROWS = 4, 24  # of a band: with fewer the border costs over a quarter, more save nothing
+BAND_BYTES = 256 << 20  # uncompressed result of a band: it is one message
+AHEAD = 2  # bands on their way, per worker
+POLL_S = 0.5
+GO_ON = "what is finished is kept: go on with --resume"
+
+
+@dataclass
+class Cluster:
+    """A connection to the workers of a Dask scheduler, for one raster or several. A context manager.
+
+    While it is open, `run_on_cluster` goes through it. ``address`` as in "tcp://scheduler:8786".
+
+    Raises BackendError where dask.distributed is missing, the scheduler cannot be reached, no worker has
+    joined it within a minute, or a worker has another rsedge.
+    """
+
+    address: str
+    _client: Any = field(default=None, init=False)
+
+    def __enter__(self) -> Cluster:
+        distributed = import_distributed()
+        try:
+            _check_reachable(self.address)
+            self._client = distributed.Client(self.address, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, ValueError, distributed.TimeoutError) as error:
+            raise BackendError(
+                f"the Dask scheduler {self.address} cannot be reached ({_first_line(error)}); start `dask scheduler` "
+                "and give the address that it prints, such as tcp://host:8786"
+            ) from error
+        try:
+            self._wait_for_workers(distributed)
+            self._check_versions()
+        except BaseException:
+            self._client.close()
+            raise
+        _open_clusters[self.address] = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _open_clusters.pop(self.address, None)
+        self._client.close()
+
+    def run(self, job: Job, plan: Plan, journal: Journal, progress: Progress | None = None) -> Stats:
+        """Have the parts made that the journal does not have; as ``Job.run`` otherwise.
+
+        Seconds are summed over the workers. An interruption cancels what has not come back.
+        Raises InputError, ModelError, BackendError or OutputError.
+        """
+        nthreads = self._client.nthreads()
+        order = make_order(job, plan, nthreads)
+        bands = cut(job, plan, journal, len(nthreads))
+        total = [len(Spans(job.tiling, united(band))) for band in bands]
+        stats, waiting, pending = Stats(), deque(enumerate(bands)), dict[Any, int]()
+        done = 0
+        with self._counts(order.run) as counts, self._cancelling(pending):
+            while waiting or pending:
+                while waiting and len(pending) < AHEAD * max(1, len(nthreads)):
+                    number, parts = waiting.popleft()
+                    key = f"rsedge-{order.run}-{number}"
+                    pending[self._client.submit(run_band, order, number, parts, key=key, pure=False)] = number
+                for future in self._finished(pending):
+                    number = pending.pop(future)
+                    band = self._result(future, job)
+                    keep(band, journal)
+                    _add_scaling(job.reader._scaling, band.scaling)
+                    stats.add(band.stats)
+                    done += total[number]
+                nthreads = self._client.nthreads() or nthreads
+                if progress:
+                    progress(done + sum(counts.get(number, 0) for number in pending.values()), sum(total))
+        return stats
+
+    def _finished(self, pending: Mapping[Any, int]) -> list[Any]:
+        """The futures that have ended, after a moment's wait. Raises BackendError where no worker is left."""
+        distributed = import_distributed()
+        begin = time.monotonic()
+        while True:
+            with suppress(distributed.TimeoutError, TimeoutError), self._client.as_current():
+                distributed.wait(list(pending), timeout=POLL_S, return_when="FIRST_COMPLETED")
+            if self._client.nthreads():
+                return [future for future in pending if future.done()]
+            if time.monotonic() - begin > WORKERS_S:
+                raise BackendError(f"the Dask scheduler {self.address} has lost all its workers; {GO_ON}")
+
+    def _result(self, future: Any, job: Job) -> Band:
+        distributed = import_distributed()
+        try:
+            result: Band | Failure = future.result()
+        except distributed.CancelledError:
+            raise
+        except distributed.KilledWorker as error:
+            raise BackendError(
+                f"workers of {self.address} died again and again over the same band of {job.raster}, mostly for want "
+                "of memory; give them more (`dask worker --memory-limit`, fewer workers on a machine) or work in "
+                f"narrower columns with --max-ram; {GO_ON}"
+            ) from error
+        except Exception as error:
+            raise BackendError(
+                f"a worker of {self.address} failed: {type(error).__name__}: {_first_line(error)}; {GO_ON}"
+            ) from error
+        if isinstance(result, Failure):
+            raise result.error()
+        return result
+
+    @contextmanager
+    def _cancelling(self, pending: Mapping[Any, int]) -> Iterator[None]:
+        """Cancels what is pending where the block ends early, and names a lost scheduler."""
+        distributed = import_distributed()
+        try:
+            yield
+        except RsedgeError:
+            raise
+        except (OSError, distributed.CancelledError, distributed.TimeoutError) as error:
+            raise BackendError(
+                f"the Dask scheduler {self.address} was lost ({_first_line(error)}); {GO_ON}"
+            ) from error
+        finally:
+            if pending:
+                with suppress(Exception, distributed.CancelledError):
+                    self._client.cancel(list(pending))
+
+    @contextmanager
+    def _counts(self, run: str) -> Iterator[Mapping[int, int]]:
+        """Windows done of each band, as the workers report."""
+        counts: dict[int, int] = {}
+
+        def note(event: tuple[float, Mapping[str, Any]]) -> None:
+            if event[1]["run"] == run:
+                counts[event[1]["band"]] = event[1]["windows"]
+
+        self._client.subscribe_topic(TOPIC, note)
+        try:
+            yield counts
+        finally:
+            with suppress(Exception):
+                self._client.unsubscribe_topic(TOPIC)
+
+    def _wait_for_workers(self, distributed: Any) -> None:
+        try:
+            self._client.wait_for_workers(1, timeout=WORKERS_S)
+        except (OSError, TimeoutError, distributed.TimeoutError) as error:
+            raise BackendError(
+                f"the Dask scheduler {self.address} has no workers; start some with `dask worker {self.address}`"
+            ) from error
+
+    def _check_versions(self) -> None:
+        workers = self._client.get_versions(packages=["rsedge"])["workers"]
+        for address, facts in workers.items():
+            found = facts["packages"].get("rsedge")
+            if (found or "0+unknown") != __version__:
+                has = f"rsedge {found}" if found else "no rsedge"
+                raise BackendError(
+                    f"the Dask worker {address} has {has}, here it is {__version__}; run "
+                    f'`pip install "rsedge[cpu,dask]=={__version__}"` there'
+                )
+
+
+_open_clusters: dict[str, Cluster] = {}
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError or ValueError where nobody listens, after some patience with a scheduler that starts.
+
+    A Client that could not connect takes long to be freed, and can block those that are made after it.
+    """
+    scheme, _, place = address.rpartition("://")
+    if scheme not in {"", "tcp", "tls"}:
+        return None
+    parts = urlsplit(f"//{place}")
+    if not parts.hostname or parts.port is None:
+        raise ValueError("it is not host:port")
+    begin = time.monotonic()
+    while True:
+        try:
+            return socket.create_connection((parts.hostname, parts.port), CONNECT_S).close()
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or time.monotonic() - begin > CONNECT_S:
+                raise
+        time.sleep(POLL_S / 2)
+
+
+def run_on_cluster(job: Job, plan: Plan, journal: Journal, progress: Progress | None = None) -> Stats:
+    """``Job.run`` on the workers of ``job.options.dask``. Raises as `Cluster` and its ``run`` do."""
+    address = str(job.options.dask)
+    if address in _open_clusters:
+        return _open_clusters[address].run(job, plan, journal, progress)
+    with Cluster(address) as cluster:
+        return cluster.run(job, plan, journal, progress)
+
+
+def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
+    """What the workers must know, with paths that do not depend on the current folder."""
+    model, o = job.model, job.options
+    raster = _absolute(job.reader.path)
+    with open_reader(raster, model.bundle.manifest, o) as reader:
+        state = identity(reader)  # that of the job's reader may hold relative paths
+    device = model.name
+    if device == "onnxruntime":
+        device = "cuda" if model.provider.startswith("CUDA") else "cpu"
+    return Order(
+        run=uuid.uuid4().hex,
+        model=None if model.bundle.path == DEFAULT_BUNDLE else os.path.abspath(model.bundle.path),
+        device=device,
+        threads=None if model.threads == usable_cores() else model.threads,
+        precision=model.bundle.precision,
+        raster=raster,
+        options=replace(
+            o,
+            aoi=None if o.aoi is None else _absolute(str(o.aoi)),
+            polygons=None,
+            dask=None,
+            resume=False,
+            overwrite=True,
+            max_ram_bytes=None,
+        ),
+        plan=plan,
+        settings={**job.settings(plan), "raster": raster, "raster_state": state},
+        nthreads=nthreads,
+    )
+
+
+def cut(job: Job, plan: Plan, journal: Journal, workers: int) -> list[list[Window]]:
+    """The parts that the journal does not have, in bands: about three a worker, neither low nor very high."""
+    runs = [run for parts in plan.parts for run in runs_of_missing(parts, journal.parts)]
+    bands: list[list[Window]] = []
+    count, result_bands = sum(map(len, runs)), sum(layer.bands for layer in job.layers())
+    for run in runs:
+        pieces = -(-len(run) // parts_per_band(run[0], count, workers, job.tiling, result_bands))
+        ends = [len(run) * i // pieces for i in range(pieces + 1)]
+        bands += [run[begin:end] for begin, end in pairwise(ends)]
+    return bands
+
+
+def parts_per_band(part: Window, count: int, workers: int, tiling: Tiling, result_bands: int) -> int:
+    """How many of ``count`` parts like this one a task takes; a part has ``result_bands`` bytes a pixel."""
+    workers = max(1, workers)
+    low, high = (-(-rows * tiling.rows.stride // part.height) for rows in WINDOW_ROWS)
+    wanted = max(count // (TASKS_PER_WORKER * workers), min(low, -(-count // workers)))
+    most = BAND_BYTES // (part.height * part.width * result_bands)
+    return max(1, min(wanted, high, most))
+
+
+def keep(band: Band, journal: Journal) -> None:
+    """Write a band's files where the journal wants them. Raises OutputError where they do not arrive there."""
+    for part, contents in band.parts:
+        for file in part.files:
+            path = journal.path(part.area, file.layer)
+            try:
+                path.write_bytes(contents[file.layer])
+                is_whole = describe(path) == (file.size_bytes, file.crc)
+            except OSError as error:
+                raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+            if not is_whole:
+                raise OutputError(f"{path}: what was written is not what the worker sent; is the disk full?")
+        journal.add(part)
+
+
+def _add_scaling(to: Scaling, other: Scaling) -> None:
+    to.clipped, to.scaled = to.clipped + other.clipped, to.scaled + other.scaled
+    to.lowest, to.highest = min(to.lowest, other.lowest), max(to.highest, other.highest)
+
+
+def _absolute(path: str) -> str:
+    """Files with their folder; what GDAL alone understands (URLs, /vsi...) as it is."""
+    return os.path.abspath(path) if os.path.exists(path) else path
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

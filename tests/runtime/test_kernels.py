@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsedge import kernels
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="compilers are looked for on Unix only")
+HAS_CC = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+needs_cc = pytest.mark.skipif(not HAS_CC, reason="no C compiler here")
+Compile = Callable[[], object]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder, and the same for the one that is tried second."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(kernels.SWITCH, raising=False)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(kernels.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(kernels, "FLAGS", ("-O0", "-shared", "-fPIC"))  # sooner done
+    kernels._name.cache_clear()
+    kernels.compiled.cache_clear()
+    yield tmp_path / "cache" / "rsedge"
+    kernels.compiled.cache_clear()
+    kernels._name.cache_clear()
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a shell script in the place of every compiler; returns a file with a line for each call."""
+
+    def make(script: str) -> Path:
+        folder, calls = tmp_path / "bin", tmp_path / "calls"
+        folder.mkdir()
+        (folder / "cc").write_text(f'#!/bin/sh\necho "$@" >> {calls}\nPATH={os.environ["PATH"]}\n{script}\n')
+        (folder / "cc").chmod(0o755)
+        monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setenv("PATH", str(folder))
+        return calls
+
+    return make
+
+
+def again() -> object:
+    """As the next process would."""
+    kernels.compiled.cache_clear()
+    return kernels.compiled()
+
+
+def halves(library: object) -> bool:
+    """Whether it does what it should."""
+    fine = np.array([[1, 2, 3, 3], [2, 2, 4, 5]], np.uint8)
+    coarse = np.empty((1, 2), np.uint8)
+    library.rsedge_halve(fine.ctypes.data, coarse.ctypes.data, 1, 2)  # type: ignore[attr-defined]
+    return bool((coarse == [2, 3]).all())
+
+
+@needs_cc
+def test_it_is_compiled_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert halves(kernels.compiled())
+    assert [p.name for p in cache.iterdir()] == [kernels._name()]
+    assert (cache.stat().st_mode & 0o777, (cache / kernels._name()).stat().st_mode & 0o777) == (0o700, 0o700)
+    monkeypatch.setattr(kernels, "_compilers", lambda: pytest.fail("compiled again"))
+    assert halves(again())
+
+
+def test_the_switch_keeps_to_numpy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RSEDGE_COMPILED", "0")
+    assert kernels.compiled() is None
+    assert not cache.exists()
+
+
+def test_without_a_compiler_there_is_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_compilers", lambda: iter(()))
+    assert kernels.compiled() is None
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo error: no stdint.h >&2; exit 1",
+        "exit 0",  # says that it worked, and wrote nothing
+        'while [ "$1" != -o ]; do shift; done; head -c 9000 /dev/zero > "$2"',
+        'while [ "$1" != -o ]; do shift; done; rm "$2"; exit 1',
+        "kill -9 $$",
+    ],
+    ids=["fails", "writes nothing", "writes garbage", "removes", "is killed"],
+)
+def test_a_broken_compiler_is_as_none(cache: Path, compiler: Callable[[str], Path], script: str) -> None:
+    calls = compiler(script)
+    assert kernels.compiled() is None
+    assert list(cache.iterdir()) == []
+    tried = calls.read_text().splitlines()
+    assert "-march=native" in tried[0]
+    assert any("native" not in line for line in tried)
+
+
+@needs_cc
+def test_a_library_of_something_else_is_not_taken(cache: Path, compiler: Callable[[str], Path]) -> None:
+    compiler('while [ "$1" != -o ]; do shift; done; echo "int x;" | cc -shared -fPIC -x c - -o "$2"')
+    assert kernels.compiled() is None
+
+
+def test_a_compiler_that_hangs_is_tried_once(
+    cache: Path, compiler: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = compiler("exec sleep 30")
+    monkeypatch.setattr(kernels, "COMPILE_LIMIT_S", 0.3)
+    assert kernels.compiled() is None
+    assert len(calls.read_text().splitlines()) == 1
+    assert list(cache.iterdir()) == []
+
+
+@needs_cc
+def test_a_compiler_that_knows_no_processor_of_its_own_is_asked_without(
+    cache: Path, compiler: Callable[[str], Path]
+) -> None:
+    calls = compiler('case "$*" in *native*) exit 1;; esac; exec cc "$@"')
+    assert halves(kernels.compiled())
+    assert len(calls.read_text().splitlines()) == 3
+
+
+@needs_cc
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF", bytes(20_000)])
+def test_a_broken_file_is_compiled_anew(cache: Path, damage: bytes) -> None:
+    cache.mkdir(parents=True, mode=0o700)
+    (cache / kernels._name()).write_bytes(damage)
+    assert halves(kernels.compiled())
+    assert (cache / kernels._name()).read_bytes() != damage
+
+
+@needs_cc
+@pytest.mark.parametrize("mode", [0o775, 0o702])
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_others_may_write_is_never_loaded(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, what: str, mode: int
+) -> None:
+    assert kernels.compiled() is not None
+    (cache if what == "folder" else cache / kernels._name()).chmod(mode)
+    loaded: list[str] = []
+    cdll = ctypes.CDLL
+    monkeypatch.setattr(kernels.ctypes, "CDLL", lambda path: loaded.append(path) or cdll(path))
+    assert halves(again())
+    assert str(cache / kernels._name()) not in loaded
+    if what == "folder":
+        assert not any(path.startswith(str(cache)) for path in loaded)
+        second = Path(kernels.tempfile.gettempdir()) / f"rsedge-{os.getuid()}"
+        assert [p.name for p in second.iterdir()] == [kernels._name()]
+    else:
+        assert (cache / kernels._name()).stat().st_mode & 0o777 == 0o700  # replaced
+
+
+@needs_cc
+def test_what_belongs_to_somebody_else_is_never_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.compiled() is not None
+    monkeypatch.setattr(kernels.os, "getuid", lambda: 54321)
+    assert again() is None  # neither folder is that user's
+
+
+@needs_cc
+def test_links_are_not_followed(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    cache.parent.mkdir()
+    cache.symlink_to(tmp_path / "elsewhere")
+    assert halves(kernels.compiled())
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@needs_cc
+def test_a_cache_folder_that_cannot_be_made(cache: Path, tmp_path: Path) -> None:
+    cache.parent.write_text("a file")
+    assert halves(kernels.compiled())
+    shutil.rmtree(tmp_path / "temporary")
+    (tmp_path / "temporary").write_text("a file")
+    assert again() is None
+
+
+@needs_cc
+def test_a_user_without_a_home(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", none)
+    assert halves(kernels.compiled())
+
+
+def test_another_processor_has_another_file(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home folder that two boards share: neither runs what the other compiled for itself."""
+    names = set()
+    for part in ("0xd42", "0xd08"):  # an Orin's and a Pi 4's; neither has a model name
+        kernels._name.cache_clear()
+        (tmp_path / "cpuinfo").write_text(
+            f"processor\t: 0\nBogoMIPS\t: {part}\nCPU part\t: {part}\n\nprocessor\t: 1"
+        )
+        monkeypatch.setattr(kernels, "CPUINFO", tmp_path / "cpuinfo")
+        names.add(kernels._name())
+    kernels._name.cache_clear()
+    monkeypatch.setattr(kernels, "CPUINFO", tmp_path / "none")
+    assert len(names | {kernels._name()}) == 3
+
+
+def test_what_changes_from_boot_to_boot_does_not_change_the_file(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for mhz in (800, 3000):
+        kernels._name.cache_clear()
+        (tmp_path / "cpuinfo").write_text(
+            f"processor\t: 0\nmodel name\t: A\ncpu MHz\t: {mhz}\nflags\t: avx\n"
+        )
+        monkeypatch.setattr(kernels, "CPUINFO", tmp_path / "cpuinfo")
+        names.add(kernels._name())
+    assert len(names) == 1
+
+
+@needs_cc
+def test_two_processes_at_once(cache: Path) -> None:
+    command = [sys.executable, "-c", "from rsedge.kernels import compiled; print(compiled() is not None)"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=120)[0] for process in both] == ["True\n", "True\n"]
+    assert [p.name[:8] for p in cache.iterdir()] == ["kernels-"]
+
+
+def test_zig_stands_in_for_a_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ziglang", reason="ziglang is not installed")
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    assert halves(kernels.compiled())
+
+
+def test_the_wheel_has_the_source(tmp_path: Path) -> None:
+    build = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("not a checkout")
+    wheel = next(build.WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"]))
+    assert "rsedge/kernels.c" in zipfile.ZipFile(wheel).namelist()
