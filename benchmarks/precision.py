@@ -42,9 +42,9 @@ from rsedge.evaluation import evaluate
 from rsedge.files import whole_or_nothing
 from rsedge.labels import LabelColors, find_pairs
 from rsedge.manifest import Manifest
+from rsedge.options import Options
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.sample_files import write_sample
-from rsedge.options import Options
 
 REFERENCE = Candidate("fp32", "cpu")
 

@@ -212,6 +212,15 @@ class Journal:
                 path.unlink()
 
 
+def settings_of(target: Path) -> Mapping[str, Any]:
+    """Settings of a run to ``target`` that is not finished; {} where there is none, or nothing readable."""
+    try:
+        settings = json.loads((folder_of(target) / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def folder_of(target: Path) -> Path:
     """The folder of a target's journal."""
     return target.with_name(f".{target.name}.rsedge")

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,8 +71,12 @@ class Plan:
         return tuple(part_areas(block) for block in self.blocks)
 
 
-def make_plan(backend: Backend, work: Work, max_ram_bytes: int | None = None) -> Plan:
+def make_plan(
+    backend: Backend, work: Work, max_ram_bytes: int | None = None, begun: Sequence[int] | None = None
+) -> Plan:
     """The widest column blocks whose bound keeps to ``max_ram_bytes`` (None: most of this machine's memory).
+
+    ``begun``: widths of the blocks of a run that is to go on, kept if they fit the area.
 
     Raises InputError where not even the narrowest does.
     """
@@ -80,6 +84,8 @@ def make_plan(backend: Backend, work: Work, max_ram_bytes: int | None = None) ->
         max_ram_bytes = round(machine_bytes() * MOST_OF_MACHINE)
     base_bytes, tile_s = warm_up(backend)
     area, count = work.area, 1
+    if begun and sum(begun) == area.width:
+        return _plan(backend, work, begun[0], base_bytes, tile_s)
     while True:
         width = -(-area.width // count // BLOCK) * BLOCK
         plan = _plan(backend, work, width, base_bytes, tile_s)
@@ -88,7 +94,8 @@ def make_plan(backend: Backend, work: Work, max_ram_bytes: int | None = None) ->
         if width <= BLOCK or width <= work.tiling.cols.tile:
             parts = ", ".join(f"{name} {n / 2**20:.0f}" for name, n in plan.bytes_by_part.items())
             raise InputError(
-                f"{max_ram_bytes / 2**20:.0f} MiB of memory (--max-ram, else 85 % of the machine's) is too little: at least "
+                f"{max_ram_bytes / 2**20:.0f} MiB of memory (--max-ram, else 85 % of the machine's) is too little: "
+                "at least "
                 f"{plan.bound_bytes / 2**20:.0f} MiB are needed (model and libraries {base_bytes / 2**20:.0f}, "
                 f"{parts}). A raster whose blocks span its width or height takes less after `gdal_translate -co "
                 "TILED=YES`"

@@ -18,7 +18,7 @@ from rsedge.bundle import Bundle
 from rsedge.conditions import usable_cores
 from rsedge.engine import Source, Stats, Timed
 from rsedge.errors import InputError
-from rsedge.journal import Journal, Part, folder_of
+from rsedge.journal import Journal, Part, folder_of, settings_of
 from rsedge.manifest import NODATA, Manifest
 from rsedge.options import ClassArea, Options, Result
 from rsedge.plan import Plan, Work, free_bytes, make_plan, of_grid, peak_rss_bytes, return_large_arrays
@@ -37,6 +37,7 @@ from rsedge.tiling import Tiling
 from rsedge.version import __version__
 from rsedge.window import Window
 
+BLOCKS = "column_blocks"
 LARGE_BYTES = 192 << 20  # of a run: from here on memory counts more than a few page faults
 RUN_TAG = "RSEDGE_RUN"  # digest of the settings, in the mask
 MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
@@ -220,11 +221,13 @@ class Job:
         """Column blocks and memory. Raises InputError where ``max_ram_bytes`` is too little."""
         percent = self.options.confidence or self.options.probabilities
         bands = sum(layer.bands for layer in self.layers())
+        # Whether it is cut into columns depends on memory measured just now; a run goes on as it began.
+        begun = settings_of(Path(os.path.realpath(self.out))) if self.options.resume else {}
         later_bytes = 0
         if self.options.polygons:
             from rsedge.polygons import MOST_BYTES as later_bytes  # noqa: N811, PLC0415 - wanted seldom
         work = Work(self.reader, self.bands, self.tiling, self.area, self.inside, bands, percent, later_bytes)
-        return make_plan(self.model, work, self.options.max_ram_bytes)
+        return make_plan(self.model, work, self.options.max_ram_bytes, begun.get(BLOCKS))
 
     def settings(self, plan: Plan) -> Mapping[str, Any]:
         """What must be the same for a run to go on: all that the result's bytes depend on."""
@@ -245,7 +248,7 @@ class Job:
             "crop": o.crop,
             "layers": [layer.name for layer in self.layers()],
             "preview": o.preview is not None,
-            "column_blocks": [block.width for block in plan.blocks],
+            BLOCKS: [block.width for block in plan.blocks],
         }
 
     def run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
@@ -282,11 +285,14 @@ class Job:
         try:
             notes = run_notes(self.reader, self.bands, self.model, valid_pixels)
         except InputError:
-            journal.parts.clear()  # of the wrong scale: nothing to go on from
+            journal.remove()  # of the wrong scale: nothing to go on from
             raise
         fine = self._fine()
         if fine is not None:
-            notes = (f"read at a GSD of {self.reader.grid.gsd_m:.2f} m, the raster's is {fine.gsd_m:.2f} m", *notes)
+            notes = (
+                f"read at a GSD of {self.reader.grid.gsd_m:.2f} m, the raster's is {fine.gsd_m:.2f} m",
+                *notes,
+            )
         if not self.source_grid.is_referenced:
             notes = (*notes, "the raster has no CRS: the mask has none either, and areas are unknown")
         return notes
@@ -412,7 +418,7 @@ def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> Ras
 
 
 def read_threads() -> int:
-    """Threads that decode: on two cores the reader's own does as much, with a strip's compressed bytes less in memory."""
+    """Threads that decode; on two cores the reader's own does as much, and holds less of the file in memory."""
     return max(1, min(usable_cores() // 2, MOST_READ_THREADS))
 
 
@@ -443,7 +449,8 @@ def is_done(model: Backend, raster: Path | str, out: Path | str, options: Option
 
 def digest(settings: Mapping[str, Any]) -> str:
     """SHA-256 of a run's settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    asked = {k: v for k, v in settings.items() if k != BLOCKS}  # columns change no pixel
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def runs_of_missing(parts: Sequence[Window], there: Mapping[Window, Part]) -> list[list[Window]]:

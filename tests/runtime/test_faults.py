@@ -6,6 +6,7 @@ import errno
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
         fail_at("rsedge.raster.parts.write_class_names", NO_SPACE), OutputError, "No space left", True
     ),
     "preview": (
-        fail_at("rsedge.segmentation.draw", OutputError("preview cannot be written")), OutputError, "preview", True
+        fail_at("rsedge.preview.draw", OutputError("preview cannot be written")), OutputError, "preview", True
     ),
     "polygons": (
         fail_at("rsedge.polygons.write_polygons", OutputError("polygons cannot be written")),
@@ -144,8 +145,10 @@ def test_a_fault_leaves_the_target_and_the_run_goes_on(
         polygons = folder / "classes.gpkg" if fault == "polygons" else None
         return Options(confidence=True, preview=folder / "preview.png", polygons=polygons, resume=resume)
 
-    if fault == "polygons":
-        pytest.importorskip("pyogrio")
+    if fault == "polygons":  # they have tests of their own; here it counts when they are written
+        drawn = SimpleNamespace(notes=(), polygons=0)
+        monkeypatch.setattr("rsedge.polygons.check_polygons_possible", lambda *_, **__: None)
+        monkeypatch.setattr("rsedge.polygons.write_polygons", lambda *_, **__: drawn)
     here, whole = tmp_path / "here", tmp_path / "whole"
     here.mkdir()
     whole.mkdir()
@@ -166,8 +169,8 @@ def test_a_fault_leaves_the_target_and_the_run_goes_on(
             segment(model, raster, out, options(here))
     result = segment(model, raster, out, options(here, resume=True))
     assert (result.resumed_pixels > 0) == keeps
-    compared = {p.name for p in whole.iterdir()} - {"classes.gpkg"}
-    assert {p.name for p in here.iterdir()} - {"classes.gpkg"} == compared
+    compared = {p.name for p in whole.iterdir()}
+    assert {p.name for p in here.iterdir()} == compared
     for name in compared:
         assert (here / name).read_bytes() == (whole / name).read_bytes(), name
 

@@ -201,7 +201,7 @@ def cached_bytes(env: rasterio.Env) -> int:
 
 
 def test_the_cache_has_a_floor_and_a_cap() -> None:
-    assert LEAST_BYTES == 16 << 20
+    assert LEAST_BYTES == 8 << 20
     assert cached_bytes(bounded_cache(0)) == cached_bytes(exact_cache(5)) == LEAST_BYTES
     assert cached_bytes(bounded_cache(20 << 20)) == 40 << 20
     assert cached_bytes(bounded_cache(1 << 40)) == 512 << 20

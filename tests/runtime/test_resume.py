@@ -157,7 +157,7 @@ def test_killed_at_any_step_and_resumed_it_is_the_same_to_the_byte(
     assert run("whole", *options) == 0, log(tmp_path / "whole")
     whole, steps = made(tmp_path / "whole"), int((tmp_path / "whole" / "steps.txt").read_text())
     assert set(whole) == NAMES
-    finishing, stride = (60, 7) if format == "cog" else (12, 4)
+    finishing, stride = (60, 9) if format == "cog" else (12, 4)
     chosen = [*range(2, steps - finishing, 37), *range(steps - finishing, steps + 1, stride)]
     for step in chosen:
         name = f"at{step}"

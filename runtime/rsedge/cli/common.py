@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +18,11 @@ from rsedge.errors import BackendError, InputError
 
 OWN_MODEL = Path("student.rsedge")  # what `rsedge export` writes, in the current folder
 
-# What is said after Ctrl-C, and whether a command that is stopped may end without tidying up.
+INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; systemd and docker; a lost terminal
+PATIENCE_S = 1.5  # from a stop to the end, where a run can go on from the disk
+# What is said after Ctrl-C.
 interrupted = "interrupted; a result appears under its name only when it is whole"
-may_be_killed = False
 
 Model = Annotated[
     str | None,
@@ -50,7 +54,9 @@ Scale = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace also a raster that rsedge did not write.")
 ]
-Device = Annotated[str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt")]
+Device = Annotated[
+    str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt")
+]
 Precision = Annotated[
     str | None,
     typer.Option(
@@ -101,11 +107,34 @@ def parse_bytes(text: str | None) -> int | None:
 @contextmanager
 def stopping_says(text: str) -> Iterator[None]:
     """While the block lasts, Ctrl-C says ``text``, and within two seconds, since what is finished is on disk."""
-    global interrupted, may_be_killed  # noqa: PLW0603 - the signal handler has no other way to know
-    before = interrupted, may_be_killed
-    interrupted, may_be_killed = text, True
-    yield
-    interrupted, may_be_killed = before  # not after an error: it is told when all is unwound
+    global interrupted  # noqa: PLW0603 - the handler of signals has no other way to know
+    before, interrupted = interrupted, text
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    # Python calls a signal's handler only when a library's long call is over; this is written to at once.
+    old = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_end_in_time, args=(told,), name="rsedge-stop", daemon=True).start()
+    stopped = False
+    try:
+        yield
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)
+        raise
+    finally:
+        if not stopped:  # else until all is unwound, or time is up
+            signal.set_wakeup_fd(old)
+            os.close(tell)
+            interrupted = before
+
+
+def _end_in_time(told: int) -> None:
+    """End the process some time after a signal that stops it; return when nobody tells any more."""
+    while number := os.read(told, 1):
+        if number[0] in STOPS:
+            time.sleep(PATIENCE_S)
+            print(interrupted, file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)
+    os.close(told)
 
 
 def model_or_default(path: str | None, quiet: bool = False) -> str | None:

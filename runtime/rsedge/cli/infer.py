@@ -89,8 +89,10 @@ def infer(
 ) -> None:
     """Segment rasters of any size into class masks on the same grids."""
     from rsedge.options import Options
+    from rsedge.raster.quiet import hush_libtiff
     from rsedge.segmentation import open_model
 
+    hush_libtiff()
     sources = expand(rasters)
     options = Options(
         overlap=overlap,

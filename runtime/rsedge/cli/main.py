@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import threading
 from typing import Annotated
 
 import typer
 
 from rsedge.cli import bench, common, data, evaluate, export, infer, models, sample, training, verify
+from rsedge.cli.common import INTERRUPTED, STOPS
 from rsedge.cli.settings import read_settings
 from rsedge.errors import RsedgeError
 from rsedge.version import __version__
-
-INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
-PATIENCE_S = 1.5  # from Ctrl-C to the end, where a run can go on from the disk
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; systemd and docker; a lost terminal
 
 app = typer.Typer(
     name="rsedge",
@@ -84,17 +79,7 @@ class _Interrupted(BaseException):
 
 def _interrupt(*_: object) -> None:
     _ignore_stops()  # a second Ctrl-C must not cut the tidying up
-    if common.may_be_killed:
-        timer = threading.Timer(PATIENCE_S, _give_up)
-        timer.daemon = True
-        timer.start()
     raise _Interrupted
-
-
-def _give_up() -> None:
-    """End at once: a library's long call cannot be interrupted, and what is finished is on the disk."""
-    print(common.interrupted, file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)
 
 
 def _ignore_stops() -> None:
