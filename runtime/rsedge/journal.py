@@ -33,11 +33,12 @@ SYNC_S = 2.0  # what a power cut may cost; what a kill costs is a part at most
 
 @dataclass(frozen=True)
 class PartFile:
-    """A file of a part: the ``layer`` it holds, its size and CRC-32."""
+    """A file of a part: the ``layer`` it holds, its size, its CRC-32 and that of the pixels meant to be in it."""
 
     layer: str
     size_bytes: int
     crc: int
+    pixels_crc: int = 0
 
 
 @dataclass(frozen=True)

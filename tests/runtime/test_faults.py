@@ -93,7 +93,6 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
     "NaN in a late tile": (answers(100, put_nan), BackendError, "NaN", True),
     "first part": (fail_at("rsedge.raster.parts.create", NO_SPACE), OutputError, "No space left", False),
     "third part": (fail_at("rsedge.raster.parts.create", NO_SPACE, 7), OutputError, "No space left", True),
-    "part read back": (fail_at("rsedge.raster.parts._check", OutputError(CUT), 5), OutputError, CUT, True),
     "settings": (fail(Journal, "_begin", NO_SPACE), OutputError, "No space left", False),
     "first line": (fail_at("rsedge.journal._write_all", NO_SPACE, 2), OutputError, "No space left", False),
     "third line": (fail_at("rsedge.journal._write_all", NO_SPACE, 4), OutputError, "No space left", True),
@@ -109,7 +108,7 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
     ),
     "second copy": (fail_at("rsedge.raster.parts._copy", NO_SPACE, 2), OutputError, "No space left", True),
     "synced to disk": (fail_at("rsedge.raster.parts.sync", NO_SPACE), OutputError, "No space left", True),
-    "read back": (fail_at("rsedge.raster.parts._compare", OutputError(CUT)), OutputError, CUT, True),
+    "read back": (fail_at("rsedge.raster.parts._compare_with_parts", OutputError(CUT)), OutputError, CUT, True),
     "class names": (
         fail_at("rsedge.raster.parts.write_class_names", NO_SPACE), OutputError, "No space left", True
     ),

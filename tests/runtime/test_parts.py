@@ -244,16 +244,23 @@ def test_a_part_that_changed_is_told(tmp_path: Path, change: str) -> None:
     assert not (tmp_path / "whole.tif").exists()
 
 
-def test_a_part_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = module.create
+def test_a_part_that_was_written_wrongly_without_a_word_is_found_and_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels, create = noise(1300, 1100) % 7 + 1, module.create
 
     def silently_empty(path: Path, grid: Grid, options: dict[str, object]) -> object:
         create(path, grid, options).close()
         return create(path.with_name("elsewhere.tif"), grid, options)
 
-    monkeypatch.setattr(module, "create", silently_empty)
+    whole = quarters(1300, 1100)
+    parts = put(tmp_path, pixels, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "create", silently_empty)
+        parts[1:2] = put(tmp_path, pixels, whole[1:2])
     with pytest.raises(OutputError, match="cannot be read back; is the disk full"):
-        write_part(tmp_path / "part", "mask", noise(20, 20) + 1)
+        assemble(tmp_path / "whole.tif", UTM, MASK, parts, Finish("gtiff", "zstd"))
+    assert [path.exists() for _, path, _ in parts] == [True, False, True, True]
 
 
 @pytest.mark.parametrize("place", [(0, 0, 0), (0, 1299, 1099), (0, 511, 512)])

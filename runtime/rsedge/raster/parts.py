@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,15 +67,13 @@ def part_areas(area: Window) -> tuple[Window, ...]:
 
 
 def write_part(path: Path, layer: str, pixels: NDArray[np.uint8]) -> PartFile:
-    """Write (bands, h, w) as one small GeoTIFF without a place, and read it back. Raises OutputError."""
+    """Write (bands, h, w) as one small GeoTIFF without a place. Raises OutputError."""
     bands, height, width = pixels.shape
     try:
         with create(path, Grid(height, width), _creation("zstd", bands)) as dst:
             dst.write(pixels)
-        with _opened(path) as src:
-            for window in _pieces(src):
-                _check(path, src.read(window=window), pixels[(slice(None), *window.toslices())])
-        return PartFile(layer, *describe(path))
+        meant = _crc(pixels[:, w.row : w.row_end, w.col : w.col_end] for w in _pieces(height, width, bands))
+        return PartFile(layer, *describe(path), meant)
     except GDAL_ERRORS as error:
         raise failure(path, error) from error
 
@@ -85,11 +84,12 @@ def assemble(
     """Make ``target`` of the parts, on the disk and read back; pixels of no part are nodata.
 
     Scratch files lie beside the parts. Raises OutputError where it cannot be written (disk full), or where a
-    part is no longer what it was.
+    part is not what was meant; its file is then removed, so that --resume does it again.
     """
     folder = parts[0][1].parent
     for _, path, file in parts:
         if not is_whole(path, file):
+            path.unlink(missing_ok=True)
             raise OutputError(f"{path} is not what was written to it; --resume does it again")
     with _tidy(folder, layer.name) as scratch, bounded_cache(0):
         try:
@@ -97,6 +97,7 @@ def assemble(
             placed = [(area, path) for area, path, _ in parts]
             whole = _mosaic(scratch, "whole", grid, layer, placed, finish)
             if finish.fine is not None:
+                _check_parts(parts)  # the pixels that are written are others
                 fine = _refined(whole, scratch("refined.tif"), finish.fine)
                 whole = _mosaic(scratch, "fine", finish.fine, layer, [(of_grid(finish.fine), fine)], finish)
             if finish.format == "cog" and finish.make_overviews:
@@ -104,10 +105,18 @@ def assemble(
                 _add_overviews(whole, build_overviews(whole, scratch, creation))
             _copy(whole, target, finish)
             sync(target)
-            _compare(target, whole)
+            covered = sum(area.height * area.width for area, _, _ in parts)
+            if finish.fine is None and covered == grid.height * grid.width:
+                _compare_with_parts(target, parts)
+            else:
+                _check_parts(parts)
+                _compare(target, whole)
             if layer.classes:
                 write_class_names(target, layer.classes)
+        except OutputError:
+            raise
         except GDAL_ERRORS as error:
+            _check_parts(parts)  # it may be one of them that cannot be read
             raise failure(target, error) from error
 
 
@@ -206,7 +215,8 @@ def _refined(coarse: Path, path: Path, grid: Grid) -> Path:
     with _opened(coarse) as src:
         rows, cols = upsample_index(src.height, grid.height), upsample_index(src.width, grid.width)
         with create(path, Grid(grid.height, grid.width), _creation("zstd", src.count)) as dst:
-            for window in _pieces(dst):
+            for piece in _pieces(dst.height, dst.width, dst.count):
+                window = _gdal_window(piece)
                 down, along = (
                     index[part] for index, part in zip((rows, cols), window.toslices(), strict=True)
                 )
@@ -217,19 +227,55 @@ def _refined(coarse: Path, path: Path, grid: Grid) -> Path:
     return path
 
 
-def _compare(target: Path, source: Path) -> None:
+def _compare_with_parts(target: Path, parts: Sequence[tuple[Window, Path, PartFile]]) -> None:
     """Raise OutputError unless the pixels on the disk are those that were meant.
 
-    GDAL does not report every write that a full disk refuses.
+    GDAL does not report every write that a full disk refuses, neither here nor when the part was written.
     """
+    with _opened(target) as dst:
+        same = all(_pixels_crc(dst, area) == file.pixels_crc for area, _, file in parts)
+    if not same:
+        _check_parts(parts)
+        raise _unreadable(target)
+
+
+def _check_parts(parts: Sequence[tuple[Window, Path, PartFile]]) -> None:
+    """Remove a part that is not what was meant, and raise OutputError."""
+    for area, path, file in parts:
+        try:
+            with _opened(path) as src:
+                same = _pixels_crc(src, Window(0, 0, area.height, area.width)) == file.pixels_crc
+        except GDAL_ERRORS:
+            same = False
+        if not same:
+            path.unlink(missing_ok=True)
+            raise _unreadable(path)
+
+
+def _compare(target: Path, source: Path) -> None:
+    """As ``_compare_with_parts``, with the pixels of another raster."""
     with _opened(target) as dst, _opened(source) as src:
-        for window in _pieces(dst):
-            _check(target, dst.read(window=window), src.read(window=window))
+        for piece in _pieces(dst.height, dst.width, dst.count):
+            window = _gdal_window(piece)
+            if not np.array_equal(dst.read(window=window), src.read(window=window)):
+                raise _unreadable(target)
 
 
-def _check(path: Path, found: NDArray[np.uint8], meant: NDArray[np.uint8]) -> None:
-    if not np.array_equal(found, meant):
-        raise OutputError(f"{path}: what was written cannot be read back; is the disk full?")
+def _unreadable(path: Path) -> OutputError:
+    return OutputError(f"{path}: what was written cannot be read back; is the disk full?")
+
+
+def _pixels_crc(src: Any, area: Window) -> int:
+    pieces = _pieces(area.height, area.width, src.count)
+    moved = (Window(area.row + p.row, area.col + p.col, p.height, p.width) for p in pieces)
+    return _crc(src.read(window=_gdal_window(piece)) for piece in moved)
+
+
+def _crc(pieces: Iterable[NDArray[np.uint8]]) -> int:
+    crc = 0
+    for piece in pieces:
+        crc = zlib.crc32(np.ascontiguousarray(piece).data, crc)
+    return crc
 
 
 def _opened(path: Path) -> Any:
@@ -237,12 +283,16 @@ def _opened(path: Path) -> Any:
         return rasterio.open(path)
 
 
-def _pieces(src: Any) -> Iterator[GdalWindow]:
+def _pieces(height: int, width: int, bands: int) -> Iterator[Window]:
     """Windows of whole blocks that tile a raster, each of a few MiB over all bands."""
-    width = BLOCK * max(1, PIECE_BYTES // (BLOCK * BLOCK * src.count))
-    for row in range(0, src.height, BLOCK):
-        for col in range(0, src.width, width):
-            yield GdalWindow(col, row, min(width, src.width - col), min(BLOCK, src.height - row))
+    across = BLOCK * max(1, PIECE_BYTES // (BLOCK * BLOCK * bands))
+    for row in range(0, height, BLOCK):
+        for col in range(0, width, across):
+            yield Window(row, col, min(BLOCK, height - row), min(across, width - col))
+
+
+def _gdal_window(window: Window) -> GdalWindow:
+    return GdalWindow(window.col, window.row, window.width, window.height)
 
 
 @contextmanager
