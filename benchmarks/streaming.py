@@ -12,7 +12,7 @@ next to nothing, and the default student (b0).
 work        seconds after the imports, with the model open (geodeep opens its own: milliseconds)
 process     seconds from start to exit; CPU: user and system seconds of all its threads
 read        the raster decoded into one buffer by GDAL on one thread, the bar's; "read, 2 threads" is beside it
-write       the finished mask from memory as a tiled zstd GeoTIFF, one thread
+write       the finished mask from memory as a tiled zstd GeoTIFF of level 1 (as rsedge writes), one thread
 model       the session alone, once for every window, the same pixels each time
 floor       of each round the slower of read + write and model
 geodeep     as `pip install geodeep` has it; it puts a 5x5 median filter over the mask, which nobody else does.

@@ -27,7 +27,7 @@ from rasterio.windows import Window
 Facts = dict[str, Any]
 BLOCK = 512
 MASK_PROFILE = {
-    "driver": "GTiff", "dtype": "uint8", "count": 1, "nodata": 255, "compress": "zstd", "tiled": True,
+    "driver": "GTiff", "dtype": "uint8", "count": 1, "nodata": 255, "compress": "zstd", "zstd_level": 1, "tiled": True,
     "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "IF_SAFER",
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from rsedge.tiling import Tiling
 from rsedge.window import Window
 
 AHEAD = 1  # strips that are read, and rows that wait to be written, while the model is at work
-ANSWERS_AHEAD = 1  # batches of scores that are ready or in the making while one is blended
+ANSWERS_AHEAD = 2  # batches of scores that are ready or in the making while one is blended
 Progress = Callable[[int, int], None]
 
 
