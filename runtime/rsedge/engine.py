@@ -215,7 +215,9 @@ class _Strips:
             # A strip of fewer rows takes the front of the same memory, so that it is contiguous as well.
             shape = window.height, window.width
             image = image[: len(self._fill) * shape[0] * shape[1]].reshape(len(self._fill), *shape)
-            valid = valid[: shape[0] * shape[1]].reshape(shape) if valid.size else np.broadcast_to(True, shape)
+            valid = (
+                valid[: shape[0] * shape[1]].reshape(shape) if valid.size else np.broadcast_to(True, shape)
+            )
             with Timed(self._stats, "read"):
                 whole = reader.read_into(window, plan, image, valid)
                 if not whole:

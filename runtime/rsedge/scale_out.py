@@ -28,7 +28,6 @@ from rsedge.engine import Progress, Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
 from rsedge.journal import Journal, describe
 from rsedge.plan import Plan
-from rsedge.raster.values import Scaling
 from rsedge.scale_out_worker import TOPIC, Band, Failure, Order, import_distributed, run_band
 from rsedge.segmentation import Job, identity, open_reader, runs_of_missing, united
 from rsedge.tiling import Tiling
@@ -104,7 +103,7 @@ class Cluster:
                     number = pending.pop(future)
                     band = self._result(future, job)
                     keep(band, journal)
-                    _add_scaling(job.reader._scaling, band.scaling)
+                    job.reader.scaling.add(band.scaling)
                     stats.add(band.stats)
                     done += total[number]
                 nthreads = self._client.nthreads() or nthreads
@@ -295,11 +294,6 @@ def keep(band: Band, journal: Journal) -> None:
             if not is_whole:
                 raise OutputError(f"{path}: what was written is not what the worker sent; is the disk full?")
         journal.add(part)
-
-
-def _add_scaling(to: Scaling, other: Scaling) -> None:
-    to.clipped, to.scaled = to.clipped + other.clipped, to.scaled + other.scaled
-    to.lowest, to.highest = min(to.lowest, other.lowest), max(to.highest, other.highest)
 
 
 def _absolute(path: str) -> str:

@@ -123,7 +123,7 @@ def _make(order: Order, parts: Sequence[Window], folder: Path, address: str, rep
             _compare(order.settings, job.settings(order.plan))
         stack.enter_context(exact_cache(order.plan.bytes_by_part["GDAL"]))
         stats = job.run_parts(parts, path, done, report)
-        return Band(tuple(made), stats, job.reader._scaling)
+        return Band(tuple(made), stats, job.reader.scaling)
 
 
 def _model(order: Order, address: str) -> Backend:

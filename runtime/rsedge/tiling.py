@@ -112,9 +112,7 @@ class Tiling:
     cols: Axis
 
     @classmethod
-    def of(
-        cls, height: int, width: int, tile: int, overlap: float, seam: Seam, shift: float = 0.0
-    ) -> Tiling:
+    def of(cls, height: int, width: int, tile: int, overlap: float, seam: Seam, shift: float = 0.0) -> Tiling:
         """Tiling of a raster of ``height`` x ``width`` pixels by square tiles."""
         return cls(Axis(height, tile, overlap, seam, shift), Axis(width, tile, overlap, seam, shift))
 

@@ -49,7 +49,7 @@ class RasterReader:
         self.color_interp: tuple[ColorInterp, ...] = self._src.colorinterp
         self.dtypes: tuple[str, ...] = self._src.dtypes
         self.nodata: float | None = self._src.nodata  # of the first band
-        self._scaling = Scaling()
+        self.scaling = Scaling()
 
     def __enter__(self) -> RasterReader:
         return self
@@ -149,7 +149,7 @@ class RasterReader:
 
         Raises InputError where most values lie outside: it cannot be right.
         """
-        return self._scaling.check(scale)
+        return self.scaling.check(scale)
 
     @staticmethod
     def _check_fit(window: Window, plan: BandPlan, image: Pixels, valid: Valid) -> None:
@@ -204,7 +204,7 @@ class RasterReader:
     def _map(self, stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None) -> None:
         """Fill ``image``, and with a palette clear ``valid`` where it is transparent."""
         if plan.scale is not None:
-            self._scaling.apply(stored, plan, image, valid)
+            self.scaling.apply(stored, plan, image, valid)
         elif plan.palette:
             values.expand_palette(stored, plan, image, valid)
         elif not np.shares_memory(stored, image):  # else it was read in place

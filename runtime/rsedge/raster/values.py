@@ -99,6 +99,11 @@ class Scaling:
             low, high = plan.scale
             raise InputError(f"all values so far lie outside --scale {low:g},{high:g}: {self._range()}")
 
+    def add(self, other: Scaling) -> None:
+        """Add what was counted elsewhere, of other parts of the raster."""
+        self.clipped, self.scaled = self.clipped + other.clipped, self.scaled + other.scaled
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+
     def _apply(self, stored: Pixels, scale: tuple[float, float], image: Pixels, valid: Valid | None) -> None:
         (low, high), top = scale, SCALED_MAX[image.dtype.name]
         for band, out in zip(stored, image, strict=True):
