@@ -13,8 +13,9 @@ from rsedge.backends import Backend
 from rsedge.engine import Strip
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.options import Options
+from rsedge.prepare import check_outputs, plan_run
 from rsedge.raster import RasterReader, RasterWriter, bounded_cache, check_target
-from rsedge.segmentation import check_outputs, plan_run, segment
+from rsedge.segmentation import segment
 from rsedge.version import __version__
 from rsedge.window import Window
 

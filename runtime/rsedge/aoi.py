@@ -26,6 +26,7 @@ from rsedge.window import Window
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
 JSON_SUFFIXES = (".geojson", ".json")
+PIECE_PIXELS = 1 << 18  # of which crossings are counted at a time
 SNAP = 1024  # parts of a pixel: PROJ's last digits must not move an edge across a pixel's centre
 
 
@@ -81,7 +82,10 @@ class Aoi:
         for rings in polygons:
             there = [np.round(ring_in_pixels(ring, of, grid, where) * SNAP) / SNAP for ring in rings]
             found.append(tuple(ring for ring in there if len(ring)))
-        found = [rings for rings in found if rings and _rows_and_cols(rings, grid)]
+        there_are = [rings for rings in found if rings]
+        found = [rings for rings in there_are if _rows_and_cols(rings, grid)]
+        if not found and any(_reach(rings, grid) for rings in there_are):
+            raise InputError(f"{where} holds no pixel's centre; make it larger")
         if not found:
             every = np.concatenate([ring for rings in polygons for ring in rings])
             raise InputError(
@@ -126,7 +130,7 @@ class Aoi:
                 and low_col < window.col_end
                 and high_col > window.col
             ):
-                found |= _fill(rings, window)
+                _fill(rings, window, found)
         return found
 
     @cached_property
@@ -155,27 +159,53 @@ def check_bounds(bounds: Bounds) -> Bounds:
     return bounds
 
 
-def _fill(rings: tuple[Points, ...], window: Window) -> NDArray[np.bool_]:
-    """Even-odd rule: a pixel is inside when an odd number of edges cross its row left of its centre.
+def _fill(rings: tuple[Points, ...], window: Window, found: NDArray[np.bool_]) -> None:
+    """Set ``found``, (h, w) of the window, by the even-odd rule, a few rows at a time.
 
-    Crossings are computed from the edge and the row's number alone, so they do not depend on the window.
+    A pixel is inside when an odd number of edges cross its row left of its centre. Crossings are computed from
+    the edge and the row's number alone, so they do not depend on the window.
     """
     begin = np.concatenate([r[:-1] for r in rings])
     end = np.concatenate([r[1:] for r in rings])
     down = begin[:, 1] < end[:, 1]
     upper, lower = np.where(down[:, None], begin, end), np.where(down[:, None], end, begin)
-    first = np.clip(np.ceil(upper[:, 1] - 0.5), window.row, window.row_end).astype(np.int64)
-    last = np.clip(np.ceil(lower[:, 1] - 0.5), window.row, window.row_end).astype(np.int64)
-    count = last - first
+    spans = np.stack([np.ceil(end[:, 1] - 0.5) for end in (upper, lower)], 1)
+    spans = np.clip(spans, window.row, window.row_end).astype(np.int64)
+    used = spans[:, 0] < spans[:, 1]
+    upper, lower, spans = upper[used], lower[used], spans[used]
+    step = max(1, PIECE_PIXELS // window.width)
+    for row in range(window.row, window.row_end, step):
+        piece = Window(row, window.col, min(step, window.row_end - row), window.width)
+        cut = np.clip(spans, piece.row, piece.row_end)
+        some = np.flatnonzero(cut[:, 0] < cut[:, 1])
+        if len(some):
+            rows = slice(row - window.row, piece.row_end - window.row)
+            found[rows] |= _parity(upper[some], lower[some], cut[some], piece)
+
+
+def _parity(a: Points, b: Points, spans: NDArray[np.int64], window: Window) -> NDArray[np.bool_]:
+    """Whether a pixel, (h, w), lies right of an odd number of the edges from ``a`` down to ``b``.
+
+    ``spans``: first row of the window that each edge crosses, and the one after the last.
+    """
+    first, count = spans[:, 0], spans[:, 1] - spans[:, 0]
     edge = np.repeat(np.arange(len(count)), count)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    a, b = upper[edge], lower[edge]
+    a, b = a[edge], b[edge]
     x = a[:, 0] + (row + 0.5 - a[:, 1]) * (b[:, 0] - a[:, 0]) / (b[:, 1] - a[:, 1])
     col = np.clip(np.ceil(x - 0.5), window.col, window.col_end).astype(np.int64)
     place = (row - window.row) * (window.width + 1) + col - window.col
-    crossed = np.bincount(place, minlength=window.height * (window.width + 1))
-    crossed = crossed.reshape(window.height, window.width + 1)[:, :-1]
-    return np.asarray(np.cumsum(crossed, 1) % 2 == 1)
+    places, times = np.unique(place, return_counts=True)
+    flips = np.zeros(window.height * (window.width + 1), np.uint8)
+    flips[places[times % 2 == 1]] = 1
+    parity = np.bitwise_xor.accumulate(flips.reshape(window.height, window.width + 1)[:, :-1], 1)
+    return np.asarray(parity.view(np.bool_))
+
+
+def _reach(rings: Sequence[Points], grid: Grid) -> bool:
+    """Whether the bounds of the rings and the grid's outline overlap."""
+    points = np.concatenate(rings)
+    return bool((points.min(0) < (grid.width, grid.height)).all() and (points.max(0) > 0).all())
 
 
 def _rows_and_cols(rings: Sequence[Points], grid: Grid) -> tuple[int, int, int, int] | None:

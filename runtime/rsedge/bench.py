@@ -21,8 +21,8 @@ from rsedge.conditions import Conditions
 from rsedge.engine import Progress
 from rsedge.errors import InputError
 from rsedge.manifest import Manifest
+from rsedge.memory import peak_rss_bytes
 from rsedge.options import Options
-from rsedge.plan import peak_rss_bytes
 from rsedge.sample import SampleScene
 from rsedge.sample_files import write_sample
 from rsedge.segmentation import segment

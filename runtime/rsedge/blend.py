@@ -123,7 +123,7 @@ class RollingBand:
             cols.shared(col),
             cols.own(col),
         )
-        down, across = tiling.rows.weights[self._row], tiling.cols.weights[col]
+        down, across = tiling.rows.weights_of(self._row), tiling.cols.weights_of(col)
         finite = (self._add_compiled if self._kernel else self._add)(scores, down, across, at)
         if finite and self._percent is not None and self._totals is not None:
             first, _, _, done, _, ready = at
@@ -203,8 +203,8 @@ class CropBand:
         """Take the pixels that are the ``col``-th window's own of its classes, (tile, tile)."""
         rows, cols = self._spans.tiling.rows, self._spans.tiling.cols
         self._move_down()
-        top, bottom = _own(rows.weights[self._row])
-        left, right = _own(cols.weights[col])
+        top, bottom = _own(rows.weights_of(self._row))
+        left, right = _own(cols.weights_of(col))
         start = cols.starts[col] - self._spans.cols.low
         self._mask[top:bottom, start + left : start + right] = classes[top:bottom, left:right]
         return True  # backends that answer classes look for NaN themselves

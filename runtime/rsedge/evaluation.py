@@ -16,8 +16,8 @@ from rsedge.errors import InputError
 from rsedge.labels import LabelColors, find_pairs
 from rsedge.metrics import Confusion
 from rsedge.options import Options
+from rsedge.prepare import plan_run, run_notes
 from rsedge.raster import RasterReader, bounded_cache
-from rsedge.segmentation import plan_run, run_notes
 from rsedge.sinks import ScoreSink
 from rsedge.truth import LabelReader
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import stat
 import time
 import zlib
@@ -28,6 +29,7 @@ from rsedge.errors import InputError, OutputError
 from rsedge.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
+CHANGED = {"raster_state": "the raster, or a file that it is made of, has changed"}  # its digest says nothing
 SYNC_S = 2.0  # what a power cut may cost; what a kill costs is a part at most
 
 
@@ -178,15 +180,12 @@ class Journal:
         return is_whole(self.path(part.area, file.layer), file)
 
     def _compare(self) -> None:
-        try:
-            was = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise InputError(
-                f"{self.folder / SETTINGS} cannot be read; begin anew with --overwrite"
-            ) from None
+        was = settings_of(self.target)
+        if not was:
+            raise InputError(f"{self.folder / SETTINGS} cannot be read; begin anew with --overwrite")
         now = json.loads(json.dumps(self.settings))
         differ = [
-            f"{k} was {_short(was.get(k))}, is now {_short(now.get(k))}"
+            CHANGED.get(k) or f"{k} was {_short(was.get(k))}, is now {_short(now.get(k))}"
             for k in sorted(was.keys() | now.keys())
             if was.get(k) != now.get(k)
         ]
@@ -210,7 +209,10 @@ class Journal:
         """Remove what a killed run left over: parts without a line, half a result."""
         for path in self.folder.iterdir():
             if path.name not in keep | {LOCK, LINES, SETTINGS}:
-                path.unlink()
+                if path.is_dir():  # somebody else's
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def settings_of(target: Path) -> Mapping[str, Any]:

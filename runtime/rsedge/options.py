@@ -55,16 +55,28 @@ class Options:
             len(self.scale) == 2 and all(isinstance(v, float | int) for v in self.scale)
         ):
             raise InputError(f"scale {self.scale!r} is not two numbers such as (0, 3000)")
+        if self.max_ram_bytes is not None and self.max_ram_bytes < 1:
+            raise InputError(f"max_ram_bytes {self.max_ram_bytes} is below 1")
+        self._check_area()
+        self._check_polygons()
+
+    def _check_area(self) -> None:
         if self.bbox is not None and self.aoi is not None:
             raise InputError("bbox and aoi were both given; give one")
+        if self.bbox_crs is not None and self.bbox is None:
+            raise InputError("bbox_crs was given without bbox; polygons say their own CRS")
         if self.crop and self.bbox is None and self.aoi is None:
             raise InputError("crop was asked for without bbox or aoi; give the area to crop to")
         if self.crop and self.resample:
             raise InputError("crop and resample do not go together; leave one out")
+
+    def _check_polygons(self) -> None:
+        if (self.min_area_m2 or self.min_pixels) and self.polygons is None:
+            raise InputError(
+                "a smallest polygon was given, but no polygons are asked for; give --polygons OUT.gpkg"
+            )
         if self.min_area_m2 < 0 or self.min_pixels < 0:
             raise InputError(f"a polygon's least area {min(self.min_area_m2, self.min_pixels)} is below 0")
-        if self.max_ram_bytes is not None and self.max_ram_bytes < 1:
-            raise InputError(f"max_ram_bytes {self.max_ram_bytes} is below 1")
 
     def beside(self, out: Path) -> dict[str, Path]:
         """The further rasters that are written beside the mask, by layer."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +14,7 @@ from rsedge.backends import Backend
 from rsedge.blend import Spans
 from rsedge.engine import AHEAD, ANSWERS_AHEAD, Inside
 from rsedge.errors import InputError
+from rsedge.memory import machine_bytes, rss_bytes
 from rsedge.raster import BandPlan, Grid, RasterReader
 from rsedge.raster.cache import LEAST_BYTES
 from rsedge.raster.parts import part_areas
@@ -25,8 +22,6 @@ from rsedge.raster.writer import BLOCK
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-M_MMAP_THRESHOLD = -3  # of malloc.h
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
 MOST_OF_MACHINE = 0.85
 RESCALED_BYTES = 28  # of a value while it is mapped by a scale: float64 twice, float32, masks
@@ -50,8 +45,8 @@ class Work:
 class Plan:
     """Column blocks of the area, each done from the top down, and the memory that takes.
 
-    ``base_bytes`` is the highest that the process, its model run once, had taken before; ``bytes_by_part``
-    what comes on top, all at once.
+    ``base_bytes`` is what the process has when its model has run once; ``bytes_by_part`` what comes on top, all
+    at once.
     """
 
     blocks: tuple[Window, ...]
@@ -84,8 +79,14 @@ def make_plan(
         max_ram_bytes = round(machine_bytes() * MOST_OF_MACHINE)
     base_bytes, tile_s = warm_up(backend)
     area, count = work.area, 1
-    if begun and sum(begun) == area.width:
-        return _plan(backend, work, begun[0], base_bytes, tile_s)
+    if begun:
+        plan = _plan(backend, work, begun[0], base_bytes, tile_s)
+        if plan.bound_bytes > max_ram_bytes:
+            raise InputError(
+                f"the unfinished run works in {len(plan.blocks)} column blocks, which need up to "
+                f"{plan.bound_bytes / 2**20:.0f} MiB; allow that with --max-ram, or begin anew with --overwrite"
+            )
+        return plan
     while True:
         width = -(-area.width // count // BLOCK) * BLOCK
         plan = _plan(backend, work, width, base_bytes, tile_s)
@@ -143,7 +144,7 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
 
 
 def warm_up(backend: Backend) -> tuple[int, float]:
-    """Highest resident memory once the model has run, and seconds of its second run.
+    """Resident memory once the model has run, and seconds of its second run.
 
     Libraries allocate, and choose their algorithms, when they are first used.
     """
@@ -153,36 +154,7 @@ def warm_up(backend: Backend) -> tuple[int, float]:
     backend.infer(pixels)
     begin = time.perf_counter()
     backend.infer(pixels)
-    return peak_rss_bytes(), time.perf_counter() - begin
-
-
-@cache
-def return_large_arrays() -> None:
-    """Have glibc give large arrays back to the system when they are freed.
-
-    Else it raises its threshold to 32 MiB once the first was freed, and keeps holes where strips had been.
-    """
-    try:
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 4 << 20)
-    except (AttributeError, OSError, TypeError):
-        return  # another C library, which has no such threshold
-
-
-def peak_rss_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def machine_bytes() -> int:
-    """Memory of this machine, or of the container that this process lives in."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in CGROUP_LIMITS:
-        try:
-            total = min(total, int(limit.read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return total
+    return rss_bytes(), time.perf_counter() - begin
 
 
 def free_bytes(folder: Path) -> int:

@@ -26,10 +26,11 @@ from rsedge.bundle import DEFAULT_BUNDLE
 from rsedge.conditions import usable_cores
 from rsedge.engine import Progress, Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
+from rsedge.job import Job, identity, runs_of_missing, united
 from rsedge.journal import Journal, describe
 from rsedge.plan import Plan
+from rsedge.prepare import open_reader
 from rsedge.scale_out_worker import TOPIC, Band, Failure, Order, import_distributed, run_band
-from rsedge.segmentation import Job, identity, open_reader, runs_of_missing, united
 from rsedge.tiling import Tiling
 from rsedge.version import __version__
 from rsedge.window import Window

@@ -18,8 +18,8 @@ from rsedge.engine import Progress, Source, Strip
 from rsedge.errors import InputError
 from rsedge.manifest import NODATA
 from rsedge.options import Options
+from rsedge.prepare import plan_run
 from rsedge.raster import RasterReader, bounded_cache
-from rsedge.segmentation import plan_run
 from rsedge.tiling import Axis, Seam, Tiling
 
 BORDER_PX = 8  # pixels on either side of a border that count as near

@@ -80,28 +80,47 @@ class Axis:
         ``blend``: linear ramps over the overlap. ``crop``: 1 in the window whose centre is
         nearest, 0 in the others.
         """
-        raw = self._ramps() if self.seam == "blend" else self._owners()
-        total = np.zeros(self.length)
-        for start, weight in zip(self.starts, raw, strict=True):
-            total[start : start + self.size] += weight
-        return np.stack(
-            [weight / total[s : s + self.size] for s, weight in zip(self.starts, raw, strict=True)]
-        ).astype(np.float32)
+        return np.stack([self.weights_of(number) for number in range(len(self.starts))])
 
-    def _ramps(self) -> NDArray[np.float64]:
+    def weights_of(self, number: int) -> NDArray[np.float32]:
+        """Weight of each pixel in window ``number``, (size,), read-only: a line of `weights`.
+
+        It depends on how far off the windows are that overlap this one. Spread evenly, they stand in few ways, so
+        that it is made once for each.
+        """
+        start = self.starts[number]
+        around = tuple(self.starts[n] - start for n in self.covering(start, start + self.size))
+        known = self._known_weights
+        if around not in known:
+            made = self._ramp(around) if self.seam == "blend" else self._owned(around)
+            made.setflags(write=False)
+            known[around] = made
+        return known[around]
+
+    @cached_property
+    def _known_weights(self) -> dict[tuple[int, ...], NDArray[np.float32]]:
+        """By the offsets of the windows that overlap one, itself included."""
+        return {}
+
+    def _ramp(self, around: tuple[int, ...]) -> NDArray[np.float32]:
         ramp = max(1, self.tile - self.stride)
         to_border = np.minimum(np.arange(self.size) + 0.5, np.arange(self.size, 0, -1) - 0.5)
-        return np.tile(np.minimum(to_border / ramp, 1.0), (len(self.starts), 1))
+        raw = np.minimum(to_border / ramp, 1.0)
+        total = np.zeros(self.size)
+        for offset in around:
+            begin, end = max(0, offset), min(self.size, self.size + offset)
+            total[begin:end] += raw[begin - offset : end - offset]
+        weights: NDArray[np.float32] = (raw / total).astype(np.float32)
+        return weights
 
-    def _owners(self) -> NDArray[np.float64]:
-        starts = np.array(self.starts)
-        pixels = np.arange(self.length)
-        # Pixels from cuts[i] on are nearer to the centre of window i + 1 than to that of window i.
-        cuts = (starts[:-1] + starts[1:] + self.size + 1) // 2
-        owner = np.searchsorted(cuts, pixels, side="right")
-        inside = starts[:, None] + np.arange(self.size)
-        mine: NDArray[np.bool_] = owner[inside] == np.arange(len(starts))[:, None]
-        return mine.astype(np.float64)
+    def _owned(self, around: tuple[int, ...]) -> NDArray[np.float32]:
+        # Pixels from the cut on are nearer to the centre of the later window.
+        before, after = [o for o in around if o < 0], [o for o in around if o > 0]
+        begin = (before[-1] + self.size + 1) // 2 if before else 0
+        end = (after[0] + self.size + 1) // 2 if after else self.size
+        mine = np.zeros(self.size, np.float32)
+        mine[max(0, begin) : end] = 1
+        return mine
 
 
 @dataclass(frozen=True)

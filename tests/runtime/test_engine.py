@@ -19,8 +19,8 @@ from rsedge import Options, engine, open_model, segment
 from rsedge.backends import Backend
 from rsedge.backends.base import TensorSpec
 from rsedge.engine import Pixels, Source, Stats, Strip
+from rsedge.job import Job
 from rsedge.raster import RasterReader, plan_bands
-from rsedge.segmentation import Job
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest

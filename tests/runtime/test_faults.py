@@ -121,8 +121,8 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
         "polygons",
         True,
     ),
-    "first name": (fail_at("rsedge.segmentation.publish", NO_SPACE), OutputError, "No space left", True),
-    "last name": (fail_at("rsedge.segmentation.publish", NO_SPACE, 2), OutputError, "No space left", True),
+    "first name": (fail_at("rsedge.finishing.publish", NO_SPACE), OutputError, "No space left", True),
+    "last name": (fail_at("rsedge.finishing.publish", NO_SPACE, 2), OutputError, "No space left", True),
     "out of memory": (fail(RasterReader, "read_into", MemoryError(), 4), MemoryError, None, True),
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ from rsedge.check_tiles import SampleTiles
 from rsedge.checks import Candidate, check
 from rsedge.errors import BackendError, ModelError
 from rsedge.plans import Batch, Device, PlanFacts, plan_name, write_plan
-from rsedge.segmentation import artifact_notes
+from rsedge.prepare import artifact_notes
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest, read
 
 Write = Callable[..., Path]

@@ -30,7 +30,8 @@ def bench(
     """Measure a model on this machine: latency of a tile, whole raster, memory; its teacher beside it."""
     from rsedge.bench import BenchOptions
     from rsedge.bench import bench as measure
-    from rsedge.segmentation import artifact_notes, open_model
+    from rsedge.prepare import artifact_notes
+    from rsedge.segmentation import open_model
 
     options = BenchOptions(tile_count, seconds, size)
     model = common.model_or_default(model, quiet)

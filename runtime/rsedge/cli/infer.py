@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
+from urllib.parse import urlsplit
 
 import typer
 
@@ -118,13 +119,17 @@ def infer(
         dask=dask,
     )
     targets = choose_targets(sources, out, out_dir)
+    each = [options if out_dir is None else _for_one_of_many(options, target) for target in targets]
+    _check_names(targets, each)
+    if out_dir is not None and not dry_run:
+        _make_folder(out_dir)
     model = common.model_or_default(model, quiet)
     with open_model(model, device, threads, precision) as backend:
         if scale == "auto":
-            options = dataclasses.replace(options, scale=_survey_scale(sources, backend, quiet))
+            found = _survey_scale(sources, backend, quiet)
+            each = [dataclasses.replace(mine, scale=found) for mine in each]
         failed = list[str]()
-        for source, target in zip(sources, targets, strict=True):
-            mine = options if out_dir is None else _for_one_of_many(options, target)
+        for source, target, mine in zip(sources, targets, each, strict=True):
             try:
                 if dry_run:
                     _show_plan(backend, source, target, mine, as_json)
@@ -167,13 +172,32 @@ def choose_targets(sources: Sequence[str], out: Path | None, out_dir: Path | Non
             raise InputError(f"--out names one mask, {len(sources)} rasters were given; use --out-dir FOLDER")
         return [out]
     assert out_dir is not None
-    targets = [out_dir / f"{Path(source.rstrip('/').rsplit('/', 1)[-1]).stem}.tif" for source in sources]
+    targets = [out_dir / f"{_stem(source)}.tif" for source in sources]
     if twice := sorted({str(t) for t in targets if targets.count(t) > 1}):
         raise InputError(
             f"several rasters would be written to {twice[0]}; run them into folders of their own"
         )
-    out_dir.mkdir(parents=True, exist_ok=True)
     return targets
+
+
+def _stem(source: str) -> str:
+    """Name of a raster without folder and suffix; of a URL, without its query."""
+    path = urlsplit(source).path if "://" in source else source
+    return Path(path.rstrip("/").rsplit("/", 1)[-1]).stem
+
+
+def _check_names(targets: Sequence[Path], options: Sequence[Options]) -> None:
+    """Raise InputError where one raster's result would take the place of another's."""
+    names = [
+        path
+        for target, mine in zip(targets, options, strict=True)
+        for path in (target, *mine.beside(target).values(), mine.preview, mine.polygons)
+        if path is not None
+    ]
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"two results would be written to {twice[0]}; run the rasters into folders of their own"
+        )
 
 
 def _for_one_of_many(options: Options, target: Path) -> Options:
@@ -196,13 +220,41 @@ def _parse_bbox(text: str | None) -> tuple[float, float, float, float] | None:
 def _survey_scale(sources: Sequence[str], backend: Backend, quiet: bool) -> tuple[float, float]:
     from rsedge.raster.scaling import survey_scale
 
-    low, high = survey_scale(sources, backend.bundle.manifest)
+    try:
+        low, high = survey_scale(sources, backend.bundle.manifest)
+    except InputError:
+        good = [source for source in sources if _is_readable(source)]
+        if len(good) in {0, len(sources)}:
+            raise
+        low, high = survey_scale(
+            good, backend.bundle.manifest
+        )  # the others are told of when it is their turn
     if not quiet:
         print(
             f"note: --scale {low:g},{high:g}, the 2nd and 98th percentile; give it for further rasters of this survey",
             file=sys.stderr,
         )
     return low, high
+
+
+def _is_readable(source: str) -> bool:
+    from rsedge.raster import RasterReader
+    from rsedge.window import Window
+
+    try:
+        with RasterReader(source) as reader:
+            # The end of a file that was cut off is missing.
+            reader.read_raw(Window(reader.grid.height - 1, reader.grid.width - 1, 1, 1))
+    except InputError:
+        return False
+    return True
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out-dir {folder} cannot be a folder: {error.strerror}") from error
 
 
 def _segment(
@@ -213,6 +265,8 @@ def _segment(
     if options.resume and is_done(backend, source, target, options):
         if not quiet:
             print(f"note: {target} is finished already", file=sys.stderr)
+        if as_json:
+            common.say(json.dumps({"raster": source, "out": str(target), "finished_before": True}))
         return
     net = (backend.bundle.manifest.tile * (1 - options.overlap)) ** 2  # pixels that a window adds
     with common.stopping_says(GO_ON), common.progress_bar(Path(source).name, quiet, net) as progress:
@@ -238,7 +292,7 @@ def _say_how_to_go_on(target: Path, error: RsedgeError) -> None:
 
 
 def _show_plan(backend: Backend, source: str, target: Path, options: Options, as_json: bool) -> None:
-    from rsedge.segmentation import Job
+    from rsedge.job import Job
 
     with Job(backend, source, target, options) as job:
         plan = job.plan()

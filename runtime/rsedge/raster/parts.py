@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import rasterio
@@ -46,6 +46,14 @@ class Layer:
     unit: str | None = None
 
 
+class Inside(Protocol):
+    """Which pixels of a grid are wanted."""
+
+    def inside(self, window: Window) -> NDArray[np.bool_]:
+        """Of each pixel, (h, w), whether it is."""
+        ...
+
+
 @dataclass(frozen=True)
 class Finish:
     """How the parts become a file."""
@@ -54,6 +62,7 @@ class Finish:
     compress: str
     tags: Mapping[str, str] = field(default_factory=dict)
     fine: Grid | None = None  # to be written on this grid instead, each pixel from the one its centre is in
+    inside: Inside | None = None  # of the ``fine`` grid; pixels outside are nodata
     make_overviews: bool = True
 
 
@@ -98,7 +107,7 @@ def assemble(
             whole = _mosaic(scratch, "whole", grid, layer, placed, finish)
             if finish.fine is not None:
                 _check_parts(parts)  # the pixels that are written are others
-                fine = _refined(whole, scratch("refined.tif"), finish.fine)
+                fine = _refined(whole, scratch("refined.tif"), finish.fine, finish.inside)
                 whole = _mosaic(scratch, "fine", finish.fine, layer, [(of_grid(finish.fine), fine)], finish)
             if finish.format == "cog" and finish.make_overviews:
                 creation = _creation("zstd", layer.bands)
@@ -207,7 +216,7 @@ def _add_overviews(vrt: Path, overviews: Sequence[Path]) -> None:
     tree.write(vrt, encoding="utf-8")
 
 
-def _refined(coarse: Path, path: Path, grid: Grid) -> Path:
+def _refined(coarse: Path, path: Path, grid: Grid, inside: Inside | None = None) -> Path:
     """The coarse raster on another grid of the same extent: each pixel from the one that its centre lies in.
 
     By our own index, since GDAL's nearest rounds centres that lie between two pixels either way.
@@ -223,8 +232,20 @@ def _refined(coarse: Path, path: Path, grid: Grid) -> Path:
                 top, left = int(down[0]), int(along[0])
                 size = int(along[-1]) + 1 - left, int(down[-1]) + 1 - top
                 pixels = src.read(window=GdalWindow(left, top, *size))
-                dst.write(pixels[:, (down - top)[:, None], along - left], window=window)
+                pixels = pixels[:, (down - top)[:, None], along - left]
+                if inside is not None:
+                    pixels[:, ~inside.inside(piece)] = NODATA
+                dst.write(pixels, window=window)
     return path
+
+
+def strips_of_file(path: Path) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """A raster of bytes, (bands, rows, width), a few MiB at a time, with where they lie."""
+    with _opened(path) as src:
+        rows = max(1, PIECE_BYTES // (src.width * src.count))
+        for row in range(0, src.height, rows):
+            window = Window(row, 0, min(rows, src.height - row), src.width)
+            yield window, src.read(window=_gdal_window(window))
 
 
 def _compare_with_parts(target: Path, parts: Sequence[tuple[Window, Path, PartFile]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,18 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError
-from rsedge.raster import blocks, values
+from rsedge.raster import blocks, buffers, values
 from rsedge.raster.bands import BandPlan
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.values import Pixels, Scaling, Valid
 from rsedge.window import Window
 
 BLOCK_OVERHEAD_BYTES = 512  # what GDAL's cache counts for a block beside its pixels, and more
+SCALED_BYTES, PALETTE_BYTES = 24, 12  # of a pixel of a piece: float64 twice and masks; an index and a mask
 # Else GDAL decodes a PNG in one go, and says nothing where the file ends too early.
 HONEST = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
-SOURCES_ASKED = 4  # of a VRT, for the height of their blocks
+SOURCES_ASKED = 4  # of a VRT, for the height of their blocks and what it takes to decode them
+MOST_VRTS = 1000  # looked into, of those that a VRT is made of
 
 
 class RasterReader:
@@ -50,6 +52,7 @@ class RasterReader:
         self.dtypes: tuple[str, ...] = self._src.dtypes
         self.nodata: float | None = self._src.nodata  # of the first band
         self.scaling = Scaling()
+        self._threads = threads
 
     def __enter__(self) -> RasterReader:
         return self
@@ -64,10 +67,15 @@ class RasterReader:
         """Bytes of one row of stored blocks, all bands."""
         return self.block_shape[0] * int(self._src.width) * self._pixel_bytes(range(1, len(self.dtypes) + 1))
 
-    @property
+    @cached_property
     def files(self) -> tuple[Path, ...]:
-        """Every file the raster is read from: a VRT's sources and side files included."""
-        return tuple(Path(f) for f in self._src.files)
+        """Every file the raster is read from: side files and a VRT's sources included, and theirs."""
+        return tuple(Path(f) for f in _files_of(self._src))
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Rows and columns of the raster as stored, also where it is read on another grid."""
+        return int(self._src.height), int(self._src.width)
 
     def colormap(self) -> dict[int, tuple[int, ...]] | None:
         """Palette of the first band, value to RGBA; None where it has none."""
@@ -99,6 +107,15 @@ class RasterReader:
         cut = any(strip.row_end % self.block_shape[0] for strip in strips[:-1])
         return self._held_bytes(area, plan, self.block_shape[0]) if cut else 0
 
+    def extra_bytes(self, area: Window, plan: BandPlan) -> int:
+        """Bytes that reading one of the `row_strips` of ``area`` takes beside the strip and GDAL's cache; at most.
+
+        The strip as stored where a scale, palette or alpha is to be applied, masks, pieces of float64, and what
+        the format's decoder holds.
+        """
+        rows = max(strip.height for strip in self.row_strips(area))
+        return self._beside_bytes(rows, area.width, plan) + self._decoder_bytes
+
     def may_have_nodata(self, plan: BandPlan) -> bool:
         """Whether a pixel can be without data; where not, `read_into` never fills ``valid``."""
         floats = any(not self.dtypes[i - 1].startswith(("int", "uint")) for i in plan.indexes)
@@ -106,14 +123,15 @@ class RasterReader:
             floats
             or self._nodata(plan)
             or self._alphas(plan)
-            or self._has_mask(plan)
+            or self._masks(plan)
             or (plan.palette and self._palette_has_holes(plan))
         )
 
     def read(self, window: Window, plan: BandPlan) -> tuple[Pixels, Valid]:
         """Pixels (bands, h, w) in the model's dtype, and which hold data, (h, w).
 
-        A pixel holds no data where the alpha or mask band is 0, where every chosen band has its nodata
+        A pixel holds no data where the alpha or mask band is 0, where a chosen band's own
+        mask is 0, where every chosen band has its nodata
         value, where one is NaN or infinite, or where its colour of the palette is transparent.
         """
         shape = window.height, window.width
@@ -139,6 +157,16 @@ class RasterReader:
             self._find_valid(stored, window, plan, valid)
         self._map(stored[: len(plan.indexes)], plan, image, valid if maybe else None)
         return not maybe or bool(valid.all())
+
+    def read_stored(self, window: Window, plan: BandPlan) -> tuple[Pixels, Valid]:
+        """The plan's bands as stored, (bands, h, w), in the raster's own grid, and which pixels hold data, (h, w).
+
+        Neither scale nor palette is applied. Raises InputError when the raster is damaged.
+        """
+        stored = self._read_bands((*plan.indexes, *self._alphas(plan)), window)
+        valid = np.empty((window.height, window.width), np.bool_)
+        self._find_valid(stored, window, plan, valid)
+        return stored[: len(plan.indexes)], valid
 
     def read_raw(self, window: Window) -> Pixels:
         """All bands as stored, (bands, h, w)."""
@@ -179,7 +207,26 @@ class RasterReader:
 
     @cached_property
     def _bands_together(self) -> bool:
-        return bool(self._src.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL")
+        return buffers.is_interleaved(self._src)
+
+    def _beside_bytes(self, rows: int, width: int, plan: BandPlan) -> int:
+        """As `extra_bytes`, of a window of that size and without the decoder."""
+        alphas, pixels, piece = self._alphas(plan), rows * width, values.piece_pixels(rows, width)
+        kinds = {self.dtypes[i - 1] for i in (*plan.indexes, *alphas)}
+        item = np.result_type(*kinds).itemsize
+        beside = pixels * item if len(kinds) > 1 else 0  # a band on its way into the common type
+        if plan.scale is not None or plan.palette or alphas or len(kinds) > 1:
+            beside += pixels * item * (len(plan.indexes) + len(alphas))
+        beside += pixels * (bool(alphas) + 2 * bool(self._masks(plan)))
+        return beside + piece * (
+            SCALED_BYTES if plan.scale is not None else PALETTE_BYTES if plan.palette else 2
+        )
+
+    @cached_property
+    def _decoder_bytes(self) -> int:
+        if self._src.driver != "VRT":
+            return buffers.decoder_bytes(self._src, self._threads)
+        return max((decoder for _, decoder in self._sources), default=0)
 
     def _guard(self, read: Callable[[GdalWindow], Any], window: Window) -> Pixels:
         try:
@@ -216,9 +263,8 @@ class RasterReader:
         valid.fill(True)
         for alpha in alphas:
             valid &= alpha > 0
-        if self._has_mask(plan):
-            index = plan.indexes[0]
-            valid &= self._guard(lambda w: self._src.read_masks(index, window=w), window) > 0
+        for index in self._masks(plan):
+            valid &= self._guard(lambda w, i=index: self._src.read_masks(i, window=w), window) > 0  # type: ignore[misc]
         if nodata := self._nodata(plan):
             values.drop_nodata(bands, nodata, valid)
         if bands.dtype.kind == "f":
@@ -233,18 +279,22 @@ class RasterReader:
     @cached_property
     def _source_block_rows(self) -> int:
         """Height of the blocks of a VRT's sources, of some of them; at least `blocks.MOST_ROWS`."""
-        sources, heights = self._src.files[1:], [blocks.MOST_ROWS]
+        return max([blocks.MOST_ROWS, *(rows for rows, _ in self._sources)])
+
+    @cached_property
+    def _sources(self) -> tuple[tuple[int, int], ...]:
+        """Of some of a VRT's sources: height of their blocks, and bytes to decode them."""
+        sources, found = [f for f in self.files[1:] if not _is_vrt(str(f))], []
         for path in sources[:: max(1, -(-len(sources) // SOURCES_ASKED))]:
             try:
                 with unreferenced_allowed(), rasterio.open(path) as source:
-                    heights.append(int(source.block_shapes[0][0]))
+                    found.append((int(source.block_shapes[0][0]), buffers.decoder_bytes(source)))
             except RasterioError:
                 continue  # a side file, or missing: reading will tell
-        return max(heights)
+        return tuple(found)
 
     def _pixel_bytes(self, bands: Any) -> int:
-        kinds = [self.dtypes[i - 1] for i in bands]
-        return sum(8 if kind.startswith("complex") else np.dtype(kind).itemsize for kind in kinds)
+        return buffers.pixel_bytes([self.dtypes[i - 1] for i in bands])
 
     def _alphas(self, plan: BandPlan) -> tuple[int, ...]:
         # By colour: GDAL's mask flags tell of alpha only in two- and four-band integer rasters.
@@ -255,9 +305,14 @@ class RasterReader:
     def _mask_flags(self) -> Any:
         return self._src.mask_flag_enums  # looks for side files each time
 
-    def _has_mask(self, plan: BandPlan) -> bool:
+    def _masks(self, plan: BandPlan) -> tuple[int, ...]:
+        """Bands whose masks are to be read: one where all share it, else those that have their own."""
         flags = self._mask_flags[plan.indexes[0] - 1]
-        return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        if MaskFlags.per_dataset in flags:
+            return () if MaskFlags.alpha in flags else plan.indexes[:1]
+        return tuple(
+            i for i in dict.fromkeys(plan.indexes) if not self._mask_flags[i - 1]
+        )  # no flag: its own
 
     def _nodata(self, plan: BandPlan) -> tuple[Any, ...]:
         """Nodata values of the plan's bands as stored; empty where no pixel can have them all."""
@@ -276,6 +331,34 @@ def _open(path: str, threads: int) -> Any:
         return source
     source.close()
     return rasterio.open(path, driver="GTiff", num_threads=threads)
+
+
+def _files_of(src: Any) -> list[str]:
+    """GDAL lists the sources of a VRT, but not what those that are VRTs are made of."""
+    found = dict.fromkeys(src.files)
+    for path in _nested(found, src.files[1:]):
+        try:
+            with unreferenced_allowed(), rasterio.open(path) as source:
+                found.update(dict.fromkeys(source.files))
+        except RasterioError:
+            continue  # reading will tell
+    return list(found)
+
+
+def _nested(found: dict[str, None], first: list[str]) -> Iterator[str]:
+    """The VRTs among ``first`` and then among what ``found`` has gained, each once, `MOST_VRTS` at most."""
+    seen, waiting = set[str](), [path for path in first if _is_vrt(path)]
+    while waiting and len(seen) < MOST_VRTS:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            before = len(found)
+            yield path
+            waiting += [new for new in list(found)[before:] if _is_vrt(new)]
+
+
+def _is_vrt(path: str) -> bool:
+    return path.lower().endswith(".vrt")
 
 
 def _why_not(path: str, error: Exception) -> str:

@@ -19,10 +19,11 @@ from rsedge.raster import blocks
 from rsedge.raster.bands import BandPlan
 from rsedge.raster.grid import Grid
 from rsedge.raster.reader import RasterReader
-from rsedge.raster.values import Pixels, Valid, pieces
+from rsedge.raster.values import PIECE_PIXELS, Pixels, Valid, pieces
 from rsedge.window import Window
 
 FINEST = 1 / 32  # factor: what is asked for beyond is a mistake in a GSD
+DOWN_BYTES, ACROSS_BYTES = 24, 40  # of a source pixel of a piece, and of a made one: float64 arrays
 Weights = NDArray[np.float64]
 
 
@@ -62,14 +63,30 @@ class Resampled(RasterReader):
         source = Window(int(rows.index.min()), begin, 1, end - begin)
         return self._unaligned_cache_bytes(source, plan, blocks.MOST_ROWS)
 
+    def extra_bytes(self, area: Window, plan: BandPlan) -> int:
+        """As `RasterReader.extra_bytes`: the source pixels of a group of rows, and what they pass through."""
+        cols, strip_rows = self._cols(area), max(strip.height for strip in self.row_strips(area))
+        width, ratio = cols.end - cols.begin, self.source_grid.height / self.grid.height
+        rows = min(
+            self.source_grid.height,
+            max(blocks.MOST_ROWS, math.ceil(ratio) + 2),
+            math.ceil(strip_rows * ratio) + 3,
+        )
+        maybe = self.may_have_nodata(plan)
+        source_bytes = rows * width * (plan.outputs * np.dtype(plan.dtype).itemsize + maybe)
+        some = max(1, min(strip_rows, PIECE_PIXELS // max(width, area.width)))
+        summing = some * (width * DOWN_BYTES + area.width * ACROSS_BYTES) + rows * width * maybe
+        kept = sum(side.index.nbytes + side.weight.nbytes for side in (self._all_rows, self._all_cols))
+        reading = self._beside_bytes(rows, width, plan)
+        return source_bytes + max(reading, summing) + 2 * kept + self._decoder_bytes
+
     def read_into(self, window: Window, plan: BandPlan, image: Pixels, valid: Valid) -> bool:
         """As `RasterReader.read_into`; ``window`` is of the new grid."""
         self._check_fit(window, plan, image, valid)
         cols, all_valid, begin = self._cols(window), True, 0
         for rows in self._rows(window).groups(blocks.MOST_ROWS):
             part = slice(begin, begin + len(rows.index))
-            source, holds = self._read_source(rows, cols, plan)
-            whole = _resample(source, holds, rows.moved(), cols.moved(), image[:, part], valid[part])
+            whole = self._read_group(rows, cols, plan, image[:, part], valid[part])
             if not whole and all_valid:
                 valid[:begin] = True
             elif whole and not all_valid:
@@ -84,11 +101,13 @@ class Resampled(RasterReader):
         source = Window(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
         return super().read_raw(source)[:, rows - rows[0]][:, :, cols - cols[0]]
 
-    def _read_source(self, rows: Taps, cols: Taps, plan: BandPlan) -> tuple[Pixels, Valid | None]:
-        source = Window(rows.begin, cols.begin, rows.end - rows.begin, cols.end - cols.begin)
-        shape = source.height, source.width
-        image, valid = np.empty((plan.outputs, *shape), plan.dtype), np.empty(shape, np.bool_)
-        return image, (None if super().read_into(source, plan, image, valid) else valid)
+    def _read_group(self, rows: Taps, cols: Taps, plan: BandPlan, image: Pixels, valid: Valid) -> bool:
+        """Fill rows of made pixels; a function of its own, so that no two groups' source pixels are held."""
+        window = Window(rows.begin, cols.begin, rows.end - rows.begin, cols.end - cols.begin)
+        shape = window.height, window.width
+        source, found = np.empty((plan.outputs, *shape), plan.dtype), np.empty(shape, np.bool_)
+        holds = None if super().read_into(window, plan, source, found) else found
+        return _resample(source, holds, rows.moved(), cols.moved(), image, valid)
 
     def _rows(self, window: Window) -> Taps:
         return self._all_rows.part(window.row, window.row_end)
@@ -220,11 +239,12 @@ def _resample(
 ) -> bool:
     """Fill ``image`` (bands, h, w) from ``source``; ``holds`` says where that holds data, None: everywhere.
 
-    Returns whether all of ``image`` holds data; if not, ``valid`` (h, w) is filled.
+    Where it holds none, ``source`` becomes 0. Returns whether all of ``image`` holds data; if not,
+    ``valid`` (h, w) is filled.
     """
     whole = rows.total * cols.total
     if holds is not None:
-        source = np.where(holds, source, np.zeros((), source.dtype))  # 0 times NaN is NaN
+        np.copyto(source, 0, where=~holds)  # 0 times NaN is NaN
     for part in pieces(len(rows.index), max(source.shape[2], len(cols.index))):
         some = rows.part(part.start, part.stop)
         weight: Any = whole

@@ -16,6 +16,7 @@ from rsedge.manifest import Manifest
 from rsedge.raster.bands import BandPlan, choose_bands
 from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader
+from rsedge.raster.values import Scaling
 from rsedge.window import Window
 
 MOST_WINDOWS = (64, 4096)  # of a raster; the second where the first show no valid pixel at all
@@ -60,6 +61,44 @@ def survey_scale(
             return _limits(pool, low, high)
     named = f"{paths[0]}" if len(paths) == 1 else f"any of {len(paths)} rasters"
     raise InputError(f"no valid pixel was found in {named}: there is nothing to take a scale from")
+
+
+def check_scale(reader: RasterReader, plan: BandPlan) -> str | None:
+    """Whether the plan's scale fits the raster, by the windows that `survey_scale` reads; a note where it may not.
+
+    It says the same however the raster is then read. The values are those stored, also where the reader resamples;
+    nothing is counted in ``reader.scaling``. None without a scale, or where no sampled pixel holds data.
+
+    Raises InputError where most of the values lie outside: the scale cannot be right.
+    """
+    if plan.scale is None:
+        return None
+    for most in MOST_WINDOWS:
+        found = _count_clipped(reader, plan, most)
+        if found.scaled:
+            return found.check(plan.scale, "in a sample, ")
+    return None
+
+
+def _count_clipped(reader: RasterReader, plan: BandPlan, most: int) -> Scaling:
+    windows, found = spread_windows(reader.stored_size, reader.block_shape, most), Scaling()
+    held = reader.row_of_blocks_bytes if _share_blocks(windows, reader.block_shape) else 0
+    with exact_cache(held):
+        for window in windows:
+            stored, valid = reader.read_stored(window, plan)
+            found.apply(stored, plan, np.empty(stored.shape, plan.dtype), valid)
+    return found
+
+
+def _share_blocks(windows: Sequence[Window], block: tuple[int, int]) -> bool:
+    """Whether two of the windows touch the same block."""
+    touched = [
+        (row, col)
+        for w in windows
+        for row in range(w.row // block[0], -(-w.row_end // block[0]))
+        for col in range(w.col // block[1], -(-w.col_end // block[1]))
+    ]
+    return len(set(touched)) < len(touched)
 
 
 def _plan(path: Path | str, bands: Sequence[int] | Manifest, most: int) -> _Sample:

@@ -16,7 +16,6 @@ Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
 PIECE_PIXELS = 1 << 19  # of temporaries at a time
 SOME_CLIPPED, MANY_CLIPPED = 0.02, 0.5  # shares of values outside the declared scale: a note, an error
-SURELY_WRONG = 4_000_000  # values, all of them outside: no need to read the rest
 LITTLE_USED = 0.05  # a share of the declared scale: with less, an image is nearly one colour to the model
 
 
@@ -25,6 +24,11 @@ def pieces(height: int, width: int) -> Iterator[slice]:
     rows = max(1, PIECE_PIXELS // width)
     for row in range(0, height, rows):
         yield slice(row, min(row + rows, height))
+
+
+def piece_pixels(height: int, width: int) -> int:
+    """The most pixels in one of the `pieces`."""
+    return min(height, max(1, PIECE_PIXELS // width)) * width
 
 
 def stored_nodata(value: float | None, dtype: str) -> Any:
@@ -88,16 +92,10 @@ class Scaling:
     highest: float = field(default=-np.inf)
 
     def apply(self, stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None) -> None:
-        """Values of ``stored`` (bands, h, w) mapped into ``image``; ``valid`` None says all are valid.
-
-        Raises InputError where all of very many values lie outside the scale.
-        """
+        """Values of ``stored`` (bands, h, w) mapped into ``image``; ``valid`` None says all are valid."""
         assert plan.scale is not None
         for rows in pieces(*stored.shape[1:]):
             self._apply(stored[:, rows], plan.scale, image[:, rows], None if valid is None else valid[rows])
-        if self.clipped == self.scaled > SURELY_WRONG:
-            low, high = plan.scale
-            raise InputError(f"all values so far lie outside --scale {low:g},{high:g}: {self._range()}")
 
     def add(self, other: Scaling) -> None:
         """Add what was counted elsewhere, of other parts of the raster."""
@@ -121,8 +119,10 @@ class Scaling:
             np.clip(known, 0, top, out=known)
             out[...] = known if out.dtype.kind == "f" else np.rint(known, out=known)
 
-    def check(self, scale: tuple[float, float]) -> str | None:
+    def check(self, scale: tuple[float, float], among: str = "") -> str | None:
         """After reading: a note where the declared scale looks wrong.
+
+        ``among``: what was read, to begin the note with, where that is not the whole raster.
 
         Raises InputError where most values lie outside: it cannot be right.
         """
@@ -130,12 +130,14 @@ class Scaling:
             return None
         clipped = self.clipped / self.scaled
         if clipped > MANY_CLIPPED:
-            raise InputError(f"{clipped:.0%} of the values lie outside --scale: {self._range()}")
+            raise InputError(f"{among}{clipped:.0%} of the values lie outside --scale: {self._range()}")
         used = (self.highest - self.lowest) / (scale[1] - scale[0])
         if used < LITTLE_USED:
-            return f"the values use only {used:.1%} of --scale {scale[0]:g},{scale[1]:g}: {self._range()}"
+            return (
+                f"{among}the values use only {used:.1%} of --scale {scale[0]:g},{scale[1]:g}: {self._range()}"
+            )
         return (
-            f"{clipped:.1%} of the values lie outside --scale and were clipped"
+            f"{among}{clipped:.1%} of the values lie outside --scale and were clipped"
             if clipped > SOME_CLIPPED
             else None
         )

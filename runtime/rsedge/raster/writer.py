@@ -27,6 +27,7 @@ from rsedge.raster.grid import Grid, unreferenced_allowed
 
 Format = Literal["cog", "gtiff"]
 BLOCK = 512
+MOST_NAME_BYTES = 200  # file systems take 255, and hidden and side files have longer ones
 TIFF_SUFFIXES = (".tif", ".tiff")
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 BASE_PROFILE = {
@@ -164,7 +165,9 @@ def check_target(path: Path, overwrite: bool = False, suffixes: tuple[str, ...] 
     """
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} must be named {' or '.join(suffixes)}, which is what will be in it")
-    folder = path.parent
+    if len(os.fsencode(path.name)) > MOST_NAME_BYTES:
+        raise InputError(f"{path.name} is too long a name; use at most {MOST_NAME_BYTES} bytes")
+    folder = Path(os.path.realpath(path)).parent  # of the file that a link points to
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist; create it first")
     if path.exists() and not path.is_file():

@@ -1,0 +1,278 @@
+"""One raster to be segmented: opened, checked and planned before anything is run, then run over its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rsedge import engine
+from rsedge.backends import Backend
+from rsedge.engine import Inside, Source, Stats
+from rsedge.errors import InputError
+from rsedge.journal import Journal, Part, settings_of
+from rsedge.options import Options
+from rsedge.plan import Plan, Work, free_bytes, make_plan, of_grid
+from rsedge.prepare import area_of_interest, check_outputs, open_reader, plan_run, run_notes
+from rsedge.raster import Grid, RasterReader
+from rsedge.raster.parts import Layer
+from rsedge.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
+from rsedge.version import __version__
+from rsedge.window import Window
+
+BLOCKS = "column_blocks"
+RUN_TAG = "RSEDGE_RUN"  # digest of the settings, in the mask
+
+
+class Job:
+    """One raster to be segmented: opened, checked and planned before anything is run.
+
+    A context manager. Raises InputError, BackendError or OutputError as ``segment`` does.
+    """
+
+    def __init__(self, model: Backend, raster: Path | str, out: Path, options: Options) -> None:
+        self.model, self.raster, self.out, self.options = model, raster, out, options
+        self._stack = ExitStack()
+        try:
+            self.reader = self._stack.enter_context(open_reader(raster, model.bundle.manifest, options))
+            self.source_grid: Grid = getattr(self.reader, "source_grid", self.reader.grid)
+            check_outputs(self.reader, out, options)
+            self.bands, self.tiling = plan_run(self.reader, model.bundle.manifest, options)
+            self.inside = area_of_interest(self.reader.grid, options)
+            self.area = of_grid(self.reader.grid) if self.inside is None else self.inside.extent
+            if options.polygons:
+                self._check_polygons()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def out_grid(self) -> Grid:
+        """The grid that is written."""
+        if not self.options.crop:
+            return self.source_grid
+        from rsedge.raster.areas import cropped_grid  # noqa: PLC0415 - wanted seldom
+
+        return cropped_grid(self.reader.grid, self.area)
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """What would be done, as plain JSON values."""
+        grid, m = self.out_grid, self.model.bundle.manifest
+        macs = m.complexity.get("macs_deployed")
+        layer_bytes = sum(layer.bands for layer in self.layers()) * grid.height * grid.width
+        return {
+            "raster": str(self.raster),
+            "width": self.source_grid.width,
+            "height": self.source_grid.height,
+            "bands": list(self.bands.indexes),
+            "out": str(self.out),
+            "out_width": grid.width,
+            "out_height": grid.height,
+            "model": m.name,
+            "precision": self.model.bundle.precision,
+            "backend": f"{self.model.name} {self.model.provider}",
+            "tile": m.tile,
+            "windows": plan.windows,
+            "column_blocks": len(plan.blocks),
+            "bound_bytes": plan.bound_bytes,
+            "bytes_by_part": {"model and libraries": plan.base_bytes, **plan.bytes_by_part},
+            "most_disk_bytes": 2 * layer_bytes,
+            "free_disk_bytes": free_bytes(self.out.absolute().parent),
+            "seconds_guess": plan.windows * plan.tile_s,
+            "macs": macs * plan.windows if isinstance(macs, int) else None,
+        }
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The rasters that are written."""
+        classes, layers = (
+            self.model.bundle.manifest.classes,
+            [Layer(MASK, 1, self.model.bundle.manifest.classes)],
+        )
+        if self.options.confidence:
+            layers.append(Layer(CONFIDENCE, 1, descriptions=("confidence",), unit="percent"))
+        if self.options.probabilities:
+            names = tuple(c.name for c in classes)
+            layers.append(Layer(PROBABILITIES, len(classes), descriptions=names, unit="percent"))
+        return tuple(layers)
+
+    def plan(self) -> Plan:
+        """Column blocks and memory. Raises InputError where ``max_ram_bytes`` is too little."""
+        percent = self.options.confidence or self.options.probabilities
+        bands = sum(layer.bands for layer in self.layers())
+        # Whether it is cut into columns depends on memory measured just now; a run goes on as it began.
+        begun = settings_of(Path(os.path.realpath(self.out))) if self.options.resume else {}
+        later_bytes = 0
+        if self.options.polygons:
+            from rsedge.polygons import MOST_BYTES as later_bytes  # noqa: N811, PLC0415 - wanted seldom
+        work = Work(self.reader, self.bands, self.tiling, self.area, self.inside, bands, percent, later_bytes)
+        widths = begun.get(BLOCKS)
+        fit = (
+            isinstance(widths, list)
+            and all(isinstance(w, int) for w in widths)
+            and sum(widths) == self.area.width
+        )
+        return make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)
+
+    def settings(self, plan: Plan) -> Mapping[str, Any]:
+        """What must be the same for a run to go on: all that the result's bytes depend on."""
+        o, bundle = self.options, self.model.bundle
+        return {
+            "rsedge": __version__,
+            "raster": str(absolute(self.reader.path)),
+            "raster_state": identity(self.reader),
+            "model_sha256": bundle.sha256,
+            "precision": bundle.precision,
+            "backend": f"{self.model.name} {self.model.version} {self.model.provider}",
+            "overlap": o.overlap,
+            "seam": o.seam,
+            "bands": self.bands.indexes,
+            "scale": self.bands.scale,
+            "grid": (self.reader.grid.height, self.reader.grid.width),
+            "area": None if self.inside is None else self.inside.digest,
+            "crop": o.crop,
+            "layers": [layer.name for layer in self.layers()],
+            "preview": o.preview is not None,
+            BLOCKS: [block.width for block in plan.blocks],
+        }
+
+    def digest(self, plan: Plan) -> str:
+        """SHA-256 of all that was asked for; columns change nothing."""
+        o = self.options
+        asked = {k: v for k, v in self.settings(plan).items() if k != BLOCKS}
+        made = [o.format, o.compress, o.polygons is not None, o.min_area_m2, o.min_pixels]
+        return hashlib.sha256(json.dumps([asked, made], sort_keys=True).encode()).hexdigest()
+
+    def run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
+        """Run the model over the parts that the journal does not have."""
+        if self.options.dask:
+            from rsedge.scale_out import run_on_cluster  # noqa: PLC0415 - stands on this module
+
+            return run_on_cluster(self, plan, journal, progress)
+        stats = Stats()
+        for parts in plan.parts:
+            for missing in runs_of_missing(parts, journal.parts):
+                report = _shifted(progress, stats.windows, plan.windows)
+                stats.add(self.run_parts(missing, journal.path, journal.add, report))
+        return stats
+
+    def run_parts(
+        self,
+        parts: Sequence[Window],
+        path: Callable[[Window, str], Path],
+        done: Callable[[Part], None],
+        progress: engine.Progress | None = None,
+    ) -> Stats:
+        """Run the model over parts that follow each other; ``path`` names their files, ``done`` hears of each."""
+        thumbnail = self.thumbnail()
+        watch = thumbnail.watch if thumbnail else None
+        source = Source(self.reader, self.bands, self.tiling, united(parts), self.inside, watch)
+        sink = PartSink(parts, self._wanted(path), done, thumbnail)
+        percent = self.options.confidence or self.options.probabilities
+        return engine.run(self.model, source, [sink], progress, percent)
+
+    def notes(self, journal: Journal) -> tuple[str, ...]:
+        """What the user should know. Raises InputError where the declared scale cannot be right."""
+        valid_pixels = sum(sum(part.pixels) for part in journal.parts.values())
+        try:
+            notes = run_notes(self.reader, self.bands, self.model, valid_pixels)
+        except InputError:
+            journal.remove()  # of the wrong scale: nothing to go on from
+            raise
+        fine = self.fine
+        if fine is not None:
+            notes = (
+                f"read at a GSD of {self.reader.grid.gsd_m:.2f} m, the raster's is {fine.gsd_m:.2f} m",
+                *notes,
+            )
+        if not self.source_grid.is_referenced:
+            notes = (*notes, "the raster has no CRS: the mask has none either, and areas are unknown")
+        return notes
+
+    @property
+    def fine(self) -> Grid | None:
+        """The grid to write on where it is not the one that is read; None where it is."""
+        return self.source_grid if self.source_grid is not self.reader.grid else None
+
+    def fine_inside(self) -> Inside | None:
+        """Which pixels of `fine` are wanted; None: all."""
+        if self.fine is None or self.inside is None:
+            return None
+        return area_of_interest(self.source_grid, self.options)  # type: ignore[no-any-return]
+
+    def moved(self, area: Window) -> Window:
+        """A part's place in what is written."""
+        if not self.options.crop:
+            return area
+        return Window(area.row - self.area.row, area.col - self.area.col, area.height, area.width)
+
+    def _wanted(self, path: Callable[[Window, str], Path]) -> Wanted:
+        names = tuple(layer.name for layer in self.layers())
+        return Wanted(path, names, len(self.model.bundle.manifest.classes), self.reader.grid.row_area_m2())
+
+    def thumbnail(self) -> Thumbnail | None:
+        """An empty thumbnail, where a preview is wanted."""
+        m = self.model.bundle.manifest
+        return Thumbnail(self.reader.grid, len(m.bands), m.dtype) if self.options.preview else None
+
+    def _check_polygons(self) -> None:
+        from rsedge.outlines import Minimum  # noqa: PLC0415
+        from rsedge.polygons import check_polygons_possible  # noqa: PLC0415
+
+        o = self.options
+        check_polygons_possible(
+            Path(str(o.polygons)), self.out_grid, Minimum(o.min_area_m2, o.min_pixels), o.overwrite
+        )
+
+
+def runs_of_missing(parts: Sequence[Window], there: Mapping[Window, Part]) -> list[list[Window]]:
+    """The parts that are not there, those that follow each other together."""
+    runs: list[list[Window]] = []
+    follows = False
+    for part in parts:
+        if part not in there:
+            if follows:
+                runs[-1].append(part)
+            else:
+                runs.append([part])
+        follows = part not in there
+    return runs
+
+
+def united(parts: Sequence[Window]) -> Window:
+    """The rectangle of parts that follow each other from the top down."""
+    first, last = parts[0], parts[-1]
+    return Window(first.row, first.col, last.row_end - first.row, first.width)
+
+
+def identity(reader: RasterReader) -> str:
+    """A digest that changes when the raster does: of what it says of itself, of its files' sizes and times."""
+    grid = reader.grid
+    facts: list[Any] = [grid.facts(), reader.dtypes, str(reader.nodata)]
+    for path in reader.files:
+        if path.name.endswith(".aux.xml"):
+            continue  # statistics that QGIS leaves there; what it says of grid and nodata stands above
+        try:
+            state = path.stat()
+            facts.append([str(absolute(str(path))), state.st_size, state.st_mtime_ns])
+        except OSError:
+            facts.append(str(path))  # a URL or an archive's member: GDAL's grid and bands must do
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def absolute(path: str) -> Path | str:
+    """A file with its folder; what GDAL alone understands (URLs, /vsi...) as it is."""
+    return Path(path).absolute() if os.path.exists(path) else path
+
+
+def _shifted(progress: engine.Progress | None, done: int, total: int) -> engine.Progress | None:
+    return None if progress is None else lambda now, _: progress(done + now, total)

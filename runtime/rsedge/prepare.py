@@ -1,0 +1,119 @@
+"""What comes before a run: the raster opened as it is to be read, and what can be said of it and of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rsedge.backends import Backend
+from rsedge.conditions import usable_cores
+from rsedge.errors import InputError
+from rsedge.manifest import Manifest
+from rsedge.options import Options
+from rsedge.raster import BandPlan, Grid, RasterReader, check_target, plan_bands
+from rsedge.tiling import Tiling
+
+MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
+
+
+def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> RasterReader:
+    """The raster, resampled to the model's GSD where that was asked for and is known to differ."""
+    reader = RasterReader(raster, threads=read_threads())
+    if not options.resample:
+        return reader
+    try:
+        gsd_m, trained = reader.grid.gsd_m, manifest.gsd_m
+        if gsd_m is None or trained is None:
+            which = "raster" if gsd_m is None else "model"
+            raise InputError(f"resample was asked for, but the GSD of the {which} is unknown; leave it out")
+    finally:
+        reader.__exit__(None, None, None)
+    if trained[0] <= gsd_m <= trained[1]:
+        return RasterReader(raster, threads=read_threads())
+    from rsedge.raster.resample import Resampled  # noqa: PLC0415 - wanted seldom
+
+    wanted_m = trained[0] if gsd_m < trained[0] else trained[1]
+    return Resampled(raster, wanted_m / gsd_m, threads=read_threads())
+
+
+def read_threads() -> int:
+    """Threads that decode; on two cores the reader's own does as much, and holds less of the file in memory."""
+    return max(1, min(usable_cores() // 2, MOST_READ_THREADS))
+
+
+def area_of_interest(grid: Grid, options: Options) -> Any:
+    """The part of a raster that is wanted, an `aoi.Aoi`; None: all of it."""
+    if options.bbox is None and options.aoi is None:
+        return None
+    from rsedge.aoi import Aoi  # noqa: PLC0415 - wanted seldom
+
+    if options.aoi is not None:
+        return Aoi.from_file(Path(options.aoi), grid)
+    assert options.bbox is not None
+    return Aoi.from_bbox(options.bbox, grid, options.bbox_crs)
+
+
+def check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
+    """Raise InputError where a result cannot be written, or would replace the raster itself or a part of it."""
+    rasters = [out, *options.beside(out).values()]
+    pictures = [Path(options.preview)] if options.preview else []
+    read = [*reader.files, *([Path(options.aoi)] if options.aoi else [])]
+    for target in (*rasters, *pictures, *([Path(options.polygons)] if options.polygons else [])):
+        if target.exists() and any(f.exists() and f.samefile(target) for f in read):
+            raise InputError(
+                f"{target} is the input raster or a part of it, or the area of interest; choose another name for "
+                "the result"
+            )
+    for target in rasters:
+        check_target(target, options.overwrite)
+    for target in pictures:
+        check_target(target, suffixes=(".png",))
+
+
+def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tuple[BandPlan, Tiling]:
+    """Which bands feed the model and which windows cover the raster. Raises InputError where that cannot be."""
+    plan = plan_bands(reader, manifest, options.bands, options.scale)
+    grid = reader.grid
+    return plan, Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
+
+
+def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int) -> tuple[str, ...]:
+    """What the user should know of a run. Raises InputError where the declared scale cannot be right."""
+    grid, notes = reader.grid, list(plan.notes)
+    if plan.scale is not None and (note := reader.check_scale(plan.scale)):
+        notes.append(note)
+    if valid_pixels == 0:
+        notes.append("the raster holds no valid pixel: the mask is all nodata")
+    training = model.bundle.manifest.provenance.get("training")
+    if isinstance(training, dict) and training.get("rehearsal"):
+        notes.append("the model comes from a rehearsal (--quick): its weights are not meant for use")
+    notes += artifact_notes(model)
+    gsd_m, trained = grid.gsd_m, model.bundle.manifest.gsd_m
+    if gsd_m and trained and not trained[0] * 0.8 <= gsd_m <= trained[1] * 1.25:
+        notes.append(
+            f"the raster's GSD is {gsd_m:.2f} m, the model was trained at {trained[0]:g} to {trained[1]:g} m: "
+            "expect a worse mask; --resample reads it at the model's GSD"
+        )
+    return tuple(notes)
+
+
+def artifact_notes(model: Backend) -> tuple[str, ...]:
+    """What the user should know of the artifact that runs, and of where it runs."""
+    precision, record, notes = model.bundle.precision, model.record, list[str]()
+    if record.get("forced") is True or record.get("passed") is False:
+        notes.append(
+            f"this {precision} artifact did not pass its exporter's check and was kept by force: expect a worse "
+            "mask; compare with `rsedge verify`"
+        )
+    if model.trouble:
+        notes.append(f"this {precision} engine was kept by force: {model.trouble}")
+    if model.provider == "CPUExecutionProvider" and precision.startswith("int8"):
+        notes.append(
+            f"{precision} in onnxruntime on a CPU is slower than fp32; where it should be faster, "
+            "take --device openvino"
+        )
+    elif model.provider == "CPUExecutionProvider" and precision == "fp16":
+        notes.append(
+            "fp16 in onnxruntime on a CPU is computed in fp32 and gains nothing; it is meant for GPUs"
+        )
+    return tuple(notes)
