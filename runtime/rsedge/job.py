@@ -13,13 +13,13 @@ from typing import Any
 from rsedge import engine
 from rsedge.backends import Backend
 from rsedge.engine import Inside, Source, Stats
-from rsedge.errors import InputError
 from rsedge.journal import Journal, Part, settings_of
 from rsedge.options import Options
 from rsedge.plan import Plan, Work, free_bytes, make_plan, of_grid
 from rsedge.prepare import area_of_interest, check_outputs, open_reader, plan_run, run_notes
 from rsedge.raster import Grid, RasterReader
 from rsedge.raster.parts import Layer
+from rsedge.raster.scaling import check_scale
 from rsedge.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
 from rsedge.version import __version__
 from rsedge.window import Window
@@ -42,6 +42,8 @@ class Job:
             self.source_grid: Grid = getattr(self.reader, "source_grid", self.reader.grid)
             check_outputs(self.reader, out, options)
             self.bands, self.tiling = plan_run(self.reader, model.bundle.manifest, options)
+            # Of a sample: the same however a run is cut, and before hours of work.
+            self.scale_note = check_scale(self.reader, self.bands)
             self.inside = area_of_interest(self.reader.grid, options)
             self.area = of_grid(self.reader.grid) if self.inside is None else self.inside.extent
             if options.polygons:
@@ -181,13 +183,11 @@ class Job:
         return engine.run(self.model, source, [sink], progress, percent)
 
     def notes(self, journal: Journal) -> tuple[str, ...]:
-        """What the user should know. Raises InputError where the declared scale cannot be right."""
+        """What the user should know."""
         valid_pixels = sum(sum(part.pixels) for part in journal.parts.values())
-        try:
-            notes = run_notes(self.reader, self.bands, self.model, valid_pixels)
-        except InputError:
-            journal.remove()  # of the wrong scale: nothing to go on from
-            raise
+        notes = run_notes(self.reader, self.bands, self.model, valid_pixels)
+        if self.scale_note:
+            notes = (*notes, self.scale_note)
         fine = self.fine
         if fine is not None:
             notes = (

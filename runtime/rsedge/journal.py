@@ -30,6 +30,7 @@ from rsedge.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
 CHANGED = {"raster_state": "the raster, or a file that it is made of, has changed"}  # its digest says nothing
+LOCK_ATTEMPTS = 20
 SYNC_S = 2.0  # what a power cut may cost; what a kill costs is a part at most
 
 
@@ -280,7 +281,7 @@ def _locked(folder: Path, target: Path) -> int:
 
     Raises InputError where another process has it, OSError where the folder cannot be written.
     """
-    while True:
+    for attempt in range(LOCK_ATTEMPTS):
         try:
             with contextlib.suppress(FileExistsError):
                 folder.mkdir()
@@ -288,7 +289,7 @@ def _locked(folder: Path, target: Path) -> int:
                 raise InputError(f"{folder} is a link or a file; unfinished work is kept there: remove it")
             handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:
-            if folder.parent.is_dir():
+            if attempt + 1 < LOCK_ATTEMPTS and folder.parent.is_dir():
                 continue  # a run that has just ended took its folder away
             raise
         try:
@@ -298,6 +299,7 @@ def _locked(folder: Path, target: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
+    raise InputError(f"other runs to {target} begin and end all the time; wait for them")
 
 
 def _take_lock(handle: int, target: Path, path: Path) -> bool:

@@ -24,7 +24,8 @@ from rsedge.window import Window
 
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
 MOST_OF_MACHINE = 0.85
-RESCALED_BYTES = 28  # of a value while it is mapped by a scale: float64 twice, float32, masks
+LARGE_CACHE_BYTES = 64 << 20
+INSIDE_BYTES = 4 << 20  # of an area of interest while its polygons are filled
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,23 @@ def make_plan(
         if plan.bound_bytes <= max_ram_bytes:
             return plan
         if width <= BLOCK or width <= work.tiling.cols.tile:
-            parts = ", ".join(f"{name} {n / 2**20:.0f}" for name, n in plan.bytes_by_part.items())
-            raise InputError(
-                f"{max_ram_bytes / 2**20:.0f} MiB of memory (--max-ram, else 85 % of the machine's) is too little: "
-                "at least "
-                f"{plan.bound_bytes / 2**20:.0f} MiB are needed (model and libraries {base_bytes / 2**20:.0f}, "
-                f"{parts}). A raster whose blocks span its width or height takes less after `gdal_translate -co "
-                "TILED=YES`"
-            )
+            raise InputError(_too_little(plan, max_ram_bytes))
         count = max(count + 1, -(-area.width // (width - BLOCK)))
+
+
+def _too_little(plan: Plan, max_ram_bytes: int) -> str:
+    parts = ", ".join(f"{name} {n / 2**20:.0f}" for name, n in plan.bytes_by_part.items() if n)
+    # What the process has before differs a little from one time to the next.
+    enough = -(-round(plan.bound_bytes * 1.05) // 2**20)
+    advice = (
+        ". The raster's blocks span its width or height: it takes less after `gdal_translate -co TILED=YES`"
+        if plan.bytes_by_part["GDAL"] > LARGE_CACHE_BYTES
+        else ""
+    )
+    return (
+        f"{max_ram_bytes / 2**20:.0f} MiB of memory (--max-ram, else 85 % of the machine's) is too little: give at "
+        f"least {enough}M (model and libraries {plan.base_bytes / 2**20:.0f}, {parts} MiB){advice}"
+    )
 
 
 def _plan(backend: Backend, work: Work, width: int, base_bytes: int, tile_s: float) -> Plan:
@@ -125,7 +134,7 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     pixel_bytes = len(m.bands) * np.dtype(m.dtype).itemsize
     pixel_bytes += work.reader.may_have_nodata(work.bands) or work.inside is not None
     strip_bytes = strip_rows * outline.width * pixel_bytes
-    mapping = strip_rows * outline.width * len(m.bands) * RESCALED_BYTES
+    inside_bytes = 0 if work.inside is None else strip_rows * outline.width + INSIDE_BYTES
     most_done = max(spans.rows.own(row) for row in spans.rows.windows)
     finished = most_done * outline.width * (1 + classes * work.probabilities)
     carried = 4 * classes * (spans.rows.most_carried * outline.width + spans.cols.most_carried * side)
@@ -134,7 +143,7 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     part_rows = max(part.height for part in part_areas(area))
     needed = {
         "strips": strips * strip_bytes,
-        "mapping": mapping if work.bands.scale is not None else 0,
+        "reading": work.reader.extra_bytes(outline, work.bands) + inside_bytes,
         "GDAL": max(LEAST_BYTES, work.reader.cache_bytes(outline, work.bands)) + LEAST_BYTES,
         "tiles": tile_bytes + totals,
         "blending": carried + finished,

@@ -65,7 +65,7 @@ def check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
                 "the result"
             )
     for target in rasters:
-        check_target(target, options.overwrite)
+        check_target(target, options.overwrite, ours="RSEDGE_MODEL")  # not the image of a sample scene
     for target in pictures:
         check_target(target, suffixes=(".png",))
 
@@ -78,10 +78,8 @@ def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tupl
 
 
 def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int) -> tuple[str, ...]:
-    """What the user should know of a run. Raises InputError where the declared scale cannot be right."""
+    """What the user should know of a run."""
     grid, notes = reader.grid, list(plan.notes)
-    if plan.scale is not None and (note := reader.check_scale(plan.scale)):
-        notes.append(note)
     if valid_pixels == 0:
         notes.append("the raster holds no valid pixel: the mask is all nodata")
     training = model.bundle.manifest.provenance.get("training")

@@ -119,7 +119,8 @@ def borders(axis: Axis) -> tuple[int, ...]:
     starts = np.array(axis.starts)
     middles = (starts[:-1] + starts[1:] + axis.size + 1) // 2
     jumps = set[int]()
-    for start, weight in zip(axis.starts, axis.weights, strict=True):
+    for number, start in enumerate(axis.starts):
+        weight = axis.weights_of(number)
         around = np.concatenate([[0], weight, [0]])  # a window weighs nothing beyond its edges
         jumps.update((np.flatnonzero(np.abs(np.diff(around)) >= JUMP) + start).tolist())
     return tuple(sorted((set(middles.tolist()) | jumps) - {0, axis.length}))

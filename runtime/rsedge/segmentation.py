@@ -11,6 +11,7 @@ from rsedge import engine
 from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
 from rsedge.engine import Timed
+from rsedge.errors import InputError
 from rsedge.finishing import finish
 from rsedge.job import RUN_TAG, Job
 from rsedge.journal import Journal, folder_of
@@ -115,7 +116,10 @@ def segment(
 
 
 def is_done(model: Backend, raster: Path | str, out: Path | str, options: Options) -> bool:
-    """Whether ``out`` is what a run with these options has written, so that nothing is left to do."""
+    """Whether ``out`` is what a run with these options has written, so that nothing is left to do.
+
+    Raises InputError where it was finished with others: a resumed run does not replace it.
+    """
     out = Path(out)
     targets = [
         out,
@@ -124,8 +128,18 @@ def is_done(model: Backend, raster: Path | str, out: Path | str, options: Option
     ]
     if folder_of(Path(os.path.realpath(out))).exists() or not all(t.is_file() for t in targets):
         return False
+    done = tag_of(out, RUN_TAG)
+    if done is None:
+        return False
     with Job(model, raster, out, options) as job:
-        return tag_of(out, RUN_TAG) == job.digest(job.plan())
+        if done == job.digest(job.plan()):
+            return True
+    if options.overwrite:
+        return False
+    raise InputError(
+        f"{out} was finished with other settings, of another raster or by another model; leave out --resume to "
+        "replace it"
+    )
 
 
 def _name(path: Path | str | None) -> str | None:

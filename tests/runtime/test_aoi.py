@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
+from rsedge import aoi
 from rsedge.aoi import Aoi, parse_bbox
 from rsedge.errors import BackendError, InputError
 from rsedge.raster.areas import cropped_grid
@@ -89,6 +91,29 @@ def test_inside_is_by_centres_whatever_the_window(shapes: list, window: Window):
         outside = whole.copy()
         outside[extent.row : extent.row_end, extent.col : extent.col_end] = False
         assert not outside.any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(shapes=st.lists(triangles, min_size=1, max_size=3), window=windows, pixels=st.integers(1, 500))
+def test_inside_does_not_depend_on_the_pieces(shapes: list, window: Window, pixels: int):
+    area = Aoi(GRID, tuple((closed(points),) for points in shapes))
+    expected = area.inside(window)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aoi, "PIECE_PIXELS", pixels)
+        np.testing.assert_array_equal(area.inside(window), expected)
+
+
+def test_inside_takes_little_beside_its_result():
+    grid = Grid(512, 20_000, UTM, Affine(0.5, 0, 500000, 0, -0.5, 5400000))
+    angle = np.linspace(0, 2 * np.pi, 1000)
+    ring = np.stack([10_000 + 9_000 * np.cos(angle), 256 + 300 * np.sin(angle)], 1)
+    area, window = Aoi(grid, ((ring,),)), Window(0, 0, 512, 20_000)
+    tracemalloc.start()
+    found = area.inside(window)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * found.nbytes
+    assert found.any()
 
 
 def test_holes_are_outside_and_overlaps_count_once():
@@ -296,7 +321,7 @@ def test_other_errors(tmp_path, monkeypatch):
         Aoi.from_file(tmp_path / "none.geojson", GRID)
     with pytest.raises(InputError, match="no layers; leave out"):
         Aoi.from_file(geojson(tmp_path / "a.geojson", []), GRID, "x")
-    with pytest.raises(InputError, match="no pixel in common"):
+    with pytest.raises(InputError, match="the box holds no pixel's centre; make it larger"):
         Aoi.from_bbox((500000.01, 5399999.99, 500000.02, 5399999.995), GRID)  # between centres
     with pytest.raises(InputError, match="EPSG:99999"):
         Aoi.from_bbox((0, 0, 1, 1), GRID, "EPSG:99999")

@@ -351,3 +351,90 @@ def test_real_rasters_read_by_strips_are_what_rasterio_reads(name: str) -> None:
         image, valid = read_strips(reader, RGB)
         np.testing.assert_array_equal(image, src.read([1, 2, 3]))
         np.testing.assert_array_equal(valid, (src.read_masks([1, 2, 3]) > 0).any(0))
+
+
+@pytest.mark.parametrize("chosen", [(1, 2, 3), (1, 1, 1), (2, 3, 2), (3, 3, 3)])
+def test_bands_with_masks_of_their_own(write_raster: Write, noise: Noise, chosen: tuple[int, ...]) -> None:
+    """A pixel that one of the chosen bands masks holds no data; bands that are not chosen do not count."""
+    pixels, masks = noise(40, 50), np.random.default_rng(1).random((3, 40, 50)) > 0.2
+    masks[2] = True
+    source = write_raster(pixels, "pixels.tif")
+    stored = write_raster(masks.astype(np.uint8) * 255, "masks.tif")
+    xml = "<VRTDataset rasterXSize='50' rasterYSize='40'>"
+    for band in (1, 2, 3):
+        part = "<SimpleSource><SourceFilename>{}</SourceFilename><SourceBand>{}</SourceBand></SimpleSource>"
+        own = (
+            f"<MaskBand><VRTRasterBand dataType='Byte'>{part.format(stored, band)}</VRTRasterBand></MaskBand>"
+        )
+        xml += f"<VRTRasterBand dataType='Byte' band='{band}'>{part.format(source, band)}{own * (band < 3)}"
+        xml += "</VRTRasterBand>"
+    path = source.with_name("masked.vrt")
+    path.write_text(xml + "</VRTDataset>")
+    plan = BandPlan(chosen, "uint8")
+    with RasterReader(path) as reader:
+        assert reader.may_have_nodata(plan) is (set(chosen) != {3})
+        image, valid = reader.read(area_of(reader), plan)
+    np.testing.assert_array_equal(valid, masks[[i - 1 for i in chosen]].all(0))
+    np.testing.assert_array_equal(image, pixels[[i - 1 for i in chosen]])
+
+
+def test_files_of_mosaics_of_mosaics(write_raster: Write, noise: Noise) -> None:
+    """All the way down; one that names itself in a circle ends, too."""
+    source = write_raster(noise(20, 30), "source.tif")
+    inner = mosaic(source.with_name("inner.vrt"), 20, 30, 3, [(source, 0, 0, 20, 30)])
+    middle = mosaic(source.with_name("middle.vrt"), 20, 30, 3, [(inner, 0, 0, 20, 30)])
+    outer = mosaic(source.with_name("outer.vrt"), 20, 30, 3, [(middle, 0, 0, 20, 30), (inner, 0, 0, 20, 30)])
+    with RasterReader(outer) as reader:
+        assert sorted(f.name for f in reader.files) == ["inner.vrt", "middle.vrt", "outer.vrt", "source.tif"]
+        assert reader.files[0] == outer
+    mosaic(inner, 20, 30, 3, [(source, 0, 0, 20, 30), (outer, 0, 0, 20, 30)])
+    with RasterReader(outer) as reader:
+        assert sorted(f.name for f in reader.files) == ["inner.vrt", "middle.vrt", "outer.vrt", "source.tif"]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [
+    ("plain", "uint8"), ("nodata", "uint8"), ("alpha", "uint8"), ("scale", "uint16"), ("scale", "float64"),
+    ("mask", "uint8"), ("alpha and scale", "uint16"),
+])  # fmt: skip
+def test_extra_bytes_bound_what_is_held_beside_a_strip(write_raster: Write, kind: str, dtype: str) -> None:
+    pixels = np.full((3 + kind.startswith("alpha"), 1200, 3000), 9, dtype)
+    tiles = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    raster = write_raster(pixels, nodata=9 if kind == "nodata" else None, **tiles)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(raster, "r+") as dst:
+        if kind == "mask":
+            dst.write_mask(np.arange(3000) % np.full((1200, 1), 7) > 0)
+        if kind.startswith("alpha"):
+            dst.colorinterp = [ColorInterp[c] for c in ("red", "green", "blue", "alpha")]
+    plan = BandPlan((1, 2, 3), "uint8", (0.0, 100.0) if kind.endswith("scale") else None)
+    image, valid = np.empty((3, 512, 3000), np.uint8), np.empty((512, 3000), np.bool_)
+    with RasterReader(raster) as reader:
+        reader.read_into(Window(0, 0, 512, 3000), plan, image, valid)
+        tracemalloc.start()
+        reader.read_into(Window(0, 0, 512, 3000), plan, image, valid)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        bound = reader.extra_bytes(area_of(reader), plan)
+    assert peak <= bound
+    assert bound <= 1.5 * peak + 4e6
+
+
+def test_extra_bytes_know_what_is_decoded_whole(write_raster: Write, noise: Noise, tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = noise(2100, 700)
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    picture.save(tmp_path / "p.jpg", progressive=True, subsampling="4:2:0")
+    picture.save(tmp_path / "full.jpg", progressive=True, subsampling="4:4:4")
+    picture.save(tmp_path / "b.jpg")
+    picture.save(tmp_path / "a.png")
+    strip = write_raster(pixels, "strip.tif", compress="deflate", blockysize=2100, interleave="pixel")
+    area, found = Window(0, 0, 2100, 700), {}
+    for path in (*tmp_path.glob("*.jpg"), tmp_path / "a.png", strip):
+        with RasterReader(path) as reader:
+            found[path.name] = reader.extra_bytes(area, RGB)
+    little = 2 * 512 * 700 + 1e5
+    assert found["b.jpg"] < little
+    assert found["a.png"] < little
+    assert 2 * 2100 * 700 * 1.5 <= found["p.jpg"] < 2 * 2100 * 700 * 1.5 + little
+    assert 2 * 2100 * 700 * 3 <= found["full.jpg"] < 2 * 2100 * 700 * 3 + little
+    assert strip.stat().st_size * 0.99 < found["strip.tif"] < 3 * strip.stat().st_size

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -295,3 +296,26 @@ def test_a_real_raster_at_half_its_resolution() -> None:
         image, holds = reader.read(whole(reader), RGB)
     assert holds[inside].all()
     assert np.abs(image - halved.mean((2, 4)))[:, inside].max() <= 0.5
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.7, 4.0, 700.0])
+@pytest.mark.parametrize("kind", ["plain", "nodata", "scale"])
+def test_extra_bytes_bound_what_is_held_beside_a_strip(write_raster: Write, factor: float, kind: str) -> None:
+    pixels = np.full((3, 1500, 2000), 7, np.uint16 if kind == "scale" else np.uint8)
+    pixels[:, ::50] = 0
+    raster = write_raster(pixels, nodata=0 if kind == "nodata" else None, tiled=True)
+    plan = BandPlan((1, 2, 3), "uint8", (0.0, 9.0) if kind == "scale" else None)
+    with open_resampled(raster, factor) as reader:
+        strip = reader.row_strips(whole(reader))[0]
+        image, valid = (
+            np.empty((3, strip.height, strip.width), np.uint8),
+            np.empty((strip.height, strip.width), np.bool_),
+        )
+        reader.read_into(strip, plan, image, valid)  # the taps are kept
+        tracemalloc.start()
+        reader.read_into(strip, plan, image, valid)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        bound = reader.extra_bytes(whole(reader), plan)
+    assert peak <= bound
+    assert bound <= 2.5 * peak + 4e6

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
 from rsedge import InputError
-from rsedge.raster.scaling import WINDOW, spread_windows, survey_scale
+from rsedge.raster import BandPlan, RasterReader, open_resampled
+from rsedge.raster.scaling import WINDOW, check_scale, spread_windows, survey_scale
+from rsedge.window import Window
 from toys import SHARED, pointwise_manifest, shared
 
 Write = Callable[..., Path]
@@ -135,3 +137,46 @@ def test_the_scale_of_real_reflectances() -> None:
         pixels, valid = src.read([4, 3, 2]), src.dataset_mask() > 0
     expected = np.percentile(pixels[:, valid], (2, 98))
     np.testing.assert_allclose(survey_scale([path], (4, 3, 2)), expected, rtol=0.05)
+
+
+TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate"}
+
+
+def test_a_dark_collar_does_not_make_a_scale_wrong(write_raster: Write) -> None:
+    """Whichever way it lies, and however few rows of the raster are then read."""
+    pixels = np.random.default_rng(0).integers(500, 2500, (3, 2600, 2600)).astype(np.uint16)
+    pixels[:, :700] = 0
+    for name, stack in (("top.tif", pixels), ("bottom.tif", pixels[:, ::-1])):
+        with RasterReader(write_raster(stack, name, **TILES)) as reader:
+            plan = BandPlan((1, 2, 3), "uint8", (400.0, 2600.0))
+            note = check_scale(reader, plan)
+            assert reader.scaling.scaled == 0
+            image, _ = reader.read(Window(0, 0, 600, 2600), plan)
+        assert note is not None
+        share = float(note.removeprefix("in a sample, ").partition("%")[0]) / 100
+        assert abs(share - 700 / 2600) < 0.1
+        assert image.any() == (name == "bottom.tif")
+
+
+@pytest.mark.parametrize("factor", [None, 0.5, 3.0])
+def test_a_wrong_scale_is_an_error_also_where_the_reader_resamples(
+    write_raster: Write, factor: float | None
+) -> None:
+    pixels = np.random.default_rng(0).integers(500, 2500, (3, 300, 200)).astype(np.uint16)
+    pixels[:, :200] = 9000  # most valid ones
+    pixels[:, :50] = 0
+    path = write_raster(pixels, nodata=0)
+    bands = (1, 2, 3)
+    with open_resampled(path, factor) if factor else RasterReader(path) as reader:
+        with pytest.raises(InputError, match=r"in a sample, 60% of the values .* from 500 to 9000"):
+            check_scale(reader, BandPlan(bands, "uint8", (0.0, 3000.0)))
+        assert check_scale(reader, BandPlan(bands, "uint8", (0.0, 9000.0))) is None
+        assert check_scale(reader, BandPlan(bands, "uint8")) is None
+        note = check_scale(reader, BandPlan(bands, "uint8", (0.0, 1e6)))
+    assert note is not None
+    assert "in a sample, the values use only 0.9% of --scale 0,1e+06" in note
+
+
+def test_without_a_valid_pixel_no_scale_is_wrong(write_raster: Write) -> None:
+    with RasterReader(write_raster(np.zeros((3, 90, 90), np.uint16), nodata=0)) as reader:
+        assert check_scale(reader, BandPlan((1, 2, 3), "uint8", (5.0, 6.0))) is None

@@ -95,3 +95,33 @@ def test_tiling_iterates_row_by_row() -> None:
 def test_impossible_axes_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Axis(**{"length": 10, "tile": 4, "overlap": 0.0, **changes})
+
+
+@given(axes)
+def test_weights_of_a_window_are_its_share_of_all_that_overlap_it(axis: Axis) -> None:
+    """Written down for the whole axis at once, in float64; the same to the last bit."""
+    centres = np.array(axis.starts) + axis.size / 2
+    raw = np.zeros((len(axis.starts), axis.length))
+    for number, start in enumerate(axis.starts):
+        pixels = np.arange(start, start + axis.size)
+        if axis.seam == "blend":
+            border = np.minimum(pixels - start + 0.5, start + axis.size - pixels - 0.5)
+            raw[number, pixels] = np.minimum(border / max(1, axis.tile - axis.stride), 1.0)
+    if axis.seam == "crop":
+        far = np.abs(np.arange(axis.length) + 0.5 - centres[:, None])
+        raw[far.argmin(0), np.arange(axis.length)] = 1  # of two as near, the first
+    total = np.zeros(axis.length)
+    for line in raw:
+        total += line
+    for number, start in enumerate(axis.starts):
+        expected = (raw[number] / total)[start : start + axis.size].astype(np.float32)
+        np.testing.assert_array_equal(axis.weights_of(number), expected)
+
+
+def test_weights_of_a_long_side_are_few() -> None:
+    axis = Axis(1_200_000, 512, MAX_OVERLAP)
+    made = {id(axis.weights_of(number)) for number in range(len(axis.starts))}
+    assert len(axis.starts) > 9000
+    assert len(made) < 30
+    with pytest.raises(ValueError, match="read-only"):
+        axis.weights_of(0)[0] = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,8 +22,47 @@ OWN_MODEL = Path("student.rsedge")  # what `rsedge export` writes, in the curren
 INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; systemd and docker; a lost terminal
 PATIENCE_S = 1.5  # from a stop to the end, where a run can go on from the disk
-# What is said after Ctrl-C.
-interrupted = "interrupted; a result appears under its name only when it is whole"
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or a request to end. Not KeyboardInterrupt, which typer turns into a silent exit."""
+
+
+def _nothing_half_done() -> str:
+    return "interrupted; a result appears under its name only when it is whole"
+
+
+interrupted: Callable[[], str] = _nothing_half_done  # what is said after Ctrl-C
+_waits, _pending = False, False
+
+
+def stop(*_: object) -> None:
+    """The handler of signals that stop a command."""
+    global _pending  # noqa: PLW0603 - a handler has no other memory
+    _pending = True
+    if not _waits:
+        ignore_stops()  # a second Ctrl-C must not cut the tidying up
+        raise Interrupted
+
+
+def ignore_stops() -> None:
+    """Too late to stop, or stopping already."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def stops_wait() -> Iterator[None]:
+    """Stop after the block, not in it: libraries that are being loaded make other errors of an interruption."""
+    global _waits, _pending  # noqa: PLW0603 - as above
+    _waits, _pending = True, False
+    try:
+        yield
+    finally:
+        _waits = False
+        if _pending:
+            stop()
+
 
 Model = Annotated[
     str | None,
@@ -95,18 +135,15 @@ def parse_bytes(text: str | None) -> int | None:
     """``"800M"`` or ``"1.5G"`` to bytes; units of 1024."""
     if text is None:
         return None
-    number, unit = text[:-1], text[-1:].upper()
-    if unit == "B" and number[-1:].upper() in "MGK":
-        number, unit = number[:-1], number[-1].upper()
-    try:
-        return round(float(number) * {"K": 2**10, "M": 2**20, "G": 2**30}[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise InputError(f"--max-ram {text!r} is not a size such as 800M or 1.5G") from None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG])(?:i?B)?\s*", text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise InputError(f"--max-ram {text!r} is not a size such as 800M or 1.5G")
+    return round(float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[found[2].upper()])
 
 
 @contextmanager
-def stopping_says(text: str) -> Iterator[None]:
-    """While the block lasts, Ctrl-C says ``text``, and within two seconds, since what is finished is on disk."""
+def stopping_says(text: Callable[[], str]) -> Iterator[None]:
+    """While the block lasts, Ctrl-C says ``text()``, and within two seconds, since what is finished is on disk."""
     global interrupted  # noqa: PLW0603 - the handler of signals has no other way to know
     before, interrupted = interrupted, text
     told, tell = os.pipe()
@@ -132,7 +169,7 @@ def _end_in_time(told: int) -> None:
     while number := os.read(told, 1):
         if number[0] in STOPS:
             time.sleep(PATIENCE_S)
-            print(interrupted, file=sys.stderr, flush=True)
+            print(interrupted(), file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)
     os.close(told)
 
@@ -147,6 +184,11 @@ def model_or_default(path: str | None, quiet: bool = False) -> str | None:
     if not quiet:
         print(f"note: model {OWN_MODEL} (in this folder); choose another with --model", file=sys.stderr)
     return str(OWN_MODEL)
+
+
+def counted(number: int, what: str) -> str:
+    """``1 block``, ``2 blocks``."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 from urllib.parse import urlsplit
@@ -19,11 +20,12 @@ from rsedge.errors import InputError, RsedgeError
 
 if TYPE_CHECKING:
     from rsedge.backends import Backend
+    from rsedge.manifest import Manifest
     from rsedge.options import Options, Result
     from rsedge.raster.writer import Format
     from rsedge.tiling import Seam
 
-GO_ON = "interrupted; what is finished is kept: go on with the same command and --resume"
+GO_ON = "what is finished is kept: go on with the same command and --resume"
 
 
 def infer(
@@ -124,9 +126,11 @@ def infer(
     if out_dir is not None and not dry_run:
         _make_folder(out_dir)
     model = common.model_or_default(model, quiet)
-    with open_model(model, device, threads, precision) as backend:
+    with ExitStack() as stack:
+        with common.stops_wait():
+            backend = stack.enter_context(open_model(model, device, threads, precision))
         if scale == "auto":
-            found = _survey_scale(sources, backend, quiet)
+            found = _survey_scale(sources, options.bands or backend.bundle.manifest, quiet)
             each = [dataclasses.replace(mine, scale=found) for mine in each]
         failed = list[str]()
         for source, target, mine in zip(sources, targets, each, strict=True):
@@ -217,18 +221,18 @@ def _parse_bbox(text: str | None) -> tuple[float, float, float, float] | None:
     return parse_bbox(text)
 
 
-def _survey_scale(sources: Sequence[str], backend: Backend, quiet: bool) -> tuple[float, float]:
+def _survey_scale(
+    sources: Sequence[str], bands: Sequence[int] | Manifest, quiet: bool
+) -> tuple[float, float]:
     from rsedge.raster.scaling import survey_scale
 
     try:
-        low, high = survey_scale(sources, backend.bundle.manifest)
+        low, high = survey_scale(sources, bands)
     except InputError:
         good = [source for source in sources if _is_readable(source)]
         if len(good) in {0, len(sources)}:
             raise
-        low, high = survey_scale(
-            good, backend.bundle.manifest
-        )  # the others are told of when it is their turn
+        low, high = survey_scale(good, bands)  # the others are told of when it is their turn
     if not quiet:
         print(
             f"note: --scale {low:g},{high:g}, the 2nd and 98th percentile; give it for further rasters of this survey",
@@ -269,7 +273,10 @@ def _segment(
             common.say(json.dumps({"raster": source, "out": str(target), "finished_before": True}))
         return
     net = (backend.bundle.manifest.tile * (1 - options.overlap)) ** 2  # pixels that a window adds
-    with common.stopping_says(GO_ON), common.progress_bar(Path(source).name, quiet, net) as progress:
+    with (
+        common.stopping_says(lambda: _stopped(target)),
+        common.progress_bar(Path(source).name, quiet, net) as progress,
+    ):
         try:
             result = segment(backend, source, target, options, progress)
         except RsedgeError as error:
@@ -283,12 +290,19 @@ def _segment(
         common.say(json.dumps(result.to_dict()))
 
 
-def _say_how_to_go_on(target: Path, error: RsedgeError) -> None:
+def _is_kept(target: Path) -> bool:
     from rsedge.journal import folder_of
 
-    folder = folder_of(Path(os.path.realpath(target)))
-    if folder.exists() and "--resume" not in str(error):
-        print("note: what is finished is kept: go on with the same command and --resume", file=sys.stderr)
+    return folder_of(Path(os.path.realpath(target))).exists()
+
+
+def _stopped(target: Path) -> str:
+    return f"interrupted; {GO_ON}" if _is_kept(target) else "interrupted; nothing was finished yet"
+
+
+def _say_how_to_go_on(target: Path, error: RsedgeError) -> None:
+    if _is_kept(target) and "--resume" not in str(error):
+        print(f"note: {GO_ON}", file=sys.stderr)
 
 
 def _show_plan(backend: Backend, source: str, target: Path, options: Options, as_json: bool) -> None:
@@ -303,7 +317,9 @@ def _show_plan(backend: Backend, source: str, target: Path, options: Options, as
     common.say(f"raster   {facts['raster']}: {facts['width']} x {facts['height']} px, bands {facts['bands']}")
     common.say(f"mask     {facts['out']}: {facts['out_width']} x {facts['out_height']} px, {options.format}")
     common.say(f"model    {facts['model']}, {facts['precision']}, {facts['backend']}")
-    common.say(f"windows  {facts['windows']} of {facts['tile']} px in {facts['column_blocks']} column blocks")
+    common.say(
+        f"windows  {facts['windows']} of {facts['tile']} px in {common.counted(facts['column_blocks'], 'column block')}"
+    )
     common.say(f"memory   at most {facts['bound_bytes'] / 2**20:.0f} MiB: ")
     for name, size_bytes in facts["bytes_by_part"].items():
         common.say(f"  {name:22} {size_bytes / 2**20:7.1f} MiB")

@@ -54,7 +54,7 @@ def _options(
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
     for stop in STOPS:
-        signal.signal(stop, _interrupt)
+        signal.signal(stop, common.stop)
     try:
         app(prog_name="rsedge")
     except RsedgeError as error:
@@ -66,22 +66,8 @@ def main() -> None:
     except MemoryError:
         print("error: out of memory; close other programs or use a narrower raster", file=sys.stderr)
         sys.exit(1)
-    except _Interrupted:
-        print(common.interrupted, file=sys.stderr)
+    except common.Interrupted:
+        print(common.interrupted(), file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:  # the result stands or does not: too late to interrupt
-        _ignore_stops()
-
-
-class _Interrupted(BaseException):
-    """Ctrl-C or a request to end. Not KeyboardInterrupt, which typer turns into a silent exit."""
-
-
-def _interrupt(*_: object) -> None:
-    _ignore_stops()  # a second Ctrl-C must not cut the tidying up
-    raise _Interrupted
-
-
-def _ignore_stops() -> None:
-    for stop in STOPS:
-        signal.signal(stop, signal.SIG_IGN)
+        common.ignore_stops()

@@ -25,7 +25,7 @@ def decoder_bytes(src: Any, threads: int = 1) -> int:
     if src.driver == "JPEG":
         return _jpeg_bytes(src)
     if src.driver == "PNG":
-        whole = src.height * src.width * pixel_bytes(src.dtypes)
+        whole = int(src.height) * int(src.width) * pixel_bytes(src.dtypes)
         return min(whole, PNG_CHUNK_BYTES) if _is_interlaced(src.name) else 0
     return 0
 
@@ -41,9 +41,8 @@ def _tiff_bytes(src: Any, threads: int) -> int:
     # GDAL shows a high strip as rows: then only this tells what is loaded to decode the first of them.
     stored = int(src.get_tag_item("BLOCK_SIZE_0_0", "TIFF", bidx=1) or 0)
     count = math.ceil(src.height / height) * math.ceil(src.width / width)
-    return min(max(threads, 1), count) * (decoded + min(decoded, _file_bytes(src.name))) + max(
-        stored - decoded, 0
-    )
+    a_block = int(decoded + min(decoded, _file_bytes(src.name)))
+    return int(min(max(threads, 1), count) * a_block + max(stored - decoded, 0))
 
 
 def is_interleaved(src: Any) -> bool:
@@ -53,7 +52,7 @@ def is_interleaved(src: Any) -> bool:
 
 def _jpeg_bytes(src: Any) -> int:
     """Of a progressive file every coefficient is held; the most there can be where that cannot be told."""
-    pixels = src.height * src.width
+    pixels = int(src.height) * int(src.width)
     try:
         with open(src.name, "rb") as file:
             share = _progressive_share(file)

@@ -130,9 +130,9 @@ class RasterReader:
     def read(self, window: Window, plan: BandPlan) -> tuple[Pixels, Valid]:
         """Pixels (bands, h, w) in the model's dtype, and which hold data, (h, w).
 
-        A pixel holds no data where the alpha or mask band is 0, where a chosen band's own
-        mask is 0, where every chosen band has its nodata
-        value, where one is NaN or infinite, or where its colour of the palette is transparent.
+        A pixel holds no data where the alpha or mask band is 0, or the own mask of any chosen band; where every
+        chosen band has its nodata value, where one is NaN or infinite, or where its colour of the palette is
+        transparent.
         """
         shape = window.height, window.width
         image, valid = np.empty((plan.outputs, *shape), plan.dtype), np.empty(shape, np.bool_)
@@ -365,9 +365,14 @@ def _why_not(path: str, error: Exception) -> str:
     """What is wrong with a path that GDAL could not open."""
     is_local = "://" not in path and not path.startswith("/vsi")
     if is_local and os.path.isdir(path):
-        return f"{path} is a folder; give one raster file"
+        return f"{path} is a folder; give raster files, or a glob such as '{path.rstrip('/')}/*.tif'"
     if is_local and not os.path.exists(path):
         return f"no raster at {path}; check the path"
+    if "Range downloading not supported" in str(error):
+        return f"{path}: this server does not send parts of files, as GDAL needs; download it first"
+    if path.endswith(".zip"):
+        inside = path if path.startswith("/vsizip/") else f"/vsizip/{path}"
+        return f"{path} is an archive; name the raster in it, such as {inside}/NAME.tif"
     return f"{path} is not a raster GDAL can open: {error}"
 
 

@@ -73,7 +73,7 @@ class Resampled(RasterReader):
             math.ceil(strip_rows * ratio) + 3,
         )
         maybe = self.may_have_nodata(plan)
-        source_bytes = rows * width * (plan.outputs * np.dtype(plan.dtype).itemsize + maybe)
+        source_bytes = rows * width * (plan.outputs * np.dtype(plan.dtype).itemsize + 1)
         some = max(1, min(strip_rows, PIECE_PIXELS // max(width, area.width)))
         summing = some * (width * DOWN_BYTES + area.width * ACROSS_BYTES) + rows * width * maybe
         kept = sum(side.index.nbytes + side.weight.nbytes for side in (self._all_rows, self._all_cols))

@@ -158,10 +158,12 @@ class RasterWriter:
         _sidecar(self._partial).unlink(missing_ok=True)
 
 
-def check_target(path: Path, overwrite: bool = False, suffixes: tuple[str, ...] = TIFF_SUFFIXES) -> None:
+def check_target(
+    path: Path, overwrite: bool = False, suffixes: tuple[str, ...] = TIFF_SUFFIXES, ours: str = "RSEDGE_"
+) -> None:
     """Raise InputError when ``path`` cannot become a file or is somebody's raster.
 
-    A raster that rsedge did not write is replaced only with ``overwrite``.
+    A raster without a tag that begins with ``ours`` is replaced only with ``overwrite``.
     """
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} must be named {' or '.join(suffixes)}, which is what will be in it")
@@ -178,16 +180,16 @@ def check_target(path: Path, overwrite: bool = False, suffixes: tuple[str, ...] 
         )
     if path.exists() and not path.stat().st_mode & 0o222:
         raise InputError(f"{path} exists and is write-protected; choose another name")
-    if not overwrite and path.suffix.lower() in TIFF_SUFFIXES and _is_foreign_raster(path):
+    if not overwrite and path.suffix.lower() in TIFF_SUFFIXES and _is_foreign_raster(path, ours):
         raise InputError(
-            f"{path} is a raster that rsedge did not write; choose another name, or --overwrite it"
+            f"{path} is a raster that rsedge did not write here; choose another name, or --overwrite it"
         )
 
 
-def _is_foreign_raster(path: Path) -> bool:
+def _is_foreign_raster(path: Path, ours: str) -> bool:
     try:
         with unreferenced_allowed(), rasterio.open(path) as src:
-            return not any(tag.startswith("RSEDGE_") for tag in src.tags())
+            return not any(tag.startswith(ours) for tag in src.tags())
     except RasterioError:
         return False  # not there, or no raster
 
