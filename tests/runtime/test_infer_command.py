@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 
 from rsedge import InputError, Options, open_model, segment
 from rsedge.cli.infer import choose_targets, expand
@@ -72,24 +71,25 @@ def test_results_of_several_rasters_do_not_replace_each_other(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("change", [{"format": "gtiff"}, {"compress": "lzw"}, {"overlap": 0.5}])
+@pytest.mark.parametrize("change", [("format", "gtiff"), ("compress", "lzw"), ("overlap", "0.5")])
 def test_a_finished_run_of_other_options_is_not_taken_for_this_one(
     call_rsedge: Call,
     bundle: Path,
     write_raster: Write,
     noise: Noise,
     tmp_path: Path,
-    change: dict[str, object],
+    change: tuple[str, str],
 ) -> None:
     raster, out = write_raster(noise(70, 80)), tmp_path / "mask.tif"
     command = ["infer", raster, "--out", out, "--model", bundle, "--resume"]
     assert "finished already" not in call_rsedge(*command)[2]
+    before = out.read_bytes()
     assert "finished already" in call_rsedge(*command)[2]
-    for key, value in change.items():
-        command += [f"--{key}", value]
-    assert "finished already" not in call_rsedge(*command)[2]
-    with rasterio.open(out) as src:
-        assert src.compression.name == change.get("compress", "zstd")
+    code, _, complaint = call_rsedge(*command, f"--{change[0]}", change[1])
+    assert (code, "finished with other settings" in complaint) == (2, True)
+    assert out.read_bytes() == before
+    assert call_rsedge(*command, "--overwrite", f"--{change[0]}", change[1])[0] == 0
+    assert out.read_bytes() != before
 
 
 @pytest.mark.parametrize(
