@@ -57,7 +57,7 @@ $(DEMO_VENV)/.installed: pyproject.toml
 
 $(RUNTIME_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(RUNTIME_VENV)
-	$(RUNTIME_VENV)/bin/python -m pip install --quiet --editable ".[cpu]" hypothesis onnx pytest
+	$(RUNTIME_VENV)/bin/python -m pip install --quiet --editable ".[cpu,polygons,dask]" hypothesis onnx pytest
 	@touch $@
 
 clean:

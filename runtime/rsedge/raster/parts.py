@@ -63,7 +63,6 @@ class Finish:
     tags: Mapping[str, str] = field(default_factory=dict)
     fine: Grid | None = None  # to be written on this grid instead, each pixel from the one its centre is in
     inside: Inside | None = None  # of the ``fine`` grid; pixels outside are nodata
-    make_overviews: bool = True
 
 
 def part_areas(area: Window) -> tuple[Window, ...]:
@@ -109,7 +108,7 @@ def assemble(
                 _check_parts(parts)  # the pixels that are written are others
                 fine = _refined(whole, scratch("refined.tif"), finish.fine, finish.inside)
                 whole = _mosaic(scratch, "fine", finish.fine, layer, [(of_grid(finish.fine), fine)], finish)
-            if finish.format == "cog" and finish.make_overviews:
+            if finish.format == "cog":
                 creation = _creation("zstd", layer.bands)
                 _add_overviews(whole, build_overviews(whole, scratch, creation))
             _copy(whole, target, finish)
