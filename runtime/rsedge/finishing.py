@@ -37,10 +37,10 @@ def finish(job: Job, plan: Plan, journal: Journal) -> Finished:
     for layer in job.layers():
         whole[layer.name] = journal.folder / f"whole.{layer.name}.tif"
         tags = {**_provenance(job.model), RUN_TAG: job.digest(plan)}
-        finish = Finish(o.format, o.compress, tags, job.fine, job.fine_inside())
+        how = Finish(o.format, o.compress, tags, job.fine, job.fine_inside())
         placed = [(job.moved(p.area), journal.path(p.area, layer.name), _file(p, layer.name)) for p in parts]
-        grid = job.out_grid if finish.fine is None else job.reader.grid
-        assemble(whole[layer.name], grid, layer, placed, finish)
+        grid = job.out_grid if how.fine is None else job.reader.grid
+        assemble(whole[layer.name], grid, layer, placed, how)
     classes = class_areas(job, parts, whole[MASK])
     notes, count = _polygons(job, whole[MASK])
     if o.preview:
