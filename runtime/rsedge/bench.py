@@ -189,7 +189,7 @@ def bench(
         latency=Latency.of(times_s, cpu_s, manifest.tile, what),
         end_to_end=_end_to_end(model, options.raster_side, progress) if manifest.takes_rgb8 else None,
         model_peak_rss_bytes=model_peak,
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=max(model_peak, peak_rss_bytes()),  # the raster's is counted anew
         conditions=conditions,
     )
 

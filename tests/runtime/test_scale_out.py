@@ -34,10 +34,13 @@ PART_ROWS = 512
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Scheduler of a cluster of two processes; a killed one is started again."""
+    before = dict(os.environ)  # a nanny leaves OMP_NUM_THREADS=1 and more there, for all who come after
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", host="127.0.0.1"
     ) as cluster:
         yield cluster.scheduler_address
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from rsedge_train.nets.layers import CBAM, activation, attention, conv_bn, conv_
 )
 def test_cbam_masks_lie_strictly_between_zero_and_one(channels, height, width, scale, seed):
     torch.manual_seed(seed)
-    cbam = CBAM(channels)
-    x = scale * torch.randn(2, channels, height, width)
+    cbam = CBAM(channels).double()  # float32 rounds a sigmoid of 17 to 1
+    x = scale * torch.randn(2, channels, height, width, dtype=torch.float64)
     with torch.no_grad():
         for mask in (cbam.channel_mask(x), cbam.spatial_mask(x)):
             assert float(mask.min()) > 0

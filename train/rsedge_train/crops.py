@@ -158,7 +158,8 @@ class Crops(TorchDataset[Batch | InputError]):
             with torch.random.fork_rng(devices=[]):
                 drawn = [self._sample(step, i) for i in self._samples]
         except InputError as error:
-            return error  # raised in a worker it would arrive as a traceback
+            # Raised in a worker it would arrive as a traceback; GDAL's error behind it does not pickle.
+            return InputError(str(error))
         images, labels, places = zip(*drawn, strict=True)
         return torch.stack(images), torch.stack(labels), torch.tensor(places)
 
