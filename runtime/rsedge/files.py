@@ -17,8 +17,13 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.part")
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Put a file's bytes on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -34,10 +34,10 @@ def finish(job: Job, plan: Plan, journal: Journal) -> Finished:
     parts = [journal.parts[area] for block in plan.parts for area in block]
     targets = {MASK: job.out, **o.beside(job.out)}
     whole: dict[str, Path] = {}
+    tags = {**_provenance(job.model), RUN_TAG: job.digest()}
+    how = Finish(o.format, o.compress, tags, job.fine, job.fine_inside())
     for layer in job.layers():
         whole[layer.name] = journal.folder / f"whole.{layer.name}.tif"
-        tags = {**_provenance(job.model), RUN_TAG: job.digest(plan)}
-        how = Finish(o.format, o.compress, tags, job.fine, job.fine_inside())
         placed = [(job.moved(p.area), journal.path(p.area, layer.name), _file(p, layer.name)) for p in parts]
         grid = job.out_grid if how.fine is None else job.reader.grid
         assemble(whole[layer.name], grid, layer, placed, how)

@@ -15,10 +15,10 @@ from rsedge.backends import Backend
 from rsedge.engine import Inside, Source, Stats
 from rsedge.journal import Journal, Part, settings_of
 from rsedge.options import Options
-from rsedge.plan import Plan, Work, free_bytes, make_plan, of_grid
+from rsedge.plan import Plan, Work, free_bytes, make_plan
 from rsedge.prepare import area_of_interest, check_outputs, open_reader, plan_run, run_notes
 from rsedge.raster import Grid, RasterReader
-from rsedge.raster.parts import Layer
+from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
 from rsedge.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
 from rsedge.version import __version__
@@ -96,10 +96,8 @@ class Job:
 
     def layers(self) -> tuple[Layer, ...]:
         """The rasters that are written."""
-        classes, layers = (
-            self.model.bundle.manifest.classes,
-            [Layer(MASK, 1, self.model.bundle.manifest.classes)],
-        )
+        classes = self.model.bundle.manifest.classes
+        layers = [Layer(MASK, 1, classes)]
         if self.options.confidence:
             layers.append(Layer(CONFIDENCE, 1, descriptions=("confidence",), unit="percent"))
         if self.options.probabilities:
@@ -126,11 +124,15 @@ class Job:
         return make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)
 
     def settings(self, plan: Plan) -> Mapping[str, Any]:
-        """What must be the same for a run to go on: all that the result's bytes depend on."""
+        """What must be the same for a run to go on."""
+        return {**self._asked(), BLOCKS: [block.width for block in plan.blocks]}
+
+    def _asked(self) -> dict[str, Any]:
+        """All that the result's pixels depend on."""
         o, bundle = self.options, self.model.bundle
         return {
             "rsedge": __version__,
-            "raster": str(absolute(self.reader.path)),
+            "raster": absolute(self.reader.path),
             "raster_state": identity(self.reader),
             "model_sha256": bundle.sha256,
             "precision": bundle.precision,
@@ -144,15 +146,13 @@ class Job:
             "crop": o.crop,
             "layers": [layer.name for layer in self.layers()],
             "preview": o.preview is not None,
-            BLOCKS: [block.width for block in plan.blocks],
         }
 
-    def digest(self, plan: Plan) -> str:
+    def digest(self) -> str:
         """SHA-256 of all that was asked for; columns change nothing."""
         o = self.options
-        asked = {k: v for k, v in self.settings(plan).items() if k != BLOCKS}
         made = [o.format, o.compress, o.polygons is not None, o.min_area_m2, o.min_pixels]
-        return hashlib.sha256(json.dumps([asked, made], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self._asked(), made], sort_keys=True).encode()).hexdigest()
 
     def run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
         """Run the model over the parts that the journal does not have."""
@@ -263,15 +263,15 @@ def identity(reader: RasterReader) -> str:
             continue  # statistics that QGIS leaves there; what it says of grid and nodata stands above
         try:
             state = path.stat()
-            facts.append([str(absolute(str(path))), state.st_size, state.st_mtime_ns])
+            facts.append([absolute(str(path)), state.st_size, state.st_mtime_ns])
         except OSError:
             facts.append(str(path))  # a URL or an archive's member: GDAL's grid and bands must do
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def absolute(path: str) -> Path | str:
+def absolute(path: str) -> str:
     """A file with its folder; what GDAL alone understands (URLs, /vsi...) as it is."""
-    return Path(path).absolute() if os.path.exists(path) else path
+    return os.path.abspath(path) if os.path.exists(path) else path
 
 
 def _shifted(progress: engine.Progress | None, done: int, total: int) -> engine.Progress | None:

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from rsedge.errors import InputError, OutputError
+from rsedge.files import sync
 from rsedge.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
@@ -245,12 +246,6 @@ def is_whole(path: Path, file: PartFile) -> bool:
         return path.stat().st_size == file.size_bytes and describe(path) == (file.size_bytes, file.crc)
     except OSError:
         return False
-
-
-def sync(path: Path) -> None:
-    """Put a file's bytes on the disk."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

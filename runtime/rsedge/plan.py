@@ -15,7 +15,7 @@ from rsedge.blend import Spans
 from rsedge.engine import AHEAD, ANSWERS_AHEAD, Inside
 from rsedge.errors import InputError
 from rsedge.memory import machine_bytes, rss_bytes
-from rsedge.raster import BandPlan, Grid, RasterReader
+from rsedge.raster import BandPlan, RasterReader
 from rsedge.raster.cache import LEAST_BYTES
 from rsedge.raster.parts import part_areas
 from rsedge.raster.writer import BLOCK
@@ -170,8 +170,3 @@ def free_bytes(folder: Path) -> int:
     """Space left on the disk of ``folder``."""
     facts = os.statvfs(folder)
     return facts.f_bavail * facts.f_frsize
-
-
-def of_grid(grid: Grid) -> Window:
-    """All of a grid."""
-    return Window(0, 0, grid.height, grid.width)

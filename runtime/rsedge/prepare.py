@@ -21,13 +21,11 @@ def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> Ras
     reader = RasterReader(raster, threads=read_threads())
     if not options.resample:
         return reader
-    try:
+    with reader:
         gsd_m, trained = reader.grid.gsd_m, manifest.gsd_m
-        if gsd_m is None or trained is None:
-            which = "raster" if gsd_m is None else "model"
-            raise InputError(f"resample was asked for, but the GSD of the {which} is unknown; leave it out")
-    finally:
-        reader.__exit__(None, None, None)
+    if gsd_m is None or trained is None:
+        which = "raster" if gsd_m is None else "model"
+        raise InputError(f"resample was asked for, but the GSD of the {which} is unknown; leave it out")
     if trained[0] <= gsd_m <= trained[1]:
         return RasterReader(raster, threads=read_threads())
     from rsedge.raster.resample import Resampled  # noqa: PLC0415 - wanted seldom

@@ -26,10 +26,9 @@ from rsedge.bundle import DEFAULT_BUNDLE
 from rsedge.conditions import usable_cores
 from rsedge.engine import Progress, Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
-from rsedge.job import Job, identity, runs_of_missing, united
+from rsedge.job import Job, absolute, runs_of_missing, united
 from rsedge.journal import Journal, describe
 from rsedge.plan import Plan
-from rsedge.prepare import open_reader
 from rsedge.scale_out_worker import TOPIC, Band, Failure, Order, import_distributed, run_band
 from rsedge.tiling import Tiling
 from rsedge.version import __version__
@@ -233,9 +232,6 @@ def run_on_cluster(job: Job, plan: Plan, journal: Journal, progress: Progress | 
 def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
     """What the workers must know, with paths that do not depend on the current folder."""
     model, o = job.model, job.options
-    raster = _absolute(job.reader.path)
-    with open_reader(raster, model.bundle.manifest, o) as reader:
-        state = identity(reader)  # that of the job's reader may hold relative paths
     device = model.name
     if device == "onnxruntime":
         device = "cuda" if model.provider.startswith("CUDA") else "cpu"
@@ -245,10 +241,10 @@ def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
         device=device,
         threads=None if model.threads == usable_cores() else model.threads,
         precision=model.bundle.precision,
-        raster=raster,
+        raster=absolute(job.reader.path),
         options=replace(
             o,
-            aoi=None if o.aoi is None else _absolute(str(o.aoi)),
+            aoi=None if o.aoi is None else absolute(str(o.aoi)),
             polygons=None,
             dask=None,
             resume=False,
@@ -256,7 +252,7 @@ def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
             max_ram_bytes=None,
         ),
         plan=plan,
-        settings={**job.settings(plan), "raster": raster, "raster_state": state},
+        settings=job.settings(plan),
         nthreads=nthreads,
     )
 
@@ -295,11 +291,6 @@ def keep(band: Band, journal: Journal) -> None:
             if not is_whole:
                 raise OutputError(f"{path}: what was written is not what the worker sent; is the disk full?")
         journal.add(part)
-
-
-def _absolute(path: str) -> str:
-    """Files with their folder; what GDAL alone understands (URLs, /vsi...) as it is."""
-    return os.path.abspath(path) if os.path.exists(path) else path
 
 
 def _first_line(error: BaseException) -> str:

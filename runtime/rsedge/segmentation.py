@@ -132,7 +132,7 @@ def is_done(model: Backend, raster: Path | str, out: Path | str, options: Option
     if done is None:
         return False
     with Job(model, raster, out, options) as job:
-        if done == job.digest(job.plan()):
+        if done == job.digest():
             return True
     if options.overwrite:
         return False

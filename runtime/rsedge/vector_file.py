@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import BackendError, InputError, OutputError
+from rsedge.files import sync
 from rsedge.raster.writer import check_target
 
 LAYER = "landcover"
@@ -117,8 +118,7 @@ class LandcoverWriter:
             none = np.zeros(0)
             self.write(np.zeros((0, 2)), start, start, none.astype(np.uint8), none.astype(object), none)
         try:
-            with self._partial.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(self._partial)
             self._partial.replace(self._path)
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error}") from error

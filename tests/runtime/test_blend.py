@@ -10,6 +10,13 @@ from rsedge.kernels import compiled
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
+SIZES = {
+    "height": st.integers(1, 90),
+    "width": st.integers(1, 90),
+    "tile": st.integers(4, 40),
+    "overlap": st.floats(0, 0.75),
+}
+
 
 def roll(
     tiling: Tiling, tiles: list[np.ndarray], classes: int, area: Window | None = None, percent: bool = False
@@ -44,10 +51,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @given(
-    height=st.integers(1, 90),
-    width=st.integers(1, 90),
-    tile=st.integers(4, 40),
-    overlap=st.floats(0, 0.75),
+    **SIZES,
     seam=st.sampled_from(["blend", "crop"]),
     seed=st.integers(0, 99),
 )
@@ -71,13 +75,7 @@ def test_rolling_band_equals_a_whole_array_in_float64(
     np.testing.assert_array_equal(found[clear], whole.argmax(0)[clear])
 
 
-@given(
-    height=st.integers(1, 90),
-    width=st.integers(1, 90),
-    tile=st.integers(4, 40),
-    overlap=st.floats(0, 0.75),
-    seed=st.integers(0, 99),
-)
+@given(**SIZES, seed=st.integers(0, 99))
 def test_a_crop_band_of_classes_is_a_rolling_band_of_scores(
     height: int, width: int, tile: int, overlap: float, seed: int
 ) -> None:
@@ -110,13 +108,7 @@ def test_an_area_is_what_a_run_over_the_whole_raster_gives_there(
         np.testing.assert_array_equal(cropped, whole[here])
 
 
-@given(
-    height=st.integers(1, 90),
-    width=st.integers(1, 90),
-    tile=st.integers(4, 40),
-    overlap=st.floats(0, 0.75),
-    seed=st.integers(0, 99),
-)
+@given(**SIZES, seed=st.integers(0, 99))
 @pytest.mark.skipif(compiled() is None, reason="no C compiler here")
 def test_compiled_and_numpy_give_the_same_bits(
     height: int, width: int, tile: int, overlap: float, seed: int

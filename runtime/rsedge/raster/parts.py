@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import OutputError
-from rsedge.journal import PartFile, describe, is_whole, sync
+from rsedge.files import sync
+from rsedge.journal import PartFile, describe, is_whole
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid, unreferenced_allowed

@@ -21,7 +21,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError, OutputError
-from rsedge.journal import sync
+from rsedge.files import sync
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster.grid import Grid, unreferenced_allowed
 
