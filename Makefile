@@ -41,7 +41,10 @@ student: $(VENV)/.installed
 		--sample-share 0.35 --validate-every 0 --out runs/alone
 	$(BIN)/rsedge distill --teacher runs/alone --teacher-weights last --start runs/alone/weights.safetensors \
 		--no-pretrained --crop 256 --steps 2400 --lr 6e-4 --seed 43 --sample-share 0.3 --validate-every 0 --out runs/shipped
-	$(BIN)/rsedge export --run runs/shipped --weights last --out runtime/rsedge/models/landcover5-b0.rsedge
+	$(BIN)/rsedge export --run runs/shipped --weights last --out runtime/models/landcover5-b0.rsedge
+	@# The wheel's bundle links to some of these files and lists those.
+	$(BIN)/python -c "from rsedge.bundle import *; \
+		write_bundle_manifest(DEFAULT_BUNDLE, Bundle.open('runtime/models/landcover5-b0.rsedge').manifest)"
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -25,7 +25,9 @@ PRECISION_KEY = (
 )
 # Of a graph's arithmetic. INT8 comes as CPUs want it (uint8 activations), as TensorRT 8 and as TensorRT 10 do.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-trt8", "int8-trt10")
+# The wheel holds what CPUs take; what GPUs take would triple it, and lies in the repository.
 DEFAULT_BUNDLE = Path(__file__).parent / "models" / "landcover5-b0.rsedge"
+FULL_BUNDLE = "runtime/models/landcover5-b0.rsedge"  # of a clone
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Bundle:
         for rung in self.report.get("ladder") or []:
             if any(p.startswith(precision) for p in rung["precisions"]) and not rung["passed"]:
                 said += rung["why"]
-        return "; ".join(said) or "it was not exported"
+        return "; ".join(said) or elsewhere(self.path) or "it was not exported"
 
     def file(self, name: str) -> Path:
         """One of the ``artifacts``, by its name, hash checked.
@@ -145,10 +147,8 @@ class Bundle:
         if name not in artifacts:
             known = ", ".join(sorted(artifacts)) or "none"
             has = ", ".join(_precisions(artifacts)) or "none"
-            raise ModelError(
-                f"{path} has no {name}; its artifacts: {known}; its precisions: {has}; make others with "
-                "`rsedge export`"
-            )
+            others = elsewhere(path) or "make others with `rsedge export`"
+            raise ModelError(f"{path} has no {name}; its artifacts: {known}; its precisions: {has}; {others}")
         _check_hash(path / name, artifacts[name])
         own = onnx_metadata(path / name).get(METADATA_KEY)
         if own is not None and Manifest.from_json(own, name) != manifest:
@@ -161,6 +161,13 @@ class Bundle:
 
 def _precisions(artifacts: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(p for p in PRECISIONS if f"model.{p}.onnx" in artifacts)
+
+
+def elsewhere(path: Path) -> str:
+    """Where the files are that ``path`` lacks, where it is the default bundle; "" for others."""
+    if path.resolve() != DEFAULT_BUNDLE.resolve():
+        return ""
+    return f"the default model for GPUs and TensorRT is in a clone of rsedge: give its folder {FULL_BUNDLE}"
 
 
 def _check_hash(path: Path, expected: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rsedge.bundle import Bundle, file_sha256
+from rsedge.bundle import Bundle, elsewhere, file_sha256
 from rsedge.errors import InputError, ModelError, OutputError
 from rsedge.files import whole_or_nothing
 
@@ -186,9 +186,8 @@ def choose(bundle: Bundle, precision: str | None, here: Device) -> PlanFacts:
     if not candidates:
         have = f"it has {', '.join(e.file for e in engines)}" if engines else "it has none"
         wanted = f"{precision} engine" if precision else "TensorRT engine"
-        raise ModelError(
-            f"{bundle.path} has no {wanted} ({have}); build it here: {command(bundle.path, precision)}"
-        )
+        build = elsewhere(bundle.path) or f"build it here: {command(bundle.path, precision)}"
+        raise ModelError(f"{bundle.path} has no {wanted} ({have}); {build}")
     differences = {e.file: mismatches(e, bundle, here) for e in candidates}
     fit = [e for e in candidates if not differences[e.file]]
     if len(fit) == 1:

@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 
 from artifacts import graph_of, make_artifacts
 from rsedge import open_model
-from rsedge.bundle import METADATA_KEY, Bundle, onnx_metadata, write_bundle_manifest
+from rsedge.bundle import (
+    FULL_BUNDLE,
+    METADATA_KEY,
+    PRECISIONS,
+    Bundle,
+    onnx_metadata,
+    write_bundle_manifest,
+)
 from rsedge.errors import InputError, ModelError
+from rsedge.plans import Device, choose
 from toys import make_bundle, pointwise_graph, pointwise_manifest
+
+FULL = Path(__file__).parents[2] / FULL_BUNDLE
 
 
 def test_a_folder_names_every_artifact_with_its_hash(bundle: Path) -> None:
@@ -52,6 +62,24 @@ def test_the_default_bundle_is_whole() -> None:
     bundle = Bundle.open()
     assert [c.name for c in bundle.manifest.classes] == ["building", "land", "road", "vegetation", "water"]
     assert bundle.manifest.tile == 512
+    assert bundle.precisions == ("fp32", "int8")
+    for name in bundle.artifacts:
+        assert bundle.file(name).is_file()
+
+
+def test_what_the_wheel_leaves_out_is_in_the_repository() -> None:
+    full, part = Bundle.open(FULL), Bundle.open()
+    assert full.precisions == PRECISIONS
+    assert full.manifest == part.manifest
+    assert set(part.artifacts.items()) < set(full.artifacts.items())
+    for name in full.artifacts:
+        assert full.file(name).is_file()
+        assert not (full.path / name).is_symlink()  # so that the folder can be copied elsewhere
+    with pytest.raises(ModelError, match=rf"precisions: fp32, int8; .*{FULL_BUNDLE}"):
+        Bundle.open(precision="fp16")
+    assert FULL_BUNDLE in str(part.why_not("int8-trt"))
+    with pytest.raises(ModelError, match=rf"it has none\); .*{FULL_BUNDLE}"):
+        choose(part, None, Device("Orin", "8.7", "10.3.0", "12.6", "12.6"))
 
 
 class TestSeveralArtifacts:
