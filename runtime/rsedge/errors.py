@@ -2,6 +2,7 @@
 
     RsedgeError
     +-- InputError    (ValueError)    the raster, the labels or an option cannot be used
+    |   +-- BusyError                 somebody else is writing the raster or the result: later it may work
     +-- ModelError    (ValueError)    the bundle or ONNX file cannot be used
     +-- BackendError  (RuntimeError)  the requested backend or device is missing or failed
     +-- OutputError   (OSError)       the result cannot be written
@@ -21,6 +22,10 @@ class InputError(RsedgeError, ValueError):
     """The raster, the labels or an option cannot be used."""
 
     exit_code = 2
+
+
+class BusyError(InputError):
+    """Somebody else is writing the raster or the result right now: the same may work later."""
 
 
 class ModelError(RsedgeError, ValueError):

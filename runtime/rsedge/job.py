@@ -13,6 +13,7 @@ from typing import Any
 from rsedge import engine
 from rsedge.backends import Backend
 from rsedge.engine import Inside, Source, Stats
+from rsedge.errors import BusyError, InputError
 from rsedge.journal import Journal, Part, settings_of
 from rsedge.options import Options
 from rsedge.plan import Plan, Work, free_bytes, make_plan
@@ -39,6 +40,7 @@ class Job:
         self._stack = ExitStack()
         try:
             self.reader = self._stack.enter_context(open_reader(raster, model.bundle.manifest, options))
+            self._raster_state = identity(self.reader)
             self.source_grid: Grid = getattr(self.reader, "source_grid", self.reader.grid)
             check_outputs(self.reader, out, options)
             self.bands, self.tiling = plan_run(self.reader, model.bundle.manifest, options)
@@ -133,7 +135,7 @@ class Job:
         return {
             "rsedge": __version__,
             "raster": absolute(self.reader.path),
-            "raster_state": identity(self.reader),
+            "raster_state": self._raster_state,
             "model_sha256": bundle.sha256,
             "precision": bundle.precision,
             "backend": f"{self.model.name} {self.model.version} {self.model.provider}",
@@ -155,7 +157,27 @@ class Job:
         return hashlib.sha256(json.dumps([self._asked(), made], sort_keys=True).encode()).hexdigest()
 
     def run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
-        """Run the model over the parts that the journal does not have."""
+        """Run the model over the parts that the journal does not have.
+
+        Raises BusyError where the raster has changed meanwhile.
+        """
+        try:
+            stats = self._run(plan, journal, progress)
+        except InputError as error:
+            self.check_unchanged(error)  # damaged, or only not whole yet
+            raise
+        self.check_unchanged()
+        return stats
+
+    def check_unchanged(self, cause: Exception | None = None) -> None:
+        """Raise BusyError where the raster is not the one that was opened: nobody knows what has been read."""
+        if identity(self.reader) != self._raster_state:
+            raise BusyError(
+                f"{self.raster} changed or went away while it was read, and nothing was written; run it again when "
+                "it is whole"
+            ) from cause
+
+    def _run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
         if self.options.dask:
             from rsedge.scale_out import run_on_cluster  # noqa: PLC0415 - stands on this module
 

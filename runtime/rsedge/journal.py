@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rsedge.errors import InputError, OutputError
+from rsedge.errors import BusyError, InputError, OutputError
 from rsedge.files import sync
 from rsedge.window import Window
 
@@ -76,7 +76,8 @@ class Journal:
     """The journal of one target, locked against other processes while it is open.
 
     ``resume``: go on from what is there, which must be of the same ``settings``. Without it, finished parts of
-    an earlier run are an error unless ``overwrite``: hours of work are not wiped by pressing return twice.
+    an earlier run are an error unless ``overwrite``: hours of work are not wiped by pressing return twice. Both:
+    go on where that can be, else begin anew.
 
     Raises InputError where the journal does not fit, OutputError where it cannot be written.
     """
@@ -114,7 +115,10 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close(keep=kind is None or bool(self.parts))  # else there is nothing to go on from
+        useless = not self.parts or (
+            kind is not None and issubclass(kind, BusyError)
+        )  # of a raster that changed
+        self._close(keep=kind is None or not useless)
 
     def path(self, area: Window, layer: str) -> Path:
         """Where a part's file of a layer belongs."""
@@ -155,7 +159,12 @@ class Journal:
         """Find what an earlier run has finished. Raises InputError where that forbids this one."""
         found = self._found()
         if self.resume and found:
-            self._compare()
+            try:
+                self._compare()
+            except InputError:
+                if self.overwrite:
+                    return
+                raise
             self.parts = found
             self._sweep({self.path(p.area, f.layer).name for p in found.values() for f in p.files})
         elif found and not self.overwrite:
@@ -306,7 +315,7 @@ def _take_lock(handle: int, target: Path, path: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(f"another rsedge is writing {target} right now; wait for it, or stop it") from None
+        raise BusyError(f"another rsedge is writing {target} right now; wait for it, or stop it") from None
     except OSError:
         return True  # a file system without locks
     try:

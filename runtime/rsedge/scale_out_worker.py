@@ -124,6 +124,7 @@ def _make(order: Order, parts: Sequence[Window], folder: Path, address: str, rep
             _compare(order.settings, job.settings(order.plan))
         stack.enter_context(exact_cache(order.plan.bytes_by_part["GDAL"]))
         stats = job.run_parts(parts, path, done, report)
+        job.check_unchanged()
         return Band(tuple(made), stats, job.reader.scaling)
 
 

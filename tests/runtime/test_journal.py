@@ -151,6 +151,17 @@ def test_the_settings_that_differ_are_named(tmp_path: Path) -> None:
     assert resumed(target) == left
 
 
+def test_resume_and_overwrite_go_on_where_that_can_be(tmp_path: Path) -> None:
+    target = tmp_path / "mask.tif"
+    left = unfinished(target)
+    with Journal(target, SETTINGS, resume=True, overwrite=True) as journal:
+        assert journal.parts == left
+    with Journal(target, {**SETTINGS, "overlap": 0.5}, resume=True, overwrite=True) as journal:
+        assert journal.parts == {}
+        assert not (journal.folder / "0000000-0000000.mask").exists()
+    assert resumed(target) == {}
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\0\0\0\0"])
 def test_parts_whose_settings_are_lost_are_not_trusted(tmp_path: Path, content: bytes | None) -> None:
     target = tmp_path / "mask.tif"

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from rsedge import BackendError, InputError, ModelError, Options, open_model, scale_out, segment
 from rsedge.backends import Backend
+from rsedge.errors import BusyError
 from rsedge.scale_out_worker import Failure, threads_of
 from rsedge.tiling import Tiling
 from rsedge.window import Window
@@ -178,6 +179,19 @@ def test_an_interrupted_run_goes_on(
     assert far.read_bytes() == local.read_bytes()
 
 
+def test_a_raster_that_changes_while_workers_read_it_gives_no_mask(
+    address: str, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    raster, out = write_raster(noise(7 * PART_ROWS, 200)), tmp_path / "mask.tif"
+
+    def meddle(done: int, total: int) -> None:
+        os.utime(raster, (1, 1))
+
+    with pytest.raises(BusyError, match="changed or went away while it was read"):
+        segment(model, raster, out, Options(dask=address), meddle)
+    assert [p.name for p in tmp_path.iterdir()] == [raster.name]
+
+
 def test_a_damaged_raster_is_reported_in_the_words_of_a_local_run(
     address: str, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
 ) -> None:
@@ -208,13 +222,17 @@ def test_what_differs_on_the_worker_is_refused(
     copy = Path(shutil.copytree(bundle, tmp_path / "own.rsedge"))
     make_order = scale_out.make_order
 
-    def refused(change: Callable[[], object], changes: dict[str, object] | None = None) -> str:
+    def refused(
+        change: Callable[[], object] = lambda: None,
+        changes: dict[str, object] | None = None,
+        **otherwise: object,
+    ) -> str:
         """What becomes of a run when, the order being written, something is changed where the workers look."""
 
         def order(*args: object) -> scale_out.Order:
             wanted = make_order(*args)  # type: ignore[arg-type]
             change()
-            return replace(wanted, settings={**wanted.settings, **(changes or {})})
+            return replace(wanted, settings={**wanted.settings, **(changes or {})}, **otherwise)
 
         monkeypatch.setattr(scale_out, "make_order", order)
         with (
@@ -226,9 +244,9 @@ def test_what_differs_on_the_worker_is_refused(
         assert "on the Dask worker tcp://127.0.0.1" in str(error.value)
         return f"{type(error.value).__name__}: {error.value}"
 
-    assert "InputError" in (said := refused(lambda: os.utime(raster, (1, 1))))
+    assert "InputError" in (said := refused(changes={"raster_state": "of a copy"}))
     assert f"{raster} is not the file that it is on the client" in said
-    assert "BackendError" in (said := refused(lambda: None, {"rsedge": "0.0.1"}))
+    assert "BackendError" in (said := refused(changes={"rsedge": "0.0.1"}))
     assert "on the client 0.0.1" in said
 
     def other_model() -> None:
@@ -243,7 +261,7 @@ def test_what_differs_on_the_worker_is_refused(
     assert "ModelError" in (said := refused(lambda: shutil.rmtree(copy)))
     assert "must be readable under the same paths on every worker" in said
     shutil.copytree(bundle, copy)
-    assert f"no raster at {raster}" in refused(raster.unlink)
+    assert "no raster at /nowhere/raster.tif" in refused(raster="/nowhere/raster.tif")
 
 
 def test_one_connection_for_several_rasters(

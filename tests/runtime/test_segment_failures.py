@@ -12,7 +12,7 @@ import rasterio.shutil
 
 from rsedge import InputError, Options, OutputError, open_model, segment
 from rsedge.backends import Backend
-from rsedge.errors import BackendError
+from rsedge.errors import BackendError, BusyError
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 Write = Callable[..., Path]
@@ -30,6 +30,55 @@ def test_the_old_mask_survives_a_truncated_raster(
         segment(model, raster, out)
     assert out.read_bytes() == b"precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.tif", "raster.tif"]
+
+
+def appended(raster: Path) -> None:
+    with raster.open("ab") as file:
+        file.write(b"more")
+
+
+def rewritten(raster: Path) -> None:
+    raster.with_suffix(".new").write_bytes(raster.read_bytes())
+    raster.with_suffix(".new").replace(raster)
+
+
+def cut_off(raster: Path) -> None:
+    raster.write_bytes(raster.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize("change", [appended, rewritten, cut_off, Path.unlink])
+@pytest.mark.parametrize("old", [b"precious", None])
+def test_a_raster_that_changes_while_it_is_read_gives_no_mask(
+    model: Backend,
+    write_raster: Write,
+    noise: Noise,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    old: bytes | None,
+) -> None:
+    """What was made of the other file is thrown away too: the next run needs neither --resume nor --overwrite."""
+    monkeypatch.setattr("rsedge.raster.parts.PART_PIXELS", 1)
+    out, changed = tmp_path / "mask.tif", list[int]()
+    if old:
+        out.write_bytes(old)
+    pixels = noise(1800, 200)
+    raster = write_raster(pixels, tiled=True, blockxsize=64, blockysize=64)
+
+    def meddle(done: int, _: int) -> None:
+        if done > 60 and not changed:  # a part is finished
+            changed.append(done)
+            change(raster)
+
+    options = Options(preview=tmp_path / "preview.png")
+    with pytest.raises(BusyError, match=r"raster.tif changed .* nothing was written; run it again"):
+        segment(model, raster, out, options, meddle)
+    assert changed
+    assert (out.read_bytes() if out.exists() else None) == old
+    assert {p.name for p in tmp_path.iterdir()} <= {"mask.tif", "raster.tif"}
+    raster = write_raster(pixels)
+    segment(model, raster, out, options)
+    np.testing.assert_array_equal(read(out), strongest(pixels))
 
 
 def test_a_model_that_answers_nan_is_an_error(write_raster: Write, noise: Noise, tmp_path: Path) -> None:
