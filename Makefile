@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 DEMO_VENV := .venv-demo
 RUNTIME_VENV := .venv-runtime
+RELEASE_VENV := .venv-release
 BIN := $(VENV)/bin
 DATA ?= ../shared/data/dubai
 
-.PHONY: demo test test-runtime check lint types contracts clean student
+.PHONY: demo test test-runtime check lint types contracts release clean student
 
 # The runtime with onnxruntime, no torch: a sample raster, its mask, a picture.
 demo: $(DEMO_VENV)/.installed
@@ -34,6 +35,21 @@ types: $(VENV)/.installed
 
 contracts: $(VENV)/.installed
 	$(BIN)/lint-imports
+
+# What is published, in dist/: the sdist and the wheel made of it, which must be the one that this tree makes and must work
+# where there is nothing else; what the runtime depends on there (sbom.json, CycloneDX) with its licences.
+release: $(VENV)/.installed
+	rm -rf dist $(RELEASE_VENV)
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --wheel --outdir dist/tree && cmp dist/*.whl dist/tree/*.whl && rm -r dist/tree
+	$(PYTHON) -m venv $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python -m pip install --quiet "$$(echo dist/*.whl)[cpu]"
+	$(RELEASE_VENV)/bin/python -m pip check
+	cd $(RELEASE_VENV) && bin/rsedge --version && bin/rsedge sample town.tif --size 512 --quiet \
+		&& bin/rsedge infer town.tif --out mask.tif && rm town* mask*
+	$(RELEASE_VENV)/bin/python -m pip uninstall --quiet --yes pip setuptools
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/sbom.json $(RELEASE_VENV)
+	$(BIN)/pip-licenses --python $(RELEASE_VENV)/bin/python --format markdown --with-urls --output-file dist/licences.md
 
 # A default model like the shipped one, from random weights (an hour and a half on two cores). DATA holds the Dubai scenes.
 student: $(VENV)/.installed
@@ -64,4 +80,4 @@ $(RUNTIME_VENV)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(RUNTIME_VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(RUNTIME_VENV) $(RELEASE_VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
