@@ -12,6 +12,7 @@ from rsedge.manifest import Manifest
 from rsedge.options import Options
 from rsedge.raster import BandPlan, Grid, RasterReader, check_target, plan_bands
 from rsedge.tiling import Tiling
+from rsedge.window import Window
 
 MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
 
@@ -32,6 +33,12 @@ def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> Ras
 
     wanted_m = trained[0] if gsd_m < trained[0] else trained[1]
     return Resampled(raster, wanted_m / gsd_m, threads=read_threads())
+
+
+def check_whole(raster: Path | str) -> None:
+    """Raise InputError where the raster cannot be opened, or its last pixel not read: the end may be missing."""
+    with RasterReader(raster) as reader:
+        reader.read_raw(Window(reader.grid.height - 1, reader.grid.width - 1, 1, 1))
 
 
 def read_threads() -> int:

@@ -186,6 +186,14 @@ def model_or_default(path: str | None, quiet: bool = False) -> str | None:
     return str(OWN_MODEL)
 
 
+def make_out_dir(folder: Path) -> None:
+    """Make the folder of --out-dir where it is not there. Raises InputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out-dir {folder} cannot be a folder: {error.strerror}") from error
+
+
 def counted(number: int, what: str) -> str:
     """``1 block``, ``2 blocks``."""
     return f"{number} {what}{'s' * (number != 1)}"

@@ -124,7 +124,7 @@ def infer(
     each = [options if out_dir is None else _for_one_of_many(options, target) for target in targets]
     _check_names(targets, each)
     if out_dir is not None and not dry_run:
-        _make_folder(out_dir)
+        common.make_out_dir(out_dir)
     model = common.model_or_default(model, quiet)
     with ExitStack() as stack:
         with common.stops_wait():
@@ -242,23 +242,13 @@ def _survey_scale(
 
 
 def _is_readable(source: str) -> bool:
-    from rsedge.raster import RasterReader
-    from rsedge.window import Window
+    from rsedge.prepare import check_whole
 
     try:
-        with RasterReader(source) as reader:
-            # The end of a file that was cut off is missing.
-            reader.read_raw(Window(reader.grid.height - 1, reader.grid.width - 1, 1, 1))
+        check_whole(source)
     except InputError:
         return False
     return True
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out-dir {folder} cannot be a folder: {error.strerror}") from error
 
 
 def _segment(

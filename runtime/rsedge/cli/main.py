@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsedge.cli import bench, common, data, evaluate, export, infer, models, sample, training, verify
+from rsedge.cli import bench, common, data, evaluate, export, infer, models, sample, training, verify, watch
 from rsedge.cli.common import INTERRUPTED, STOPS
 from rsedge.cli.settings import read_settings
 from rsedge.errors import RsedgeError
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("train-teacher")(training.train_teacher)
 app.command("distill")(training.distill)
 app.command("infer")(infer.infer)
+app.command("watch")(watch.watch)
 app.command("eval")(evaluate.evaluate_command)
 app.add_typer(data.app, name="data")
 app.command("sample")(sample.sample)

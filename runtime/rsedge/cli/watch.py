@@ -1,0 +1,144 @@
+"""``rsedge watch``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from rsedge.cli import common
+from rsedge.errors import InputError
+
+if TYPE_CHECKING:
+    from rsedge.tiling import Seam
+    from rsedge.watch import Event, Watch
+
+STOPPED = "interrupted; what is finished is kept: the same command goes on"
+
+
+def watch(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder that rasters are copied to. Nothing is written there.", metavar="DIR"),
+    ],
+    out_dir: Annotated[
+        Path, typer.Option(help="Folder for the masks, DIR/X.tif as X.tif; another than DIR.")
+    ],
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="Names of rasters; may be given several times.", show_default="*.tif *.tiff"),
+    ] = None,
+    settle: Annotated[float, typer.Option(help="A file is complete when unchanged for so long, s.")] = 10.0,
+    every: Annotated[float, typer.Option(help="Between two looks, s.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Do what is complete now, and end.")] = False,
+    health: Annotated[
+        bool,
+        typer.Option("--health", help="Do nothing but tell, by exit code 0 or 1, whether a watcher is well."),
+    ] = False,
+    model: common.Model = None,
+    overlap: common.Overlap = 0.25,
+    seam: common.Seam = "blend",
+    bands: common.Bands = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Raster values mapped to the model's range; needed where rasters are not uint8.",
+            metavar="LOW,HIGH",
+        ),
+    ] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Also a PNG of image and mask, X.png.")] = False,
+    compress: Annotated[str, typer.Option(help="Of the masks.", metavar="zstd|deflate|lzw")] = "zstd",
+    max_ram: Annotated[
+        str | None, typer.Option(help="Memory not to exceed, e.g. 800M.", metavar="SIZE")
+    ] = None,
+    device: common.Device = "auto",
+    precision: common.Precision = None,
+    threads: common.Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a raster.")] = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Segment what lands in a folder, each raster once, also across restarts. Ctrl-C or SIGTERM ends it."""
+    from rsedge.watch_ledger import Ledger, check_pulse
+
+    if health:
+        check_pulse(out_dir)
+        return
+    from rsedge.options import Options
+    from rsedge.raster.quiet import hush_libtiff
+    from rsedge.segmentation import open_model
+    from rsedge.watch import PATTERNS, Watch, check_folders
+
+    if settle < 0 or every <= 0:
+        raise InputError(f"--settle {settle:g} must not be below 0, --every {every:g} must be above")
+    hush_libtiff()
+    options = Options(
+        overlap=overlap,
+        seam=cast("Seam", seam),
+        bands=common.parse_bands(bands),
+        scale=common.parse_scale(scale),
+        compress=compress,
+        max_ram_bytes=common.parse_bytes(max_ram),
+    )
+    check_folders(folder, out_dir)
+    common.make_out_dir(out_dir)
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(out_dir))
+        model = common.model_or_default(model, quiet)
+        with common.stops_wait():
+            backend = stack.enter_context(open_model(model, device, threads, precision))
+        watcher = Watch(backend, folder, ledger, options, pattern or PATTERNS, preview, settle, every)
+        net = (backend.bundle.manifest.tile * (1 - overlap)) ** 2  # pixels that a window adds
+        watcher.show = lambda source: common.progress_bar(source.name, quiet, net)
+        _greet(watcher, quiet)
+        with common.stopping_says(lambda: STOPPED):
+            refused = sum(_tell(event, quiet, as_json) == "refused" for event in watcher.run(once))
+    if refused:
+        raise InputError(f"{common.counted(refused, 'raster')} refused, see above")
+
+
+def _greet(watcher: Watch, quiet: bool) -> None:
+    if quiet:
+        return
+    backend = watcher.model
+    print(
+        f"note: {watcher.folder} is watched for {' '.join(watcher.patterns)}; masks by {backend.bundle.manifest.name}, "
+        f"{backend.bundle.precision}, {backend.name} {backend.provider} go to {watcher.ledger.folder}",
+        file=sys.stderr,
+    )
+    if others := watcher.of_other_models():
+        print(
+            f"note: {common.counted(others, 'raster')} here {'were' if others > 1 else 'was'} done by another model "
+            "and will not be done again; give another --out-dir for that",
+            file=sys.stderr,
+        )
+
+
+def _tell(event: Event, quiet: bool, as_json: bool) -> str:
+    """Print what became of a raster, and name it."""
+    from rsedge.watch import Done, Refused
+
+    what, name = type(event).__name__.lower(), event.source.name
+    facts: dict[str, object] = {"event": what, "raster": str(event.source)}
+    if not isinstance(event, Done):
+        if isinstance(event, Refused) or not quiet:
+            print(f"{what}: {name}: {event.reason}", file=sys.stderr, flush=True)
+        facts["reason"] = event.reason
+    elif event.result is None:
+        facts |= {"out": str(event.out), "finished_before": True}
+        line = f"{name}: finished before the watcher was stopped"
+    else:
+        r = event.result
+        pixels = r.nodata_pixels + sum(c.pixels for c in r.classes)
+        facts |= r.to_dict()
+        line = f"{name}: {r.seconds['total']:.1f} s, {r.mpx_per_s:.1f} Mpx/s, nodata {r.nodata_pixels / pixels:.1%}"
+        for note in () if quiet else r.notes:
+            print(f"note: {name}: {note}", file=sys.stderr)
+    if as_json:
+        common.say(json.dumps(facts))
+    elif isinstance(event, Done) and not quiet:
+        common.say(line)
+    return what

@@ -1,0 +1,222 @@
+"""Watching a folder: what lands in it is segmented, each raster once.
+
+Polled, since network mounts tell nobody of new files. A raster is taken when it and its side files have stayed the
+same for a while and its last pixel can be read; one that changes all the same while it is read waits again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from rsedge.backends import Backend
+from rsedge.engine import Progress
+from rsedge.errors import BusyError, InputError
+from rsedge.options import Options, Result
+from rsedge.prepare import check_whole
+from rsedge.raster.writer import tag_of
+from rsedge.segmentation import is_done, segment
+from rsedge.version import __version__
+from rsedge.watch_ledger import PULSE_S, Entry, Ledger, State
+
+PATTERNS = ("*.tif", "*.tiff")
+UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".temp", ".swp", "~")
+SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".tfw", ".tifw", ".wld", ".prj")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A mask is there. ``result`` None: a run that was cut off had finished it."""
+
+    source: Path
+    out: Path
+    result: Result | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A raster cannot be segmented; it is looked at again when it has changed, or with other options."""
+
+    source: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A raster that looked complete is not yet to be read."""
+
+    source: Path
+    reason: str
+
+
+Event = Done | Refused | Waiting
+Show = Callable[[Path], AbstractContextManager[Progress | None]]
+
+
+@dataclass
+class Watch:
+    """A folder whose rasters are segmented into that of ``ledger``, which is open.
+
+    ``patterns``: of the rasters' names, whatever their case. ``settle_s``: for how long a file must not have
+    changed; ``every_s``: between two looks. ``preview``: a PNG beside each mask. ``show`` gives a raster's progress.
+
+    Raises InputError where the two folders are one, or the folder is none.
+    """
+
+    model: Backend
+    folder: Path
+    ledger: Ledger
+    options: Options = field(default_factory=Options)
+    patterns: Sequence[str] = PATTERNS
+    preview: bool = False
+    settle_s: float = 10.0
+    every_s: float = 5.0
+    show: Show = lambda _: nullcontext()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        check_folders(self.folder, self.ledger.folder)
+        self._seen: dict[str, tuple[object, float]] = {}  # how a raster looked, and since when
+        self._told: set[tuple[str, str]] = set()
+        about = [__version__, self.model.bundle.sha256, self.model.bundle.precision, asdict(self.options)]
+        self._settings = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
+
+    def run(self, once: bool = False) -> Iterator[Event]:
+        """Segment what is complete, for ever, or ``once``: what is complete now. Tells what became of each raster.
+
+        Raises BackendError or OutputError where that is no fault of a raster's, OSError where the folder has gone.
+        What is finished is kept then: the next run goes on.
+        """
+        ready = self._ready()
+        settled = self.clock() + self.settle_s
+        while True:
+            for name, state in ready:
+                if event := self._do(name, state):
+                    yield event
+            now = self.clock()
+            if once and now >= settled:
+                return
+            self._wait(min(self.every_s, settled - now) if once else self.every_s)
+            ready = self._ready()
+
+    def of_other_models(self) -> int:
+        """How many of the folder's rasters are done already, by another model: they stay as they are."""
+        listing = self._listing()
+        done = [e for e in self.ledger.entries.values() if not e.reason and listing.get(e.source) == e.state]
+        return sum(e.model_sha256 != self.model.bundle.sha256 for e in done)
+
+    def _ready(self) -> list[tuple[str, State]]:
+        """Rasters that are complete and not accounted for, the oldest first."""
+        self.ledger.beat()
+        listing, now, ready = self._listing(), self.clock(), list[tuple[str, State]]()
+        names = sorted(listing)
+        for name in filter(self._is_wanted, names):
+            if self.ledger.accounts_for(name, listing[name], self._settings):
+                continue
+            look = [(n, listing[n]) for n in (name, *_begin_with(f"{Path(name).stem}.", names))]
+            if name not in self._seen or self._seen[name][0] != look:
+                self._seen[name] = look, now
+            if now - self._seen[name][1] >= self.settle_s:
+                ready.append((name, listing[name]))
+        self._seen = {name: seen for name, seen in self._seen.items() if name in listing}
+        return sorted(ready, key=lambda r: (r[1].mtime_ns, r[0]))
+
+    def _listing(self) -> Mapping[str, State]:
+        with os.scandir(self.folder) as entries:
+            names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
+        states = {name: State.of(self.folder / name) for name in names}
+        return {name: state for name, state in states.items() if state}
+
+    def _is_wanted(self, name: str) -> bool:
+        name = name.lower()
+        return not name.endswith(UNFINISHED + SIDE_FILES) and any(
+            fnmatchcase(name, pattern.lower()) for pattern in self.patterns
+        )
+
+    def _do(self, name: str, state: State) -> Event | None:
+        """Segment a raster and note that. None where there is nothing to tell."""
+        source, target = self.folder / name, self.ledger.folder / f"{Path(name).stem}.tif"
+        done = Entry(
+            name, state.size_bytes, state.mtime_ns, target.name, self.model.bundle.sha256, self._settings
+        )
+        try:
+            if State.of(source) != state:
+                raise BusyError("it is being written")
+            if not os.access(source, os.R_OK):
+                raise BusyError(f"no permission to read it; `chmod +r {name}`")
+            self._check(source, target)
+            result = self._segment(source, target)
+        except InputError as error:
+            self.ledger.beat()  # an output folder that has gone is no fault of the raster's
+            if State.of(source) != state or isinstance(error, BusyError):
+                return self._later(source, str(error))
+            self.ledger.add(replace(done, reason=str(error)))
+            return Refused(source, str(error))
+        self.ledger.add(done)
+        return Done(source, target, result)
+
+    def _check(self, source: Path, target: Path) -> None:
+        """Raise InputError where the raster is not whole, or its mask would take another file's place."""
+        check_whole(source)
+        owner = self.ledger.owner(target.name)
+        if owner not in {None, source.name}:
+            raise InputError(f"its mask would take the place of {owner}'s, {target.name}; rename it")
+        if target.exists() and tag_of(target, "RSEDGE_MODEL") is None:
+            raise InputError(
+                f"{target} is there and is no mask of rsedge's; move it away, then `touch {source.name}`"
+            )
+
+    def _segment(self, source: Path, target: Path) -> Result | None:
+        """The mask; None where it was there. What a killed run has left is gone on with, where it fits."""
+        picture = target.with_suffix(".png") if self.preview else None
+        options = replace(self.options, preview=picture, resume=True, overwrite=True)
+        if is_done(self.model, source, target, options):
+            return None
+        with self.show(source) as shown:
+
+            def report(done: int, total: int) -> None:
+                self.ledger.keep_beating()
+                if shown:
+                    shown(done, total)
+
+            return segment(self.model, source, target, options, report)
+
+    def _later(self, source: Path, reason: str) -> Event | None:
+        """Wait anew for the raster to settle."""
+        self._seen.pop(source.name, None)
+        if (source.name, reason) in self._told or not source.exists():
+            return None
+        self._told.add((source.name, reason))
+        return Waiting(source, reason)
+
+    def _wait(self, seconds: float) -> None:
+        end = self.clock() + seconds
+        while (left := end - self.clock()) > 0:
+            self.sleep(min(left, PULSE_S))
+            self.ledger.keep_beating()
+
+
+def check_folders(folder: Path, out_dir: Path) -> None:
+    """Raise InputError where a folder cannot be watched into another."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the one that rasters are copied to")
+    if out_dir.exists() and out_dir.samefile(folder):
+        raise InputError(f"--out-dir {out_dir} is the folder that is watched: masks would be segmented again")
+
+
+def _begin_with(prefix: str, names: Sequence[str]) -> Sequence[str]:
+    """Of sorted names, those that begin so."""
+    begin = bisect_left(names, prefix)
+    end = begin
+    while end < len(names) and names[end].startswith(prefix):
+        end += 1
+    return names[begin:end]

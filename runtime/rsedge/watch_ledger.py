@@ -1,0 +1,172 @@
+"""What a watcher has done, on the disk beside its masks, so that it does nothing twice whatever ends it.
+
+    .rsedge-watch.jsonl    one line a raster that was done or refused, on the disk before the next one begins
+    .rsedge-watch.lock     locked while a watcher is at work; the lock ends with its process
+    .rsedge-watch.alive    touched while it is well
+
+The ledger is only ever added to; of several lines of a raster the last counts. One that a power cut has torn is as
+if it had not been written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rsedge.errors import InputError, OutputError, RsedgeError
+from rsedge.journal import sync_folder
+
+LINES, LOCK, PULSE = ".rsedge-watch.jsonl", ".rsedge-watch.lock", ".rsedge-watch.alive"
+PULSE_S, LOST_S = 10.0, 60.0  # how often the pulse beats at least; without one for so long, nobody watches
+
+
+@dataclass(frozen=True)
+class State:
+    """What tells a file's contents from those it had before."""
+
+    size_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> State | None:
+        """None where there is no such file."""
+        try:
+            facts = path.stat()
+        except OSError:
+            return None
+        return cls(facts.st_size, facts.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of a raster: done, or refused for a ``reason``. ``settings``: a digest of model and options."""
+
+    source: str
+    size_bytes: int
+    mtime_ns: int
+    out: str
+    model_sha256: str
+    settings: str
+    reason: str | None = None
+
+    @property
+    def state(self) -> State:
+        """Of the raster, then."""
+        return State(self.size_bytes, self.mtime_ns)
+
+
+class Ledger:
+    """The ledger of an output folder, locked against other watchers while it is open. A context manager.
+
+    Raises InputError where another watcher has it, OutputError where it cannot be written.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder, self.entries = folder, dict[str, Entry]()
+        self._clock = clock
+        self._owners: dict[str, str] = {}  # mask to source; some file systems know no capitals
+
+    def __enter__(self) -> Ledger:
+        with contextlib.ExitStack() as stack, _disk_errors(self.folder):
+            lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            stack.callback(os.close, lock)
+            _take_lock(lock, self.folder)
+            self._load()
+            self._lines = os.open(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            stack.callback(os.close, self._lines)
+            os.write(self._lines, b"\n")  # what was torn ends here
+            sync_folder(self.folder)
+            self.beat()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def add(self, entry: Entry) -> None:
+        """Note what became of a raster; it is on the disk when this returns."""
+        with _disk_errors(self.folder):
+            data = f"{json.dumps(asdict(entry))}\n".encode()
+            while data:
+                data = data[os.write(self._lines, data) :]
+            os.fsync(self._lines)
+        self._note(entry)
+
+    def accounts_for(self, source: str, state: State, settings: str) -> bool:
+        """Whether nothing is left to do: these contents are done, or were refused by the same model and options."""
+        entry = self.entries.get(source)
+        if entry is None or entry.state != state:
+            return False
+        return entry.reason is None or entry.settings == settings
+
+    def owner(self, out: str) -> str | None:
+        """The raster whose mask a file is."""
+        return self._owners.get(out.casefold())
+
+    def beat(self) -> None:
+        """Tell that the watcher is well. Raises OutputError where the folder has gone or cannot be written."""
+        path, now = self.folder / PULSE, time.time()
+        with _disk_errors(self.folder):
+            path.touch()
+            os.utime(path, (now, now))  # by our clock, not by a file server's
+        self._beaten = self._clock()
+
+    def keep_beating(self) -> None:
+        """`beat`, where the last one is some time ago."""
+        if self._clock() - self._beaten >= PULSE_S / 2:
+            self.beat()
+
+    def _load(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.folder / LINES).read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError):
+                    self._note(Entry(**json.loads(line)))
+
+    def _note(self, entry: Entry) -> None:
+        self.entries[entry.source] = entry
+        if entry.reason is None:
+            self._owners[entry.out.casefold()] = entry.source
+
+
+def check_pulse(folder: Path) -> None:
+    """Raise RsedgeError where no watcher of this output folder has been well during the last minute."""
+    path = folder / PULSE
+    try:
+        age_s = abs(time.time() - path.stat().st_mtime)
+    except OSError:
+        raise RsedgeError(f"{folder} has had no watcher: {path.name} is not there") from None
+    if age_s >= LOST_S:
+        raise RsedgeError(f"the watcher of {folder} has not been heard of for {age_s:.0f} s; start it again")
+
+
+def _take_lock(handle: int, folder: Path) -> None:
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows, where there is no lock then
+    except ImportError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"another rsedge watch writes to {folder} already; stop it, or give another --out-dir"
+        ) from None
+    except OSError:
+        return  # a file system without locks
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except RsedgeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
