@@ -157,7 +157,7 @@ def _training_imagery(run: Run, tiles: int) -> Imagery | None:
     """The training split of the run's data, and sample scenes by the share it was trained with."""
     source = run.data.get("source")
     share = float(run.data.get("sample_share") or 0)
-    if source is None:
+    if source is None or source["path"] is None:  # a run without --data says so, and drew its scenes
         is_drawn = run.data.get("name") == SAMPLES
         return Imagery((), tiles, tiles) if is_drawn else None
     if not Path(source["path"]).is_dir():
