@@ -29,6 +29,7 @@ check: lint types contracts test
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint docker/Dockerfile*
 
 types: $(VENV)/.installed
 	$(BIN)/mypy

@@ -107,6 +107,21 @@ def test_a_broken_compiler_is_as_none(cache: Path, compiler: Callable[[str], Pat
 
 
 @needs_cc
+def test_without_a_compiler_a_library_that_was_compiled_elsewhere_is_taken(
+    cache: Path, compiler: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the images of containers have it."""
+    ready = tmp_path / "ready.so"
+    subprocess.run(["cc", *kernels.FLAGS, "-o", ready, kernels.SOURCE], check=True)
+    compiler("exit 1")
+    assert kernels.compiled() is None
+    monkeypatch.setenv(kernels.READY, str(tmp_path / "nowhere.so"))
+    assert again() is None
+    monkeypatch.setenv(kernels.READY, str(ready))
+    assert halves(again())
+
+
+@needs_cc
 def test_a_library_of_something_else_is_not_taken(cache: Path, compiler: Callable[[str], Path]) -> None:
     compiler('while [ "$1" != -o ]; do shift; done; echo "int x;" | cc -shared -fPIC -x c - -o "$2"')
     assert kernels.compiled() is None
