@@ -115,6 +115,8 @@ class Ledger:
         """Tell that the watcher is well. Raises OutputError where the folder has gone or cannot be written."""
         path, now = self.folder / PULSE, time.time()
         with _disk_errors(self.folder):
+            if not os.access(self.folder, os.W_OK):  # a file that is there can be touched all the same
+                raise OutputError(f"{self.folder} is not writable; change its permissions")
             path.touch()
             os.utime(path, (now, now))  # by our clock, not by a file server's
         self._beaten = self._clock()

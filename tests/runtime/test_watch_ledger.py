@@ -69,6 +69,15 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_can_no_longer_be_written_is_no_good_place(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        tmp_path.chmod(0o500)
+        with pytest.raises(OutputError, match="is not writable"):
+            ledger.beat()
+        tmp_path.chmod(0o700)
+
+
 def test_a_state_is_the_files_size_and_time(tmp_path: Path) -> None:
     path = tmp_path / "a"
     assert State.of(path) is None
