@@ -28,6 +28,8 @@ class Evaluation:
     """Scores over all labelled pixels of all rasters together."""
 
     model: str
+    precision: str
+    sha256: str  # of the artifact that ran
     provider: str
     rasters: int
     class_names: tuple[str, ...]
@@ -41,6 +43,8 @@ class Evaluation:
         support = c.counts.sum(1)
         return {
             "model": self.model,
+            "precision": self.precision,
+            "sha256": self.sha256,
             "provider": self.provider,
             "rasters": self.rasters,
             "pixels": int(c.counts.sum()),
@@ -101,7 +105,17 @@ def evaluate(
     if not total.counts.sum():
         raise InputError("the data hold no labelled pixel that the model could be scored on")
     names = tuple(c.name for c in manifest.classes)
-    return Evaluation(manifest.name, model.provider, len(pairs), names, total, tuple(notes))
+    bundle = model.bundle
+    return Evaluation(
+        manifest.name,
+        bundle.precision,
+        bundle.sha256,
+        model.provider,
+        len(pairs),
+        names,
+        total,
+        tuple(notes),
+    )
 
 
 def check_grids(image: RasterReader, label: RasterReader) -> None:

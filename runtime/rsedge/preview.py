@@ -33,7 +33,7 @@ def draw(path: Path, picture: Picture, classes: Sequence[ClassInfo], shares: Seq
 
     Raises OutputError when it cannot be written.
     """
-    left, right = _displayable(picture.image, picture.mask != NODATA), _painted(picture.mask, classes)
+    left, right = displayable(picture.image, picture.mask != NODATA), _painted(picture.mask, classes)
     height, width = picture.mask.shape
     columns = max(1, (2 * width + GAP) // MIN_WIDTH)
     lines = -(-len(classes) // columns)
@@ -54,7 +54,7 @@ def draw(path: Path, picture: Picture, classes: Sequence[ClassInfo], shares: Seq
         raise OutputError(f"preview {path} cannot be written: {error.strerror or error}") from error
 
 
-def _displayable(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def displayable(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The first three bands (or the first, grey) as uint8 RGB (h, w, 3); other dtypes stretched 2 to 98 %."""
     bands = image[:3] if len(image) >= 3 else image[[0, 0, 0]]
     if bands.dtype != np.uint8:

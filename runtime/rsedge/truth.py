@@ -66,7 +66,10 @@ class LabelReader:
 
     def decode(self, window: Window) -> Decoded:
         """What the window says, unknown values included; see ``read``."""
-        pixels = self.raster.read_raw(window)
+        return self.interpret(self.raster.read_raw(window))
+
+    def interpret(self, pixels: NDArray[Any]) -> Decoded:
+        """What stored pixels of this raster say, (bands, h, w), however they were read."""
         if len(pixels) >= 3:
             packed = pack(pixels[:3])
             labels, unknown = self._colors.lookup(packed)

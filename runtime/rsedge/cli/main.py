@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from rsedge.cli import bench, common, data, evaluate, export, infer, models, sample, training, verify, watch
+from rsedge.cli import (
+    bench,
+    common,
+    data,
+    evaluate,
+    export,
+    infer,
+    models,
+    report,
+    sample,
+    training,
+    verify,
+    watch,
+)
 from rsedge.cli.common import INTERRUPTED, STOPS
 from rsedge.cli.settings import read_settings
 from rsedge.errors import RsedgeError
@@ -32,6 +45,7 @@ app.command("sample")(sample.sample)
 app.command("models")(models.models)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.command("report")(report.report)
 app.command("verify")(verify.verify)
 
 

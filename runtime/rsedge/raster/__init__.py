@@ -6,6 +6,7 @@ from rsedge.raster.grid import Grid
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.resample import Resampled, open_resampled, resample_factor, upsample_index
 from rsedge.raster.scaling import survey_scale
+from rsedge.raster.thin import thinned, thinned_rgb
 from rsedge.raster.writer import Format, RasterWriter, check_target
 
 __all__ = [
@@ -22,5 +23,7 @@ __all__ = [
     "plan_bands",
     "resample_factor",
     "survey_scale",
+    "thinned",
+    "thinned_rgb",
     "upsample_index",
 ]

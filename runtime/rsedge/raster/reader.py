@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
@@ -171,6 +171,21 @@ class RasterReader:
     def read_raw(self, window: Window) -> Pixels:
         """All bands as stored, (bands, h, w)."""
         return self._guard(lambda w: self._src.read(window=w), window)
+
+    def read_thinned(
+        self, window: Window, shape: tuple[int, int], indexes: Sequence[int], smooth: bool
+    ) -> tuple[Pixels, Valid]:
+        """Bands as stored, thinned to ``shape``: means (``smooth``) or one pixel of several; and where data are."""
+        how: dict[str, Any] = {"resampling": Resampling.average if smooth else Resampling.nearest}
+        together = len({self.dtypes[i - 1] for i in indexes}) == 1  # so that their blocks are decoded once
+        groups = [list(indexes)] if together else [[i] for i in indexes]
+        read = [
+            self._guard(lambda w, g=g: self._src.read(g, window=w, out_shape=(len(g), *shape), **how), window)  # type: ignore[misc]
+            for g in groups
+        ]
+        stored = np.concatenate([group.astype(np.result_type(*read), copy=False) for group in read])
+        valid = self._guard(lambda w: self._src.dataset_mask(window=w, out_shape=shape), window) > 0
+        return stored, np.asarray(valid)
 
     def check_scale(self, scale: tuple[float, float]) -> str | None:
         """After reading: a note where the declared scale looks wrong.

@@ -1,0 +1,70 @@
+"""A raster thinned to the size of a picture, in bounded memory; GDAL reads overviews where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from rasterio.enums import ColorInterp
+
+from rsedge.errors import InputError
+from rsedge.raster.cache import bounded_cache
+from rsedge.raster.reader import RasterReader
+from rsedge.raster.values import Pixels, Valid
+from rsedge.window import Window
+
+STRIP_ROWS = 64  # of the picture
+RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+Report = Callable[[int], None]
+
+
+def thinned(
+    reader: RasterReader,
+    longest: int,
+    bands: Sequence[int] | None = None,
+    smooth: bool = False,
+    progress: Report | None = None,
+) -> tuple[Pixels, Valid]:
+    """The raster as stored, (bands, h, w) of at most ``longest`` pixels a side, and which pixels hold data, (h, w).
+
+    Rasters of one size are thinned in step. ``bands``: 1-based, None: all. ``smooth``: means of pixels, else one of
+    several, as labels need it. ``progress`` is called with the raster's rows read so far.
+
+    Raises InputError when the raster is damaged.
+    """
+    grid = reader.grid
+    step = max(1, -(-max(grid.height, grid.width) // longest))
+    indexes = tuple(range(1, len(reader.dtypes) + 1) if bands is None else bands)
+    width, strips = -(-grid.width // step), list[tuple[Pixels, Valid]]()
+    with bounded_cache(reader.row_of_blocks_bytes):
+        for row in range(0, grid.height, STRIP_ROWS * step):
+            window = Window(row, 0, min(STRIP_ROWS * step, grid.height - row), grid.width)
+            strips.append(reader.read_thinned(window, (-(-window.height // step), width), indexes, smooth))
+            if progress:
+                progress(window.row_end)
+    stored, valid = np.concatenate([s for s, _ in strips], 1), np.concatenate([v for _, v in strips])
+    if stored.dtype.kind == "f":
+        valid &= np.isfinite(stored).all(0)
+        stored[:, ~valid] = 0
+    return stored, valid
+
+
+def thinned_rgb(reader: RasterReader, longest: int, progress: Report | None = None) -> tuple[Pixels, Valid]:
+    """As `thinned`, of the bands that people want to see: red, green and blue where the raster says which they are,
+    else the first three, else the first; of a palette its colours. Raises InputError for complex numbers."""
+    kinds = reader.color_interp
+    palette = reader.colormap() if kinds[0] == ColorInterp.palette else None
+    if palette:
+        stored, valid = thinned(reader, longest, (1,), progress=progress)
+        table = np.zeros((max(palette) + 2, 4), np.uint8)  # the last for values that it does not list
+        for value, color in palette.items():
+            table[value] = (*color, 255)[:4]
+        colors = np.take(table, stored[0], axis=0, mode="clip").transpose(2, 0, 1)
+        return colors[:3], valid & (colors[3] > 0)
+    if any(dtype.startswith("complex") for dtype in reader.dtypes):
+        raise InputError(f"{reader.path} holds complex numbers, of which there is no picture")
+    usable = [i for i, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha] or [1]
+    chosen = (
+        [kinds.index(c) + 1 for c in RGB] if set(RGB) <= set(kinds) else usable[: 3 if len(usable) > 2 else 1]
+    )
+    return thinned(reader, longest, chosen, smooth=True, progress=progress)

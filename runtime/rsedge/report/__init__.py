@@ -1,0 +1,64 @@
+"""One HTML page of what ``rsedge bench`` and ``rsedge eval`` found.
+
+    facts, records, inputs   the JSON, checked
+    accuracy, figures        which score belongs where; numbers as text
+    axes, plots              where things go in a plot; SVG
+    tables, gates, sections  what a bench fills the page with; ``scores``: an eval
+    pictures, compare        image, mask and truth; the slider
+    summary, repeat, page    sentences; commands; the whole. ``markup`` escapes
+
+Nothing here measures: every figure is in the files it is made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rsedge.errors import InputError, OutputError
+from rsedge.files import whole_or_nothing
+from rsedge.raster import check_target
+from rsedge.report.inputs import Inputs
+from rsedge.report.page import GENERATOR, page
+from rsedge.report.pictures import Progress, Sources, read_preview
+
+__all__ = ["GENERATOR", "Inputs", "Sources", "page", "write_report"]
+
+SUFFIXES = (".html", ".htm")
+HEAD_BYTES = 1024  # in which a page of ours says that it is one
+
+
+def write_report(
+    out: Path,
+    results: Sequence[Path],
+    pictures: Sources | None = None,
+    heading: str | None = None,
+    command: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Write the page to ``out``; returns its bytes. ``results``: files of bench and eval, in any order.
+
+    ``progress`` is called with (raster rows read, rows in all). Raises InputError when a file is not what it should
+    be, rasters do not fit, or ``out`` is somebody's file; OutputError when it cannot be written.
+    """
+    check_target(out, overwrite, SUFFIXES)
+    if out.exists() and not overwrite and not _is_report(out):
+        raise InputError(
+            f"{out} is a file that `rsedge report` did not write; choose another, or --overwrite it"
+        )
+    inputs = Inputs.read(results)
+    names = [tuple(c.name for c in found.classes) for found in inputs.evals]
+    preview = read_preview(pictures, names, progress) if pictures else None
+    text = page(inputs, preview, heading, command).encode("utf-8")
+    try:
+        with whole_or_nothing(out) as partial:
+            partial.write_bytes(text)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
+    return len(text)
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return f'name="generator" content="{GENERATOR}'.encode() in file.read(HEAD_BYTES)

@@ -1,0 +1,60 @@
+"""Which mIoU belongs to a row, and on which data: scores on other data cannot be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rsedge.report.evals import Eval
+from rsedge.report.figures import NONE, plural, score
+from rsedge.report.records import Bench, Row
+from rsedge.report.tables import Cell
+
+MARKS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """mIoU of rows by their labels, each with the place of its source in ``sources``."""
+
+    of_row: Mapping[str, tuple[float, int]]
+    sources: tuple[str, ...]
+
+    @classmethod
+    def of(cls, bench: Bench, evals: Sequence[Eval]) -> Scores:
+        """A row's own score; where it has none, that of an eval of the very same file (by its SHA-256)."""
+        by_hash = {e.sha256: e for e in evals if e.sha256 and e.miou is not None}
+        of_row, sources = dict[str, tuple[float, int]](), list[str]()
+        for row in bench.rows:
+            found, source = row.miou, row.miou_source or "of unknown data"
+            scored = by_hash.get(row.sha256 or "")
+            if found is None and scored is not None:
+                rasters = "" if scored.rasters is None else f" on {plural(scored.rasters, 'raster')}"
+                found, source = scored.miou, f"{scored.source}: `rsedge eval`{rasters}"
+            if found is not None:
+                if source not in sources:
+                    sources.append(source)
+                of_row[row.label] = found, sources.index(source)
+        return cls(of_row, tuple(sources))
+
+    def mark(self, row: Row) -> str:
+        """A letter that tells which source a row's score has, where there are several; else nothing."""
+        if row.label not in self.of_row or len(self.sources) < 2:
+            return ""
+        return MARKS[self.of_row[row.label][1] % len(MARKS)]
+
+    def cell(self, row: Row) -> Cell:
+        """The table's cell of a row."""
+        if row.label not in self.of_row:
+            return Cell(NONE)
+        mark = self.mark(row)
+        return Cell(score(self.of_row[row.label][0]), (f"data {mark}",) if mark else ())
+
+    def said(self) -> str | None:
+        """A sentence on the sources; None where there is no score."""
+        if len(self.sources) < 2:
+            return (
+                f"mIoU: {self.sources[0]}. It is counted once, so it has no spread." if self.sources else None
+            )
+        listed = "; ".join(f"{MARKS[i % len(MARKS)]}, {s}" for i, s in enumerate(self.sources))
+        return f"mIoU was counted on different data, which cannot be compared with one another: {listed}."
