@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rsedge.backends import Backend
 from rsedge.blend import CropBand, RollingBand, Spans
 from rsedge.manifest import NODATA
-from rsedge.pipeline import Background, prefetch
+from rsedge.pipeline import Background, Busy, prefetch
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.tiling import Tiling
 from rsedge.window import Window
@@ -28,6 +28,8 @@ from rsedge.window import Window
 AHEAD = 1  # strips that are read, and rows that wait to be written, while the model is at work
 ANSWERS_AHEAD = 2  # batches of scores that are ready or in the making while one is blended
 Progress = Callable[[int, int], None]
+# What a run's time goes into: decoding; cutting tiles; to, on and from the device; blending; the parts' files.
+STAGES = ("read", "pre", "copy_in", "infer", "copy_out", "blend", "encode")
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,20 @@ class Source:
 
 @dataclass
 class Stats:
-    """What a run did. Seconds are each stage's own work; stages overlap, so they do not add up."""
+    """What a run did. Seconds are each stage's own work; stages overlap, so they add up to more than the run."""
 
     windows: int = 0
     windows_skipped: int = 0  # without a single valid pixel
     valid_pixels: int = 0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("read", "infer", "blend", "write"), 0.0)
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    busy_s: float = 0.0  # of all threads together, waiting for each other left out: what the stages must add up to
 
     def add(self, other: Stats) -> None:
         """Add another run's."""
         self.windows += other.windows
         self.windows_skipped += other.windows_skipped
         self.valid_pixels += other.valid_pixels
+        self.busy_s += other.busy_s
         for stage, seconds in other.seconds.items():
             self.seconds[stage] += seconds
 
@@ -131,7 +133,23 @@ def run(
 
     Raises what the reader, the model or a sink raises; no thread outlives the call.
     """
-    stats, spans = Stats(), Spans(source.tiling, source.area)
+    stats, busy = Stats(), Busy()
+    with busy.alive():
+        _run(backend, source, sinks, progress, probabilities, stats, busy)
+    stats.busy_s = busy.seconds
+    return stats
+
+
+def _run(
+    backend: Backend,
+    source: Source,
+    sinks: list[Sink],
+    progress: Progress | None,
+    probabilities: bool,
+    stats: Stats,
+    busy: Busy,
+) -> None:
+    spans = Spans(source.tiling, source.area)
     # Where the device finds the classes and each pixel is one window's, scores need not leave it.
     on_device = backend.classes_on_device and source.tiling.rows.seam == "crop" and not probabilities
     band = (
@@ -141,14 +159,15 @@ def run(
     )
 
     def sink_all(strip: Strip) -> None:
-        with Timed(stats, "write"):
+        with Timed(stats, "encode"):
             for sink in sinks:
                 sink.take(strip)
 
     strips = _Strips(source, spans, stats, backend.bundle.manifest.fill)
-    steps = prefetch(_Tiles(backend, spans, strips, stats, on_device).steps(), ANSWERS_AHEAD, "rsedge-model")
+    tiles = _Tiles(backend, spans, strips, stats, on_device, busy)
+    steps = prefetch(tiles.steps(), ANSWERS_AHEAD, "rsedge-model", busy)
     try:
-        with Background(sink_all, AHEAD) as background:
+        with Background(sink_all, AHEAD, busy) as background:
             for step in steps:
                 if isinstance(step, _Answers):
                     with Timed(stats, "blend"):
@@ -166,7 +185,6 @@ def run(
                     progress(stats.windows, len(spans))
     finally:
         steps.close()
-    return stats
 
 
 @dataclass(frozen=True)
@@ -243,10 +261,10 @@ class _Tiles:
     """Cuts tiles out of the strips and runs the model on them, in the model's thread."""
 
     def __init__(
-        self, backend: Backend, spans: Spans, strips: _Strips, stats: Stats, on_device: bool
+        self, backend: Backend, spans: Spans, strips: _Strips, stats: Stats, on_device: bool, busy: Busy
     ) -> None:
         self._backend, self._spans, self._stats = backend, spans, stats
-        self._strips, self._on_device = strips, on_device
+        self._strips, self._on_device, self._busy = strips, on_device, busy
         self._held: deque[tuple[Pixels, Callable[[], None]]] = deque()  # strips that the next row still needs
         m = backend.bundle.manifest
         self._batch = np.empty((max(1, backend.batch), len(m.bands), m.tile, m.tile), m.dtype)
@@ -254,14 +272,16 @@ class _Tiles:
     def steps(self) -> Iterator[_Answers | _RowDone]:
         """Answers row by row, each row of windows ended by a ``_RowDone``."""
         spans, rows = self._spans, self._spans.rows
-        strips = prefetch(self._strips.read(), AHEAD)
+        strips = prefetch(self._strips.read(), AHEAD, busy=self._busy)
         try:
             for row in rows.windows:
                 begin, end = rows.axis.starts[row], rows.axis.ends[row]
                 while not self._held or self._held[-1][0].window.row_end < end:
                     self._held.append(next(strips))
                 yield from self._row(begin, end)
-                yield _RowDone(row, self._valid(*spans.done(row)))
+                with Timed(self._stats, "pre"):
+                    valid = self._valid(*spans.done(row))
+                yield _RowDone(row, valid)
                 while self._held and self._held[0][0].window.row_end <= begin + rows.own(row):
                     self._held.popleft()[1]()
         finally:
@@ -274,20 +294,34 @@ class _Tiles:
             backend.stream_classes(batches) if self._on_device else backend.stream(batches)
         )
         while True:
-            started = time.perf_counter()
-            answer = next(answers, None)
-            self._stats.seconds["infer"] += time.perf_counter() - started
+            answer = self._timed(answers)
             if answer is None:
                 return
-            keep = backend.kept is None or backend.kept > ANSWERS_AHEAD  # those and the one that is blended
-            yield _Answers(sent.popleft(), answer if keep else answer.copy())
+            if backend.kept is not None and backend.kept <= ANSWERS_AHEAD:  # those and the one that is blended
+                with Timed(self._stats, "copy_out"):
+                    answer = answer.copy()
+            yield _Answers(sent.popleft(), answer)
+
+    def _timed(self, answers: Iterator[NDArray[Any]]) -> NDArray[Any] | None:
+        """The next answer; of its time, what went neither into copies nor into ``_batches`` is the model's."""
+        seconds, copies = self._stats.seconds, self._backend.copy_s
+        before, cut_s, began = dict(copies), seconds["pre"], time.perf_counter()
+        answer = next(answers, None)
+        infer_s = time.perf_counter() - began - (seconds["pre"] - cut_s)
+        for way, was in before.items():
+            seconds[way] += copies[way] - was
+            infer_s -= copies[way] - was
+        seconds["infer"] += infer_s
+        return answer
 
     def _batches(self, begin: int, end: int, sent: deque[tuple[int, ...]]) -> Iterator[NDArray[Any]]:
         """The row's tiles that hold a valid pixel, a batch at a time, in memory that is used again."""
         spans, cols = self._spans, list[int]()
         for col in spans.cols.windows:
             self._stats.windows += 1
-            if self._cut(begin, end, col, self._batch[len(cols)]):
+            with Timed(self._stats, "pre"):
+                has_data = self._cut(begin, end, col, self._batch[len(cols)])
+            if has_data:
                 cols.append(col)
             else:
                 self._stats.windows_skipped += 1

@@ -16,7 +16,7 @@ from rsedge.engine import Inside, Source, Stats
 from rsedge.errors import BusyError, InputError
 from rsedge.journal import Journal, Part, settings_of
 from rsedge.options import Options
-from rsedge.plan import Plan, Work, free_bytes, make_plan
+from rsedge.plan import Plan, Work, free_bytes, make_plan, time_tile
 from rsedge.prepare import area_of_interest, check_outputs, open_reader, plan_run, run_notes
 from rsedge.raster import Grid, RasterReader
 from rsedge.raster.parts import Layer, of_grid
@@ -92,7 +92,7 @@ class Job:
             "bytes_by_part": {"model and libraries": plan.base_bytes, **plan.bytes_by_part},
             "most_disk_bytes": 2 * layer_bytes,
             "free_disk_bytes": free_bytes(self.out.absolute().parent),
-            "seconds_guess": plan.windows * plan.tile_s,
+            "seconds_guess": plan.windows * time_tile(self.model),
             "macs": macs * plan.windows if isinstance(macs, int) else None,
         }
 

@@ -97,7 +97,12 @@ class ClassArea:
 
 @dataclass(frozen=True)
 class Result:
-    """What ``segment`` did. ``seconds`` are busy seconds by stage (stages overlap) and the ``total``."""
+    """What ``segment`` did.
+
+    ``seconds``: each stage's own work, in order (``engine.STAGES`` between ``prepare``, opening and planning, and
+    ``write``, making the files of the parts); ``busy``, the work of all threads together, measured apart from the
+    stages; and ``total``, from call to return. Stages overlap, so they add up to ``busy`` and not to ``total``.
+    """
 
     raster: str
     out: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
@@ -13,19 +15,52 @@ T = TypeVar("T")
 POLL_S = 0.1  # how soon a waiting thread notices that the other side has gone
 
 
-def prefetch(items: Iterable[T], depth: int, name: str = "rsedge-read") -> Generator[T, None, None]:
+class Busy:
+    """Seconds that threads are at work: of their lives, less what they wait for each other."""
+
+    def __init__(self) -> None:
+        self._lock, self.seconds = threading.Lock(), 0.0
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """The block is a thread's life, or what of it counts."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(time.perf_counter() - begin)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """In the block a thread that is counted only waits."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(begin - time.perf_counter())
+
+    def _add(self, seconds: float) -> None:
+        with self._lock:
+            self.seconds += seconds
+
+
+def prefetch(
+    items: Iterable[T], depth: int, name: str = "rsedge-read", busy: Busy | None = None
+) -> Generator[T, None, None]:
     """Iterate in a thread of its own, at most ``depth`` items ahead, the one that is being made included.
 
     An error of ``items`` is raised here. Leaving the loop early stops the thread before this
-    generator closes, so what it reads from can be closed safely.
+    generator closes, so what it reads from can be closed safely. ``busy`` counts what both threads work.
     """
+    busy = busy or Busy()
     queue: SimpleQueue[T | _End] = SimpleQueue()
     room, stop = threading.Semaphore(depth), threading.Event()
-    thread = threading.Thread(target=_fill, args=(queue, items, room, stop), name=name, daemon=True)
+    thread = threading.Thread(target=_fill, args=(queue, items, room, stop, busy), name=name, daemon=True)
     thread.start()
     try:
         while True:
-            item = queue.get()
+            with busy.waiting():
+                item = queue.get()
             room.release()
             if not isinstance(item, _End):
                 yield item
@@ -35,7 +70,8 @@ def prefetch(items: Iterable[T], depth: int, name: str = "rsedge-read") -> Gener
                 raise item.error
     finally:
         stop.set()
-        _join(thread)
+        with busy.waiting():
+            _join(thread)
 
 
 class Background(Generic[T]):
@@ -43,11 +79,11 @@ class Background(Generic[T]):
 
     ``put`` waits while ``depth`` items are pending. An error of ``consume`` is raised by the next
     ``put`` or at the end of the ``with`` block; items after it are dropped. When the block ends, however
-    it ends, the thread is no longer at work.
+    it ends, the thread is no longer at work. ``busy`` counts what both threads work.
     """
 
-    def __init__(self, consume: Callable[[T], None], depth: int) -> None:
-        self._consume = consume
+    def __init__(self, consume: Callable[[T], None], depth: int, busy: Busy | None = None) -> None:
+        self._consume, self._busy = consume, busy or Busy()
         self._queue: SimpleQueue[T | _End] = SimpleQueue()
         self._room = threading.Semaphore(depth)
         self._drop = threading.Event()
@@ -57,7 +93,9 @@ class Background(Generic[T]):
     def put(self, item: T) -> None:
         """Queue an item."""
         while self._error is None:
-            if self._room.acquire(timeout=POLL_S):
+            with self._busy.waiting():
+                there_is_room = self._room.acquire(timeout=POLL_S)
+            if there_is_room:
                 self._queue.put(item)
                 return
         raise self._error
@@ -72,20 +110,26 @@ class Background(Generic[T]):
         if kind is not None:
             self._drop.set()  # nobody wants the rest
         self._queue.put(_End())
-        _join(self._thread, self._drop)
+        with self._busy.waiting():
+            _join(self._thread, self._drop)
         if kind is None and self._error is not None:
             raise self._error
 
     def _work(self) -> None:
-        while not isinstance(item := self._queue.get(), _End):
-            self._room.release()
-            if self._drop.is_set():
-                continue
-            try:
-                self._consume(item)
-            except BaseException as error:
-                self._error = error
-                self._drop.set()
+        with self._busy.alive():
+            while not isinstance(item := self._next(), _End):
+                self._room.release()
+                if self._drop.is_set():
+                    continue
+                try:
+                    self._consume(item)
+                except BaseException as error:
+                    self._error = error
+                    self._drop.set()
+
+    def _next(self) -> T | _End:
+        with self._busy.waiting():
+            return self._queue.get()
 
 
 @dataclass(frozen=True)
@@ -96,22 +140,30 @@ class _End:
 
 
 def _fill(
-    queue: SimpleQueue[T | _End], items: Iterable[T], room: threading.Semaphore, stop: threading.Event
+    queue: SimpleQueue[T | _End],
+    items: Iterable[T],
+    room: threading.Semaphore,
+    stop: threading.Event,
+    busy: Busy,
 ) -> None:
+    last = _End()
     try:
-        iterator = iter(items)
-        while True:
-            while not room.acquire(timeout=POLL_S):
+        with busy.alive():
+            iterator = iter(items)
+            while True:
+                with busy.waiting():
+                    while not room.acquire(timeout=POLL_S):
+                        if stop.is_set():
+                            return
                 if stop.is_set():
                     return
-            if stop.is_set():
-                return
-            queue.put(next(iterator))
+                queue.put(next(iterator))
     except StopIteration:
-        queue.put(_End())
+        pass
     except BaseException as error:
-        queue.put(_End(error))
+        last = _End(error)
     finally:
+        queue.put(last)  # when the thread's time is counted: who reads it may ask for the sum
         # A generator is closed by the thread that runs it: what it holds open is let go before this thread ends.
         if isinstance(items, Generator):
             items.close()

@@ -7,8 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsedge.backends import Backend
 from rsedge.blend import Spans
@@ -54,7 +56,6 @@ class Plan:
     windows: int
     base_bytes: int
     bytes_by_part: Mapping[str, int]
-    tile_s: float  # of the model alone, measured on one tile
 
     @property
     def bound_bytes(self) -> int:
@@ -78,10 +79,10 @@ def make_plan(
     """
     if max_ram_bytes is None:
         max_ram_bytes = round(machine_bytes() * MOST_OF_MACHINE)
-    base_bytes, tile_s = warm_up(backend)
+    base_bytes = warm_up(backend)
     area, count = work.area, 1
     if begun:
-        plan = _plan(backend, work, begun[0], base_bytes, tile_s)
+        plan = _plan(backend, work, begun[0], base_bytes)
         if plan.bound_bytes > max_ram_bytes:
             raise InputError(
                 f"the unfinished run works in {len(plan.blocks)} column blocks, which need up to "
@@ -90,7 +91,7 @@ def make_plan(
         return plan
     while True:
         width = -(-area.width // count // BLOCK) * BLOCK
-        plan = _plan(backend, work, width, base_bytes, tile_s)
+        plan = _plan(backend, work, width, base_bytes)
         if plan.bound_bytes <= max_ram_bytes:
             return plan
         if width <= BLOCK or width <= work.tiling.cols.tile:
@@ -113,7 +114,7 @@ def _too_little(plan: Plan, max_ram_bytes: int) -> str:
     )
 
 
-def _plan(backend: Backend, work: Work, width: int, base_bytes: int, tile_s: float) -> Plan:
+def _plan(backend: Backend, work: Work, width: int, base_bytes: int) -> Plan:
     area = work.area
     blocks = tuple(
         Window(area.row, col, area.height, min(width, area.col_end - col))
@@ -121,7 +122,7 @@ def _plan(backend: Backend, work: Work, width: int, base_bytes: int, tile_s: flo
     )
     spans = [Spans(work.tiling, block) for block in blocks]
     widest = max(spans, key=lambda s: s.outline.width)
-    return Plan(blocks, sum(map(len, spans)), base_bytes, _need(backend, work, widest), tile_s)
+    return Plan(blocks, sum(map(len, spans)), base_bytes, _need(backend, work, widest))
 
 
 def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
@@ -152,18 +153,25 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     return {**needed, "polygons": max(0, work.later_bytes - sum(needed.values()))}
 
 
-def warm_up(backend: Backend) -> tuple[int, float]:
-    """Resident memory once the model has run, and seconds of its second run.
+def warm_up(backend: Backend) -> int:
+    """Resident memory once the model has run: libraries allocate, and choose their algorithms, on first use."""
+    if not backend.has_run:
+        backend.infer(_tile(backend))
+    return rss_bytes()
 
-    Libraries allocate, and choose their algorithms, when they are first used.
-    """
+
+def time_tile(backend: Backend) -> float:
+    """Seconds of one tile, now."""
+    begin = time.perf_counter()
+    backend.infer(_tile(backend))
+    return time.perf_counter() - begin
+
+
+def _tile(backend: Backend) -> NDArray[Any]:
     m = backend.bundle.manifest
     pixels = np.empty((1, len(m.bands), m.tile, m.tile), m.dtype)
     pixels[:] = np.array(m.fill, m.dtype)[:, None, None]
-    backend.infer(pixels)
-    begin = time.perf_counter()
-    backend.infer(pixels)
-    return rss_bytes(), time.perf_counter() - begin
+    return pixels
 
 
 def free_bytes(folder: Path) -> int:

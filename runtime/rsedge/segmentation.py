@@ -10,7 +10,6 @@ from pathlib import Path
 from rsedge import engine
 from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
-from rsedge.engine import Timed
 from rsedge.errors import InputError
 from rsedge.finishing import finish
 from rsedge.job import RUN_TAG, Job
@@ -73,12 +72,15 @@ def segment(
             Journal(Path(os.path.realpath(out)), job.settings(plan), options.resume, options.overwrite)
         )
         resumed_pixels = sum(area.height * area.width for area in journal.parts)
+        started = time.perf_counter()
         stats = job.run(plan, journal, progress)
+        ran = time.perf_counter()
         notes = job.notes(journal)
-        with Timed(stats, "write"):
-            finished = finish(job, plan, journal)
+        finished = finish(job, plan, journal)
         journal.remove()
-    total_s = time.perf_counter() - begin
+    ended = time.perf_counter()
+    seconds = {"prepare": started - begin, **stats.seconds, "write": ended - ran}
+    seconds["busy"] = started - begin + stats.busy_s + ended - ran
     grid = job.out_grid
     return Result(
         raster=str(raster),
@@ -100,8 +102,8 @@ def segment(
         seam=options.seam,
         bands=job.bands.indexes,
         scale=job.bands.scale,
-        seconds={**stats.seconds, "total": total_s},
-        mpx_per_s=grid.height * grid.width / 1e6 / total_s,
+        seconds={**seconds, "total": ended - begin},
+        mpx_per_s=grid.height * grid.width / 1e6 / (ended - begin),
         peak_rss_bytes=peak_rss_bytes(),
         bound_bytes=plan.bound_bytes,
         model=model.bundle.manifest.name,

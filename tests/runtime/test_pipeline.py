@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from rsedge.pipeline import Background, prefetch
+from rsedge.pipeline import Background, Busy, prefetch
 
 
 def test_prefetch_keeps_the_order_and_stays_bounded() -> None:
@@ -98,3 +98,22 @@ def test_an_interruption_during_the_last_wait_still_ends_the_thread(monkeypatch:
             background.put(i)
     assert not background._thread.is_alive()
     assert len(seen) < 5
+
+
+def test_busy_time_leaves_out_waiting() -> None:
+    def slow_items():
+        for i in range(4):
+            time.sleep(0.05)  # its own work, while this thread waits
+            yield i
+
+    busy = Busy()
+    with busy.alive(), Background(lambda _: time.sleep(0.05), 1, busy) as background:
+        for item in prefetch(slow_items(), 1, busy=busy):
+            background.put(item)
+    # Eight naps of 50 ms; whoever waits for another is not at work. Load can only lengthen naps.
+    assert busy.seconds >= 0.4
+    begin = time.perf_counter()
+    idle = Busy()
+    with idle.alive(), idle.waiting():
+        time.sleep(0.05)
+    assert idle.seconds < 0.5 * (time.perf_counter() - begin)

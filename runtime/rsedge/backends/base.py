@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -39,10 +41,22 @@ class Backend(ABC):
     batch = 1  # tiles that the device likes to get at once; on a CPU more only cost memory
     kept: int | None = None  # how many answers of ``stream`` stay valid; None: all of them
     why: str | None = None  # why ``auto`` took it; None: it was asked for by name
+    has_run = False  # ``infer`` was called
     trouble: str | None = None  # why what runs is not of the precision that its name says
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        # Seconds so far of bringing pixels to the device and scores back, where they are steps of their own.
+        self.copy_s = {"copy_in": 0.0, "copy_out": 0.0}
+
+    @contextmanager
+    def copying(self, way: str) -> Iterator[None]:
+        """Counts the block to "copy_in" or "copy_out"."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.copy_s[way] += time.perf_counter() - begin
 
     @property
     @abstractmethod
@@ -73,6 +87,7 @@ class Backend(ABC):
     def infer(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Scores of a batch of tiles. Raises BackendError when the model fails or answers NaN."""
         scores = self._run(batch)
+        self.has_run = True
         # One sum a batch: a network that overflows must not pass for one that sees class 0.
         self.check_finite(scores.sum())
         return scores

@@ -54,7 +54,8 @@ class OpenVinoBackend(Backend):
         with self._failing():
             request.infer()
         # A copy: a later run overwrites the request's own memory.
-        return np.array(request.get_output_tensor(0).data, np.float32)
+        with self.copying("copy_out"):
+            return np.array(request.get_output_tensor(0).data, np.float32)
 
     def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """As the base's; the next batch is fetched while this one is computed, and answers are not copied."""
@@ -90,7 +91,8 @@ class OpenVinoBackend(Backend):
             raise BackendError(
                 f"the model takes {pixels.dtype} of shape {pixels.shape}, not {batch.dtype} of shape {batch.shape}"
             )
-        np.copyto(pixels, batch)
+        with self.copying("copy_in"):
+            np.copyto(pixels, batch)
         return request
 
     def _awaited(self, request: Any) -> NDArray[np.float32]:

@@ -32,6 +32,7 @@ class OrtBackend(Backend):
     ``device`` "auto" takes CUDA where this onnxruntime offers and starts it, else the CPU; "cuda", "cpu" and
     "ort-tensorrt" (ONNX Runtime's TensorRT provider) get exactly that or a BackendError.
 
+    On CUDA its runs copy pixels in and scores out themselves, so ``copy_s`` stays 0 and they count as the model's time.
     Where a batch does not fit the device's memory, half of it is tried, down to one tile, and ``batch`` stays at
     what fitted. That was tested with a session that stands for a full GPU; it has not been seen on one.
     """

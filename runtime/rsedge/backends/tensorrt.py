@@ -164,8 +164,9 @@ class TensorRtBackend(Backend):
                 f"the engine takes {self._show_batch()}, not {batch.dtype} of shape {batch.shape}"
             )
         slot.tiles = tiles
-        pinned[:tiles] = batch
-        driver.memcpy_htod_async(slot.device[PIXELS], pinned[:tiles], slot.stream)
+        with self.copying("copy_in"):  # as far as the host works; the device's share overlaps the batch before
+            pinned[:tiles] = batch
+            driver.memcpy_htod_async(slot.device[PIXELS], pinned[:tiles], slot.stream)
         if self._in_flight is not None:
             # One context, so one scratch memory: computations follow each other, copies overlap them.
             slot.stream.wait_for_event(self._in_flight.computed)
@@ -187,7 +188,9 @@ class TensorRtBackend(Backend):
 
     def _collect(self, slot: _Slot, wanted: str) -> NDArray[Any]:
         with self._device_errors(), self._gpu.current():
-            slot.done.synchronize()
+            slot.computed.synchronize()
+            with self.copying("copy_out"):
+                slot.done.synchronize()
         # The mean of all scores, taken on the device: NaN and infinity do not get past it into class 0.
         self.check_finite(slot.host[MEAN][: slot.tiles])
         answer: NDArray[Any] = slot.host[wanted][: slot.tiles]
