@@ -152,7 +152,7 @@ def _complexity(net: SegNet, run: Run) -> dict[str, Any]:
 
 def _teacher(teacher: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """What the run says of its teacher; counted again where its MACs are not of the student's tile."""
-    facts = {key: teacher.get(key) for key in ("network", "params", "macs", "macs_tile")}
+    facts = {key: teacher.get(key) for key in ("network", "params", "macs", "macs_tile", "size_bytes")}
     if facts["params"] and facts["macs"] and facts["macs_tile"] == run.tile:
         return facts
     counted = complexity(str(facts["network"]), len(run.classes), run.tile)
@@ -161,6 +161,7 @@ def _teacher(teacher: Mapping[str, Any], run: Run) -> dict[str, Any]:
         "params": counted.params,
         "macs": counted.macs,
         "macs_tile": counted.tile,
+        "size_bytes": counted.size_bytes,
     }
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -96,16 +95,14 @@ def check(
         return _outcome(candidate, "not run", str(error))
 
 
-@contextmanager
-def opened(bundle: Bundle, candidate: Candidate, threads: int | None) -> Iterator[Backend]:
-    """The candidate's model. Raises BackendError or ModelError where it cannot be opened."""
+def opened(bundle: Bundle, candidate: Candidate, threads: int | None) -> Backend:
+    """The candidate's model, to be closed. Raises BackendError or ModelError where it cannot be opened."""
     engine = candidate.device == "tensorrt"
     try:
         own = bundle if engine else Bundle.open(bundle.path, candidate.precision)
     except ModelError as error:
         raise _DamagedError(str(error)) from error
-    with open_backend(own, candidate.device, threads, candidate.precision) as model:
-        yield model
+    return open_backend(own, candidate.device, threads, candidate.precision)
 
 
 class _DamagedError(ModelError):

@@ -34,7 +34,7 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This one."""
-        return cls(cpu_name(), usable_cores(), _device_name())
+        return cls(cpu_name(), usable_cores(), ", ".join(n for n in (board_name(), *gpu_names()) if n))
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,18 @@ def _plans(bundle: Bundle) -> frozenset[str]:
         return frozenset()
 
 
-def _device_name() -> str:
-    """The board, and the GPUs that NVIDIA's driver lists."""
-    said = list[str]()
+def board_name() -> str | None:
+    """A Jetson's or another board's; None where the system names none."""
     with suppress(OSError):
-        said += [BOARD.read_text(encoding="utf-8", errors="replace").strip("\0 \n")]
+        return BOARD.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
+    return None
+
+
+def gpu_names() -> tuple[str, ...]:
+    """The GPUs that NVIDIA's driver lists."""
+    said = list[str]()
     for path in sorted(GPUS.glob("*/information")):
         with suppress(OSError):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             said += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return ", ".join(said)
+    return tuple(said)

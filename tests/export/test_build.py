@@ -192,7 +192,7 @@ def test_an_edited_answer_does_not_verify(built: tuple[Path, Any], tmp_path: Pat
 
 
 def test_the_teachers_own_counts_are_taken_where_the_tile_is_the_same() -> None:
-    facts = {"network": "arafnet-t", "params": 1, "macs": 2, "macs_tile": TILE}
+    facts = {"network": "arafnet-t", "params": 1, "macs": 2, "macs_tile": TILE, "size_bytes": 4}
     run = replace(FACTS, teacher={**facts, "folder": "runs/teacher"})
     net = build_net(NETWORK, len(LANDCOVER))
     assert build._complexity(net, run)["teacher"] == facts

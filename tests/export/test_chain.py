@@ -32,9 +32,9 @@ student = "mobilenetv3_small_100-w32-sep"
 pretrained = false
 
 [bench]
-tile-count = 2
-seconds = 0.1
-size = 200
+rounds = 1
+seconds = 0
+size = 512
 """
 CLASSES = 'ignore = ["#000000"]\n[classes]\ndark = "#101010"\nbright = "#F0F0F0"\n'
 
@@ -98,7 +98,12 @@ def test_the_five_lines(folder):
         assert (mask.shape, mask.transform, mask.crs) == (image.shape, image.transform, image.crs)
         assert set(np.unique(mask.read(1))) <= {0, 1}
 
-    assert "arafnet-t-tiny" in rsedge("bench")
+    # What goes to standard error may stand behind it.
+    report = json.loads(next(line for line in rsedge("bench", "--json").splitlines() if line.startswith("{")))
+    teacher, *students = report["rows"]
+    assert (teacher["label"], teacher["name"], report["base"]) == ("T", "arafnet-t-tiny", "T")
+    assert teacher["accuracy"]["source"] == "run.json: validation on c"
+    assert all(row["fps_ratio"]["8"]["p50"] > 1 for row in students if row["backend"] == "onnxruntime")
 
 
 def test_a_student_alone_goes_beside_the_distilled_one(folder):

@@ -2,17 +2,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rsedge import InputError, open_model
-from rsedge.backends import Backend
-from rsedge.bench import WARMUP, BenchOptions, BenchResult, Cost, Latency, bench, example_tile, time_tile
+from artifacts import graph_of, make_artifacts
+from rsedge import BackendError, InputError
+from rsedge.bench import BenchOptions, BenchResult, Contender, bench, example_tile
+from rsedge.bench.contender import FOR_TENSORRT, of_bundles
+from rsedge.bench.crew import Worker
+from rsedge.bench.facts import TEACHER, Cost, Latency, Row, Spread
+from rsedge.bench.inputs import example_raster
+from rsedge.bench.rows import rows_of
+from rsedge.bench.sensors import Sensors
+from rsedge.bench.turns import RASTER_S, Measured, fitting_side
+from rsedge.engine import STAGES
+from rsedge.labels import find_pairs
+from rsedge.tiling import Tiling
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 COUNTS: dict[str, Any] = {
@@ -22,63 +32,223 @@ COUNTS: dict[str, Any] = {
     "macs_tile": TILE,
     "params_deployed": 900_000,
     "macs_deployed": 1_500_000_000,
-    "teacher": {"network": "large", "params": 30_000_000, "macs": 50_000_000_000, "macs_tile": TILE},
-}
+    "teacher": {
+        "network": "large", "params": 30_000_000, "macs": 50_000_000_000, "macs_tile": TILE, "size_bytes": 120_000_000,
+    },
+}  # fmt: skip
+SHORT = BenchOptions(rounds=2, seconds=0.01, raster_side=100, device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of ``conftest`` with counts in its manifest."""
     manifest = pointwise_manifest(complexity=COUNTS)
     folder = tmp_path_factory.mktemp("counted") / "small.rsedge"
-    with open_model(make_bundle(folder, manifest, pointwise_graph(manifest)), threads=1) as backend:
-        yield backend
+    return make_bundle(folder, manifest, pointwise_graph(manifest))
 
 
 @pytest.fixture(scope="module")
-def result(counted: Backend) -> BenchResult:
-    return bench(counted, BenchOptions(tile_count=4, seconds=0, raster_side=100))
+def result(counted: Path) -> BenchResult:
+    return bench([counted, counted], SHORT)
 
 
-def test_the_numbers_are_consistent_with_each_other(result: BenchResult) -> None:
-    took, whole = result.latency, result.end_to_end
-    assert (took.runs, took.warmup_runs, took.pixels) == (4, WARMUP, "sample scene")
-    assert 0 < took.p50_s <= took.p90_s
-    assert took.tiles_per_s == pytest.approx(1 / took.mean_s)
-    assert took.mpx_per_s == pytest.approx(took.tiles_per_s * TILE**2 / 1e6)
+def artifacts_of(folder: Path, *precisions: str) -> Path:
+    manifest = pointwise_manifest()
+    return make_artifacts(folder / "b.rsedge", manifest, {p: graph_of(manifest, p) for p in precisions})
+
+
+class TestARun:
+    def test_the_teacher_is_first_and_known_by_its_facts(self, result: BenchResult) -> None:
+        teacher = result.rows[0]
+        assert (teacher.label, teacher.role, teacher.name) == ("T", TEACHER, "large")
+        assert teacher.cost == Cost("large", 30_000_000, 50_000_000_000, TILE)
+        assert teacher.size_bytes == 120_000_000
+        assert teacher.latency is None
+        assert "--teacher" in str(teacher.why_not)
+
+    def test_the_counts_are_the_bundles(self, result: BenchResult, counted: Path) -> None:
+        row = result.rows[1]
+        assert row.cost == Cost("small", 1_000_000, 2_000_000_000, TILE)
+        assert (row.cost.flops, row.cost.paper_flops) == (4_000_000_000, 16_000_000_000)
+        assert row.cost_exported == Cost("small", 900_000, 1_500_000_000, TILE)
+        assert row.size_bytes == (counted / "model.fp32.onnx").stat().st_size
+        assert row.ratios == {"params": 30, "macs": 25, "size": 120_000_000 / row.size_bytes}
+
+    def test_the_figures_are_consistent_with_each_other(self, result: BenchResult) -> None:
+        assert [row.label for row in result.rows] == ["T", "1", "2"]
+        assert result.base == "1"
+        for row in result.rows[1:]:
+            took, single, whole = row.latency, row.fps[1], row.end_to_end
+            assert took is not None
+            assert single is not None
+            assert took.runs == single.n >= 2
+            assert took.p50_s <= took.p95_s <= took.p99_s
+            assert single.p90 <= 1 / took.spread.p10 * 1.001
+            assert whole is not None
+            assert (whole.height, whole.width, whole.windows) == (
+                100,
+                100,
+                len(Tiling.of(100, 100, TILE, 0.25, "blend")),
+            )
+            assert whole.mpx_per_s.p50 == pytest.approx(0.01 / whole.total_s.p50, rel=0.2)
+            assert row.memory is not None
+            assert 1 << 20 < row.memory.tile_peak_rss_bytes < 1 << 31
+
+    def test_stages_account_for_the_work(self, result: BenchResult) -> None:
+        whole = result.rows[1].end_to_end
+        assert whole is not None
+        assert list(whole.stages_s) == ["prepare", *STAGES, "write"]
+        # Busy time is measured apart: each thread's life less its waiting. On a raster this small what is between
+        # the stages counts for more than the 5 % that large ones keep to.
+        assert 0.8 < whole.stages_over_busy <= 1.001
+
+    def test_ratios_are_to_the_first_that_was_measured(self, result: BenchResult) -> None:
+        assert result.rows[1].fps_ratio == {1: None, 8: None}
+        against = result.rows[2].fps_ratio[1]
+        assert against is not None
+        assert against.n == 2  # one a round
+        assert 0.1 < against.p50 < 10  # the same model twice
+
+    def test_it_is_json(self, result: BenchResult) -> None:
+        facts = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+        assert facts["rsedge_bench_schema"] == 1
+        assert facts["rows"][1]["cost"]["flops"] == 2 * facts["rows"][1]["cost"]["macs"]
+        assert set(facts["rows"][1]["fps"]) == {"1", "8"}
+        assert 0 <= facts["method"]["overhead_share"] < 1
+        assert facts["machine"]["cores"] >= 1
+
+    def test_no_process_is_left(self, result: BenchResult) -> None:
+        assert result
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+        left = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()]
+        assert not [line for line in left if b"rsedge.bench.worker" in line]
+
+
+def test_what_the_bundle_does_not_say_stays_unknown(bundle: Path) -> None:
+    found = bench([bundle], SHORT)
+    assert [row.label for row in found.rows] == ["1"]
+    assert found.rows[0].cost == Cost(None, None, None, None)
+    assert (found.rows[0].accuracy, found.rows[0].gate, found.rows[0].power) == (None, None, None)
+
+
+def test_accuracy_can_be_measured(bundle: Path, tmp_path: Path) -> None:
+    from rsedge.sample_files import write_sample
+
+    manifest = pointwise_manifest(classes=pointwise_manifest().classes)
+    write_sample(tmp_path / "town.tif", 70, 70, seed=3)
+    (image, label), *_ = find_pairs(tmp_path)
+    assert (image.name, manifest.takes_rgb8) == ("town.tif", True)
+    label.unlink()
+    import rasterio
+
+    with rasterio.open(image) as src, rasterio.open(label, "w", **{**src.profile, "count": 1}) as dst:
+        pixels = src.read()
+        dst.write(pixels.astype(int).argmax(0).astype(np.uint8), 1)
+    found = bench([bundle], BenchOptions(1, 0, 100, "cpu", data=str(tmp_path), threads=1)).rows[0].accuracy
+    assert found is not None
+    assert (found.miou, found.oa) == (1, 1)  # the model answers the strongest band
+    assert found.source == "measured: 1 rasters, 0.00 Mpx labelled"
+
+
+class TestWhatCannotRun:
+    def test_a_device_that_is_missing_is_listed(self, bundle: Path) -> None:
+        with pytest.raises(BackendError, match="nothing of it can run here: .*no CUDA"):
+            bench([bundle], BenchOptions(device="cuda"))
+
+    def test_files_for_tensorrt_are_not_timed_on_a_cpu(self, tmp_path: Path) -> None:
+        folder = artifacts_of(tmp_path, "fp32", "int8-trt10")
+        contenders, left_out = of_bundles([folder], BenchOptions(device="cpu"))
+        assert [c.precision for c in contenders] == ["fp32"]
+        assert left_out[0]["why"] == FOR_TENSORRT
+        asked, _ = of_bundles([folder], BenchOptions(device="cpu", precision="int8-trt10"))
+        assert [c.precision for c in asked] == ["int8-trt10"]
+
+    def test_a_damaged_artifact_is_listed_and_the_rest_runs(self, tmp_path: Path) -> None:
+        folder = artifacts_of(tmp_path, "fp32", "fp16")
+        (folder / "model.fp16.onnx").write_bytes(b"torn")
+        found = bench([folder], SHORT)
+        assert [row.precision for row in found.rows] == ["fp32"]
+        assert any("fp16 on cpu" in n["what"] and "not the file" in n["why"] for n in found.not_run)
+
+    def test_a_process_that_dies_says_how(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        with pytest.raises(BackendError, match="ended with 3: .*no device for you"):
+            Worker(Contender(str(bundle), "cpu", opener="dying:open_and_die"))
+
+    def test_a_raster_smaller_than_a_tile_is_refused(self, bundle: Path) -> None:
+        with pytest.raises(InputError, match=f"63 px is smaller than the model's tile \\({TILE} px\\)"):
+            bench([bundle], BenchOptions(1, 0, TILE - 1, "cpu"))
+
+    def test_a_model_of_other_bands_has_no_whole_raster(self, tmp_path: Path) -> None:
+        manifest = pointwise_manifest(dtype="uint16")
+        graph = pointwise_graph(manifest)
+        graph.graph.input[0].type.tensor_type.elem_type = 4  # UINT16
+        found = bench([make_bundle(tmp_path / "b", manifest, graph)], SHORT).rows[0]
+        assert found.end_to_end is None
+        assert found.latency is not None
+        assert found.latency.pixels.startswith("smooth noise")
+
+
+def test_a_busy_machine_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsedge.bench.machine.load_1min", lambda: 1e3)
+    assert any("other work was running (load 1000.0" in n for n in bench([bundle], SHORT).notes)
+
+
+def measured(role: str, tile_s: float, rounds: int = 2) -> Measured:
+    """As if each tile had taken ``tile_s`` and half of that in a batch."""
+    facts = {
+        "name": role, "precision": "fp32", "backend": "b", "version": "1", "provider": "p", "threads": 1, "sha256": "",
+        "tile": TILE, "takes_rgb8": True, "cost": Cost(role, 10, 10, TILE).__dict__, "size_bytes": 5,
+    }  # fmt: skip
+    found = Measured(Contender(role, "cpu", role=role), facts, cpu_s=1.0, pixels="zeros")
+    for number in range(rounds):
+        found.times_s[1][number] = [tile_s, tile_s]
+        found.times_s[8][number] = [4 * tile_s]
+    return found
+
+
+def test_a_raster_s_speed_is_its_pixels_over_the_total() -> None:
+    stages = dict.fromkeys(("prepare", *STAGES, "write"), 0.25)
+    mine, teacher = measured("student", 0.01), measured(TEACHER, 0.5)
+    for number, total_s in enumerate((1.0, 2.0)):
+        seconds = {**stages, "busy": 2.5, "total": total_s}
+        mine.rasters[number] = {"height": 1000, "width": 2000, "windows": 12, "seconds": seconds}
+        teacher.rasters[number] = {
+            "height": 1000,
+            "width": 1000,
+            "windows": 6,
+            "seconds": {**seconds, "total": 10.0},
+        }
+    rows, _ = rows_of([mine, teacher], Sensors(smi="/nowhere"))
+    whole = rows[1].end_to_end
     assert whole is not None
-    assert (whole.height, whole.width, whole.windows) == (100, 100, 4)
-    assert whole.mpx_per_s == pytest.approx(100 * 100 / 1e6 / whole.seconds["total"])
-    assert 1 << 20 < result.model_peak_rss_bytes <= result.peak_rss_bytes
+    assert (whole.total_s.p50, whole.busy_s) == (1.5, 2.5)
+    assert whole.mpx_per_s == Spread(1.5, pytest.approx(1.1), pytest.approx(1.9), 2)
+    assert whole.ratio == Spread(15, pytest.approx(11), pytest.approx(19), 2)
+    assert whole.stages_over_busy == pytest.approx(len(stages) * 0.25 / 2.5)
 
 
-def test_counts_come_from_the_bundle(counted: Backend, result: BenchResult) -> None:
-    assert result.cost == Cost("small", 1_000_000, 2_000_000_000, TILE, 4_000_000_000)
-    assert (result.cost_exported.params, result.cost_exported.flops) == (900_000, 3_000_000_000)
-    assert result.teacher == Cost("large", 30_000_000, 50_000_000_000, TILE, 100_000_000_000)
-    assert (result.params_ratio, result.macs_ratio) == (30, 25)
-    artifact = Path(result.path) / "model.fp32.onnx"
-    assert result.artifact_bytes == artifact.stat().st_size
-    assert (result.model, result.sha256) == ("strongest-band", counted.bundle.sha256)
+def test_a_measured_teacher_is_the_base() -> None:
+    rows, base = rows_of([measured("student", 0.01), measured(TEACHER, 0.5)], Sensors(smi="/nowhere"))
+    assert (base, [row.label for row in rows]) == ("T", ["T", "1"])
+    assert rows[1].fps_ratio[1] == Spread(50, 50, 50, 2)
+    assert rows[1].fps[8] == Spread(200, 200, 200, 2)
+    assert rows[0].fps_ratio[1] is None
 
 
-@pytest.mark.parametrize(("load", "notes"), [(None, 0), (1.0, 0), (1.1, 1)])
-def test_a_busy_machine_is_said(result: BenchResult, load: float | None, notes: int) -> None:
-    found = replace(result, conditions=replace(result.conditions, cores=2, load_1min_before=load))
-    assert len(found.notes) == notes
+def test_ratios_are_of_rounds_that_both_took_part_in() -> None:
+    rows, _ = rows_of(
+        [measured("student", 0.01, rounds=5), measured(TEACHER, 0.5, rounds=3)], Sensors(smi="/nowhere")
+    )
+    against = rows[1].fps_ratio[1]
+    assert against is not None
+    assert against.n == 3
 
 
-def test_it_is_json(result: BenchResult) -> None:
-    facts = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert facts["cost"]["flops"] == 2 * facts["cost"]["macs"]
-    assert facts["macs_ratio"] == 25
-    assert facts["conditions"]["threads"] == 1
-
-
-def test_what_the_bundle_does_not_say_stays_unknown(model: Backend) -> None:
-    found = bench(model, BenchOptions(tile_count=1, seconds=0, raster_side=8))
-    assert found.cost == Cost(None, None, None, None, None)
-    assert (found.teacher, found.params_ratio, found.macs_ratio) == (None, None, None)
+def test_macs_of_two_tiles_are_not_divided(tmp_path: Path) -> None:
+    manifest = pointwise_manifest(complexity={**COUNTS, "teacher": {**COUNTS["teacher"], "macs_tile": 1024}})
+    row = bench([make_bundle(tmp_path / "b", manifest, pointwise_graph(manifest))], SHORT).rows[1]
+    assert (row.ratios["macs"], row.ratios["params"]) == (None, 30)
 
 
 @pytest.mark.parametrize("junk", ["6.7 M", -1, 0, 1.5, True, None, [1]])
@@ -87,42 +257,31 @@ def test_a_count_that_is_none_is_unknown(junk: object) -> None:
     assert (found.params, found.macs, found.flops) == (None, None, None)
 
 
-def test_macs_of_two_tiles_are_not_divided(tmp_path: Path) -> None:
-    manifest = pointwise_manifest(complexity={**COUNTS, "teacher": {**COUNTS["teacher"], "macs_tile": 1024}})
-    with open_model(make_bundle(tmp_path / "b", manifest, pointwise_graph(manifest)), threads=1) as backend:
-        found = bench(backend, BenchOptions(1, 0, 8))
-    assert (found.macs_ratio, found.params_ratio) == (None, 30)
-
-
 def test_a_summary_of_times() -> None:
-    found = Latency.of([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0], 22.0, 1000, "pixels")
-    assert (found.runs, found.p50_s, found.p90_s) == (11, pytest.approx(0.6), pytest.approx(1.0))
-    assert found.mean_s == pytest.approx(7.5 / 11)
-    assert found.cpu_mean_s == pytest.approx(2)
-    assert found.mpx_per_s == pytest.approx(11 / 7.5)  # a tile of 1 Mpx
+    times_s = [n / 100 for n in range(1, 101)]
+    found = Latency.of(times_s, 22.0, "pixels")
+    assert (found.runs, found.p50_s, found.p95_s) == (100, pytest.approx(0.505), pytest.approx(0.9505))
+    assert found.p99_s == pytest.approx(np.percentile(times_s, 99))
+    assert found.cpu_mean_s == pytest.approx(0.22)
+    assert found.spread == Spread(pytest.approx(0.505), pytest.approx(0.109), pytest.approx(0.901), 100)
 
 
-class Counting:
-    """Stands for a backend on a clock that moves by ``step_s`` a run."""
+@pytest.mark.parametrize(
+    ("side", "tile_s"), [(2048, 0.01), (2048, 2.0), (4096, 0.5), (512, 9.0), (600, 100.0)]
+)
+def test_a_slow_model_gets_a_smaller_raster(side: int, tile_s: float) -> None:
+    found = fitting_side(side, 512, tile_s)
+    windows = len(Tiling.of(found, found, 512, 0.25, "blend"))
+    assert 512 <= found <= side
+    assert windows * tile_s <= RASTER_S or windows <= 4
+    if len(Tiling.of(side, side, 512, 0.25, "blend")) * tile_s <= RASTER_S:
+        assert found == side
 
-    def __init__(self, step_s: float) -> None:
-        self.step_s, self.now_s, self.runs = step_s, 0.0, 0
 
-    def infer(self, _pixels: object) -> None:
-        self.runs += 1
-        self.now_s += self.step_s
-
-
-@pytest.mark.parametrize(("tile_count", "seconds", "runs"), [(10, 0.0, 10), (10, 4.0, 16), (1, 0.3, 2)])
-def test_it_runs_until_both_bounds_are_reached(
-    monkeypatch: pytest.MonkeyPatch, tile_count: int, seconds: float, runs: int
-) -> None:
-    backend = Counting(0.25)
-    monkeypatch.setattr("rsedge.bench.time.perf_counter", lambda: backend.now_s)
-    monkeypatch.setattr("rsedge.bench.time.process_time", lambda: 2 * backend.now_s)
-    found = time_tile(backend, np.zeros(1), BenchOptions(tile_count, seconds))  # type: ignore[arg-type]
-    assert found == ([0.25] * runs, 0.5 * runs)
-    assert backend.runs == runs + WARMUP
+def test_a_raster_is_drawn_once(tmp_path: Path) -> None:
+    path = example_raster(tmp_path, 70)
+    before = path.stat().st_mtime_ns
+    assert example_raster(tmp_path, 70).stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
@@ -138,19 +297,24 @@ def test_other_bands_get_smooth_noise_around_their_mean(dtype: str) -> None:
         assert np.abs(np.diff(band)).max() <= mean / 16 + 1  # no step beyond a support's slope
 
 
-def test_a_model_of_other_bands_has_no_whole_raster(tmp_path: Path) -> None:
-    manifest = pointwise_manifest(dtype="uint16")
-    graph = pointwise_graph(manifest)
-    graph.graph.input[0].type.tensor_type.elem_type = 4  # UINT16
-    with open_model(make_bundle(tmp_path / "b", manifest, graph), threads=1) as backend:
-        found = bench(backend, BenchOptions(1, 0, 8))
-    assert found.end_to_end is None
-    assert found.latency.pixels.startswith("smooth noise")
+IMPOSSIBLE: list[tuple[Callable[[], BenchOptions], str]] = [
+    (lambda: BenchOptions(rounds=0), "rounds 0"),
+    (lambda: BenchOptions(seconds=-1), "seconds -1"),
+    (lambda: BenchOptions(seconds=math.inf), "seconds inf"),
+    (lambda: BenchOptions(seconds=math.nan), "seconds nan"),
+    (lambda: BenchOptions(threads=0), "threads 0"),
+    (lambda: BenchOptions(classes="c.toml"), "--classes"),
+]
 
 
-@pytest.mark.parametrize(
-    "options", [(0, 1.0, 8), (1, -1.0, 8), (1, math.inf, 8), (1, math.nan, 8), (1, 1.0, 0)]
-)
-def test_impossible_options_are_refused(options: tuple[int, float, int]) -> None:
-    with pytest.raises(InputError, match="must be"):
-        BenchOptions(*options)
+@pytest.mark.parametrize(("make", "message"), IMPOSSIBLE)
+def test_impossible_options_are_refused(make: Callable[[], BenchOptions], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_row_of_facts_alone_is_json() -> None:
+    row = Row("T", TEACHER, "large", "b", Cost("large", 1, None, None))
+    assert json.loads(json.dumps(row.to_dict()))["cost"] == {
+        "network": "large", "params": 1, "macs": None, "macs_tile": None, "flops": None, "paper_flops": None,
+    }  # fmt: skip

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rsedge.bench.facts import Spread
 from rsedge.cli import common
+from rsedge.cli.bench_tables import _spread
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 Run = Callable[..., tuple[int, str, str]]
-SHORT = ("--tile-count", 2, "--seconds", 0, "--size", 70, "--threads", 1)
+SHORT = ("--rounds", 1, "--seconds", 0, "--size", 70, "--threads", 1, "--device", "cpu")
 
 
 @pytest.fixture
@@ -22,55 +29,110 @@ def run(call_rsedge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ru
     return call_rsedge
 
 
-def test_the_table_says_what_is_known_and_what_is_not(run: Run, bundle: Path) -> None:
-    code, printed, _ = run("bench", "--model", bundle, *SHORT, "--json")
-    assert code == 0
-    facts = json.loads(printed.splitlines()[-1])
-    assert facts["latency"]["runs"] == 2
-    assert facts["path"] == str(bundle)
-    lines = {line.split("  ")[0]: line for line in printed.splitlines()}
-    assert lines["parameters"].split("  ")[1].strip() != "0.000 M"
-    assert "not measured" in lines["parameters"]
-    assert f"{facts['latency']['tiles_per_s']:.1f} tiles/s" in lines["model alone"]
-    assert facts["conditions"]["cpu"] in printed
-    assert f"{facts['end_to_end']['windows']} windows" in printed
-
-
-def test_the_teacher_stands_beside_it(run: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def taught(tmp_path: Path) -> Path:
+    """A bundle that knows its teacher's counts."""
     counts = {"network": "small", "params": 2_000_000, "macs": 4_000_000_000, "macs_tile": TILE}
     teacher = {"network": "large", "params": 60_000_000, "macs": 80_000_000_000, "macs_tile": TILE}
     manifest = pointwise_manifest(complexity={**counts, "teacher": teacher})
-    make_bundle(tmp_path / "b.rsedge", manifest, pointwise_graph(manifest))
-    _, printed, _ = run("bench", "--model", "b.rsedge", *SHORT)
-    rows = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
-    assert rows["parameters"][1:] == ["2.000", "M", "60.000", "M", "30.0"]
-    assert rows[f"MACs, {TILE} px tile"][-5:] == ["4.00", "G", "80.00", "G", "20.0"]
-    assert rows["FLOPs = 2 x MACs"][-5:] == ["8.00", "G", "160.00", "G", "20.0"]
+    return make_bundle(tmp_path / "taught.rsedge", manifest, pointwise_graph(manifest))
 
 
-def test_a_busy_machine_is_said(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsedge.conditions.load_1min", lambda: 1e3)
-    _, _, said = run("bench", "--model", bundle, *SHORT)
-    assert "note: other work was running (load 1000.0" in said
+def test_the_tables_say_what_json_says(run: Run, taught: Path) -> None:
+    code, printed, _ = run("bench", taught, *SHORT, "--json")
+    assert code == 0
+    *lines, last = printed.splitlines()
+    facts = json.loads(last)
+    assert facts["machine"]["cpu"] in lines[0]
+    assert [row["label"] for row in facts["rows"]] == ["T", "1"]
+    counts = [line.split() for line in lines if line.startswith(("T  60", "1  2.00"))]
+    assert counts == [
+        ["T", "60.00", "-", "80.00", "-", "640.0", "-"],
+        ["1", "2.00", "30.0x", "4.00", "20.0x", "32.0", "0.0"],
+    ]
+    assert f"{1e3 * facts['rows'][1]['latency']['p50_s']:.1f}" in printed
+    assert "sum" not in printed.split("prepare")[0]
+    assert "not run" not in printed  # only the CPU was asked for
+    assert "T: only its facts are known" in printed
+
+
+def test_tables_fit_a_terminal(run: Run, taught: Path) -> None:
+    _, printed, _ = run("bench", taught, *SHORT)
+    tables = printed.split("\n\n", 1)[1]
+    assert max(map(len, tables.splitlines())) <= 80
+
+
+def test_csv_has_a_line_a_row(run: Run, taught: Path, tmp_path: Path) -> None:
+    _, printed, _ = run("bench", taught, *SHORT, "--json", "--csv", "found.csv")
+    facts = json.loads(printed.splitlines()[-1])
+    with (tmp_path / "found.csv").open() as file:
+        teacher, own = csv.DictReader(file)
+    assert (teacher["label"], own["label"]) == ("T", "1")
+    assert float(own["end_to_end.mpx_per_s.p50"]) == facts["rows"][1]["end_to_end"]["mpx_per_s"]["p50"]
+    assert (teacher["latency.p50_s"], teacher["cost.params"]) == ("", "60000000")
+    assert "latency" not in own  # it has parts
+
+
+def test_several_bundles(run: Run, taught: Path, bundle: Path) -> None:
+    _, printed, _ = run("bench", taught, bundle, *SHORT, "--json")
+    rows = json.loads(printed.splitlines()[-1])["rows"]
+    assert [row["path"] for row in rows] == [str(taught), str(taught), str(bundle)]
 
 
 def test_quiet_prints_nothing(run: Run, bundle: Path) -> None:
-    assert run("bench", "--model", bundle, *SHORT, "--quiet") == (0, "", "")
+    assert run("bench", bundle, *SHORT, "--quiet") == (0, "", "")
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (("--tile-count", 0), "tile count 0"),
+        (("--rounds", 0), "rounds 0"),
         (("--seconds", -1), "seconds -1"),
-        (("--size", 0), "raster side 0"),
+        (("--size", 0), "smaller than the model's tile"),
+        (("--device", "cuda"), "no CUDA"),
+        (("--device", "gpu"), "device 'gpu' is unknown"),
+        (("--precision", "fp16"), "has no model.fp16.onnx"),
+        (("--classes", "c.toml"), "label colours of --data"),
+        (("--data", "nowhere"), "nowhere"),
+        (("--csv", "nowhere/found.csv"), "nowhere"),
     ],
 )
-def test_impossible_options_exit_with_2(
+def test_impossible_options_are_refused(
     run: Run, bundle: Path, option: tuple[object, ...], message: str
 ) -> None:
-    code, _, complaint = run("bench", "--model", bundle, *option)
-    assert (code, message in complaint) == (2, True)
+    code, _, complaint = run("bench", bundle, *SHORT, *option)
+    assert (code != 0, message in complaint) == (True, True), complaint
+
+
+def test_no_bundle(run: Run) -> None:
+    code, _, complaint = run("bench", "nowhere.rsedge", *SHORT)
+    assert (code, "no model at nowhere.rsedge" in complaint) == (2, True)
+
+
+def test_ctrl_c_ends_the_workers(bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rsedge", "bench", str(bundle), "--seconds", "300", "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, "--size", "70"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + 60
+    while not children.read_text().split() and time.monotonic() < until:
+        time.sleep(0.1)
+    workers = [int(pid) for pid in children.read_text().split()]
+    assert workers
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, "interrupted" in said) == (common.INTERRUPTED, True)
+    # One that was being started when the signal came ends by itself, as its input does.
+    until = time.monotonic() + 60
+    while (
+        left := [pid for pid in workers if Path(f"/proc/{pid}/cmdline").exists()]
+    ) and time.monotonic() < until:
+        left = [pid for pid in left if Path(f"/proc/{pid}/cmdline").read_bytes()]  # a zombie has none
+        if not left:
+            break
+        time.sleep(0.1)
+    assert not left
 
 
 class TestTheModelOfThisFolder:
@@ -81,9 +143,9 @@ class TestTheModelOfThisFolder:
         code, printed, said = run("infer", write_raster(noise(9, 9)), "--out", "mask.tif")
         assert code == 0
         assert "model    strongest-band" in printed
-        assert "note: model student.rsedge (in this folder); choose another with --model" in said
+        assert "note: model student.rsedge (in this folder)" in said
         _, printed, said = run("bench", *SHORT)
-        assert "strongest-band (student.rsedge)" in printed
+        assert "strongest-band" in printed
         assert "note: model student.rsedge" in said
 
     def test_a_model_by_name_goes_before_it(
@@ -104,3 +166,16 @@ class TestTheModelOfThisFolder:
         common.OWN_MODEL.mkdir()
         assert common.model_or_default(None, quiet=True) == "student.rsedge"
         assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (Spread(0.5, 0.25, 1, 3), "0.50 (0.25 to 1.00)"),
+        (Spread(12.34, 1, 100, 3), "12.3 (1.0 to 100.0)"),
+        (Spread(1234.5, 1000, 2000, 3), "1234 (1000 to 2000)"),
+        (None, "-"),
+    ],
+)
+def test_spreads_keep_three_digits(found: Spread | None, text: str) -> None:
+    assert _spread(found) == text

@@ -208,6 +208,7 @@ class _Training:
             "params": params,
             "macs": multiply_adds,
             "macs_tile": run.tile,
+            "size_bytes": path.stat().st_size,
             "val": run.progress.get("val_best" if "best" in path.name else "val_last"),
         }
 

@@ -2,128 +2,130 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rsedge.cli import common
+from rsedge.errors import InputError
 
 if TYPE_CHECKING:
-    from rsedge.bench import BenchResult
+    from rsedge.bench import BenchResult, Contender
 
-UNKNOWN = "not measured"
+OWN_TEACHER = Path("runs/teacher")  # what `rsedge train-teacher` writes, in the current folder
+NONE = "none"
 
 
 def bench(
-    model: common.Model = None,
-    tile_count: Annotated[int, typer.Option(help="Least runs of one tile.")] = 20,
-    seconds: Annotated[float, typer.Option(help="Least seconds of running one tile.")] = 5.0,
+    bundles: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Bundle folders or rsedge .onnx files.",
+            show_default="./student.rsedge where there is one, else the default model",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Teacher to measure beside them (needs torch): a run's folder, or a network of `rsedge models` with "
+            "random weights; none: only what the bundle tells of it.",
+            metavar="RUN|NAME|none",
+            show_default="runs/teacher where there is one of these classes",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled folder, as for eval, to measure accuracy on.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="TOML table of the label colours of --data.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds in which the models take turns.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Seconds of single tiles, each model, all rounds.")] = 5.0,
     size: Annotated[int, typer.Option(help="Side of the end-to-end raster, pixels.")] = 2048,
-    threads: common.Threads = None,
     device: common.Device = "auto",
     precision: common.Precision = None,
+    threads: common.Threads = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write one line a model.", metavar="FILE")
+    ] = None,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Measure a model on this machine: latency of a tile, whole raster, memory; its teacher beside it."""
+    """Measure every artifact this machine can run, and the teacher: latency, a raster by stage, memory, power."""
     from rsedge.bench import BenchOptions
     from rsedge.bench import bench as measure
-    from rsedge.prepare import artifact_notes
-    from rsedge.segmentation import open_model
+    from rsedge.cli.bench_tables import show
+    from rsedge.files import whole_or_nothing
 
-    options = BenchOptions(tile_count, seconds, size)
-    model = common.model_or_default(model, quiet)
-    with (
-        open_model(model, device, threads, precision) as backend,
-        common.progress_bar("windows", quiet) as progress,
-    ):
-        result = measure(backend, options, progress)
-        notes = (*artifact_notes(backend), *result.notes)
+    told = {"data": str(data) if data else None, "classes": str(classes) if classes else None}
+    options = BenchOptions(rounds, seconds, size, device, precision, threads, **told)
+    paths: list[str | None] = [*bundles] if bundles else [common.model_or_default(None, quiet)]
+    if csv_file and not csv_file.absolute().parent.is_dir():
+        raise InputError(f"--csv {csv_file}: there is no folder {csv_file.parent}; make it first")
+    beside = _teacher(teacher, paths[0], threads, quiet)
+    with common.progress_bar("turns", quiet) as progress:
+        result = measure(paths, options, beside, progress)
     if not quiet:
-        for note in notes:
+        for note in result.notes:
             print(f"note: {note}", file=sys.stderr)
-        _show(result)
+        show(result)
+    if csv_file:
+        with whole_or_nothing(csv_file) as partial:
+            partial.write_text(to_csv(result), encoding="utf-8")
     if as_json:
         common.say(json.dumps(result.to_dict()))
 
 
-def _show(result: BenchResult) -> None:
-    on = result.conditions
-    load = "" if on.load_1min_before is None else f", load {on.load_1min_before:.1f} before"
-    common.say(f"model    {result.model} ({result.path}), {on.precision}")
-    common.say(f"runs on  {on.backend} {on.backend_version} {on.provider}, {on.threads} threads")
-    common.say(f"machine  {on.cpu}, {on.cores} cores{load}; {on.date}, rsedge {on.rsedge_version}\n")
-    table = [("", "model", "teacher", "teacher / model"), *_counts(result), *_measured(result)]
-    widths = [max(len(row[i]) for row in table) for i in range(4)]
-    for row in table:
-        common.say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    common.say("")
-    for line in _method(result):
-        common.say(line)
+def _teacher(asked: str | None, like: str | None, threads: int | None, quiet: bool) -> Contender | None:
+    """The teacher that was asked for, else the one that lies here and fits."""
+    from rsedge.bench import Contender
+    from rsedge.bench.facts import TEACHER
+
+    if asked == NONE or (asked is None and not _fits(OWN_TEACHER, like)):
+        return None
+    if asked is None and not quiet:
+        print(f"note: teacher {OWN_TEACHER} (in this folder); --teacher none leaves it out", file=sys.stderr)
+    with common.needs_extra("train"):
+        from rsedge_train.bench_teacher import OPENER
+    path = asked or str(OWN_TEACHER)
+    return Contender(path, "torch", None, threads, TEACHER, OPENER, str(like) if like else None)
 
 
-def _counts(result: BenchResult) -> list[tuple[str, str, str, str]]:
-    mine, out, teacher = result.cost, result.cost_exported, result.teacher
-    there = (teacher.network, teacher.params, teacher.macs, teacher.flops) if teacher else (None,) * 4
-    params_ratio, macs_ratio = (
-        UNKNOWN if r is None else f"{r:.1f}" for r in (result.params_ratio, result.macs_ratio)
-    )
-    tile = f", {mine.macs_tile} px tile" if mine.macs_tile else ""
-    other = (
-        f" ({teacher.macs_tile} px)" if teacher and teacher.macs_tile not in {None, mine.macs_tile} else ""
-    )
-    return [
-        ("network", mine.network or result.model, there[0] or UNKNOWN, ""),
-        ("parameters", _millions(mine.params), _millions(there[1]), params_ratio),
-        ("  as exported", _millions(out.params), UNKNOWN, UNKNOWN),
-        (f"MACs{tile}", _billions(mine.macs), _billions(there[2]) + other, macs_ratio),
-        ("  as exported", _billions(out.macs), UNKNOWN, UNKNOWN),
-        ("FLOPs = 2 x MACs", _billions(mine.flops), _billions(there[3]) + other, macs_ratio),
-    ]
+def _fits(run: Path, like: str | None) -> bool:
+    """Whether a finished run of the model's classes lies here, and torch to open it."""
+    from rsedge.bundle import Bundle
+
+    try:
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        own = [c["name"] for c in facts["classes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if not (run / "weights.safetensors").is_file() or find_spec("torch") is None:
+        return False
+    return own == [c.name for c in Bundle.open(like).manifest.classes]
 
 
-def _measured(result: BenchResult) -> list[tuple[str, str, str, str]]:
-    took, whole = result.latency, result.end_to_end
-    speed = f"{took.tiles_per_s:.1f} tiles/s, {took.mpx_per_s:.2f} Mpx/s"
-    rows = [
-        ("size on disk", f"{result.artifact_bytes / 1e6:.1f} MB"),
-        ("latency p50", f"{1e3 * took.p50_s:.1f} ms"),
-        ("latency p90", f"{1e3 * took.p90_s:.1f} ms"),
-        ("latency mean", f"{1e3 * took.mean_s:.1f} ms"),
-        ("CPU time, mean", f"{1e3 * took.cpu_mean_s:.1f} ms"),
-        ("model alone", speed),
-        ("end to end", f"{whole.mpx_per_s:.2f} Mpx/s" if whole else UNKNOWN),
-        ("peak memory, tile", f"{result.model_peak_rss_bytes / 2**20:.0f} MiB"),
-        ("peak memory, raster", f"{result.peak_rss_bytes / 2**20:.0f} MiB" if whole else UNKNOWN),
-    ]
-    return [(what, value, UNKNOWN, UNKNOWN) for what, value in rows]
+def to_csv(result: BenchResult) -> str:
+    """One line a row; a column a figure, named by its place in the JSON: ``end_to_end.mpx_per_s.p50``."""
+    rows = [_flat(row.to_dict()) for row in result.rows]
+    every = list(dict.fromkeys(key for row in rows for key in row))
+    # What is None in one row and has parts in another would be a column that is always empty.
+    columns = [key for key in every if not any(other.startswith(f"{key}.") for other in every)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
-def _method(result: BenchResult) -> list[str]:
-    took, whole = result.latency, result.end_to_end
-    lines = [
-        f"latency: {took.runs} runs of one {result.tile} px tile ({took.pixels}) at batch 1 after "
-        f"{took.warmup_runs} to warm up; pixels in, scores out; CPU time is of all threads together"
-    ]
-    if whole:
-        lines.append(
-            f"end to end: one `infer` of a sample scene of {whole.width} x {whole.height} px, file to file: "
-            f"reading, {whole.windows} windows with {whole.overlap:.0%} overlap, blending, writing a COG; "
-            f"{whole.seconds['total']:.1f} s"
-        )
-    else:
-        lines.append(
-            "end to end: not measured, the sample scene is 8-bit RGB and this model takes other bands"
-        )
-    lines.append("peak memory: highest of this process, Python and libraries included")
-    return lines
-
-
-def _millions(count: int | None) -> str:
-    return UNKNOWN if count is None else f"{count / 1e6:.3f} M"
-
-
-def _billions(count: int | None) -> str:
-    return UNKNOWN if count is None else f"{count / 1e9:.2f} G"
+def _flat(facts: object, name: str = "") -> dict[str, object]:
+    if not isinstance(facts, dict):
+        return {name: facts}
+    found: dict[str, object] = {}
+    for key, value in facts.items():
+        found.update(_flat(value, f"{name}.{key}" if name else str(key)))
+    return found

@@ -1,0 +1,114 @@
+"""What models cost on this machine: every artifact of a bundle on every device that is here, beside the teacher.
+
+    options      what to measure (``facts.BenchOptions``)
+    contenders   which models (``contender``), each in a process of its own (``crew``, ``worker``)
+    rounds       in which they take turns (``turns``), watched by ``sensors``
+    rows         summaries with their spread (``rows``, ``facts``), on what machine (``machine``)
+
+Nothing is estimated. What was not measured here and does not stand in the bundle is None.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rsedge.bench.contender import Contender, of_bundles
+from rsedge.bench.crew import Worker
+from rsedge.bench.facts import BATCHES, TEACHER, BenchOptions, BenchResult
+from rsedge.bench.inputs import example_tile
+from rsedge.bench.machine import machine_facts
+from rsedge.bench.rows import rows_of
+from rsedge.bench.sensors import Sensors
+from rsedge.bench.turns import OVERLAP, WARMUP, Turns
+from rsedge.errors import BackendError, InputError, ModelError
+from rsedge.labels import find_pairs
+
+__all__ = ["BUSY", "WARMUP", "BenchOptions", "BenchResult", "Contender", "bench", "example_tile"]
+
+BUSY = 0.5  # load a core before measuring, above which times are not to be trusted
+
+
+def bench(
+    bundles: Sequence[Path | str | None] = (None,),
+    options: BenchOptions | None = None,
+    teacher: Contender | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> BenchResult:
+    """Measure every artifact of ``bundles`` (None: the default model) that this machine can run, and a teacher.
+
+    Each is opened in a process of its own and all stay open, so that they can take turns. ``progress`` is called
+    with (turns done, turns in all).
+
+    Raises InputError or ModelError where a bundle cannot be used or the teacher does not fit it, BackendError where
+    nothing can run here.
+    """
+    options, sensors = options or BenchOptions(), Sensors()
+    machine = machine_facts()  # before measuring, which makes load of its own
+    contenders, not_run = of_bundles(bundles, options)
+    if options.data:
+        find_pairs(Path(options.data))  # an error now rather than after minutes
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rsedge-bench-")))
+        workers, lost = _open(([teacher] if teacher else []) + list(contenders), stack)
+        not_run = (*not_run, *lost)
+        if not any(w.contender.role != TEACHER for w in workers):
+            raise BackendError(f"nothing of it can run here: {_list(not_run)}")
+        turns = Turns(options, sensors, scratch)
+        found = turns.take(workers, progress)
+    not_run = (*not_run, *turns.lost)
+    if not any(m.contender.role != TEACHER for m in found):
+        raise BackendError(f"nothing of it runs here: {_list(not_run)}")
+    rows, base = rows_of(found, sensors)
+    notes = [f"{m.contender}: {note}" for m in found for note in m.facts.get("notes", ())]
+    return BenchResult(
+        machine=machine,
+        method=_method(options, turns),
+        base=base,
+        rows=rows,
+        not_run=not_run,
+        notes=(*_busy(machine), *sensors.notes, *dict.fromkeys(notes)),
+    )
+
+
+def _open(contenders: Sequence[Contender], stack: ExitStack) -> tuple[list[Worker], list[dict[str, str]]]:
+    workers, lost = list[Worker](), list[dict[str, str]]()
+    for contender in contenders:
+        try:
+            workers.append(stack.enter_context(Worker(contender)))
+        except InputError:
+            raise
+        except (BackendError, ModelError) as error:
+            if contender.role == TEACHER:  # asked for by name
+                raise
+            lost.append({"what": str(contender), "why": str(error)})
+    return workers, lost
+
+
+def _method(options: BenchOptions, turns: Turns) -> dict[str, Any]:
+    return {
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "warmup_runs": WARMUP,
+        "raster_side": options.raster_side,
+        "batches": list(BATCHES),
+        "overlap": OVERLAP,
+        "overhead_share": turns.overhead.share,
+    }
+
+
+def _busy(machine: dict[str, Any]) -> tuple[str, ...]:
+    load, cores = machine["load_1min_before"], machine["cores"]
+    if load is None or load <= BUSY * cores:
+        return ()
+    return (
+        f"other work was running (load {load:.1f} on {cores} cores): the times are too long; measure again on a "
+        "quiet machine",
+    )
+
+
+def _list(not_run: Sequence[dict[str, str]]) -> str:
+    return "; ".join(f"{n['what']}: {n['why']}" for n in not_run)

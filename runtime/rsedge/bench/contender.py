@@ -1,0 +1,96 @@
+"""Who takes part: artifacts of bundles on the devices that are here, and a teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rsedge.bench.facts import STUDENT, BenchOptions
+from rsedge.bundle import DEFAULT_BUNDLE, Bundle
+from rsedge.checks import TRT_ONLY, Candidate, candidates
+from rsedge.errors import InputError
+
+OPEN_ARTIFACT = "rsedge.bench.worker:open_artifact"
+FOR_TENSORRT = "it is laid out for TensorRT, and no CPU is meant to run it; --precision takes it all the same"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What a worker process opens: ``opener`` is a function, "module:name", that takes this and returns a model.
+
+    ``path`` is a bundle or, of a teacher, a run's folder or a network's name; ``like``: the bundle whose classes, bands
+    and tile a teacher must have.
+    """
+
+    path: str
+    device: str
+    precision: str | None = None
+    threads: int | None = None
+    role: str = STUDENT
+    opener: str = OPEN_ARTIFACT
+    like: str | None = None
+
+    def __str__(self) -> str:
+        return f"{Path(self.path).name}: {self.precision or self.role} on {self.device}"
+
+    def to_json(self) -> str:
+        """For a worker's command line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Contender:
+        """What ``to_json`` wrote."""
+        return cls(**json.loads(text))
+
+
+def of_bundles(
+    paths: Sequence[str | Path | None], options: BenchOptions
+) -> tuple[tuple[Contender, ...], tuple[dict[str, str], ...]]:
+    """Every artifact of the bundles that can run here, and what cannot with the reason.
+
+    Raises InputError or ModelError where a path is no bundle or lacks the precision asked for.
+    """
+    found, left_out = list[Contender](), list[dict[str, str]]()
+    for path in paths:
+        bundle = _open(path, options.precision)
+        name = bundle.manifest.name
+        for candidate in _candidates(bundle, options):
+            if candidate.missing:
+                left_out.append({"what": f"{name}: {candidate}", "why": candidate.missing})
+            else:
+                own = str(bundle.path), candidate.device, candidate.precision, options.threads
+                found.append(Contender(*own))
+    return tuple(found), tuple(left_out)
+
+
+def _open(path: str | Path | None, precision: str | None) -> Bundle:
+    """A folder is opened by what it has: somebody else's bundle may lack fp32."""
+    folder = DEFAULT_BUNDLE if path is None else Path(path)
+    return Bundle.open(folder, precision if precision and not _has_engines(folder) else None)
+
+
+def _has_engines(folder: Path) -> bool:
+    return (folder / "engines").is_dir()
+
+
+def _candidates(bundle: Bundle, options: BenchOptions) -> list[Candidate]:
+    found = list(candidates(bundle, options.device, options.precision))
+    # ``candidates`` are compared with fp32 on the CPU, which is therefore not among them.
+    own = Candidate("fp32", "cpu")
+    if (
+        "fp32" in bundle.precisions
+        and options.device in {"auto", "cpu"}
+        and options.precision in {None, "fp32"}
+    ):
+        found.insert(0, own)
+    if not found:
+        raise InputError(f"{bundle.path}: nothing to measure for device {options.device}")
+    return [_not_meant(c) if options.precision is None else c for c in found]
+
+
+def _not_meant(candidate: Candidate) -> Candidate:
+    if candidate.missing is None and candidate.device == "cpu" and candidate.precision.startswith(TRT_ONLY):
+        return Candidate(candidate.precision, candidate.device, FOR_TENSORRT)
+    return candidate

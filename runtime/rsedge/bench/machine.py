@@ -1,0 +1,67 @@
+"""What a bench holds for: the machine, its power mode, the versions behind the numbers."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from contextlib import suppress
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rsedge.conditions import cpu_name, load_1min, usable_cores
+from rsedge.memory import machine_bytes
+from rsedge.speeds import board_name, gpu_names
+from rsedge.version import __version__
+
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+LIBRARIES = ("numpy", "rasterio", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
+
+
+def machine_facts() -> dict[str, Any]:
+    """Those of now; take them before measuring, which makes load of its own."""
+    return {
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "board": board_name(),
+        "gpus": list(gpu_names()),
+        "memory_bytes": machine_bytes(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "power_mode": _power_mode(),
+        "governor": _governor(),
+        "versions": {"rsedge": __version__, **_versions()},
+        "load_1min_before": load_1min(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import rasterio  # noqa: PLC0415 - its GDAL is asked for
+
+    found = {"gdal": rasterio.__gdal_version__}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _power_mode() -> str | None:
+    """A Jetson's, such as "MAXN"; it sets clocks and cores, so no figure holds without it."""
+    tool = shutil.which("nvpmodel")
+    if tool is None:
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run([tool, "-q"], capture_output=True, text=True, timeout=10, check=True)
+        for line in done.stdout.splitlines():
+            if line.startswith("NV Power Mode"):
+                return line.partition(":")[2].strip() or None
+    return None
+
+
+def _governor() -> str | None:
+    with suppress(OSError):
+        return GOVERNOR.read_text(encoding="ascii").strip()
+    return None

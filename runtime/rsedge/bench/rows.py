@@ -1,0 +1,166 @@
+"""From measurements to rows: summaries, ratios to the teacher, what is only known by its facts."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rsedge.bench.facts import (
+    BATCHES,
+    TEACHER,
+    Accuracy,
+    Clocks,
+    Cost,
+    EndToEnd,
+    Latency,
+    Memory,
+    Power,
+    Row,
+    Spread,
+    count,
+    ratio,
+)
+from rsedge.bench.sensors import Sensors
+from rsedge.bench.turns import Measured, pooled
+
+NOT_OF_STAGES = ("busy", "total")  # of a run's seconds
+
+
+def rows_of(found: Sequence[Measured], sensors: Sensors) -> tuple[tuple[Row, ...], str]:
+    """A row for each model, the teacher first, and the label of the one that ratios are to.
+
+    That is the teacher where it was measured, else the first model. A teacher that only the bundle tells of gets a
+    row of its counts.
+    """
+    ordered = sorted(found, key=lambda m: m.contender.role != TEACHER)
+    students = iter(range(1, len(ordered) + 1))
+    labels = ["T" if m.contender.role == TEACHER else str(next(students)) for m in ordered]
+    base = ordered[0]
+    rows = [_row(m, label, base, sensors) for m, label in zip(ordered, labels, strict=True)]
+    if base.contender.role != TEACHER and (known := _recorded_teacher(ordered)):
+        rows.insert(0, known)
+    return tuple(_with_ratios(row, rows[0]) for row in rows), labels[0]
+
+
+def _row(m: Measured, label: str, base: Measured, sensors: Sensors) -> Row:
+    facts, exported = m.facts, m.facts.get("cost_exported")
+    return Row(
+        label=label,
+        role=m.contender.role,
+        name=facts["name"],
+        path=m.contender.path,
+        cost=Cost(**facts["cost"]),
+        cost_exported=Cost(**exported) if exported else None,
+        size_bytes=facts["size_bytes"],
+        precision=facts["precision"],
+        device=m.contender.device,
+        **{key: facts[key] for key in ("backend", "version", "provider", "threads", "sha256", "tile")},
+        latency=Latency.of(pooled(m.times_s[1]), m.cpu_s, m.pixels),
+        fps={b: Spread.of([b / t for t in pooled(m.times_s[b])]) if m.times_s[b] else None for b in BATCHES},
+        fps_ratio={b: None if m is base else _by_round(m.fps(b), base.fps(b)) for b in BATCHES},
+        end_to_end=_end_to_end(m, base),
+        memory=Memory(m.tile_peak_bytes, m.raster_peak_bytes, m.device_bytes),
+        power=_power(m, sensors),
+        clocks=_clocks(m, sensors),
+        accuracy=_accuracy(m),
+        gate=facts.get("gate"),
+    )
+
+
+def _by_round(own: Mapping[int, float], base: Mapping[int, float]) -> Spread | None:
+    both = [own[n] / base[n] for n in own if n in base]
+    return Spread.of(both) if both else None
+
+
+def _mpx_per_s(m: Measured) -> dict[int, float]:
+    return {n: r["height"] * r["width"] / 1e6 / r["seconds"]["total"] for n, r in m.rasters.items()}
+
+
+def _end_to_end(m: Measured, base: Measured) -> EndToEnd | None:
+    if not m.rasters:
+        return None
+    runs = list(m.rasters.values())
+    seconds = [run["seconds"] for run in runs]
+    stages = [key for key in seconds[0] if key not in NOT_OF_STAGES]
+    speed = _mpx_per_s(m)
+    return EndToEnd(
+        height=runs[0]["height"],
+        width=runs[0]["width"],
+        windows=runs[0]["windows"],
+        mpx_per_s=Spread.of(list(speed.values())),
+        ratio=None if m is base else _by_round(speed, _mpx_per_s(base)),
+        total_s=Spread.of([s["total"] for s in seconds]),
+        stages_s={key: statistics.median(s[key] for s in seconds) for key in stages},
+        busy_s=statistics.median(s["busy"] for s in seconds),
+        stages_over_busy=statistics.median(sum(s[key] for key in stages) / s["busy"] for s in seconds),
+    )
+
+
+def _power(m: Measured, sensors: Sensors) -> Power | None:
+    used = [(r, n) for n, r in m.readings.items() if r.energy_j is not None]
+    if not used or sensors.power_source is None:
+        return None
+    mpx = {n: run["height"] * run["width"] / 1e6 for n, run in m.rasters.items()}
+    joules = {n: float(r.energy_j or 0) for r, n in used}
+    return Power(
+        sensors.power_source,
+        Spread.of([joules[n] / r.seconds for r, n in used]),
+        Spread.of([joules[n] / mpx[n] for _, n in used]),
+    )
+
+
+def _clocks(m: Measured, sensors: Sensors) -> Clocks | None:
+    readings = list(m.readings.values())
+    cpu, gpu = ([v for r in readings for v in getattr(r, name)] for name in ("cpu_mhz", "gpu_mhz"))
+    told = [r.throttled for r in readings if r.throttled is not None]
+    if not (cpu or gpu or told):
+        return None
+    cpu_mhz, gpu_mhz = (Spread.of(values) if values else None for values in (cpu, gpu))
+    return Clocks(cpu_mhz, gpu_mhz, any(told) if told else None, sensors.clock_source)
+
+
+def _accuracy(m: Measured) -> Accuracy | None:
+    """Measured, else as a report has it."""
+    if m.scores:
+        iou = {c["name"]: c["iou"] for c in m.scores["classes"]}
+        source = f"measured: {m.scores['rasters']} rasters, {m.scores['pixels'] / 1e6:.2f} Mpx labelled"
+        return Accuracy(m.scores["miou"], m.scores["oa"], iou, source)
+    if told := m.facts.get("accuracy"):
+        return Accuracy(**told)
+    return None
+
+
+def _recorded_teacher(students: Sequence[Measured]) -> Row | None:
+    """What the first bundle that knows its teacher says of it."""
+    for m in students:
+        known = m.facts.get("teacher")
+        if isinstance(known, Mapping) and (known.get("params") or known.get("macs")):
+            cost = Cost.of(known)
+            why = "only its facts are known, from the bundle; --teacher RUN measures it"
+            scores = Accuracy(**known["val"]) if known.get("val") else None
+            return Row(
+                label="T",
+                role=TEACHER,
+                name=cost.network or "teacher",
+                path=m.contender.path,
+                cost=cost,
+                size_bytes=count(known, "size_bytes"),
+                why_not=why,
+                accuracy=scores,
+            )
+    return None
+
+
+def _with_ratios(row: Row, teacher: Row) -> Row:
+    """What the first row has more of: parameters, MACs of the same tile, bytes."""
+    if row is teacher:
+        return row
+    same_tile = row.cost.macs_tile == teacher.cost.macs_tile
+    found: dict[str, Any] = {
+        "params": ratio(teacher.cost.params, row.cost.params),
+        "macs": ratio(teacher.cost.macs, row.cost.macs) if same_tile else None,
+        "size": ratio(teacher.size_bytes, row.size_bytes),
+    }
+    return replace(row, ratios=found)

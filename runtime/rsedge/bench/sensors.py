@@ -1,0 +1,225 @@
+"""Power, clocks and throttling, as far as this device tells: Jetson's INA3221, NVIDIA's driver, RAPL.
+
+Read from files of the kernel and from nvidia-smi. A sensor that is missing or forbidden is a note, never an error.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PERIOD_S = 0.2  # between two looks
+TOTALS = ("VDD_IN", "POM_5V_IN")  # rails of a Jetson that feed all others
+GPU_NAMES = re.compile(r"gpu|gv11b|ga10b|gp10b|gb10b")  # of a Jetson's GPU among the kernel's devfreq devices
+SMI_QUERY = "power.draw,clocks.sm,clocks_throttle_reasons.active"
+SLOWED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80  # power cap, hardware, heat (software, hardware), power brake
+
+
+@dataclass
+class Reading:
+    """What was seen while something ran. ``energy_j`` None: no sensor."""
+
+    seconds: float = 0.0
+    energy_j: float | None = None
+    cpu_mhz: list[float] = field(default_factory=list)
+    gpu_mhz: list[float] = field(default_factory=list)
+    throttled: bool | None = None
+    cost_s: float = 0.0  # processor time that looking took
+
+
+class Sensors:
+    """The sensors of this machine. ``root``: where its /sys and /proc are; ``smi``: nvidia-smi, None: none."""
+
+    def __init__(self, root: Path = Path("/"), smi: str | None = None) -> None:
+        self._root, self.notes = root, list[str]()
+        self._smi = smi or shutil.which("nvidia-smi")
+        self._rails = _rails(root)
+        self._counters = [] if self._rails or self._smi else self._readable_counters()
+        self._clocks = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+        devfreq = sorted((root / "sys/class/devfreq").glob("*"))
+        self._gpu_clocks = [d / "cur_freq" for d in devfreq if GPU_NAMES.search(d.name)]
+        self._events = [
+            *(root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count"),
+            *(root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt"),
+        ]
+
+    @property
+    def power_source(self) -> str | None:
+        """What power is of; None where nothing tells."""
+        if self._rails:
+            return f"INA3221 {', '.join(rail.label for rail in self._rails)}"
+        if self._smi:
+            return "the GPU alone (nvidia-smi)"
+        return "the CPU package (RAPL)" if self._counters else None
+
+    @property
+    def clock_source(self) -> str:
+        """Where clocks come from."""
+        said = ["cpufreq"] * bool(self._clocks) or ["/proc/cpuinfo"]
+        return ", ".join([*said, *["devfreq"] * bool(self._gpu_clocks), *["nvidia-smi"] * bool(self._smi)])
+
+    @contextmanager
+    def watch(self) -> Iterator[Reading]:
+        """Look every ``PERIOD_S`` while the block runs; the reading is filled in when it ends."""
+        reading, watts, masks, stop = Reading(), list[float](), list[int](), threading.Event()
+        events, counted = self._sum(self._events), _joules(self._counters)
+        looker = threading.Thread(target=self._look, args=(reading, watts, stop), daemon=True)
+        stream = self._start_smi()
+        listener = threading.Thread(target=_listen, args=(stream, reading, watts, masks), daemon=True)
+        begin = time.perf_counter()
+        looker.start()
+        listener.start()
+        try:
+            yield reading
+        finally:
+            reading.seconds = time.perf_counter() - begin
+            stop.set()
+            if stream is not None:
+                stream.terminate()
+                stream.wait()
+            looker.join()
+            listener.join()
+            if self._counters:
+                reading.energy_j = sum(
+                    (after - before) % wrap
+                    for (after, wrap), (before, _) in zip(_joules(self._counters), counted, strict=True)
+                )
+            elif watts:
+                reading.energy_j = sum(watts) / len(watts) * reading.seconds
+            if masks or self._events:
+                more = self._sum(self._events) > events
+                reading.throttled = more or any(mask & SLOWED for mask in masks)
+
+    def device_bytes(self, pid: int) -> int | None:
+        """Memory of a discrete GPU that a process holds, as its driver lists it; None: not listed."""
+        if not self._smi:
+            return None
+        query = [self._smi, "--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader,nounits"]
+        with suppress(OSError, subprocess.SubprocessError, ValueError):
+            done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+            rows = [line.split(",") for line in done.stdout.splitlines() if "," in line]
+            mib = [int(row[1]) for row in rows if int(row[0]) == pid]
+            return sum(mib) << 20 if mib else None
+        return None
+
+    def _look(self, reading: Reading, watts: list[float], stop: threading.Event) -> None:
+        while True:
+            if clocks := self._cpu_mhz():
+                reading.cpu_mhz.append(sum(clocks) / len(clocks))
+            if hertz := _numbers(self._gpu_clocks):
+                reading.gpu_mhz.append(max(hertz) / 1e6)
+            if self._rails:
+                with suppress(OSError, ValueError):
+                    watts.append(sum(rail.watts() for rail in self._rails))
+            if stop.wait(PERIOD_S):
+                reading.cost_s = time.thread_time()
+                return
+
+    def _cpu_mhz(self) -> list[float]:
+        if self._clocks:
+            return [khz / 1e3 for khz in _numbers(self._clocks)]
+        text = _text(self._root / "proc/cpuinfo") or ""
+        return [float(mhz) for mhz in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)]
+
+    def _start_smi(self) -> subprocess.Popen[str] | None:
+        if not self._smi:
+            return None
+        every = f"-lms={round(1e3 * PERIOD_S)}"
+        command = [self._smi, f"--query-gpu={SMI_QUERY}", "--format=csv,noheader,nounits", every]
+        try:
+            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        except OSError:
+            return None
+
+    def _readable_counters(self) -> list[Path]:
+        """RAPL's energy counters of whole packages. Since 2020 kernels show them to root only."""
+        folder = self._root / "sys/class/powercap"
+        found = sorted(folder.glob("intel-rapl:[0-9]")) + sorted(folder.glob("intel-rapl:[0-9][0-9]"))
+        counters = [package / "energy_uj" for package in found if (package / "energy_uj").exists()]
+        try:
+            for path in counters:
+                path.read_text(encoding="ascii")
+        except OSError as error:
+            self.notes.append(
+                f"power is not shown: {path} cannot be read ({error.strerror}); as root `chmod a+r {path}` allows it"
+            )
+            return []
+        return counters
+
+    @staticmethod
+    def _sum(paths: Sequence[Path]) -> float:
+        return sum(_numbers(paths))
+
+
+@dataclass(frozen=True)
+class _Rail:
+    """One channel of an INA3221."""
+
+    label: str
+    millivolts: Path
+    milliamperes: Path
+
+    def watts(self) -> float:
+        volts, amperes = (float(p.read_text(encoding="ascii")) for p in (self.millivolts, self.milliamperes))
+        return volts * amperes / 1e6
+
+
+def _rails(root: Path) -> list[_Rail]:
+    """The rail that feeds all others, else all."""
+    found = list[_Rail]()
+    for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        if (_text(folder / "name") or "").strip() != "ina3221":
+            continue
+        for label in sorted(folder.glob("in*_label")):
+            name, number = (_text(label) or "").strip(), label.name[2 : -len("_label")]
+            rail = _Rail(name, folder / f"in{number}_input", folder / f"curr{number}_input")
+            if rail.milliamperes.exists():  # the chip's sums of shunt voltages have no current
+                found.append(rail)
+    return [rail for rail in found if rail.label in TOTALS] or found
+
+
+def _listen(
+    stream: subprocess.Popen[str] | None, reading: Reading, watts: list[float], masks: list[int]
+) -> None:
+    """Take in nvidia-smi's lines: watts, MHz, bits of what slows it; "[N/A]" where a device does not tell."""
+    if stream is None or stream.stdout is None:
+        return
+    with stream.stdout:
+        for line in stream.stdout:
+            draw, clock, mask = (*(part.strip() for part in line.split(",")), "", "", "")[:3]
+            with suppress(ValueError):
+                watts.append(float(draw))
+            with suppress(ValueError):
+                reading.gpu_mhz.append(float(clock))
+            with suppress(ValueError):
+                masks.append(int(mask, 16))
+
+
+def _joules(counters: Sequence[Path]) -> list[tuple[float, float]]:
+    """Of each counter what it shows, and where it begins anew."""
+    wraps = [_numbers([path.with_name("max_energy_range_uj")]) or [float("inf")] for path in counters]
+    shown = [float(path.read_text(encoding="ascii")) for path in counters]
+    return [(value / 1e6, wrap[0] / 1e6) for value, wrap in zip(shown, wraps, strict=True)]
+
+
+def _numbers(paths: Sequence[Path]) -> list[float]:
+    """What the files say that can be read."""
+    found = list[float]()
+    for path in paths:
+        with suppress(OSError, ValueError):
+            found.append(float(path.read_text(encoding="ascii")))
+    return found
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None

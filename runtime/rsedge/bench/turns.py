@@ -1,0 +1,168 @@
+"""Models take turns: what disturbs the machine disturbs all of them, and ratios stand on rounds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rsedge.bench.contender import Contender
+from rsedge.bench.crew import Worker
+from rsedge.bench.facts import BATCHES, BenchOptions
+from rsedge.bench.inputs import example_raster
+from rsedge.bench.sensors import Reading, Sensors
+from rsedge.errors import BackendError, InputError, ModelError
+from rsedge.options import Options
+from rsedge.tiling import Axis
+
+WARMUP = 3  # runs not counted: first touches of memory, a GPU's choice of kernels
+SLOW_S = 1.0  # a run of more than that is warmed up once
+RASTER_S = 30.0  # a model that needs more for the raster gets a smaller one
+LEAST_ALONG = 2  # windows along its sides, so that there is something to blend
+ENOUGH_S, ENOUGH_ROUNDS = 90.0, 3  # a model that has used both takes no further turns
+Facts = dict[str, Any]
+OVERLAP = Options().overlap
+
+
+@dataclass
+class Measured:
+    """One model's measurements, by round: a list of times for each, so that rounds can be compared."""
+
+    contender: Contender
+    facts: Facts  # what it said when it was opened
+    times_s: dict[int, dict[int, list[float]]] = field(default_factory=lambda: {b: {} for b in BATCHES})
+    cpu_s: float = 0.0  # of all single tiles together
+    pixels: str = ""  # what was on the tiles
+    rasters: dict[int, Facts] = field(default_factory=dict)
+    readings: dict[int, Reading] = field(default_factory=dict)
+    tile_peak_bytes: int = 0
+    raster_peak_bytes: int | None = None
+    device_bytes: int | None = None
+    scores: Facts | None = None
+    spent_s: float = 0.0
+
+    def fps(self, batch: int) -> dict[int, float]:
+        """Tiles a second, by round: of the round's median."""
+        return {n: batch / statistics.median(t) for n, t in self.times_s[batch].items()}
+
+
+@dataclass
+class Overhead:
+    """What measuring itself took of the time that was measured."""
+
+    own_s: float = 0.0
+    measured_s: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return self.own_s / self.measured_s if self.measured_s else 0.0
+
+
+class Turns:
+    """Runs the rounds. ``scratch``: a folder for rasters and masks."""
+
+    def __init__(self, options: BenchOptions, sensors: Sensors, scratch: Path) -> None:
+        self._options, self._sensors, self._scratch = options, sensors, scratch
+        self.overhead, self.lost = Overhead(), list[dict[str, str]]()
+
+    def take(
+        self, workers: Sequence[Worker], progress: Callable[[int, int], None] | None = None
+    ) -> list[Measured]:
+        """All rounds, each beginning with another model. A model that breaks down is out, and ``lost`` says why."""
+        found = {w: Measured(w.contender, w.facts) for w in workers}
+        rounds, total = self._options.rounds, self._options.rounds * len(workers)
+        for number in range(rounds):
+            order = [workers[(number + i) % len(workers)] for i in range(len(workers))]
+            for place, worker in enumerate(order):
+                with self._losing(found, worker):
+                    if worker in found:
+                        self._turn(worker, found[worker], number)
+                if progress:
+                    progress(number * len(workers) + place + 1, total)
+        if self._options.data:
+            for worker, mine in list(found.items()):
+                with self._losing(found, worker):
+                    mine.scores = worker.ask(
+                        "evaluate", data=self._options.data, classes=self._options.classes
+                    )
+        return [m for m in found.values() if m.times_s[1]]
+
+    @contextmanager
+    def _losing(self, found: dict[Worker, Measured], worker: Worker) -> Iterator[None]:
+        try:
+            yield
+        except (BackendError, ModelError) as error:
+            del found[worker]
+            self.lost.append({"what": str(worker.contender), "why": str(error)})
+
+    def _turn(self, worker: Worker, mine: Measured, number: int) -> None:
+        if number >= ENOUGH_ROUNDS and mine.spent_s > ENOUGH_S:
+            return
+        seconds = self._options.seconds / self._options.rounds
+        said = self._tiles(worker, mine, number, 1, seconds)
+        mine.cpu_s, mine.pixels = mine.cpu_s + said["cpu_s"], said["pixels"]
+        if number == 0:
+            mine.tile_peak_bytes = worker.ask("peak")["peak_rss_bytes"]
+        self._raster(worker, mine, number)
+        if number == 0:
+            mine.device_bytes = self._sensors.device_bytes(worker.pid)
+        for batch in BATCHES[1:]:  # last, since a runtime keeps the memory that a batch took
+            self._tiles(worker, mine, number, batch, seconds)
+
+    def _tiles(self, worker: Worker, mine: Measured, number: int, batch: int, seconds: float) -> Facts:
+        warm_up = 0
+        if number == 0:
+            # A run that is not counted, to know how many more to make.
+            first_s = max(worker.ask("tiles", batch=batch, seconds=0, warm_up=0)["times_s"])
+            warm_up = WARMUP - 1 if first_s < SLOW_S else 0
+        said = worker.ask("tiles", batch=batch, seconds=seconds, warm_up=warm_up)
+        mine.times_s[batch][number] = said["times_s"]
+        mine.spent_s += said["wall_s"]
+        self.overhead.own_s += said["wall_s"] - sum(said["times_s"])
+        self.overhead.measured_s += said["wall_s"]
+        return said
+
+    def _raster(self, worker: Worker, mine: Measured, number: int) -> None:
+        if not mine.facts["takes_rgb8"]:
+            return
+        tile_s = statistics.median(mine.times_s[1][min(mine.times_s[1])])
+        side = fitting_side(self._options.raster_side, mine.facts["tile"], tile_s)
+        path, out = example_raster(self._scratch, side), self._scratch / "mask.tif"
+        if number == 0:  # not counted: libraries are loaded and kernels compiled on first use
+            small = example_raster(self._scratch, mine.facts["tile"])
+            worker.ask("raster", path=str(small), out=str(out), overlap=OVERLAP)
+        with self._sensors.watch() as reading:
+            said = worker.ask("raster", path=str(path), out=str(out), overlap=OVERLAP)
+        mine.rasters[number], mine.readings[number] = said, reading
+        mine.spent_s += said["seconds"]["total"]
+        if number == 0:  # before any batch
+            mine.raster_peak_bytes = said["peak_rss_bytes"]
+        self.overhead.own_s += reading.cost_s
+        self.overhead.measured_s += said["seconds"]["total"]
+
+
+def fitting_side(side: int, tile: int, tile_s: float) -> int:
+    """The raster's side that a model is given: ``side``, or less where that would take more than ``RASTER_S``.
+
+    Raises InputError where the raster is smaller than a tile.
+    """
+    if side < tile:
+        raise InputError(
+            f"a raster of {side} px is smaller than the model's tile ({tile} px): nothing would overlap; give --size "
+            f"{4 * tile} or so"
+        )
+    axis = Axis(side, tile, OVERLAP)
+    along = len(axis.starts)
+    while along > LEAST_ALONG and along**2 * tile_s > RASTER_S:
+        along -= 1
+        side = tile + (along - 1) * axis.stride
+    return side
+
+
+def pooled(by_round: Mapping[int, Sequence[float]]) -> list[float]:
+    """All measurements of all rounds."""
+    return [value for values in by_round.values() for value in values]

@@ -1,0 +1,167 @@
+"""What ``rsedge bench`` prints: tables that fit a terminal, each row by its label."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rsedge import engine
+from rsedge.bench.facts import BATCHES
+from rsedge.cli import common
+
+if TYPE_CHECKING:
+    from rsedge.bench import BenchResult
+    from rsedge.bench.facts import Row, Spread
+
+UNKNOWN = "-"
+STAGES = ("prepare", *engine.STAGES, "write")
+
+
+def show(result: BenchResult) -> None:
+    """Print who was measured on what, then cost, speed, rasters and stages, and how to read them."""
+    on, how = result.machine, result.method
+    load = "" if on["load_1min_before"] is None else f", load {on['load_1min_before']:.1f} before"
+    mode = "".join(
+        f", {said}" for said in (on["power_mode"], on["governor"], on["board"], *on["gpus"]) if said
+    )
+    common.say(f"machine  {on['cpu']}, {on['cores']} cores{mode}{load}")
+    common.say(f"when     {on['date']}, rsedge {on['versions']['rsedge']}, {on['system']}")
+    common.say(
+        f"method   {how['rounds']} rounds, models in turns; medians (10th to 90th percentile); measuring itself took "
+        f"{how['overhead_share']:.2%}"
+    )
+    rows = result.rows
+    measured = [row for row in rows if row.latency]
+    times = f"x {result.base}"
+    _table(("", "model", "precision", "runs on", "threads"), map(_who, rows))
+    _table(
+        ("", "params M", "fewer", "MACs G", "fewer", "paper's FLOPs G", "MB", "smaller", "mIoU"),
+        map(_cost, rows),
+    )
+    _table(("", "one tile: p50 ms", "p95", "p99", "tiles/s", times), map(_single, measured))
+    for batch in BATCHES[1:]:
+        _table(("", f"batch {batch}: tiles/s", times), [_batch(row, batch) for row in measured])
+    _table(
+        ("", "raster px", "Mpx/s", times, "peak MiB", "GPU MiB", "J/Mpx", "throttled"), map(_raster, measured)
+    )
+    _table(
+        ("", *(s.replace("_", " ") for s in STAGES), "/ busy"), [_stages(r) for r in measured if r.end_to_end]
+    )
+    common.say("")
+    width = shutil.get_terminal_size().columns
+    for line in _legend(result):
+        common.say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _table(head: Sequence[str], lines_of_rows: Iterable[Sequence[str]]) -> None:
+    """A table without the columns that no row has anything in, or nothing where there is no row."""
+    if not (rows := list(lines_of_rows)):
+        return
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] != UNKNOWN for row in rows)]
+    lines = [[line[i] for i in kept] for line in (head, *rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
+    common.say("")
+    for line in lines:
+        common.say("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _who(row: Row) -> tuple[str, ...]:
+    if row.why_not:
+        return row.label, row.name, UNKNOWN, "not measured", UNKNOWN
+    provider = row.provider or ""
+    on = provider if str(row.backend).lower() in provider.lower() else f"{row.backend} {provider}"
+    return row.label, row.name, row.precision or UNKNOWN, on, str(row.threads)
+
+
+def _cost(row: Row) -> tuple[str, ...]:
+    cost, ratios = row.cost, row.ratios
+    return (
+        row.label,
+        _number(cost.params, 1e6, 2),
+        _times(ratios.get("params")),
+        _number(cost.macs, 1e9, 2),
+        _times(ratios.get("macs")),
+        _number(cost.paper_flops, 1e9, 1),
+        _number(row.size_bytes, 1e6, 1),
+        _times(ratios.get("size")),
+        UNKNOWN if row.accuracy is None or row.accuracy.miou is None else f"{row.accuracy.miou:.3f}",
+    )
+
+
+def _single(row: Row) -> tuple[str, ...]:
+    took = row.latency
+    assert took is not None  # of the rows that were measured
+    latency = (f"{1e3 * t:.1f}" for t in (took.p50_s, took.p95_s, took.p99_s))
+    return (row.label, *latency, *_batch(row, 1)[1:])
+
+
+def _batch(row: Row, batch: int) -> tuple[str, ...]:
+    return row.label, _spread(row.fps[batch]), _spread(row.fps_ratio[batch])
+
+
+def _raster(row: Row) -> tuple[str, ...]:
+    whole, memory, power, clocks = row.end_to_end, row.memory, row.power, row.clocks
+    peak = (memory.raster_peak_rss_bytes or memory.tile_peak_rss_bytes) if memory else None
+    throttled = None if clocks is None else clocks.throttled
+    return (
+        row.label,
+        f"{whole.width}" if whole else UNKNOWN,
+        _spread(whole.mpx_per_s if whole else None),
+        _spread(whole.ratio if whole else None),
+        _number(peak, 2**20, 0),
+        _number(memory.device_bytes if memory else None, 2**20, 0),
+        _spread(power.j_per_mpx if power else None),
+        UNKNOWN if throttled is None else "YES" if throttled else "no",
+    )
+
+
+def _stages(row: Row) -> tuple[str, ...]:
+    whole = row.end_to_end
+    assert whole is not None
+    return (row.label, *(f"{whole.stages_s[s]:.2f}" for s in STAGES), f"{whole.stages_over_busy:.3f}")
+
+
+def _legend(result: BenchResult) -> list[str]:
+    rows = [row for row in result.rows if row.latency]
+    took, whole = rows[-1].latency, rows[-1].end_to_end
+    assert took is not None
+    lines = [
+        f"tile: {rows[-1].tile} px ({took.pixels}), {took.runs} runs of {rows[-1].label}; pixels in, scores out",
+        "paper's FLOPs: MACs of 8 tiles, as ARAFNet's Table 4 counts them; a FLOP count proper is 2 x MACs",
+        "fewer, smaller: how many times, against T; peak: of a process with this model alone",
+    ]
+    if whole:
+        lines += [
+            f"end to end: `infer` of a sample scene, file to file, {result.method['overlap']:.0%} overlap, to a COG "
+            f"({whole.windows} windows for {rows[-1].label}); a slow model gets a smaller raster",
+            "stages: each one's own seconds (median); they overlap, so they add up to the busy time of all threads",
+        ]
+    else:
+        lines.append(
+            "end to end: not measured, the sample scene is 8-bit RGB and the model takes other bands"
+        )
+    for row in result.rows:
+        if row.accuracy and row.accuracy.miou is not None:
+            lines.append(f"mIoU of {row.label}: {row.accuracy.source}")
+        if row.power:
+            lines.append(f"power of {row.label}: {row.power.source}, {_spread(row.power.watts)} W")
+        if row.why_not:
+            lines.append(f"{row.label}: {row.why_not}")
+    return [*lines, *(f"not run: {left['what']}: {left['why']}" for left in result.not_run)]
+
+
+def _spread(found: Spread | None) -> str:
+    if found is None:
+        return UNKNOWN
+    digits = max(0, 3 - len(str(int(abs(found.p50)))))
+    return f"{found.p50:.{digits}f} ({found.p10:.{digits}f} to {found.p90:.{digits}f})"
+
+
+def _number(value: float | None, unit: float, digits: int) -> str:
+    return UNKNOWN if value is None else f"{value / unit:.{digits}f}"
+
+
+def _times(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.1f}x"
