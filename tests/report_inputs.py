@@ -203,6 +203,11 @@ def bench(rows: list[dict[str, Any]], base: str, **changes: Any) -> dict[str, An
         "batches": [1, 8],
         "overlap": 0.25,
         "overhead_share": 0.002,
+        "device": "cpu",
+        "precision": None,
+        "threads": 2,
+        "data": None,
+        "classes": None,
     }
     facts = {"rsedge_bench_schema": 1, "machine": machine, "method": method, "base": base, "rows": rows}
     return {**facts, "not_run": [], "notes": [], **changes}

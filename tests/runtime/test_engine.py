@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -405,3 +406,34 @@ def test_the_strip_a_watcher_sees_is_what_the_model_sees(tmp_path: Path) -> None
         plan = plan_bands(reader, backend.bundle.manifest, None, None)
         engine.run(backend, Source(reader, plan, Tiling.of(90, 80, 32, 0.25, "blend"), watch=watch), [Keep()])
     np.testing.assert_array_equal(seen, np.where((pixels == 0).all(0), np.uint8(120), pixels))
+
+
+class Napping(Convolution):
+    """A device that takes 10 ms to get pixels, 20 to compute and 10 to bring scores back."""
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        with self.copying("copy_in"):
+            time.sleep(0.01)
+        time.sleep(0.02)
+        with self.copying("copy_out"):
+            time.sleep(0.01)
+        return super()._run(batch)
+
+
+def test_stages_are_each_their_own_and_add_up_to_the_busy_time(tmp_path: Path) -> None:
+    class Slow:
+        def take(self, strip: Strip) -> None:
+            time.sleep(0.05)
+
+    pixels = np.random.default_rng(3).integers(1, 255, (3, 90, 80)).astype(np.uint8)
+    backend, raster = Napping(32), write(tmp_path / "raster.tif", pixels)
+    with RasterReader(raster) as reader:
+        plan = plan_bands(reader, backend.bundle.manifest, None, None)
+        stats = engine.run(backend, Source(reader, plan, Tiling.of(90, 80, 32, 0.25, "blend")), [Slow()])
+    found, windows = stats.seconds, len(backend.tiles)
+    assert found["copy_in"] >= 0.01 * windows
+    assert found["copy_out"] >= 0.01 * windows
+    assert found["infer"] >= 0.02 * windows
+    # Each is counted once: what a thread does in one stage is in no other, and waiting is in none.
+    assert sum(found.values()) <= stats.busy_s
+    assert sum(found.values()) >= 0.04 * windows + found["encode"]

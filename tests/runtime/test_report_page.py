@@ -67,7 +67,8 @@ def test_a_full_page_says_what_the_files_say(tmp_path: Path) -> None:
         "no NVIDIA GPU here",
         "other work was running (load 1.3)",
         "RAPL, package 0",
-        "rsedge bench models/landcover5-b0.rsedge --teacher runs/teacher --rounds 5 --seconds 5 --size 2048 --json",
+        "rsedge bench models/landcover5-b0.rsedge --teacher runs/teacher --device cpu --threads 2 --rounds 5 "
+        "--seconds 5 --size 2048 --json",
     ):
         assert said in found.text
     assert {"title": "building taken for land: 30,802 of 193,956 px"}.items() <= _cell(

@@ -97,6 +97,11 @@ def _method(options: BenchOptions, turns: Turns) -> dict[str, Any]:
         "batches": list(BATCHES),
         "overlap": OVERLAP,
         "overhead_share": turns.overhead.share,
+        "device": options.device,
+        "precision": options.precision,
+        "threads": options.threads,
+        "data": options.data,
+        "classes": options.classes,
     }
 
 

@@ -52,9 +52,15 @@ def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
         "teacher": teacher and {**teacher, "val": _validated(trained)},
         "size_bytes": backend.bundle.artifact.stat().st_size,
         "accuracy": _reported(record, bundle.report.get("artifacts")),
-        "gate": {key: value for key, value in record.items() if key not in LAYERS} or None,
+        "gate": _gate(record, bundle.report.get("limits")),
         "notes": artifact_notes(backend),
     }
+
+
+def _gate(record: Mapping[str, Any], limits: Any) -> Facts | None:
+    """What the exporter's gate said of the artifact, with the limits it was held against."""
+    kept = {key: value for key, value in record.items() if key not in LAYERS}
+    return {**kept, "limits": limits} if kept else None
 
 
 def _reported(record: Mapping[str, Any], others: Any) -> Facts | None:

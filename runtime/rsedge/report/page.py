@@ -85,7 +85,7 @@ def _repeat(lines: Sequence[str]) -> Element:
         el("h2", "How to repeat this", id="repeat"),
         el(
             "p",
-            "What the files do not tell, such as --device or the data’s place, is to be added.",
+            "What the files do not tell, such as where an eval’s data lie, is to be added.",
             class_="note",
         ),
         el("pre", el("code", "\n".join(lines)), tabindex=0),

@@ -19,6 +19,8 @@ def _bench(bench: Bench) -> str:
     teacher = next((row.path for row in bench.rows if row.is_teacher and row.fps), "none")
     options = {
         "--teacher": teacher,
+        **{f"--{key}": bench.method.text(key) for key in ("device", "precision", "data", "classes")},
+        "--threads": bench.method.count("threads"),
         "--rounds": bench.method.count("rounds"),
         "--seconds": bench.method.number("seconds"),
         "--size": bench.method.count("raster_side"),
