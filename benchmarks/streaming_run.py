@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ BYTES_A_PIXEL = 2.5  # of a sample raster in deflate (2.0) and a mask
 
 
 class DiedError(RsedgeError):
-    """A contender that did not finish."""
+    """A contender that did not finish; ``said``: how it ended and its last words."""
+
+    def __init__(self, who: str, said: str) -> None:
+        super().__init__(f"{who} {said}")
+        self.said = said
 
 
 def run_command(
@@ -53,7 +58,7 @@ def run_command(
     expected = 0 if kill_after_s is None else -signal.SIGKILL
     if process.returncode != expected:
         last = complaint.strip().splitlines()[-1:] or ["it said nothing"]
-        raise DiedError(f"{' '.join(words[:3])} ended with {process.returncode}, not {expected}: {last[0]}")
+        raise DiedError(" ".join(words[:3]), f"ended with {process.returncode}, not {expected}: {last[0]}")
     facts = {
         "process_s": process_s,
         "cpu_s": usage.ru_utime + usage.ru_stime,
@@ -65,8 +70,15 @@ def run_command(
 def run_script(
     script: str, name: str, python: Path | None = None, env: Mapping[str, str] | None = None, **args: Any
 ) -> Facts:
-    """Run one contender of a script beside this one: its own facts, and those seen from outside."""
-    words = [python or sys.executable, HERE / f"streaming_{script}.py", name, json.dumps(args)]
+    """Run one contender of a streaming script beside this one; see ``run_file``."""
+    return run_file(HERE / f"streaming_{script}.py", name, python, env, **args)
+
+
+def run_file(
+    file: Path, name: str, python: Path | None = None, env: Mapping[str, str] | None = None, **args: Any
+) -> Facts:
+    """Run one contender of a script: its own facts, and those seen from outside."""
+    words = [python or sys.executable, file, name, json.dumps(args)]
     outside, printed = run_command(words, env=env)
     inside = json.loads(printed.strip().splitlines()[-1])
     if inside["peak_rss_bytes"] is None:
@@ -92,6 +104,22 @@ def take_turns(contenders: Mapping[str, Callable[[], Facts]], rounds: int, *rast
                 if isinstance(value, int | float):
                     runs[name].setdefault(key, []).append(value)
     return runs
+
+
+def tolerated(
+    contenders: Mapping[str, Callable[[], Facts]], died: dict[str, str]
+) -> dict[str, Callable[[], Facts]]:
+    """The contenders for ``take_turns``; one that dies is noted in ``died`` and takes no further turn."""
+
+    def turn(name: str) -> Facts:
+        if name not in died:
+            try:
+                return contenders[name]()
+            except DiedError as error:
+                died[name] = error.said
+        return {"process_s": math.nan}
+
+    return {name: partial(turn, name) for name in contenders}
 
 
 def warm(raster: Path) -> None:
