@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import RASTER_S, Measured, fitting_side
 from rsedge.engine import STAGES
 from rsedge.labels import find_pairs
+from rsedge.sample_files import write_sample
 from rsedge.tiling import Tiling
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
@@ -72,7 +74,8 @@ class TestARun:
         assert (row.cost.flops, row.cost.paper_flops) == (4_000_000_000, 16_000_000_000)
         assert row.cost_exported == Cost("small", 900_000, 1_500_000_000, TILE)
         assert row.size_bytes == (counted / "model.fp32.onnx").stat().st_size
-        assert row.ratios == {"params": 30, "macs": 25, "size": 120_000_000 / row.size_bytes}
+        sizes = {"params": 30, "macs": 25, "size": 120_000_000 / row.size_bytes}
+        assert row.ratios == {**sizes, "memory": None, "energy": None}
 
     def test_the_figures_are_consistent_with_each_other(self, result: BenchResult) -> None:
         assert [row.label for row in result.rows] == ["T", "1", "2"]
@@ -197,6 +200,13 @@ class TestWhatCannotRun:
         assert [row.precision for row in found.rows] == ["fp32"]
         assert any("fp16 on cpu" in n["what"] and "not the file" in n["why"] for n in found.not_run)
 
+    def test_what_was_measured_before_a_model_broke_down_stands(self, bundle: Path, tmp_path: Path) -> None:
+        write_sample(tmp_path / "town.tif", 70, 70, seed=3)  # its labels have five classes, the model three
+        found = bench([bundle], replace(SHORT, data=str(tmp_path)))
+        assert found.rows[0].end_to_end is not None
+        assert found.rows[0].accuracy is None
+        assert any("from there on" in n["what"] for n in found.not_run)
+
     def test_a_process_that_dies_says_how(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         with pytest.raises(BackendError, match="ended with 3: .*no device for you"):
@@ -246,13 +256,15 @@ def test_a_raster_s_speed_is_its_pixels_over_the_total() -> None:
             "windows": 6,
             "seconds": {**seconds, "total": 10.0},
         }
+        # On the smaller raster that the teacher was given.
+        mine.on_base_raster[number] = {**teacher.rasters[number], "seconds": {**seconds, "total": total_s}}
     rows, _ = rows_of([mine, teacher], Sensors(smi="/nowhere"))
     whole = rows[1].end_to_end
     assert whole is not None
     assert (whole.total_s.p50, whole.busy_s) == (1.5, 2.5)
     assert whole.mpx_per_s == Spread(1.5, pytest.approx(1.1), pytest.approx(1.9), 2)
-    assert whole.ratio == Spread(15, pytest.approx(11), pytest.approx(19), 2)
-    assert whole.stages_over_busy == pytest.approx(len(stages) * 0.25 / 2.5)
+    assert whole.ratio == Spread(7.5, pytest.approx(5.5), pytest.approx(9.5), 2)
+    assert whole.stages_over_busy == pytest.approx(len(STAGES) * 0.25 / (2.5 - 0.5))
 
 
 def test_a_measured_teacher_is_the_base() -> None:
@@ -270,6 +282,20 @@ def test_ratios_are_of_rounds_that_both_took_part_in() -> None:
     against = rows[1].fps_ratio[1]
     assert against is not None
     assert against.n == 3
+
+
+def test_a_teacher_of_another_bundle_is_not_compared_with(counted: Path, tmp_path: Path) -> None:
+    other = pointwise_manifest(complexity={**COUNTS, "teacher": {**COUNTS["teacher"], "params": 7}})
+    folder = make_bundle(tmp_path / "b", other, pointwise_graph(other))
+    _, mine, theirs = bench([counted, folder], SHORT).rows
+    assert (mine.ratios["params"], theirs.ratios) == (30, {})
+
+
+def test_models_of_different_classes_share_no_teacher(counted: Path, tmp_path: Path) -> None:
+    other = pointwise_manifest(classes=pointwise_manifest().classes[::-1])
+    folder = make_bundle(tmp_path / "b", other, pointwise_graph(other))
+    with pytest.raises(InputError, match="no teacher in common"):
+        bench([counted, folder], SHORT, Contender("x", "cpu", role=TEACHER))
 
 
 def test_macs_of_two_tiles_are_not_divided(tmp_path: Path) -> None:

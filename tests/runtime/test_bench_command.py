@@ -94,7 +94,8 @@ def test_quiet_prints_nothing(run: Run, bundle: Path) -> None:
         (("--precision", "fp16"), "has no model.fp16.onnx"),
         (("--classes", "c.toml"), "label colours of --data"),
         (("--data", "nowhere"), "nowhere"),
-        (("--csv", "nowhere/found.csv"), "nowhere"),
+        (("--csv", "nowhere/found.csv"), "--csv nowhere/found.csv cannot be written"),
+        (("--csv", "."), "--csv . cannot be written"),
     ],
 )
 def test_impossible_options_are_refused(
@@ -171,7 +172,8 @@ class TestTheModelOfThisFolder:
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        (Spread(0.5, 0.25, 1, 3), "0.50 (0.25 to 1.00)"),
+        (Spread(0.5, 0.25, 1, 3), "0.500 (0.250 to 1.000)"),
+        (Spread(0.0316, 0.0301, 0.0333, 3), "0.0316 (0.0301 to 0.0333)"),
         (Spread(12.34, 1, 100, 3), "12.3 (1.0 to 100.0)"),
         (Spread(1234.5, 1000, 2000, 3), "1234 (1000 to 2000)"),
         (None, "-"),

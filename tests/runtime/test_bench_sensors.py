@@ -31,10 +31,11 @@ class TestJetson:
     def test_the_rail_that_feeds_all_is_taken(self, tmp_path: Path) -> None:
         rail(tmp_path, 1, 1, "VDD_IN", 5000, 2000)  # 10 W
         rail(tmp_path, 1, 2, "VDD_CPU_GPU_CV", 5000, 1000)
-        sensors = Sensors(tmp_path)
-        assert sensors.power_source == "INA3221 VDD_IN"
-        with sensors.watch() as reading:
-            time.sleep(2 * PERIOD_S)
+        # A Jetson's nvidia-smi, where it tells of power at all, tells of a part.
+        sensors = Sensors(tmp_path, smi(tmp_path, "2, 300, 0x0\\n"))
+        with sensors.watch(on_gpu=True) as reading:
+            time.sleep(4 * PERIOD_S)
+        assert reading.power_source == "INA3221 VDD_IN"
         assert reading.energy_j == pytest.approx(10 * reading.seconds)
 
     def test_else_all_rails_together(self, tmp_path: Path) -> None:
@@ -45,10 +46,21 @@ class TestJetson:
         other.mkdir()
         (other / "name").write_text("nvme\n")
         sensors = Sensors(tmp_path)
-        assert sensors.power_source == "INA3221 VDD_GPU_SOC, VIN_SYS_5V0"
         with sensors.watch() as reading:
-            pass
+            time.sleep(4 * PERIOD_S)
+        assert reading.power_source == "INA3221 VDD_GPU_SOC, VIN_SYS_5V0"
         assert reading.energy_j == pytest.approx(10 * reading.seconds)
+
+    def test_too_short_a_time_has_no_power_and_a_note(self, tmp_path: Path) -> None:
+        rail(tmp_path, 1, 1, "VDD_IN", 5000, 2000)
+        sensors = Sensors(tmp_path)
+        for _ in range(2):
+            with sensors.watch() as reading:
+                pass
+            assert reading.energy_j is None
+        assert sensors.notes == [
+            "power is not shown for rasters that take less than a second; give a larger --size"
+        ]
 
     def test_clocks_and_an_overcurrent_event(self, tmp_path: Path) -> None:
         put(tmp_path, sys__devices__system__cpu__cpu0__cpufreq__scaling_cur_freq=1_000_000)
@@ -70,28 +82,33 @@ class TestJetson:
 class TestRapl:
     def test_energy_is_the_counters_difference(self, tmp_path: Path) -> None:
         names = {"energy_uj": 999_000_000, "max_energy_range_uj": 1_000_000_000}
-        package = tmp_path / "sys/class/powercap/intel-rapl:0"
-        core = tmp_path / "sys/class/powercap/intel-rapl:0:0"  # part of the package: not counted again
-        for folder in (package, core):
+        zones = tmp_path / "sys/class/powercap"
+        # A core is part of its package, and psys holds it.
+        for folder, kind in (
+            (zones / "intel-rapl:0", "package-0"),
+            (zones / "intel-rapl:0:0", "core"),
+            (zones / "intel-rapl:1", "psys"),
+        ):
             folder.mkdir(parents=True)
-            for name, value in names.items():
+            for name, value in {**names, "name": kind}.items():
                 (folder / name).write_text(f"{value}\n")
-        sensors = Sensors(tmp_path)
-        assert sensors.power_source == "the CPU package (RAPL)"
+        sensors = Sensors(tmp_path, smi(tmp_path, "60, 300, 0x0\\n"))  # of no account to what runs on the CPU
         with sensors.watch() as reading:
-            (package / "energy_uj").write_text("4000000\n")  # it began anew at 1000 J
+            for folder in zones.iterdir():
+                (folder / "energy_uj").write_text("4000000\n")  # it began anew at 1000 J
+        assert reading.power_source == "the CPU package (RAPL)"
         assert reading.energy_j == pytest.approx(5)
 
     def test_no_permission_is_a_note(self, tmp_path: Path) -> None:
         # A folder cannot be read as a file, not even by root.
         (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").mkdir(parents=True)
+        (tmp_path / "sys/class/powercap/intel-rapl:0/name").write_text("package-0\n")
         sensors = Sensors(tmp_path)
-        assert sensors.power_source is None
         assert "energy_uj cannot be read" in sensors.notes[0]
         assert "chmod" in sensors.notes[0]
         with sensors.watch() as reading:
             pass
-        assert reading.energy_j is None
+        assert (reading.energy_j, reading.power_source) == (None, None)
 
 
 def smi(folder: Path, lines: str, apps: str = "") -> str:
@@ -106,23 +123,24 @@ def smi(folder: Path, lines: str, apps: str = "") -> str:
 
 class TestNvidia:
     def test_power_clocks_and_what_slows_it(self, tmp_path: Path) -> None:
-        lines = "60.5, 1410, 0x0000000000000000\\n61.5, 1400, 0x0000000000000020\\n"
+        lines = "60.5, 1410, 0x0000000000000000\\n61.5, 1400, 0x0000000000000020\\n61, 1400, 0x0\\n"
         sensors = Sensors(tmp_path, smi(tmp_path, lines))
-        assert sensors.power_source == "the GPU alone (nvidia-smi)"
-        with sensors.watch() as reading:
+        with sensors.watch(on_gpu=True) as reading:
             time.sleep(1)
+        assert reading.power_source == "the first GPU alone (nvidia-smi)"
         assert reading.energy_j == pytest.approx(61 * reading.seconds)
-        assert (reading.gpu_mhz, reading.throttled) == ([1410, 1400], True)
+        assert (reading.gpu_mhz, reading.throttled) == ([1410, 1400, 1400], True)
+        assert reading.cost_s > 0
 
     def test_what_it_does_not_tell_is_unknown(self, tmp_path: Path) -> None:
         sensors = Sensors(tmp_path, smi(tmp_path, "[N/A], [N/A], [N/A]\\n"))
-        with sensors.watch() as reading:
+        with sensors.watch(on_gpu=True) as reading:
             time.sleep(0.5)
         assert (reading.energy_j, reading.gpu_mhz, reading.throttled) == (None, [], None)
 
     def test_idle_and_application_clocks_are_no_throttling(self, tmp_path: Path) -> None:
         sensors = Sensors(tmp_path, smi(tmp_path, "20, 300, 0x0000000000000001\\n20, 300, 0x2\\n"))
-        with sensors.watch() as reading:
+        with sensors.watch(on_gpu=True) as reading:
             time.sleep(1)
         assert reading.throttled is False
 
@@ -133,7 +151,7 @@ class TestNvidia:
 
     def test_a_tool_that_does_not_start_is_no_error(self, tmp_path: Path) -> None:
         sensors = Sensors(tmp_path, NO_SMI)
-        with sensors.watch() as reading:
+        with sensors.watch(on_gpu=True) as reading:
             pass
         assert (reading.energy_j, sensors.device_bytes(1)) == (None, None)
 
@@ -144,7 +162,7 @@ def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     with sensors.watch() as reading:
         pass
     assert reading.cpu_mhz[0] == 1500.5
-    assert (reading.energy_j, reading.throttled, sensors.power_source, sensors.notes) == (
+    assert (reading.energy_j, reading.throttled, reading.power_source, sensors.notes) == (
         None,
         None,
         None,

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from rsedge import InputError
 from rsedge.bench import BenchOptions, Contender, bench
 from rsedge.bench.facts import TEACHER
-from rsedge_train.bench_teacher import OPENER, open_teacher
+from rsedge.cli.bench import OPENER
+from rsedge_train.bench_teacher import open_teacher
 from rsedge_train.nets.complexity import macs, parameters
 from rsedge_train.nets.registry import build
 from rsedge_train.run_folder import LAST_NAME, Run

@@ -20,18 +20,18 @@ from rsedge_train.nets.registry import build, names
 from rsedge_train.run_folder import RUN_NAME, Run, load_network, weights_path
 from rsedge_train.validate import TorchBackend
 
-OPENER = f"{__name__}:open_teacher"
+ON_CPU = ("cpu", "openvino")  # devices that keep the teacher off a GPU, too
 
 
 def open_teacher(contender: Contender) -> tuple[TorchBackend, Mapping[str, Any]]:
-    """The network that ``contender.path`` names, on CUDA where there is one, and its facts for a row.
+    """The network that ``contender.path`` names, on CUDA where there is one and it is wanted, and its facts for a row.
 
     Raises InputError where it is neither a run nor a network, or has not the classes and bands of ``like``.
     """
     if contender.threads:
         torch.set_num_threads(contender.threads)
     like = Bundle.open(contender.like).manifest
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if contender.device not in ON_CPU and torch.cuda.is_available() else "cpu"
     folder = Path(contender.path)
     if (folder / RUN_NAME).is_file():
         return _of_run(folder, like, device)
@@ -44,6 +44,7 @@ def open_teacher(contender: Contender) -> tuple[TorchBackend, Mapping[str, Any]]
     counted = complexity(contender.path, len(like.classes), like.tile)
     manifest = replace(like, name=contender.path, complexity={}, provenance={})
     return TorchBackend(_laid_out(net, device), manifest, device), {
+        "device": "torch",
         "cost": asdict(Cost(counted.name, counted.params, counted.macs, counted.tile)),
         "size_bytes": counted.size_bytes,
         "notes": ("its weights are random: its speed is that of a trained one, its answers mean nothing",),
@@ -66,6 +67,7 @@ def _of_run(folder: Path, like: Manifest, device: str) -> tuple[TorchBackend, Ma
     backend = TorchBackend(_laid_out(fold_dilations(net, run.crop), device), manifest, device)
     backend.bundle = replace(backend.bundle, sha256=file_sha256(weights))
     return backend, {
+        "device": "torch",
         "cost": asdict(cost),
         "size_bytes": weights.stat().st_size,
         "accuracy": _validated(run.progress, run.data),

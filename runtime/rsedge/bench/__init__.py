@@ -23,9 +23,10 @@ from rsedge.bench.inputs import example_tile
 from rsedge.bench.machine import machine_facts
 from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
-from rsedge.bench.turns import OVERLAP, WARMUP, Turns
+from rsedge.bench.turns import OVERLAP, WARMUP, Turns, check_side
+from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, InputError, ModelError
-from rsedge.labels import find_pairs
+from rsedge.labels import LabelColors, find_pairs
 
 __all__ = ["BUSY", "WARMUP", "BenchOptions", "BenchResult", "Contender", "bench", "example_tile"]
 
@@ -49,14 +50,22 @@ def bench(
     options, sensors = options or BenchOptions(), Sensors()
     machine = machine_facts()  # before measuring, which makes load of its own
     contenders, not_run = of_bundles(bundles, options)
-    if options.data:
-        find_pairs(Path(options.data))  # an error now rather than after minutes
+    if options.data:  # errors now rather than after minutes
+        find_pairs(Path(options.data))
+    if options.classes:
+        LabelColors.read(Path(options.classes), _classes(bundles[0]))
+    if teacher and len({_classes(path) for path in bundles}) > 1:
+        raise InputError(
+            "models of different classes have no teacher in common; give --teacher none, or one at a time"
+        )
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rsedge-bench-")))
         workers, lost = _open(([teacher] if teacher else []) + list(contenders), stack)
         not_run = (*not_run, *lost)
         if not any(w.contender.role != TEACHER for w in workers):
             raise BackendError(f"nothing of it can run here: {_list(not_run)}")
+        for worker in workers:
+            check_side(options.raster_side, worker.facts["tile"])
         turns = Turns(options, sensors, scratch)
         found = turns.take(workers, progress)
     not_run = (*not_run, *turns.lost)
@@ -74,15 +83,17 @@ def bench(
     )
 
 
+def _classes(path: Path | str | None) -> tuple[str, ...]:
+    return tuple(c.name for c in Bundle.open(path).manifest.classes)
+
+
 def _open(contenders: Sequence[Contender], stack: ExitStack) -> tuple[list[Worker], list[dict[str, str]]]:
     workers, lost = list[Worker](), list[dict[str, str]]()
     for contender in contenders:
         try:
             workers.append(stack.enter_context(Worker(contender)))
-        except InputError:
-            raise
-        except (BackendError, ModelError) as error:
-            if contender.role == TEACHER:  # asked for by name
+        except (BackendError, ModelError, InputError) as error:
+            if contender.role == TEACHER and not contender.optional:
                 raise
             lost.append({"what": str(contender), "why": str(error)})
     return workers, lost

@@ -31,6 +31,7 @@ class Contender:
     role: str = STUDENT
     opener: str = OPEN_ARTIFACT
     like: str | None = None
+    optional: bool = False  # nobody asked for it: where it does not open, the others are measured without it
 
     def __str__(self) -> str:
         return f"{Path(self.path).name}: {self.precision or self.role} on {self.device}"
@@ -66,7 +67,7 @@ def of_bundles(
 
 
 def _open(path: str | Path | None, precision: str | None) -> Bundle:
-    """A folder is opened by what it has: somebody else's bundle may lack fp32."""
+    """With the precision asked for, unless that may be an engine's, which needs no ONNX file."""
     folder = DEFAULT_BUNDLE if path is None else Path(path)
     return Bundle.open(folder, precision if precision and not _has_engines(folder) else None)
 

@@ -126,11 +126,13 @@ class EndToEnd:
     width: int
     windows: int
     mpx_per_s: Spread  # the raster's pixels / total
-    ratio: Spread | None  # own over base, of the rounds that both ran on a raster of this size
+    ratio: Spread | None  # own over base, both on the base's raster, of the same rounds
     total_s: Spread
     stages_s: Mapping[str, float]  # each stage's own work, median of the rounds; stages overlap
     busy_s: float  # of all threads together, measured apart from the stages, median
-    stages_over_busy: float  # median of the rounds; 1: the stages account for all work
+    stages_over_busy: (
+        float  # of the stages between prepare and write, which are not measured twice; 1: nothing is lost
+    )
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ class Row:
     clocks: Clocks | None = None
     accuracy: Accuracy | None = None
     gate: Mapping[str, Any] | None = None  # the artifact's record in the bundle's report
-    ratios: Mapping[str, float | None] = field(default_factory=dict)  # base over own: params, macs, size
+    # How many times less than the first row: params, macs, size, memory (tile's peak), energy (J/Mpx).
+    ratios: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rsedge import engine
 from rsedge.bench.facts import (
     BATCHES,
     TEACHER,
@@ -41,6 +42,8 @@ def rows_of(found: Sequence[Measured], sensors: Sensors) -> tuple[tuple[Row, ...
     rows = [_row(m, label, base, sensors) for m, label in zip(ordered, labels, strict=True)]
     if base.contender.role != TEACHER and (known := _recorded_teacher(ordered)):
         rows.insert(0, known)
+        others = {m.contender.path for m in ordered if not _knows(m, known)}
+        return tuple(row if row.path in others else _with_ratios(row, known) for row in rows), labels[0]
     return tuple(_with_ratios(row, rows[0]) for row in rows), labels[0]
 
 
@@ -55,14 +58,14 @@ def _row(m: Measured, label: str, base: Measured, sensors: Sensors) -> Row:
         cost_exported=Cost(**exported) if exported else None,
         size_bytes=facts["size_bytes"],
         precision=facts["precision"],
-        device=m.contender.device,
+        device=facts.get("device", m.contender.device),
         **{key: facts[key] for key in ("backend", "version", "provider", "threads", "sha256", "tile")},
         latency=Latency.of(pooled(m.times_s[1]), m.cpu_s, m.pixels),
         fps={b: Spread.of([b / t for t in pooled(m.times_s[b])]) if m.times_s[b] else None for b in BATCHES},
         fps_ratio={b: None if m is base else _by_round(m.fps(b), base.fps(b)) for b in BATCHES},
         end_to_end=_end_to_end(m, base),
         memory=Memory(m.tile_peak_bytes, m.raster_peak_bytes, m.device_bytes),
-        power=_power(m, sensors),
+        power=_power(m),
         clocks=_clocks(m, sensors),
         accuracy=_accuracy(m),
         gate=facts.get("gate"),
@@ -74,8 +77,8 @@ def _by_round(own: Mapping[int, float], base: Mapping[int, float]) -> Spread | N
     return Spread.of(both) if both else None
 
 
-def _mpx_per_s(m: Measured) -> dict[int, float]:
-    return {n: r["height"] * r["width"] / 1e6 / r["seconds"]["total"] for n, r in m.rasters.items()}
+def _mpx_per_s(rasters: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
+    return {n: r["height"] * r["width"] / 1e6 / r["seconds"]["total"] for n, r in rasters.items()}
 
 
 def _end_to_end(m: Measured, base: Measured) -> EndToEnd | None:
@@ -84,30 +87,31 @@ def _end_to_end(m: Measured, base: Measured) -> EndToEnd | None:
     runs = list(m.rasters.values())
     seconds = [run["seconds"] for run in runs]
     stages = [key for key in seconds[0] if key not in NOT_OF_STAGES]
-    speed = _mpx_per_s(m)
+    speed = _mpx_per_s(m.rasters)
     return EndToEnd(
         height=runs[0]["height"],
         width=runs[0]["width"],
         windows=runs[0]["windows"],
         mpx_per_s=Spread.of(list(speed.values())),
-        ratio=None if m is base else _by_round(speed, _mpx_per_s(base)),
+        ratio=None if m is base else _by_round(_mpx_per_s(m.on_base_raster), _mpx_per_s(base.rasters)),
         total_s=Spread.of([s["total"] for s in seconds]),
         stages_s={key: statistics.median(s[key] for s in seconds) for key in stages},
         busy_s=statistics.median(s["busy"] for s in seconds),
-        stages_over_busy=statistics.median(sum(s[key] for key in stages) / s["busy"] for s in seconds),
+        stages_over_busy=statistics.median(
+            sum(s[key] for key in engine.STAGES) / (s["busy"] - s["prepare"] - s["write"]) for s in seconds
+        ),
     )
 
 
-def _power(m: Measured, sensors: Sensors) -> Power | None:
-    used = [(r, n) for n, r in m.readings.items() if r.energy_j is not None]
-    if not used or sensors.power_source is None:
+def _power(m: Measured) -> Power | None:
+    used = {n: (float(r.energy_j), r) for n, r in m.readings.items() if r.energy_j is not None}
+    if not used:
         return None
     mpx = {n: run["height"] * run["width"] / 1e6 for n, run in m.rasters.items()}
-    joules = {n: float(r.energy_j or 0) for r, n in used}
     return Power(
-        sensors.power_source,
-        Spread.of([joules[n] / r.seconds for r, n in used]),
-        Spread.of([joules[n] / mpx[n] for _, n in used]),
+        next(str(r.power_source) for _, r in used.values()),
+        Spread.of([joules / r.seconds for joules, r in used.values()]),
+        Spread.of([joules / mpx[n] for n, (joules, _) in used.items()]),
     )
 
 
@@ -132,6 +136,12 @@ def _accuracy(m: Measured) -> Accuracy | None:
     return None
 
 
+def _knows(m: Measured, teacher: Row) -> bool:
+    """Whether that is the teacher of the model's own bundle."""
+    own = m.facts.get("teacher")
+    return isinstance(own, Mapping) and Cost.of(own) == teacher.cost
+
+
 def _recorded_teacher(students: Sequence[Measured]) -> Row | None:
     """What the first bundle that knows its teacher says of it."""
     for m in students:
@@ -153,14 +163,20 @@ def _recorded_teacher(students: Sequence[Measured]) -> Row | None:
     return None
 
 
-def _with_ratios(row: Row, teacher: Row) -> Row:
-    """What the first row has more of: parameters, MACs of the same tile, bytes."""
-    if row is teacher:
+def _with_ratios(row: Row, first: Row) -> Row:
+    """What the first row has more of; MACs of the same tile only."""
+    if row is first:
         return row
-    same_tile = row.cost.macs_tile == teacher.cost.macs_tile
+    same_tile = row.cost.macs_tile == first.cost.macs_tile
+    peaks = [r.memory.tile_peak_rss_bytes if r.memory else None for r in (first, row)]
+    joules = [r.power.j_per_mpx.p50 if r.power else None for r in (first, row)]
     found: dict[str, Any] = {
-        "params": ratio(teacher.cost.params, row.cost.params),
-        "macs": ratio(teacher.cost.macs, row.cost.macs) if same_tile else None,
-        "size": ratio(teacher.size_bytes, row.size_bytes),
+        "params": ratio(first.cost.params, row.cost.params),
+        "macs": ratio(first.cost.macs, row.cost.macs) if same_tile else None,
+        "size": ratio(first.size_bytes, row.size_bytes),
+        "memory": ratio(*peaks),
+        "energy": ratio(*joules)
+        if row.power and first.power and row.power.source == first.power.source
+        else None,
     }
     return replace(row, ratios=found)

@@ -1,10 +1,13 @@
 """Power, clocks and throttling, as far as this device tells: Jetson's INA3221, NVIDIA's driver, RAPL.
 
 Read from files of the kernel and from nvidia-smi. A sensor that is missing or forbidden is a note, never an error.
+Each reading names the one source of its power: a board's rails where there are some, else the GPU for what runs
+on it and the CPU's package for what does not.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -19,14 +22,17 @@ PERIOD_S = 0.2  # between two looks
 TOTALS = ("VDD_IN", "POM_5V_IN")  # rails of a Jetson that feed all others
 GPU_NAMES = re.compile(r"gpu|gv11b|ga10b|gp10b|gb10b")  # of a Jetson's GPU among the kernel's devfreq devices
 SMI_QUERY = "power.draw,clocks.sm,clocks_throttle_reasons.active"
+FIRST_LINE_S = 5.0  # for nvidia-smi to begin
+LEAST_SAMPLES = 3  # of watts, below which their mean says nothing
 SLOWED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80  # power cap, hardware, heat (software, hardware), power brake
 
 
 @dataclass
 class Reading:
-    """What was seen while something ran. ``energy_j`` None: no sensor."""
+    """What was seen while something ran. ``energy_j`` None: no sensor, or too little time for it."""
 
     seconds: float = 0.0
+    power_source: str | None = None  # what ``energy_j`` is of
     energy_j: float | None = None
     cpu_mhz: list[float] = field(default_factory=list)
     gpu_mhz: list[float] = field(default_factory=list)
@@ -41,7 +47,7 @@ class Sensors:
         self._root, self.notes = root, list[str]()
         self._smi = smi or shutil.which("nvidia-smi")
         self._rails = _rails(root)
-        self._counters = [] if self._rails or self._smi else self._readable_counters()
+        self._counters = [] if self._rails else self._readable_counters()
         self._clocks = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
         devfreq = sorted((root / "sys/class/devfreq").glob("*"))
         self._gpu_clocks = [d / "cur_freq" for d in devfreq if GPU_NAMES.search(d.name)]
@@ -51,51 +57,64 @@ class Sensors:
         ]
 
     @property
-    def power_source(self) -> str | None:
-        """What power is of; None where nothing tells."""
-        if self._rails:
-            return f"INA3221 {', '.join(rail.label for rail in self._rails)}"
-        if self._smi:
-            return "the GPU alone (nvidia-smi)"
-        return "the CPU package (RAPL)" if self._counters else None
-
-    @property
     def clock_source(self) -> str:
         """Where clocks come from."""
         said = ["cpufreq"] * bool(self._clocks) or ["/proc/cpuinfo"]
         return ", ".join([*said, *["devfreq"] * bool(self._gpu_clocks), *["nvidia-smi"] * bool(self._smi)])
 
     @contextmanager
-    def watch(self) -> Iterator[Reading]:
+    def watch(self, on_gpu: bool = False) -> Iterator[Reading]:
         """Look every ``PERIOD_S`` while the block runs; the reading is filled in when it ends."""
-        reading, watts, masks, stop = Reading(), list[float](), list[int](), threading.Event()
-        events, counted = self._sum(self._events), _joules(self._counters)
-        looker = threading.Thread(target=self._look, args=(reading, watts, stop), daemon=True)
-        stream = self._start_smi()
-        listener = threading.Thread(target=_listen, args=(stream, reading, watts, masks), daemon=True)
+        reading, rails_w, stop = Reading(), list[float](), threading.Event()
+        smi = _Smi(self._smi) if self._smi and on_gpu else None
+        counters = [] if smi else self._counters
+        events, counted = sum(_numbers(self._events)), _joules(counters)
+        looker = threading.Thread(target=self._look, args=(reading, rails_w, stop), daemon=True)
         begin = time.perf_counter()
         looker.start()
-        listener.start()
         try:
             yield reading
         finally:
             reading.seconds = time.perf_counter() - begin
             stop.set()
-            if stream is not None:
-                stream.terminate()
-                stream.wait()
             looker.join()
-            listener.join()
-            if self._counters:
-                reading.energy_j = sum(
-                    (after - before) % wrap
-                    for (after, wrap), (before, _) in zip(_joules(self._counters), counted, strict=True)
-                )
-            elif watts:
+            if smi:
+                reading.cost_s += smi.end()
+                reading.gpu_mhz += smi.mhz
+            self._add_power(reading, rails_w, smi, counters, counted)
+            if self._events or (smi and smi.masks):
+                more = sum(_numbers(self._events)) > events
+                reading.throttled = more or any(mask & SLOWED for mask in (smi.masks if smi else ()))
+
+    def _add_power(
+        self,
+        reading: Reading,
+        rails_w: Sequence[float],
+        smi: _Smi | None,
+        counters: Sequence[Path],
+        before: Sequence[tuple[float, float]],
+    ) -> None:
+        """Energy from the one source that there is for what ran."""
+        watts = rails_w if self._rails else smi.watts if smi else []
+        if counters:
+            reading.power_source = "the CPU package (RAPL)"
+            after = _joules(counters)
+            reading.energy_j = sum(
+                (now - was) % wrap for (now, wrap), (was, _) in zip(after, before, strict=True)
+            )
+        elif watts:
+            rails = f"INA3221 {', '.join(rail.label for rail in self._rails)}"
+            reading.power_source = rails if self._rails else "the first GPU alone (nvidia-smi)"
+            if len(watts) >= LEAST_SAMPLES:
                 reading.energy_j = sum(watts) / len(watts) * reading.seconds
-            if masks or self._events:
-                more = self._sum(self._events) > events
-                reading.throttled = more or any(mask & SLOWED for mask in masks)
+            else:
+                self._note(
+                    "power is not shown for rasters that take less than a second; give a larger --size"
+                )
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def device_bytes(self, pid: int) -> int | None:
         """Memory of a discrete GPU that a process holds, as its driver lists it; None: not listed."""
@@ -128,21 +147,12 @@ class Sensors:
         text = _text(self._root / "proc/cpuinfo") or ""
         return [float(mhz) for mhz in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)]
 
-    def _start_smi(self) -> subprocess.Popen[str] | None:
-        if not self._smi:
-            return None
-        every = f"-lms={round(1e3 * PERIOD_S)}"
-        command = [self._smi, f"--query-gpu={SMI_QUERY}", "--format=csv,noheader,nounits", every]
-        try:
-            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        except OSError:
-            return None
-
     def _readable_counters(self) -> list[Path]:
         """RAPL's energy counters of whole packages. Since 2020 kernels show them to root only."""
-        folder = self._root / "sys/class/powercap"
-        found = sorted(folder.glob("intel-rapl:[0-9]")) + sorted(folder.glob("intel-rapl:[0-9][0-9]"))
-        counters = [package / "energy_uj" for package in found if (package / "energy_uj").exists()]
+        zones = sorted((self._root / "sys/class/powercap").glob("intel-rapl:*"))
+        # Others are parts of packages, or (psys) hold them.
+        packages = [zone for zone in zones if (_text(zone / "name") or "").startswith("package")]
+        counters = [package / "energy_uj" for package in packages if (package / "energy_uj").exists()]
         try:
             for path in counters:
                 path.read_text(encoding="ascii")
@@ -152,10 +162,6 @@ class Sensors:
             )
             return []
         return counters
-
-    @staticmethod
-    def _sum(paths: Sequence[Path]) -> float:
-        return sum(_numbers(paths))
 
 
 @dataclass(frozen=True)
@@ -185,21 +191,50 @@ def _rails(root: Path) -> list[_Rail]:
     return [rail for rail in found if rail.label in TOTALS] or found
 
 
-def _listen(
-    stream: subprocess.Popen[str] | None, reading: Reading, watts: list[float], masks: list[int]
-) -> None:
-    """Take in nvidia-smi's lines: watts, MHz, bits of what slows it; "[N/A]" where a device does not tell."""
-    if stream is None or stream.stdout is None:
-        return
-    with stream.stdout:
-        for line in stream.stdout:
-            draw, clock, mask = (*(part.strip() for part in line.split(",")), "", "", "")[:3]
-            with suppress(ValueError):
-                watts.append(float(draw))
-            with suppress(ValueError):
-                reading.gpu_mhz.append(float(clock))
-            with suppress(ValueError):
-                masks.append(int(mask, 16))
+class _Smi:
+    """nvidia-smi telling of the first GPU again and again, once it has begun: watts, MHz, bits of what slows it.
+
+    "[N/A]" stands where a device does not tell.
+    """
+
+    def __init__(self, tool: str) -> None:
+        self.watts, self.mhz, self.masks = list[float](), list[float](), list[int]()
+        self._told = threading.Event()
+        every = f"-lms={round(1e3 * PERIOD_S)}"
+        command = [tool, "-i=0", f"--query-gpu={SMI_QUERY}", "--format=csv,noheader,nounits", every]
+        self._process: subprocess.Popen[str] | None = None
+        with suppress(OSError):
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+            self._listener = threading.Thread(target=self._listen, daemon=True)
+            self._listener.start()
+            self._told.wait(FIRST_LINE_S)
+
+    def end(self) -> float:
+        """Stop it; the processor time that it took, seconds."""
+        if self._process is None:
+            return 0.0
+        self._process.terminate()
+        _, status, used = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self._listener.join()
+        return used.ru_utime + used.ru_stime
+
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        with self._process.stdout:
+            for line in self._process.stdout:
+                draw, clock, mask = (*(part.strip() for part in line.split(",")), "", "", "")[:3]
+                with suppress(ValueError):
+                    self.watts.append(float(draw))
+                with suppress(ValueError):
+                    self.mhz.append(float(clock))
+                with suppress(ValueError):
+                    self.masks.append(int(mask, 16))
+                self._told.set()
+        self._told.set()  # it ended without a word
 
 
 def _joules(counters: Sequence[Path]) -> list[tuple[float, float]]:

@@ -37,6 +37,9 @@ class Measured:
     cpu_s: float = 0.0  # of all single tiles together
     pixels: str = ""  # what was on the tiles
     rasters: dict[int, Facts] = field(default_factory=dict)
+    on_base_raster: dict[int, Facts] = field(
+        default_factory=dict
+    )  # where the base had a smaller one, of that
     readings: dict[int, Reading] = field(default_factory=dict)
     tile_peak_bytes: int = 0
     raster_peak_bytes: int | None = None
@@ -68,36 +71,41 @@ class Turns:
     def __init__(self, options: BenchOptions, sensors: Sensors, scratch: Path) -> None:
         self._options, self._sensors, self._scratch = options, sensors, scratch
         self.overhead, self.lost = Overhead(), list[dict[str, str]]()
+        self._base_side: int | None = None  # of the raster that the first model was given
 
     def take(
         self, workers: Sequence[Worker], progress: Callable[[int, int], None] | None = None
     ) -> list[Measured]:
-        """All rounds, each beginning with another model. A model that breaks down is out, and ``lost`` says why."""
-        found = {w: Measured(w.contender, w.facts) for w in workers}
-        rounds, total = self._options.rounds, self._options.rounds * len(workers)
-        for number in range(rounds):
-            order = [workers[(number + i) % len(workers)] for i in range(len(workers))]
-            for place, worker in enumerate(order):
-                with self._losing(found, worker):
-                    if worker in found:
-                        self._turn(worker, found[worker], number)
+        """All rounds, each beginning with another model; ratios will be to the first.
+
+        A model that breaks down takes no further turns, and ``lost`` says why.
+        """
+        found = [(worker, Measured(worker.contender, worker.facts)) for worker in workers]
+        going, total = dict(found), self._options.rounds * len(workers)
+        for number in range(self._options.rounds):
+            for place in range(len(workers)):
+                worker, mine = found[(number + place) % len(workers)]
+                with self._losing(going, worker):
+                    if worker in going:
+                        self._turn(worker, mine, number)
                 if progress:
                     progress(number * len(workers) + place + 1, total)
         if self._options.data:
-            for worker, mine in list(found.items()):
-                with self._losing(found, worker):
+            for worker, mine in list(going.items()):
+                with self._losing(going, worker):
                     mine.scores = worker.ask(
                         "evaluate", data=self._options.data, classes=self._options.classes
                     )
-        return [m for m in found.values() if m.times_s[1]]
+        return [mine for _, mine in found if mine.times_s[1]]
 
     @contextmanager
-    def _losing(self, found: dict[Worker, Measured], worker: Worker) -> Iterator[None]:
+    def _losing(self, going: dict[Worker, Measured], worker: Worker) -> Iterator[None]:
+        """What was measured before the model broke down stands."""
         try:
             yield
-        except (BackendError, ModelError) as error:
-            del found[worker]
-            self.lost.append({"what": str(worker.contender), "why": str(error)})
+        except (BackendError, ModelError, InputError) as error:
+            del going[worker]
+            self.lost.append({"what": f"{worker.contender}, from there on", "why": str(error)})
 
     def _turn(self, worker: Worker, mine: Measured, number: int) -> None:
         if number >= ENOUGH_ROUNDS and mine.spent_s > ENOUGH_S:
@@ -131,30 +139,39 @@ class Turns:
             return
         tile_s = statistics.median(mine.times_s[1][min(mine.times_s[1])])
         side = fitting_side(self._options.raster_side, mine.facts["tile"], tile_s)
-        path, out = example_raster(self._scratch, side), self._scratch / "mask.tif"
         if number == 0:  # not counted: libraries are loaded and kernels compiled on first use
-            small = example_raster(self._scratch, mine.facts["tile"])
-            worker.ask("raster", path=str(small), out=str(out), overlap=OVERLAP)
-        with self._sensors.watch() as reading:
-            said = worker.ask("raster", path=str(path), out=str(out), overlap=OVERLAP)
+            self._segment(worker, mine.facts["tile"])
+        on_gpu = "cuda" in mine.facts["provider"].lower() or "tensorrt" in mine.facts["provider"].lower()
+        with self._sensors.watch(on_gpu) as reading:
+            said = self._segment(worker, side)
         mine.rasters[number], mine.readings[number] = said, reading
         mine.spent_s += said["seconds"]["total"]
         if number == 0:  # before any batch
             mine.raster_peak_bytes = said["peak_rss_bytes"]
         self.overhead.own_s += reading.cost_s
         self.overhead.measured_s += said["seconds"]["total"]
+        self._base_side = self._base_side or side
+        if self._base_side == side:
+            mine.on_base_raster[number] = said
+        elif self._base_side < side:  # the teacher was too slow for this one
+            mine.on_base_raster[number] = self._segment(worker, self._base_side)
+
+    def _segment(self, worker: Worker, side: int) -> Facts:
+        path, out = example_raster(self._scratch, side), self._scratch / "mask.tif"
+        return worker.ask("raster", path=str(path), out=str(out), overlap=OVERLAP)
 
 
-def fitting_side(side: int, tile: int, tile_s: float) -> int:
-    """The raster's side that a model is given: ``side``, or less where that would take more than ``RASTER_S``.
-
-    Raises InputError where the raster is smaller than a tile.
-    """
+def check_side(side: int, tile: int) -> None:
+    """Raise InputError where a raster is too small to time."""
     if side < tile:
         raise InputError(
             f"a raster of {side} px is smaller than the model's tile ({tile} px): nothing would overlap; give --size "
             f"{4 * tile} or so"
         )
+
+
+def fitting_side(side: int, tile: int, tile_s: float) -> int:
+    """The raster's side that a model is given: ``side``, or less where that would take more than ``RASTER_S``."""
     axis = Axis(side, tile, OVERLAP)
     along = len(axis.starts)
     while along > LEAST_ALONG and along**2 * tile_s > RASTER_S:

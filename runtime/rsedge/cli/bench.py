@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsedge.cli import common
-from rsedge.errors import InputError
+from rsedge.errors import BackendError, InputError
 
 if TYPE_CHECKING:
-    from rsedge.bench import BenchResult, Contender
+    from rsedge.bench import BenchOptions, BenchResult, Contender
 
 OWN_TEACHER = Path("runs/teacher")  # what `rsedge train-teacher` writes, in the current folder
 NONE = "none"
+OPENER = "rsedge_train.bench_teacher:open_teacher"  # by name: loading torch here would cost memory beside the models
 
 
 def bench(
@@ -64,23 +66,25 @@ def bench(
     told = {"data": str(data) if data else None, "classes": str(classes) if classes else None}
     options = BenchOptions(rounds, seconds, size, device, precision, threads, **told)
     paths: list[str | None] = [*bundles] if bundles else [common.model_or_default(None, quiet)]
-    if csv_file and not csv_file.absolute().parent.is_dir():
-        raise InputError(f"--csv {csv_file}: there is no folder {csv_file.parent}; make it first")
-    beside = _teacher(teacher, paths[0], threads, quiet)
+    if csv_file and (csv_file.is_dir() or not os.access(csv_file.absolute().parent, os.W_OK)):
+        raise InputError(
+            f"--csv {csv_file} cannot be written; name a file in a folder that is there and writable"
+        )
+    beside = _teacher(teacher, paths[0], options, quiet)
     with common.progress_bar("turns", quiet) as progress:
         result = measure(paths, options, beside, progress)
     if not quiet:
         for note in result.notes:
             print(f"note: {note}", file=sys.stderr)
         show(result)
+    if as_json:
+        common.say(json.dumps(result.to_dict()))
     if csv_file:
         with whole_or_nothing(csv_file) as partial:
             partial.write_text(to_csv(result), encoding="utf-8")
-    if as_json:
-        common.say(json.dumps(result.to_dict()))
 
 
-def _teacher(asked: str | None, like: str | None, threads: int | None, quiet: bool) -> Contender | None:
+def _teacher(asked: str | None, like: str | None, options: BenchOptions, quiet: bool) -> Contender | None:
     """The teacher that was asked for, else the one that lies here and fits."""
     from rsedge.bench import Contender
     from rsedge.bench.facts import TEACHER
@@ -89,14 +93,23 @@ def _teacher(asked: str | None, like: str | None, threads: int | None, quiet: bo
         return None
     if asked is None and not quiet:
         print(f"note: teacher {OWN_TEACHER} (in this folder); --teacher none leaves it out", file=sys.stderr)
-    with common.needs_extra("train"):
-        from rsedge_train.bench_teacher import OPENER
-    path = asked or str(OWN_TEACHER)
-    return Contender(path, "torch", None, threads, TEACHER, OPENER, str(like) if like else None)
+    if missing := _missing_packages():
+        raise BackendError(
+            f'--teacher needs {missing[0]}, which is not installed; run `pip install "rsedge[train]"`'
+        )
+    return Contender(
+        path=asked or str(OWN_TEACHER),
+        device=options.device,
+        threads=options.threads,
+        role=TEACHER,
+        opener=OPENER,
+        like=str(like) if like else None,
+        optional=asked is None,
+    )
 
 
 def _fits(run: Path, like: str | None) -> bool:
-    """Whether a finished run of the model's classes lies here, and torch to open it."""
+    """Whether a finished run of the model's classes lies here, and what it takes to open it."""
     from rsedge.bundle import Bundle
 
     try:
@@ -104,9 +117,13 @@ def _fits(run: Path, like: str | None) -> bool:
         own = [c["name"] for c in facts["classes"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if not (run / "weights.safetensors").is_file() or find_spec("torch") is None:
+    if not (run / "weights.safetensors").is_file() or _missing_packages():
         return False
     return own == [c.name for c in Bundle.open(like).manifest.classes]
+
+
+def _missing_packages() -> list[str]:
+    return [name for name in ("torch", "timm", "sam2", "safetensors") if find_spec(name) is None]
 
 
 def to_csv(result: BenchResult) -> str:

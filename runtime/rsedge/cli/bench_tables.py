@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -26,11 +27,11 @@ def show(result: BenchResult) -> None:
     mode = "".join(
         f", {said}" for said in (on["power_mode"], on["governor"], on["board"], *on["gpus"]) if said
     )
-    common.say(f"machine  {on['cpu']}, {on['cores']} cores{mode}{load}")
-    common.say(f"when     {on['date']}, rsedge {on['versions']['rsedge']}, {on['system']}")
-    common.say(
-        f"method   {how['rounds']} rounds, models in turns; medians (10th to 90th percentile); measuring itself took "
-        f"{how['overhead_share']:.2%}"
+    _wrapped(f"machine  {on['cpu']}, {on['cores']} cores{mode}{load}")
+    _wrapped(f"when     {on['date']}, rsedge {on['versions']['rsedge']}, {on['system']}")
+    _wrapped(
+        f"method   {how['rounds']} rounds (slow models fewer), models in turns; medians (10th to 90th percentile); "
+        f"measuring itself took {how['overhead_share']:.2%}"
     )
     rows = result.rows
     measured = [row for row in rows if row.latency]
@@ -40,19 +41,22 @@ def show(result: BenchResult) -> None:
         ("", "params M", "fewer", "MACs G", "fewer", "paper's FLOPs G", "MB", "smaller", "mIoU"),
         map(_cost, rows),
     )
-    _table(("", "one tile: p50 ms", "p95", "p99", "tiles/s", times), map(_single, measured))
+    _table(("", "one tile: p50 ms", "p95", "p99", "runs", "tiles/s", times), map(_single, measured))
     for batch in BATCHES[1:]:
         _table(("", f"batch {batch}: tiles/s", times), [_batch(row, batch) for row in measured])
-    _table(
-        ("", "raster px", "Mpx/s", times, "peak MiB", "GPU MiB", "J/Mpx", "throttled"), map(_raster, measured)
-    )
+    _table(("", "raster px", "Mpx/s", times), map(_raster, measured))
+    _table(("", "peak MiB", "less", "GPU MiB", "J/Mpx", "less", "throttled"), map(_resources, measured))
     _table(
         ("", *(s.replace("_", " ") for s in STAGES), "/ busy"), [_stages(r) for r in measured if r.end_to_end]
     )
     common.say("")
-    width = shutil.get_terminal_size().columns
     for line in _legend(result):
-        common.say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
+        _wrapped(line)
+
+
+def _wrapped(line: str) -> None:
+    width = shutil.get_terminal_size().columns
+    common.say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def _table(head: Sequence[str], lines_of_rows: Iterable[Sequence[str]]) -> None:
@@ -70,7 +74,7 @@ def _table(head: Sequence[str], lines_of_rows: Iterable[Sequence[str]]) -> None:
 def _who(row: Row) -> tuple[str, ...]:
     if row.why_not:
         return row.label, row.name, UNKNOWN, "not measured", UNKNOWN
-    provider = row.provider or ""
+    provider = (row.provider or "").replace("ExecutionProvider", "")
     on = provider if str(row.backend).lower() in provider.lower() else f"{row.backend} {provider}"
     return row.label, row.name, row.precision or UNKNOWN, on, str(row.threads)
 
@@ -94,7 +98,7 @@ def _single(row: Row) -> tuple[str, ...]:
     took = row.latency
     assert took is not None  # of the rows that were measured
     latency = (f"{1e3 * t:.1f}" for t in (took.p50_s, took.p95_s, took.p99_s))
-    return (row.label, *latency, *_batch(row, 1)[1:])
+    return (row.label, *latency, str(took.runs), *_batch(row, 1)[1:])
 
 
 def _batch(row: Row, batch: int) -> tuple[str, ...]:
@@ -102,17 +106,23 @@ def _batch(row: Row, batch: int) -> tuple[str, ...]:
 
 
 def _raster(row: Row) -> tuple[str, ...]:
-    whole, memory, power, clocks = row.end_to_end, row.memory, row.power, row.clocks
+    whole = row.end_to_end
+    if whole is None:
+        return row.label, *[UNKNOWN] * 3
+    return row.label, f"{whole.width}", _spread(whole.mpx_per_s), _spread(whole.ratio)
+
+
+def _resources(row: Row) -> tuple[str, ...]:
+    memory, power, clocks = row.memory, row.power, row.clocks
     peak = (memory.raster_peak_rss_bytes or memory.tile_peak_rss_bytes) if memory else None
     throttled = None if clocks is None else clocks.throttled
     return (
         row.label,
-        f"{whole.width}" if whole else UNKNOWN,
-        _spread(whole.mpx_per_s if whole else None),
-        _spread(whole.ratio if whole else None),
         _number(peak, 2**20, 0),
+        _times(row.ratios.get("memory")),
         _number(memory.device_bytes if memory else None, 2**20, 0),
         _spread(power.j_per_mpx if power else None),
+        _times(row.ratios.get("energy")),
         UNKNOWN if throttled is None else "YES" if throttled else "no",
     )
 
@@ -124,23 +134,21 @@ def _stages(row: Row) -> tuple[str, ...]:
 
 
 def _legend(result: BenchResult) -> list[str]:
-    rows = [row for row in result.rows if row.latency]
-    took, whole = rows[-1].latency, rows[-1].end_to_end
-    assert took is not None
+    first, last = result.rows[0], result.rows[-1]
+    pixels = " and ".join(dict.fromkeys(row.latency.pixels for row in result.rows if row.latency))
     lines = [
-        f"tile: {rows[-1].tile} px ({took.pixels}), {took.runs} runs of {rows[-1].label}; pixels in, scores out",
+        f"tile: {last.tile} px at batch 1 ({pixels}), pixels in, scores out",
         "paper's FLOPs: MACs of 8 tiles, as ARAFNet's Table 4 counts them; a FLOP count proper is 2 x MACs",
-        "fewer, smaller: how many times, against T; peak: of a process with this model alone",
+        f"fewer, smaller, less: how many times, against {first.label}; peak: of a process with this model alone",
+        f"Mpx/s: `infer` of a sample scene, file to file, {result.method['overlap']:.0%} overlap, to a COG; a slow "
+        "model gets a smaller one, and the ratio is of that",
+        "stages: each one's own seconds (median), which overlap; / busy: those between prepare and write over what "
+        "the threads worked",
     ]
-    if whole:
-        lines += [
-            f"end to end: `infer` of a sample scene, file to file, {result.method['overlap']:.0%} overlap, to a COG "
-            f"({whole.windows} windows for {rows[-1].label}); a slow model gets a smaller raster",
-            "stages: each one's own seconds (median); they overlap, so they add up to the busy time of all threads",
-        ]
-    else:
+    without = [row.label for row in result.rows if row.latency and not row.end_to_end]
+    if without:
         lines.append(
-            "end to end: not measured, the sample scene is 8-bit RGB and the model takes other bands"
+            f"no raster for {', '.join(without)}: the sample scene is 8-bit RGB, the model takes other bands"
         )
     for row in result.rows:
         if row.accuracy and row.accuracy.miou is not None:
@@ -155,7 +163,7 @@ def _legend(result: BenchResult) -> list[str]:
 def _spread(found: Spread | None) -> str:
     if found is None:
         return UNKNOWN
-    digits = max(0, 3 - len(str(int(abs(found.p50)))))
+    digits = 2 if not found.p50 else max(0, 2 - math.floor(math.log10(abs(found.p50))))
     return f"{found.p50:.{digits}f} ({found.p10:.{digits}f} to {found.p90:.{digits}f})"
 
 
