@@ -29,6 +29,7 @@ from rsedge.watch_ledger import PULSE_S, Entry, Ledger, State
 
 PATTERNS = ("*.tif", "*.tiff")
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".temp", ".swp", "~")
+MOST_NAME_BYTES = 235  # of a mask; file systems take 255, and names of hidden files beside it are longer
 SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".tfw", ".tifw", ".wld", ".prj")
 
 
@@ -149,6 +150,7 @@ class Watch:
             name, state.size_bytes, state.mtime_ns, target.name, self.model.bundle.sha256, self._settings
         )
         try:
+            _check_name(target)
             if State.of(source) != state:
                 raise BusyError("it is being written")
             if not os.access(source, os.R_OK):
@@ -203,6 +205,16 @@ class Watch:
         while (left := end - self.clock()) > 0:
             self.sleep(min(left, PULSE_S))
             self.ledger.keep_beating()
+
+
+def _check_name(target: Path) -> None:
+    """Raise InputError where no mask can have the raster's name: it would end the watcher at every start."""
+    try:
+        size = len(target.name.encode())
+    except UnicodeError:
+        raise InputError("its name is not UTF-8; rename it") from None
+    if size > MOST_NAME_BYTES:
+        raise InputError(f"its name has {size} bytes; allowed are {MOST_NAME_BYTES}; rename it")
 
 
 def check_folders(folder: Path, out_dir: Path) -> None:

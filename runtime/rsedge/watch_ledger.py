@@ -23,7 +23,9 @@ from rsedge.errors import InputError, OutputError, RsedgeError
 from rsedge.journal import sync_folder
 
 LINES, LOCK, PULSE = ".rsedge-watch.jsonl", ".rsedge-watch.lock", ".rsedge-watch.alive"
-PULSE_S, LOST_S = 10.0, 60.0  # how often the pulse beats at least; without one for so long, nobody watches
+# How often the pulse beats while a model is at work; without one for so long, nobody watches. Between two beats
+# a large mask is put together and written.
+PULSE_S, LOST_S = 10.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Ledger:
 
 
 def check_pulse(folder: Path) -> None:
-    """Raise RsedgeError where no watcher of this output folder has been well during the last minute."""
+    """Raise RsedgeError where no watcher of this output folder has been well for five minutes."""
     path = folder / PULSE
     try:
         age_s = abs(time.time() - path.stat().st_mtime)

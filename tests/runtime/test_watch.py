@@ -249,6 +249,19 @@ def test_two_rasters_of_one_name_do_not_share_a_mask(place: Place, drop: Drop) -
     assert place.once() == []
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.tif", b"x" * 245 + b".tif"])
+def test_a_name_that_no_mask_can_have_does_not_end_the_watch(place: Place, drop: Drop, name: bytes) -> None:
+    drop("a.tif")
+    try:
+        shutil.copy(os.fsencode(place.inbox / "a.tif"), os.fsencode(place.inbox) + b"/" + name)
+    except OSError:
+        pytest.skip("this file system does not take such a name")
+    told = place.once()
+    assert sorted(type(event).__name__ for event in told) == ["Done", "Refused"]
+    assert "rename it" in next(event.reason for event in told if isinstance(event, Refused))
+    assert place.once() == []
+
+
 def test_somebody_elses_file_is_not_replaced(place: Place, drop: Drop) -> None:
     pixels = drop("a.tif")
     (place.out / "a.tif").write_bytes(b"precious")
