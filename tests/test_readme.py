@@ -1,0 +1,271 @@
+"""Every command of README.md is run here, as it stands there and in its order, on tiny inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import typer
+from PIL import Image
+
+import readme
+import readme_inputs
+from rsedge.cli.main import app
+from rsedge.manifest import Manifest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = readme.blocks()
+COMMANDS = [(block, command) for block in BLOCKS if block.language == "sh" for command in block.commands]
+HERE = [(block, command) for block, command in COMMANDS if not command.startswith("make ")]
+PROGRAMS = [block for block in BLOCKS if block.language == "python"]
+
+# What a machine without TensorRT answers; README must say beside the command that it was not run.
+WITHOUT_TENSORRT = {"rsedge export --trt --bundle student.rsedge": (1, "TensorRT is not installed")}
+
+# What must be there after a command, and what it must have said.
+FILES = {
+    "rsedge train-teacher --quick": ("runs/teacher/run.json", "big_tile.tif"),
+    "rsedge distill --quick": ("runs/student/weights.safetensors",),
+    "rsedge export": ("student.rsedge/manifest.json", "student.rsedge/model.fp32.onnx"),
+    "rsedge infer big_tile.tif --out mask.tif": ("mask.tif", "mask.tif.aux.xml"),
+}
+SAID = {
+    "rsedge train-teacher --quick": r"rehearsal.*training on 6 procedural sample scenes",
+    "rsedge data check DATA --val tile7": r"classes   5: .*\nok\n",
+    "rsedge infer big_tile.tif --out mask.tif --resume": r"finished",
+    "rsedge infer huge.tif --out huge_mask.tif --max-ram 1G --dry-run": r"MiB",
+}
+# These need nothing of the folder, so they run beside the others.
+APART = {"rsedge models", "rsedge models efficientnet_b0 --summary"}
+# Options in README that are not rsedge's own.
+FOREIGN = {"--system-site-packages"}
+# Tables of options under a heading are of these commands.
+TABLES = {
+    "Train and distil on it": ("train-teacher", "distill"),
+    "What a run leaves": ("train-teacher", "distill"),
+    "Segment rasters": ("infer",),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    code: int
+    said: str
+
+
+Results = dict[tuple[int, str], Done]  # by the block's line and the command
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    readme_inputs.prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(sandbox: Path) -> Results:
+    """All blocks, run one after another: each finds what those before it left."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # One thread of torch: with more, each step waits for whatever else runs on the machine.
+    environment = {**os.environ, "PATH": path, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+    def call(*command: str) -> Done:
+        ended = subprocess.run(
+            command, cwd=sandbox, env=environment, text=True, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return Done(ended.returncode, ended.stdout)
+
+    results: Results = {}
+    with readme_inputs.serving(sandbox) as environment["http_proxy"], ThreadPoolExecutor(1) as other:
+        apart = {(b.line, c): other.submit(call, "bash", "-c", c) for b, c in HERE if c in APART}
+        for block in BLOCKS:
+            if block.language == "python":
+                results[block.line, ""] = call(sys.executable, "-W", "error", "-c", block.text)
+            for command in [c for b, c in HERE if b is block and c not in APART]:
+                results[block.line, command] = call("bash", "-c", command)
+        return results | {key: future.result() for key, future in apart.items()}
+
+
+@pytest.mark.parametrize(("block", "command"), HERE, ids=[f"{b.line}-{c}" for b, c in HERE])
+def test_a_command(sandbox: Path, done: Results, block: readme.Block, command: str) -> None:
+    result = done[block.line, command]
+    if command in WITHOUT_TENSORRT and importlib.util.find_spec("tensorrt") is None:
+        code, message = WITHOUT_TENSORRT[command]
+        assert (result.code, message in result.said) == (code, True), result.said
+        return
+    assert result.code == 0, result.said
+    assert "Traceback" not in result.said
+    assert re.search(SAID.get(command, ""), result.said, re.DOTALL), result.said
+    for name in FILES.get(command, ()):
+        assert (sandbox / name).is_file()
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=[str(block.line) for block in PROGRAMS])
+def test_a_program(done: Results, block: readme.Block) -> None:
+    result = done[block.line, ""]
+    assert result.code == 0, result.said
+    assert result.said.strip()
+
+
+def shown() -> list[tuple[readme.Block, readme.Block]]:
+    """Blocks of commands and what README shows of their output: the block that follows with nothing between."""
+    pairs = itertools.pairwise(BLOCKS)
+    return [(a, b) for a, b in pairs if (a.language, b.language, b.before) == ("sh", "text", "")]
+
+
+@pytest.mark.parametrize(("block", "output"), shown(), ids=[str(output.line) for _, output in shown()])
+def test_output_has_the_lines_that_readme_shows(
+    done: Results, block: readme.Block, output: readme.Block
+) -> None:
+    """By their first words: figures are another machine's and another run's."""
+    said = "\n".join(done[block.line, command].said for command in block.commands)
+    heads = {tuple(line.split()[:1]) for line in said.splitlines()}
+    for line in output.text.splitlines():
+        assert line.strip() in {"", "..."} or tuple(line.split()[:1]) in heads, (line, said)
+
+
+def test_the_picture_is_what_the_commands_below_it_draw(sandbox: Path, done: Results) -> None:
+    assert done
+    with (
+        Image.open(ROOT / "benchmarks/results/preview.png") as kept,
+        Image.open(sandbox / "preview.png") as made,
+    ):
+        assert kept.size == made.size
+        apart = np.abs(np.asarray(kept.convert("RGB"), float) - np.asarray(made.convert("RGB"), float))
+    assert apart.mean() < 8  # its colours were reduced to 256
+    assert (ROOT / "benchmarks/results/preview.png").stat().st_size < 300_000
+
+
+def test_masks_lie_on_their_rasters_grids(sandbox: Path, done: Results) -> None:
+    assert done
+    pairs = {"big_tile.tif": "mask.tif", "survey/north.tif": "masks/north.tif"}
+    for raster, mask in pairs.items():
+        with rasterio.open(sandbox / raster) as a, rasterio.open(sandbox / mask) as b:
+            assert (a.shape, a.transform, a.crs) == (b.shape, b.transform, b.crs)
+            assert (b.count, b.dtypes[0], b.nodata) == (1, "uint8", 255)
+            assert set(np.unique(b.read(1))) <= {0, 1, 2, 3, 4}
+    with rasterio.open(sandbox / "cog_mask.tif") as cropped:
+        assert cropped.shape == pytest.approx((257, 257), abs=4)  # parcels.geojson is the middle half
+
+
+def test_make_targets_are_what_ci_runs() -> None:
+    if not (ROOT / ".ci/run").is_file():
+        pytest.skip("an sdist has no .ci")
+    needs = dict(re.findall(r"^([\w-]+):(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    ran = set(re.findall(r"^make ([\w-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE))
+    for target in tuple(ran):
+        ran |= set(needs[target].split())
+    asked = {command.split()[1] for _, command in COMMANDS if command.startswith("make ")}
+    assert {"demo", "test"} <= asked <= ran
+
+
+def test_what_was_not_run_says_so() -> None:
+    for block, command in COMMANDS:
+        if command in WITHOUT_TENSORRT:
+            assert "Not run here" in block.before
+    assert set(WITHOUT_TENSORRT) <= {command for _, command in COMMANDS}
+
+
+def options_of(command: Any) -> set[str]:
+    return {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
+
+
+def commands_of(group: Any, name: str = "") -> dict[str, set[str]]:
+    """Options by command, "data check" being one."""
+    found = {name.strip(): options_of(group)}
+    for word, command in getattr(group, "commands", {}).items():
+        found |= commands_of(command, f"{name} {word}")
+    return found
+
+
+CLI = commands_of(typer.main.get_command(app))
+
+
+def command_in(words: list[str]) -> str:
+    """The command that a line of rsedge's calls."""
+    return " ".join(words[:2]) if " ".join(words[:2]) in CLI else words[0] if words[0] in CLI else ""
+
+
+def test_commands_and_options_in_prose_exist() -> None:
+    every = set().union(*CLI.values()) | FOREIGN
+    seen = 0
+    for span in readme.spans():
+        words = shlex.split(span.text)
+        named = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        where = f"README.md:{span.line}: {span.text}"
+        if words[0] == "rsedge" and len(words) > 1:
+            command = command_in(words[1:])
+            assert command or words[1].startswith("-"), where
+            assert named <= CLI[command], where
+            seen += 1
+        elif words[0] == "infer":
+            assert named <= CLI["infer"], where
+        elif words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), where
+        elif words[:1] == ["python"]:
+            assert named <= set(re.findall(r"\"(--[\w-]+)\"", (ROOT / words[1]).read_text())), where
+        elif words[0] not in {"pytest", "kill", "pip"}:
+            assert named <= every, where
+    assert seen > 10
+
+
+def test_tables_of_options_are_of_the_commands_they_stand_under() -> None:
+    rows = [(h, line) for _, h, line in readme.prose() if h in TABLES and line.startswith("| `--")]
+    assert len(rows) > 20
+    for heading, line in rows:
+        named = set(re.findall(r"`(--[a-z0-9-]+)", line.split("|")[1]))
+        assert named
+        assert named <= set().union(*(CLI[command] for command in TABLES[heading])), line
+
+
+def test_links_lead_somewhere() -> None:
+    anchors = readme.anchors()
+    for target in readme.links():
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        else:
+            assert (ROOT / target).exists(), target
+
+
+def test_settings_are_settings(tmp_path: Path) -> None:
+    tables = [block for block in BLOCKS if block.language == "toml"]
+    assert tables
+    for block in tables:
+        (tmp_path / "rsedge.toml").write_text(block.text)
+        call = [sys.executable, "-m", "rsedge", "sample", "--help"]
+        result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+
+
+def test_every_block_says_what_it_is() -> None:
+    assert {block.language for block in BLOCKS} <= {"sh", "python", "text", "toml"}
+
+
+def test_the_format_of_a_bundle(sandbox: Path, done: Results) -> None:
+    assert done
+    rows = [line for _, heading, line in readme.prose() if heading == "The bundle" and line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([\w.-]+)`", row.split("|")[1])}
+    files = {path.name for path in (sandbox / "student.rsedge").iterdir()} - {"engines"}
+    assert files <= named
+    facts = json.loads((sandbox / "student.rsedge/manifest.json").read_text())
+    fields = {field.name for field in dataclasses.fields(Manifest)}
+    assert set(facts) == fields | {"rsedge_schema", "artifacts"}
+    assert fields <= named
