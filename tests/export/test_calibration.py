@@ -229,7 +229,8 @@ class TestTheRunsOwnData:
 
     def test_a_run_on_sample_scenes_draws_all(self) -> None:
         assert imagery_of([], RUN, 32) == Imagery((), 32, 32)
-        drawn = {**SOURCE, "path": None, "sample_count": 6, "sample_side": 512}  # as training without --data writes
+        # As training without --data writes it.
+        drawn = {**SOURCE, "path": None, "sample_count": 6, "sample_side": 512}
         assert imagery_of([], replace(RUN, data={**RUN.data, "source": drawn}), 32) == Imagery((), 32, 32)
         assert imagery_of([], replace(RUN, data={"name": "towns"}), 32) is None
 
