@@ -95,7 +95,9 @@ class Stats:
     windows_skipped: int = 0  # without a single valid pixel
     valid_pixels: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    busy_s: float = 0.0  # of all threads together, waiting for each other left out: what the stages must add up to
+    busy_s: float = (
+        0.0  # of all threads together, waiting for each other left out: what the stages must add up to
+    )
 
     def add(self, other: Stats) -> None:
         """Add another run's."""
@@ -297,7 +299,9 @@ class _Tiles:
             answer = self._timed(answers)
             if answer is None:
                 return
-            if backend.kept is not None and backend.kept <= ANSWERS_AHEAD:  # those and the one that is blended
+            if (
+                backend.kept is not None and backend.kept <= ANSWERS_AHEAD
+            ):  # those and the one that is blended
                 with Timed(self._stats, "copy_out"):
                     answer = answer.copy()
             yield _Answers(sent.popleft(), answer)

@@ -32,7 +32,11 @@ class TorchBackend(Backend):
     def __init__(self, net: nn.Module, manifest: Manifest, device: torch.device | str = "cpu") -> None:
         super().__init__(Bundle(Path(), manifest, Path(), "", "fp32"))
         self.device = torch.device(device)
-        self.provider, self.version, self.threads = str(self.device), torch.__version__, torch.get_num_threads()
+        self.provider, self.version, self.threads = (
+            str(self.device),
+            torch.__version__,
+            torch.get_num_threads(),
+        )
         self._net = net.eval()
 
     @property

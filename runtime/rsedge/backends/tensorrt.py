@@ -164,7 +164,9 @@ class TensorRtBackend(Backend):
                 f"the engine takes {self._show_batch()}, not {batch.dtype} of shape {batch.shape}"
             )
         slot.tiles = tiles
-        with self.copying("copy_in"):  # as far as the host works; the device's share overlaps the batch before
+        with self.copying(
+            "copy_in"
+        ):  # as far as the host works; the device's share overlaps the batch before
             pinned[:tiles] = batch
             driver.memcpy_htod_async(slot.device[PIXELS], pinned[:tiles], slot.stream)
         if self._in_flight is not None:
