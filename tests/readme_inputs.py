@@ -31,6 +31,7 @@ SCENES = (
     ("survey/north", 4 * SIDE, 2 * SIDE),  # 16 tiles together, as many as calibration needs
     ("survey/south", 4 * SIDE, 2 * SIDE),
     ("labelled/plot", SIDE, SIDE),
+    ("incoming/town", SIDE, SIDE),
     ("tile", 2 * SIDE, 2 * SIDE),
     ("cog", SIDE, SIDE),
 )
@@ -71,7 +72,7 @@ def prepare(folder: Path) -> None:
     (folder / "rsedge.toml").write_text(SETTINGS)
     shutil.copy(CLASSES, folder / "classes.toml")
     shutil.copytree(ROOT / FULL_BUNDLE, folder / FULL_BUNDLE)
-    for name in ("survey", "labelled", "scenes"):
+    for name in ("survey", "labelled", "scenes", "incoming"):
         (folder / name).mkdir()
     for seed, (name, width, height) in enumerate(SCENES, 20):
         labels = write_sample(folder / f"{name}.tif", width, height, seed=seed)

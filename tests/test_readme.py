@@ -42,6 +42,7 @@ FILES = {
     "rsedge distill --quick": ("runs/student/weights.safetensors",),
     "rsedge export": ("student.rsedge/manifest.json", "student.rsedge/model.fp32.onnx"),
     "rsedge infer big_tile.tif --out mask.tif": ("mask.tif", "mask.tif.aux.xml"),
+    "rsedge watch incoming --out-dir watched --settle 1 --once": ("watched/town.tif",),
 }
 SAID = {
     "rsedge train-teacher --quick": r"rehearsal.*training on 6 procedural sample scenes",

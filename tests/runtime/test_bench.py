@@ -161,6 +161,17 @@ def test_the_gate_and_its_scores_come_from_the_bundle(tmp_path: Path) -> None:
     assert "quantized" not in small.gate
 
 
+def test_scores_of_the_training_are_those_of_fp32(tmp_path: Path) -> None:
+    scores = {"miou": 0.75, "oa": 0.8, "iou": {"red": 0.7, "green": 0.8, "blue": 0.75}}
+    training = {"progress": {"val_best": scores}, "teacher": {"val": {**scores, "miou": 0.875}}}
+    manifest = pointwise_manifest(complexity=COUNTS, provenance={"training": training})
+    graphs = {p: graph_of(manifest, p) for p in ("fp32", "int8")}
+    rows = bench([make_artifacts(tmp_path / "b.rsedge", manifest, graphs)], SHORT).rows
+    assert [row.accuracy.miou if row.accuracy else None for row in rows] == [0.875, 0.75, None]
+    assert rows[0].accuracy is not None
+    assert rows[0].accuracy.source == "the bundle: validation when it was trained"
+
+
 def test_accuracy_can_be_measured(bundle: Path, tmp_path: Path) -> None:
     from rsedge.sample_files import write_sample
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rsedge.bench.facts import STUDENT, BenchOptions
+from rsedge.bench.facts import STUDENT, TEACHER, BenchOptions
 from rsedge.bundle import DEFAULT_BUNDLE, Bundle
 from rsedge.checks import TRT_ONLY, Candidate, candidates
 from rsedge.errors import InputError
@@ -34,7 +34,9 @@ class Contender:
     optional: bool = False  # nobody asked for it: where it does not open, the others are measured without it
 
     def __str__(self) -> str:
-        return f"{Path(self.path).name}: {self.precision or self.role} on {self.device}"
+        if self.role == TEACHER:
+            return f"teacher {self.path}"
+        return f"{Path(self.path).name}: {self.precision} on {self.device}"
 
     def to_json(self) -> str:
         """For a worker's command line."""

@@ -46,12 +46,14 @@ def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     complexity, record = backend.bundle.manifest.complexity, backend.record
     teacher = complexity.get("teacher")
     trained = backend.bundle.manifest.provenance.get("training")
+    # The network's own scores are those of the file that equals it.
+    own = _validated(trained, "progress", "val_best") if backend.bundle.precision == "fp32" else None
     return backend, {
         "cost": asdict(Cost.of(complexity)),
         "cost_exported": asdict(Cost.of(complexity, "_deployed")),
-        "teacher": teacher and {**teacher, "val": _validated(trained)},
+        "teacher": teacher and {**teacher, "val": _validated(trained, "teacher", "val")},
         "size_bytes": backend.bundle.artifact.stat().st_size,
-        "accuracy": _reported(record, bundle.report.get("artifacts")),
+        "accuracy": _reported(record, bundle.report.get("artifacts")) or own,
         "gate": _gate(record, bundle.report.get("limits")),
         "notes": artifact_notes(backend),
     }
@@ -74,12 +76,13 @@ def _reported(record: Mapping[str, Any], others: Any) -> Facts | None:
     return None
 
 
-def _validated(trained: Any) -> Facts | None:
-    """What the teacher scored when it was trained, where the bundle tells."""
+def _validated(trained: Any, *path: str) -> Facts | None:
+    """Scores that stand at ``path`` in what a bundle says of its training; None where it does not tell."""
     with suppress(AttributeError, KeyError, TypeError):  # somebody else may have written it
-        found = trained["teacher"]["val"]
+        for key in path:
+            trained = trained[key]
         source = "the bundle: validation when it was trained"
-        return {"miou": found["miou"], "oa": found["oa"], "iou": found["iou"], "source": source}
+        return {"miou": trained["miou"], "oa": trained["oa"], "iou": trained["iou"], "source": source}
     return None
 
 
