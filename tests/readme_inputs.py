@@ -20,7 +20,7 @@ from rasterio.warp import transform_bounds
 
 from graphs import graph, normal
 from labelled import paint, save
-from rsedge.bundle import FULL_BUNDLE
+from rsedge.bundle import DEFAULT_BUNDLE, FULL_BUNDLE
 from rsedge.labels import ClassTable
 from rsedge.sample_files import write_sample
 
@@ -72,6 +72,7 @@ def prepare(folder: Path) -> None:
     (folder / "rsedge.toml").write_text(SETTINGS)
     shutil.copy(CLASSES, folder / "classes.toml")
     shutil.copytree(ROOT / FULL_BUNDLE, folder / FULL_BUNDLE)
+    shutil.copytree(DEFAULT_BUNDLE, folder / DEFAULT_BUNDLE.relative_to(ROOT))
     for name in ("survey", "labelled", "scenes", "incoming"):
         (folder / name).mkdir()
     for seed, (name, width, height) in enumerate(SCENES, 20):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,14 @@ from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 NETWORK = "mobilenetv3_small_100-w32-sep"
 SCORES = {"miou": 0.5, "oa": 0.75, "iou": {"red": 0.5, "green": 0.5, "blue": 0.5}}
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_they_were() -> Iterator[None]:
+    """A teacher's threads are its process's; here that is everybody's, and sums depend on their number."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
