@@ -30,6 +30,7 @@ ANSWERS_AHEAD = 2  # batches of scores that are ready or in the making while one
 Progress = Callable[[int, int], None]
 # What a run's time goes into: decoding; cutting tiles; to, on and from the device; blending; the parts' files.
 STAGES = ("read", "pre", "copy_in", "infer", "copy_out", "blend", "encode")
+ALL_STAGES = ("prepare", *STAGES, "write")  # with what ``segment`` does before and after
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,6 @@ from rsedge.bench.facts import (
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import Measured, pooled
 
-NOT_OF_STAGES = ("busy", "total")  # of a run's seconds
-
 
 def rows_of(found: Sequence[Measured], sensors: Sensors) -> tuple[tuple[Row, ...], str]:
     """A row for each model, the teacher first, and the label of the one that ratios are to.
@@ -86,7 +84,6 @@ def _end_to_end(m: Measured, base: Measured) -> EndToEnd | None:
         return None
     runs = list(m.rasters.values())
     seconds = [run["seconds"] for run in runs]
-    stages = [key for key in seconds[0] if key not in NOT_OF_STAGES]
     speed = _mpx_per_s(m.rasters)
     return EndToEnd(
         height=runs[0]["height"],
@@ -95,7 +92,7 @@ def _end_to_end(m: Measured, base: Measured) -> EndToEnd | None:
         mpx_per_s=Spread.of(list(speed.values())),
         ratio=None if m is base else _by_round(_mpx_per_s(m.on_base_raster), _mpx_per_s(base.rasters)),
         total_s=Spread.of([s["total"] for s in seconds]),
-        stages_s={key: statistics.median(s[key] for s in seconds) for key in stages},
+        stages_s={key: statistics.median(s[key] for s in seconds) for key in engine.ALL_STAGES},
         busy_s=statistics.median(s["busy"] for s in seconds),
         stages_over_busy=statistics.median(
             sum(s[key] for key in engine.STAGES) / (s["busy"] - s["prepare"] - s["write"]) for s in seconds

@@ -8,16 +8,15 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rsedge import engine
 from rsedge.bench.facts import BATCHES
 from rsedge.cli import common
+from rsedge.engine import ALL_STAGES
 
 if TYPE_CHECKING:
     from rsedge.bench import BenchResult
     from rsedge.bench.facts import Row, Spread
 
 UNKNOWN = "-"
-STAGES = ("prepare", *engine.STAGES, "write")
 
 
 def show(result: BenchResult) -> None:
@@ -47,7 +46,8 @@ def show(result: BenchResult) -> None:
     _table(("", "raster px", "Mpx/s", times), map(_raster, measured))
     _table(("", "peak MiB", "less", "GPU MiB", "J/Mpx", "less", "throttled"), map(_resources, measured))
     _table(
-        ("", *(s.replace("_", " ") for s in STAGES), "/ busy"), [_stages(r) for r in measured if r.end_to_end]
+        ("", *(s.replace("_", " ") for s in ALL_STAGES), "/ busy"),
+        [_stages(r) for r in measured if r.end_to_end],
     )
     common.say("")
     for line in _legend(result):
@@ -130,7 +130,7 @@ def _resources(row: Row) -> tuple[str, ...]:
 def _stages(row: Row) -> tuple[str, ...]:
     whole = row.end_to_end
     assert whole is not None
-    return (row.label, *(f"{whole.stages_s[s]:.2f}" for s in STAGES), f"{whole.stages_over_busy:.3f}")
+    return (row.label, *(f"{whole.stages_s[s]:.2f}" for s in ALL_STAGES), f"{whole.stages_over_busy:.3f}")
 
 
 def _legend(result: BenchResult) -> list[str]:
