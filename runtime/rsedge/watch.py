@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rsedge.backends import Backend
 from rsedge.engine import Progress
-from rsedge.errors import BusyError, InputError
+from rsedge.errors import BackendError, BusyError, InputError
 from rsedge.options import Options, Result
 from rsedge.prepare import check_whole
 from rsedge.raster.writer import tag_of
@@ -30,6 +30,7 @@ from rsedge.watch_ledger import PULSE_S, Entry, Ledger, State
 PATTERNS = ("*.tif", "*.tiff")
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".temp", ".swp", "~")
 MOST_NAME_BYTES = 235  # of a mask; file systems take 255, and names of hidden files beside it are longer
+TRIES = 2  # of a raster; one that has ended the watcher as often waits behind all others
 SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".tfw", ".tifw", ".wld", ".prj")
 
 
@@ -116,7 +117,7 @@ class Watch:
         return sum(e.model_sha256 != self.model.bundle.sha256 for e in done)
 
     def _ready(self) -> list[tuple[str, State]]:
-        """Rasters that are complete and not accounted for, the oldest first."""
+        """Rasters complete and not accounted for, the oldest first; last, those the watcher does not survive."""
         self.ledger.beat()
         listing, now, ready = self._listing(), self.clock(), list[tuple[str, State]]()
         names = sorted(listing)
@@ -129,7 +130,7 @@ class Watch:
             if now - self._seen[name][1] >= self.settle_s:
                 ready.append((name, listing[name]))
         self._seen = {name: seen for name, seen in self._seen.items() if name in listing}
-        return sorted(ready, key=lambda r: (r[1].mtime_ns, r[0]))
+        return sorted(ready, key=lambda r: (self.ledger.unfinished[r[0]] >= TRIES, r[1].mtime_ns, r[0]))
 
     def _listing(self) -> Mapping[str, State]:
         with os.scandir(self.folder) as entries:
@@ -156,6 +157,7 @@ class Watch:
             if not os.access(source, os.R_OK):
                 raise BusyError(f"no permission to read it; `chmod +r {name}`")
             self._check(source, target)
+            self.ledger.begin(name)
             result = self._segment(source, target)
         except InputError as error:
             self.ledger.beat()  # an output folder that has gone is no fault of the raster's
@@ -163,6 +165,8 @@ class Watch:
                 return self._later(source, str(error))
             self.ledger.add(replace(done, reason=str(error)))
             return Refused(source, str(error))
+        except BackendError as error:
+            raise BackendError(f"{name}: {error}") from error
         self.ledger.add(done)
         return Done(source, target, result)
 

@@ -1,6 +1,6 @@
 """What a watcher has done, on the disk beside its masks, so that it does nothing twice whatever ends it.
 
-    .rsedge-watch.jsonl    one line a raster that was done or refused, on the disk before the next one begins
+    .rsedge-watch.jsonl    a line when a raster is begun, one when it is done or refused, on the disk before it goes on
     .rsedge-watch.lock     locked while a watcher is at work; the lock ends with its process
     .rsedge-watch.alive    touched while it is well
 
@@ -14,7 +14,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +72,7 @@ class Ledger:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.entries = folder, dict[str, Entry]()
+        self.unfinished = Counter[str]()  # how often a raster was begun since it last came to an end
         self._clock = clock
         self._owners: dict[str, str] = {}  # mask to source; some file systems know no capitals
 
@@ -93,13 +95,14 @@ class Ledger:
     ) -> None:
         self._open.close()
 
+    def begin(self, source: str) -> None:
+        """Note that a raster is begun, so that should it end this process, the next one knows."""
+        self._write({"begun": source})
+        self.unfinished[source] += 1
+
     def add(self, entry: Entry) -> None:
         """Note what became of a raster; it is on the disk when this returns."""
-        with _disk_errors(self.folder):
-            data = f"{json.dumps(asdict(entry))}\n".encode()
-            while data:
-                data = data[os.write(self._lines, data) :]
-            os.fsync(self._lines)
+        self._write(asdict(entry))
         self._note(entry)
 
     def accounts_for(self, source: str, state: State, settings: str) -> bool:
@@ -132,10 +135,22 @@ class Ledger:
         with contextlib.suppress(FileNotFoundError):
             for line in (self.folder / LINES).read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, TypeError):
-                    self._note(Entry(**json.loads(line)))
+                    facts = json.loads(line)
+                    if isinstance(facts, dict) and isinstance(begun := facts.get("begun"), str):
+                        self.unfinished[begun] += 1
+                    else:
+                        self._note(Entry(**facts))
+
+    def _write(self, facts: Mapping[str, object]) -> None:
+        with _disk_errors(self.folder):
+            data = f"{json.dumps(facts)}\n".encode()
+            while data:
+                data = data[os.write(self._lines, data) :]
+            os.fsync(self._lines)
 
     def _note(self, entry: Entry) -> None:
         self.entries[entry.source] = entry
+        self.unfinished.pop(entry.source, None)
         if entry.reason is None:
             self._owners[entry.out.casefold()] = entry.source
 

@@ -328,10 +328,32 @@ def test_a_failing_model_ends_the_watch(place: Place, drop: Drop, tmp_path: Path
     graph = pointwise_graph(pointwise_manifest())
     graph.graph.initializer[0].raw_data = np.full((3, 3), np.nan, np.float32).tobytes()
     with open_model(make_bundle(tmp_path / "nan.rsedge", pointwise_manifest(), graph)) as broken:
-        with pytest.raises(BackendError, match="NaN"):
+        with pytest.raises(BackendError, match=r"^a\.tif: .*NaN"):
             place.once(model=broken)
         with place.watch(model=broken) as watcher:
             assert watcher.ledger.entries == {}
+
+
+def test_a_raster_that_ends_the_watch_at_every_start_holds_no_other_back(place: Place, drop: Drop) -> None:
+    drop("bad.tif")
+    os.utime(place.inbox / "bad.tif", (1, 1))  # the oldest, so it is begun first
+    drop("good.tif")
+
+    @contextmanager
+    def dying(source: Path) -> Iterator[None]:
+        if source.name == "bad.tif":
+            raise KeyboardInterrupt
+        yield
+
+    done = list[str]()
+    for _ in range(4):
+        with place.watch(show=dying) as watcher, pytest.raises(KeyboardInterrupt):
+            done.extend(e.source.name for e in watcher.run())
+        done.append("died")
+    assert done == ["died", "died", "good.tif", "died", "died"]
+    assert [e.source.name for e in place.once()] == ["bad.tif"]
+    with place.watch() as watcher:
+        assert not watcher.ledger.unfinished
 
 
 def test_what_another_model_has_done_is_counted_and_kept(place: Place, drop: Drop, tmp_path: Path) -> None:
