@@ -115,7 +115,7 @@ def smi(folder: Path, lines: str, apps: str = "") -> str:
     """A script with nvidia-smi's manners."""
     path = folder / "nvidia-smi"
     path.write_text(
-        f'#!/bin/sh\ncase "$1" in --query-compute-apps*) printf "{apps}";; *) printf "{lines}"; sleep 30;; esac\n'
+        f'#!/bin/sh\ncase "$1" in --query-compute-apps*) printf "{apps}";; *) printf "{lines}"; exec sleep 30;; esac\n'
     )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)

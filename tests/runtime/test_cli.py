@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import rasterio
 
 from artifacts import graph_of, make_artifacts
 from rsedge.engine import STAGES
-from toys import make_bundle, pointwise_graph, pointwise_manifest, strongest
+from toys import pointwise_graph, pointwise_manifest, strongest
 
 Run = Callable[..., tuple[int, str, str]]
 Write = Callable[..., Path]
@@ -266,38 +264,3 @@ for module in pkgutil.walk_packages(rsedge.__path__, "rsedge."):
 
 def test_the_runtime_imports_without_any_extra() -> None:
     subprocess.run([sys.executable, "-c", IMPORT_ALL], check=True)
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_ends_cleanly(tmp_path: Path, write_raster: Write, stop: signal.Signals) -> None:
-    folder = make_bundle(
-        tmp_path / "b.rsedge", pointwise_manifest(16), pointwise_graph(pointwise_manifest(16))
-    )
-    raster = write_raster(np.ones((3, 6000, 1500), np.uint8))
-    out = tmp_path / "mask.tif"
-    command = [
-        sys.executable,
-        "-m",
-        "rsedge",
-        "infer",
-        raster,
-        "--out",
-        out,
-        "--model",
-        folder,
-        "--overlap",
-        "0.75",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + 60
-        while not list(tmp_path.glob(".mask.tif.rsedge/*.mask")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        process.send_signal(stop)
-        _, complaint = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "interrupted" in complaint
-    assert "--resume" in complaint
-    assert "Traceback" not in complaint
-    assert not out.exists()
