@@ -26,6 +26,7 @@ from rsedge.window import Window
 
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
 MOST_OF_MACHINE = 0.85
+WARM_RUNS = 2  # ONNX Runtime plans its memory by a model's first run, and takes it on the second
 LARGE_CACHE_BYTES = 64 << 20
 INSIDE_BYTES = 4 << 20  # of an area of interest while its polygons are filled
 
@@ -48,7 +49,7 @@ class Work:
 class Plan:
     """Column blocks of the area, each done from the top down, and the memory that takes.
 
-    ``base_bytes`` is what the process has when its model has run once; ``bytes_by_part`` what comes on top, all
+    ``base_bytes`` is what the process has when its model has run; ``bytes_by_part`` what comes on top, all
     at once.
     """
 
@@ -155,7 +156,7 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
 
 def warm_up(backend: Backend) -> int:
     """Resident memory once the model has run: libraries allocate, and choose their algorithms, on first use."""
-    if not backend.has_run:
+    while backend.runs < WARM_RUNS:
         backend.infer(_tile(backend))
     return rss_bytes()
 

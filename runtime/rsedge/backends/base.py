@@ -41,7 +41,7 @@ class Backend(ABC):
     batch = 1  # tiles that the device likes to get at once; on a CPU more only cost memory
     kept: int | None = None  # how many answers of ``stream`` stay valid; None: all of them
     why: str | None = None  # why ``auto`` took it; None: it was asked for by name
-    has_run = False  # ``infer`` was called
+    runs = 0  # of ``infer`` so far
     trouble: str | None = None  # why what runs is not of the precision that its name says
 
     def __init__(self, bundle: Bundle) -> None:
@@ -87,7 +87,7 @@ class Backend(ABC):
     def infer(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Scores of a batch of tiles. Raises BackendError when the model fails or answers NaN."""
         scores = self._run(batch)
-        self.has_run = True
+        self.runs += 1
         # One sum a batch: a network that overflows must not pass for one that sees class 0.
         self.check_finite(scores.sum())
         return scores
