@@ -1,4 +1,4 @@
-"""Files that appear under their name only when whole."""
+"""Files that appear under their name only when whole, and what writing to the disk needs besides."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from rsedge.errors import OutputError
 
 
 @contextmanager
@@ -27,3 +29,21 @@ def sync(path: Path) -> None:
     """Put a file's bytes on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def write_all(handle: int, text: str) -> None:
+    """Write to an open file, however much of it the system takes at once."""
+    data = text.encode()
+    while data:
+        data = data[os.write(handle, data) :]
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Raise OutputError where the system fails in the block."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error

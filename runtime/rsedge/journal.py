@@ -19,14 +19,14 @@ import shutil
 import stat
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rsedge.errors import BusyError, InputError, OutputError
-from rsedge.files import sync
+from rsedge.errors import BusyError, InputError
+from rsedge.files import disk_errors, sync, write_all
 from rsedge.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
@@ -95,7 +95,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
             self._lock = _locked(self.folder, self.target)
             try:
                 self._take_up()
@@ -106,7 +106,7 @@ class Journal:
                 if not self.parts:
                     self._begin()
                 self._lines = os.open(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-                _write_all(self._lines, "\n")  # what was torn ends here
+                write_all(self._lines, "\n")  # what was torn ends here
             except BaseException:
                 self._close(keep=bool(self.parts))
                 raise
@@ -127,8 +127,8 @@ class Journal:
     def add(self, part: Part) -> None:
         """Note a finished part. Raises OutputError where the disk is full."""
         assert self._lines is not None, "the journal is not open"
-        with _disk_errors(self.folder):
-            _write_all(self._lines, part.to_json() + "\n")
+        with disk_errors(self.folder):
+            write_all(self._lines, part.to_json() + "\n")
             self._unsynced += [self.path(part.area, f.layer) for f in part.files]
             if time.monotonic() - self._synced > SYNC_S:
                 for path in self._unsynced:
@@ -322,19 +322,3 @@ def _take_lock(handle: int, target: Path, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _write_all(handle: int, text: str) -> None:
-    data = text.encode()
-    while data:
-        data = data[os.write(handle, data) :]
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (InputError, OutputError):
-        raise
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error

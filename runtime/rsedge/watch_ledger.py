@@ -15,12 +15,13 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
 from rsedge.errors import InputError, OutputError, RsedgeError
+from rsedge.files import disk_errors, write_all
 from rsedge.journal import sync_folder
 
 LINES, LOCK, PULSE = ".rsedge-watch.jsonl", ".rsedge-watch.lock", ".rsedge-watch.alive"
@@ -77,14 +78,14 @@ class Ledger:
         self._owners: dict[str, str] = {}  # mask to source; some file systems know no capitals
 
     def __enter__(self) -> Ledger:
-        with contextlib.ExitStack() as stack, _disk_errors(self.folder):
+        with contextlib.ExitStack() as stack, disk_errors(self.folder):
             lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
             stack.callback(os.close, lock)
             _take_lock(lock, self.folder)
             self._load()
             self._lines = os.open(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             stack.callback(os.close, self._lines)
-            os.write(self._lines, b"\n")  # what was torn ends here
+            write_all(self._lines, "\n")  # what was torn ends here
             sync_folder(self.folder)
             self.beat()
             self._open = stack.pop_all()
@@ -119,7 +120,7 @@ class Ledger:
     def beat(self) -> None:
         """Tell that the watcher is well. Raises OutputError where the folder has gone or cannot be written."""
         path, now = self.folder / PULSE, time.time()
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
             if not os.access(self.folder, os.W_OK):  # a file that is there can be touched all the same
                 raise OutputError(f"{self.folder} is not writable; change its permissions")
             path.touch()
@@ -142,10 +143,8 @@ class Ledger:
                         self._note(Entry(**facts))
 
     def _write(self, facts: Mapping[str, object]) -> None:
-        with _disk_errors(self.folder):
-            data = f"{json.dumps(facts)}\n".encode()
-            while data:
-                data = data[os.write(self._lines, data) :]
+        with disk_errors(self.folder):
+            write_all(self._lines, json.dumps(facts) + "\n")
             os.fsync(self._lines)
 
     def _note(self, entry: Entry) -> None:
@@ -179,13 +178,3 @@ def _take_lock(handle: int, folder: Path) -> None:
         ) from None
     except OSError:
         return  # a file system without locks
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except RsedgeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error

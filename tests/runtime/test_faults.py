@@ -94,8 +94,8 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
     "first part": (fail_at("rsedge.raster.parts.create", NO_SPACE), OutputError, "No space left", False),
     "third part": (fail_at("rsedge.raster.parts.create", NO_SPACE, 7), OutputError, "No space left", True),
     "settings": (fail(Journal, "_begin", NO_SPACE), OutputError, "No space left", False),
-    "first line": (fail_at("rsedge.journal._write_all", NO_SPACE, 2), OutputError, "No space left", False),
-    "third line": (fail_at("rsedge.journal._write_all", NO_SPACE, 4), OutputError, "No space left", True),
+    "first line": (fail_at("rsedge.journal.write_all", NO_SPACE, 2), OutputError, "No space left", False),
+    "third line": (fail_at("rsedge.journal.write_all", NO_SPACE, 4), OutputError, "No space left", True),
     "mosaic": (fail_at("rsedge.raster.parts._mosaic", NO_SPACE), OutputError, "No space left", True),
     "overviews": (
         fail_at("rsedge.raster.parts.build_overviews", RasterioIOError("Write failed")),
