@@ -23,6 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 from rsedge.errors import InputError
 from rsedge.raster import bounded_cache
 from rsedge.window import Window
+from rsedge_train.appearance import LOOKS
 from rsedge_train.datasets import Dataset, SceneReader, SceneScan
 from rsedge_train.datasets.base import UInt8, strips
 from rsedge_train.datasets.scan import BLOCK
@@ -113,6 +114,7 @@ class CropConfig:
     scale: tuple[float, float] = (0.5, 2.0)  # log-uniform; above 1 objects appear larger
     centred: float = 0.4  # share of crops around a pixel of a class drawn uniformly: for rare classes
     mosaic: float = 0.0  # share of crops put together from four
+    look: str = "broad"  # how far the look of crops changes; a name of ``LOOKS``
 
     def __post_init__(self) -> None:
         if self.size % 32 or self.size < 32:
@@ -121,6 +123,8 @@ class CropConfig:
             raise InputError(f"batch {self.batch}: at least one crop is needed")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise InputError(f"scale {self.scale} is not (least, most) above 0")
+        if self.look not in LOOKS:
+            raise InputError(f"augmentation {self.look!r}: choose {', '.join(LOOKS)}")
 
 
 class Crops(TorchDataset[Batch | InputError]):

@@ -198,6 +198,8 @@ class _Trainer:
         self.optimizer = make_optimizer(model, config, pretrained_encoder)
         self.average = WeightAverage(model, config.ema_decay)
         self.dtype = autocast_dtype(config.precision, device)
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # every batch has one shape: the search pays at once
         if self.dtype is not None and device.type == "cpu":
             keep_depthwise_float32(model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)

@@ -10,6 +10,8 @@ from typing import Any
 from rsedge.errors import InputError
 from rsedge_train.crops import CropConfig
 from rsedge_train.fit import FitConfig
+from rsedge_train.nets.encoder_weights import NONE
+from rsedge_train.teachers import VIEWS
 
 
 @dataclass(frozen=True)
@@ -17,26 +19,30 @@ class NetChoice:
     """Which network, and the weights it begins with."""
 
     name: str  # in the registry
-    checkpoint: str | None = None  # a teacher's SAM2 weights: a path or "hub"; None: random, and trained too
-    pretrained: bool | str = False  # a student's encoder: timm's weights, or a path
+    encoder_weights: str = NONE  # auto, hub, a file or an installed package; none: random, and all is trained
     start: Path | None = None  # safetensors of the whole network, from an earlier run
 
     @property
     def has_pretrained_encoder(self) -> bool:
         """Whether the encoder begins with weights that a small learning rate should keep."""
-        return self.checkpoint is not None or self.pretrained is not False
+        return self.encoder_weights != NONE
 
 
 @dataclass(frozen=True)
 class Distillation:
     """Whom a student learns from, and how (ARAFNet eq. 6 to 8)."""
 
-    teacher: Path  # run folder
+    teachers: tuple[Path, ...]  # run folders; of several the mean probability is learnt from
     weights: str = "best"  # or last
     temperature: float = 0.5
     relation_weight: float = 1.0
+    views: int = 1  # dihedral views of each crop that a teacher's probability is the mean of
 
     def __post_init__(self) -> None:
+        if not self.teachers:
+            raise InputError("no teacher: name the run folder of at least one")
+        if self.views not in VIEWS:
+            raise InputError(f"{self.views} teacher views: choose one of {', '.join(map(str, VIEWS))}")
         if not self.temperature > 0:
             raise InputError(f"temperature {self.temperature}: allowed is above 0; the paper has 0.5")
 

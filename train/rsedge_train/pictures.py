@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from rsedge.engine import reflect
 from rsedge.window import Window
 from rsedge_train.datasets import Dataset, SceneReader, SceneScan
 from rsedge_train.datasets.base import UInt8
-from rsedge_train.nets.network import SegNet
 from rsedge_train.validate import TorchBackend
 from rsedge_train.watch.sheet import SheetRow, choose_crops, draw_sheet
 
@@ -23,7 +23,7 @@ def draw_comparison(
     out: Path,
     dataset: Dataset,
     scenes: Sequence[SceneScan],
-    columns: Sequence[tuple[str, SegNet]],
+    columns: Sequence[tuple[str, nn.Module]],
     device: torch.device | str = "cpu",
     *,
     count: int = CROPS,
@@ -48,7 +48,7 @@ def draw_comparison(
     draw_sheet(out, rows, dataset.table.classes, titles, dataset.uncounted)
 
 
-def _predict(net: SegNet, dataset: Dataset, image: UInt8, device: torch.device | str) -> UInt8:
+def _predict(net: nn.Module, dataset: Dataset, image: UInt8, device: torch.device | str) -> UInt8:
     """Classes (h, w) of an image (3, h, w) no larger than a tile."""
     area = Window(0, 0, *image.shape[1:])
     with TorchBackend(net, dataset.manifest("sheet", SIDE), device) as backend:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +16,10 @@ from rsedge_train.crops import SceneStore
 from rsedge_train.datasets import Dataset, Scan
 from rsedge_train.fit import FitConfig
 from rsedge_train.job import Job, NetChoice
+from rsedge_train.nets.encoder_weights import AUTO, HUB, NONE, EncoderWeights, find_weights
 from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.registry import build, entry
-from rsedge_train.run_folder import LAST_NAME, load_weights
+from rsedge_train.run_folder import LAST_NAME, RUN_NAME, Run, load_weights
 from rsedge_train.state import STATE_NAME
 
 
@@ -29,7 +33,7 @@ def check_folder(job: Job) -> None:
             f"{job.out} holds a run already: go on with --resume, replace it with --overwrite, or choose "
             "another --out"
         )
-    inputs = [job.distillation.teacher if job.distillation else None, job.compare]
+    inputs = [*(job.distillation.teachers if job.distillation else ()), job.compare]
     if any(folder and folder.resolve() == job.out.resolve() for folder in inputs):
         raise InputError(f"{job.out} is the teacher's or the compared run; choose another --out")
 
@@ -44,15 +48,37 @@ def check_classes(dataset: Dataset) -> None:
 
 def build_net(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:
     """The network with the weights it begins with; ``empty`` where a saved state will fill it."""
-    if entry(choice.name).trunk is None:
-        net = build(choice.name, num_classes, pretrained=False if empty else choice.pretrained)
-    else:
-        net = build(choice.name, num_classes, checkpoint=None if empty else choice.checkpoint)
-        if choice.checkpoint is None:  # a frozen random trunk would learn nothing of use
+    spec = entry(choice.name)
+    wanted = NONE if empty else choice.encoder_weights
+    if spec.trunk is not None:
+        hub = wanted in {AUTO, HUB}
+        net = build(choice.name, num_classes, checkpoint=HUB if hub else None if wanted == NONE else wanted)
+        if choice.encoder_weights == NONE:  # a frozen random trunk would learn nothing of use
             net.encoder.trunk.requires_grad_(True)
+    else:
+        found = None if wanted == NONE else find_weights(wanted, spec.backbone)
+        net = build(choice.name, num_classes, pretrained=found.path if found else wanted != NONE)
     if choice.start is not None and not empty:
         load_weights(net, choice.start, choice.name)
     return net
+
+
+def encoder_facts(job: Job) -> Mapping[str, Any] | None:
+    """Describe the weights that the encoder begins with, for provenance; None for random ones.
+
+    A resumed run keeps what its run.json says: the weights need not be there any more.
+    """
+    wanted, spec = job.net.encoder_weights, entry(job.net.name)
+    if wanted == NONE:
+        return None
+    if job.resume and (job.out / RUN_NAME).is_file():
+        facts: Mapping[str, Any] | None = Run.read(job.out).settings.get("encoder_weights")
+        return facts
+    if spec.trunk is not None:
+        hub = wanted in {AUTO, HUB}
+        return {"source": HUB} if hub else EncoderWeights(Path(wanted), Path(wanted).name).facts()
+    found = find_weights(wanted, spec.backbone)
+    return found.facts() if found else {"source": HUB}
 
 
 def schedule(job: Job, scanned: Scan) -> FitConfig:

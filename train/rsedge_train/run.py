@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsedge.bundle import file_sha256
-from rsedge.errors import InputError, OutputError, RsedgeError
+from rsedge.errors import OutputError, RsedgeError
 from rsedge.labels import unpack_color
+from rsedge_train.appearance import LOOKS
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import Crops, CropSource, SceneStore
 from rsedge_train.datasets import Dataset, SceneScan, scan
@@ -24,7 +24,6 @@ from rsedge_train.datasets.leaks import overlapping
 from rsedge_train.fit import FitResult, StepLoss, fit
 from rsedge_train.job import Distillation, Job
 from rsedge_train.losses import distillation_loss, supervised_loss
-from rsedge_train.nets.complexity import macs, parameters
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet
 from rsedge_train.pictures import draw_comparison
@@ -34,19 +33,14 @@ from rsedge_train.prepare import (
     check_classes,
     check_folder,
     class_weights,
+    encoder_facts,
     scene_weights,
     schedule,
 )
 from rsedge_train.processes import SINGLE, Processes, pick_device
-from rsedge_train.run_folder import (
-    BEST_NAME,
-    LAST_NAME,
-    RUN_NAME,
-    Run,
-    load_network,
-    weights_path,
-)
+from rsedge_train.run_folder import BEST_NAME, LAST_NAME, RUN_NAME, TILE, Run, load_network
 from rsedge_train.state import STATE_NAME, check_resumable
+from rsedge_train.teachers import Teachers, load_teacher, teacher_facts
 from rsedge_train.validate import score, summary
 from rsedge_train.watch.curves import draw_curves
 from rsedge_train.watch.logbook import BOARD_NAME, LOG_NAME, Logbook, NoLog
@@ -85,12 +79,13 @@ class _Training:
         self._check_ground()
         if job.compare:
             Run.read(job.compare)  # only wanted at the end: better to know now that it is not there
-        self.teacher: SegNet | None = None
+        self.teacher: Teachers | None = None
         self.teacher_facts: Mapping[str, Any] | None = None
         self.teacher_rehearses = False
         if job.distillation:
-            self._load_teacher(job.distillation)
+            self._load_teachers(job.distillation)
         torch.manual_seed(job.crops.seed)
+        self.encoder_weights = encoder_facts(job)
         self.net = build_net(job.net, dataset.num_classes, empty=job.resume)
         self.source = self._source()
         self.config = schedule(job, self.scanned)
@@ -165,7 +160,7 @@ class _Training:
         shutil.rmtree(self.job.out / BOARD_NAME, ignore_errors=True)
 
     def _draw_sheet(self, averaged: nn.Module) -> None:
-        columns: list[tuple[str, SegNet]] = []
+        columns: list[tuple[str, nn.Module]] = []
         if self.job.compare:
             columns.append(("student alone", load_network(self.job.compare)[0].to(self.device)))
         assert isinstance(averaged, SegNet)
@@ -176,51 +171,18 @@ class _Training:
         scenes = self.val or self.scenes
         draw_comparison(self.job.out / SHEET_NAME, self.dataset, scenes, columns, self.device)
 
-    def _load_teacher(self, wanted: Distillation) -> None:
-        net, run = load_network(wanted.teacher, wanted.weights, fold=False)
-        mine, theirs = self.dataset.table.names, tuple(c.name for c in run.classes)
-        if mine != theirs:
-            raise InputError(
-                f"the teacher in {wanted.teacher} knows the classes {', '.join(theirs)}; the data have "
-                f"{', '.join(mine)}: train the teacher on the same classes"
-            )
-        if run.bands != self.dataset.bands.names:
-            raise InputError(
-                f"the teacher in {wanted.teacher} sees {', '.join(run.bands)}; the data give "
-                f"{', '.join(self.dataset.bands.names)}: choose the same bands"
-            )
-        self._check_apart(run)
-        self.teacher_rehearses = run.rehearsal
-        if run.rehearsal and not self.job.rehearsal:
+    def _load_teachers(self, wanted: Distillation) -> None:
+        tile = max(TILE, self.job.crops.size)
+        members = [load_teacher(folder, wanted.weights, self.dataset, tile) for folder in wanted.teachers]
+        rehearsals = [m.folder for m in members if m.run.rehearsal]
+        self.teacher_rehearses = bool(rehearsals)
+        if rehearsals and not self.job.rehearsal:
             log.warning(
-                "the teacher in %s is a rehearsal (--quick), so this student is one too", wanted.teacher
+                "the teacher in %s is a rehearsal (--quick), so this student is one too", rehearsals[0]
             )
-        params, multiply_adds = parameters(net), macs(net, run.tile)
-        net = fold_dilations(net, run.crop)
-        self.teacher = net.to(self.device).to(memory_format=torch.channels_last)
-        self.teacher.requires_grad_(False)
-        path = weights_path(wanted.teacher, wanted.weights)
-        self.teacher_facts = {
-            "folder": str(wanted.teacher),
-            "network": run.network,
-            "weights": path.name,
-            "sha256": file_sha256(path),
-            "params": params,
-            "macs": multiply_adds,
-            "macs_tile": run.tile,
-            "size_bytes": path.stat().st_size,
-            "val": run.progress.get("val_best" if "best" in path.name else "val_last"),
-        }
-
-    def _check_apart(self, teacher: Run) -> None:
-        """Raise InputError where the teacher was trained on what the student is scored on."""
-        scored = {f.scene for f in (*self.dataset.val, *self.dataset.test)}
-        seen = sorted(scored & set(teacher.data.get("train", ())))
-        if seen and teacher.data.get("name") == self.dataset.name:
-            raise InputError(
-                f"the teacher was trained on {', '.join(seen)}, which the student would be scored on; validate "
-                f"on the teacher's own scenes: --val {','.join(teacher.data.get('val', ())) or 'none'}"
-            )
+        self.teacher = Teachers([m.net for m in members], wanted.views).eval().requires_grad_(False)
+        self.teacher = self.teacher.to(self.device).to(memory_format=torch.channels_last)
+        self.teacher_facts = teacher_facts(members)
 
     def _source(self) -> CropSource:
         job = self.job
@@ -230,7 +192,7 @@ class _Training:
         crops = Crops(
             store,
             job.crops,
-            CropAugment(job.crops.size),
+            CropAugment(job.crops.size, look=LOOKS[job.crops.look]),
             weights=scene_weights(store, job.sample_share),
             rank=self.processes.rank,
             world=self.processes.count,
@@ -245,8 +207,8 @@ class _Training:
             return lambda model, images, labels: supervised_loss(model(images), labels, weight)
 
         def distil(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            # The teacher at its best: no gradient, no dropout, full precision.
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            # On a CPU the teacher answers in full precision; on a GPU that would take longer than the student.
+            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 target = teacher(images)
             student = model(images)
             return distillation_loss(
@@ -270,13 +232,15 @@ class _Training:
             "net": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(job.net).items()},
             "crops": asdict(job.crops),
             "fit": asdict(self.config),
+            "encoder_weights": self.encoder_weights,
             "class_weights": job.class_weights,
             "processes": self.processes.count,
             "device": str(self.device),
             "torch": torch.__version__,
         }
         if job.distillation:
-            settings["distillation"] = {**asdict(job.distillation), "teacher": str(job.distillation.teacher)}
+            asked = asdict(job.distillation)
+            settings["distillation"] = {**asked, "teachers": [str(f) for f in job.distillation.teachers]}
         return Run(
             role=job.role,
             network=job.net.name,
@@ -326,15 +290,12 @@ class _Training:
             "data": self.scanned.sha256,
             "val": self.val_sha256,
             "left_out": sorted(name for name, _ in self.left_out),
-            "net": {
-                "pretrained": self.job.net.pretrained is not False,
-                "checkpoint": self.job.net.checkpoint is not None,
-            },
+            "net": {"encoder_weights": self.job.net.has_pretrained_encoder},
             "arithmetic": str(autocast_dtype(self.config.precision, self.device)),
             "crops": asdict(self.job.crops),
             "fit": fitting,
             "teacher": teacher,
-            "distillation": {k: v for k, v in distillation.items() if k not in {"teacher", "weights"}},
+            "distillation": {k: v for k, v in distillation.items() if k not in {"teachers", "weights"}},
             "sample_share": self.job.sample_share,
             "class_weights": self.job.class_weights,
         }

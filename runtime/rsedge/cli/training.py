@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rsedge.cli import common
 from rsedge.cli.data import parse_band_names, parse_names
 from rsedge.cli.settings import with_options
-from rsedge.cli.training_options import DistillOptions, TeacherOptions, TrainOptions
+from rsedge.cli.training_options import TEACHER_RUN, DistillOptions, TeacherOptions, TrainOptions
 from rsedge.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ GIB = 1 << 30
 
 # A rehearsal: what a user did not set himself.
 QUICK: dict[str, Any] = {"crop": 128, "batch": 4, "validate_every": 0, "workers": 1}
-QUICK_TEACHER = {**QUICK, "sam2": "tiny", "checkpoint": "none", "steps": 150}
-QUICK_STUDENT = {**QUICK, "pretrained": False, "steps": 250}
+QUICK_TEACHER = {**QUICK, "sam2": "tiny", "encoder_weights": "none", "steps": 150}
+QUICK_STUDENT = {**QUICK, "encoder_weights": "none", "steps": 250}
 QUICK_SAMPLES = {"sample_count": 6, "sample_side": 512}
 
 
@@ -36,12 +36,10 @@ QUICK_SAMPLES = {"sample_count": 6, "sample_side": 512}
 def train_teacher(options: TeacherOptions, given: frozenset[str]) -> None:
     """Fine-tune a SAM2-based teacher on labelled imagery."""
     options = _rehearse(options, given, QUICK_TEACHER)
-    size = "" if options.sam2 == "large" else f"-{options.sam2}"
     with common.needs_extra("train"):
         from rsedge_train.job import NetChoice
 
-        checkpoint = None if options.checkpoint == "none" else options.checkpoint
-        net = NetChoice(f"{options.arch}-t{size}", checkpoint=checkpoint, start=options.start)
+        net = NetChoice(_teachers_network(options, given), options.encoder_weights, options.start)
         job = _job(options, "teacher", options.out, net)
     if options.data is None and not options.resume:
         _leave_big_tile(options)
@@ -60,18 +58,34 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
 
         if entry(options.student).trunk is not None:
             raise InputError(f"--student {options.student} is a teacher; `rsedge models` lists the students")
-        net = NetChoice(options.student, pretrained=options.pretrained, start=options.start)
+        net = NetChoice(options.student, options.encoder_weights, options.start)
+        teachers = tuple(options.teacher or (TEACHER_RUN,))
         job = replace(_job(options, "student", options.out, net), compare=options.compare)
         source = _source(options)
-        if options.data is None and (not options.alone or (options.teacher / RUN_NAME).is_file()):
-            source = _teachers_source(options.teacher, source, given)
+        if options.data is None and (not options.alone or (teachers[0] / RUN_NAME).is_file()):
+            source = _teachers_source(teachers[0], source, given)
         if not options.alone:
             wanted = Distillation(
-                options.teacher, options.teacher_weights, options.temperature, options.relation_weight
+                teachers,
+                options.teacher_weights,
+                options.temperature,
+                options.relation_weight,
+                options.teacher_views,
             )
             job = replace(job, distillation=wanted)
     run = _train(options, job, source)
     _show(options, run, options.out, "rsedge export")
+
+
+def _teachers_network(options: TeacherOptions, given: frozenset[str]) -> str:
+    """The registered name of the teacher that was asked for."""
+    if options.encoder is None:
+        return f"{options.arch}-t" + ("" if options.sam2 == "large" else f"-{options.sam2}")
+    if options.arch != "arafnet" or "sam2" in given:
+        raise InputError(
+            "--encoder stands in place of SAM2's trunk under ARAFNet's decoder; leave out --arch and --sam2"
+        )
+    return options.encoder
 
 
 def _rehearse(options: Any, given: frozenset[str], quick: dict[str, Any]) -> Any:
@@ -96,6 +110,7 @@ def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
         size=options.crop,
         batch=options.batch if options.batch is not None else 4 if maflnet else 8,
         seed=options.seed,
+        look=options.augment,
         mosaic=options.mosaic if options.mosaic is not None else 0.25 * maflnet,
     )
     fit = FitConfig(

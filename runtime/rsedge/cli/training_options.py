@@ -65,6 +65,10 @@ class TrainOptions:
         float | None, _option(help="Share of crops put together from four.", panel=SCHEDULE,
                               show_default="0; 0.25 for MAFLNet"),
     ] = None  # fmt: skip
+    augment: Annotated[
+        str, _option(help="How far the look of crops changes: light alone, or other places and sensors too.",
+                     panel=SCHEDULE, metavar="none|mild|broad"),
+    ] = "broad"  # fmt: skip
     class_weights: Annotated[
         bool, _option("--class-weights", help="Weigh classes by median frequency.", panel=SCHEDULE)
     ] = False
@@ -75,6 +79,13 @@ class TrainOptions:
         int, _option(help="Epochs between validations; 0: only at the end.", panel=SCHEDULE)
     ] = 1
     seed: Annotated[int, _option(help="Of weights, crops and augmentation.", panel=SCHEDULE)] = 42
+    encoder_weights: Annotated[
+        str,
+        _option(
+            help="What the encoder begins with: a .pth or .safetensors file, an installed package, hub, none "
+            "(random), or auto: the package of the extra `lite` that fits, else the hub.",
+            panel=SCHEDULE, metavar="auto|hub|FILE|PACKAGE|none"),
+    ] = "auto"  # fmt: skip
     start: Annotated[
         Path | None, _option(help="Weights (.safetensors) of an earlier run to begin with.", panel=SCHEDULE)
     ] = None
@@ -105,16 +116,15 @@ class TeacherOptions(TrainOptions):
     """``rsedge train-teacher``."""
 
     arch: Annotated[str, typer.Option(help="Decoder.", metavar="arafnet|maflnet")] = "arafnet"
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="A network of `rsedge models` that teaches in place of SAM2's trunk.", metavar="NAME"
+        ),
+    ] = None
     sam2: Annotated[str, typer.Option(help="SAM2.1's Hiera trunk.", metavar="large|base-plus|small|tiny")] = (
         "large"
     )
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            help="SAM2's weights: an official .pt file, hub, or none (random, the trunk is trained too).",
-            metavar="PATH|hub|none",
-        ),
-    ] = "hub"
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = TEACHER_RUN
 
 
@@ -125,12 +135,19 @@ class DistillOptions(TrainOptions):
     student: Annotated[str, typer.Option(help="Network; `rsedge models` lists them.", metavar="NAME")] = (
         "efficientnet_b0"
     )
-    teacher: Annotated[Path, typer.Option(help="Run folder of the teacher.")] = TEACHER_RUN
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run folder of a teacher; of several the mean probability is learnt from.",
+                     show_default=str(TEACHER_RUN)),
+    ] = None  # fmt: skip
+    teacher_views: Annotated[
+        int, typer.Option(help="Turned and mirrored views of a crop that the teacher is asked for.",
+                          metavar="1|2|4|8"),
+    ] = 1  # fmt: skip
     teacher_weights: Annotated[str, typer.Option(help="Which of its weights.", metavar="best|last")] = "best"
     alone: Annotated[bool, typer.Option("--alone", help="Train without a teacher, to compare.")] = False
     temperature: Annotated[float, typer.Option(help="Of DIST's softmax.")] = 0.5
     relation_weight: Annotated[float, typer.Option(help="Of DIST's two relations in the loss.")] = 1.0
-    pretrained: Annotated[bool, typer.Option(help="Begin with timm's encoder weights (from the hub).")] = True
     compare: Annotated[
         Path | None, typer.Option(help="Run folder of the student alone, to show beside it on the sheet.")
     ] = None

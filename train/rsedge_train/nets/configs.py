@@ -39,6 +39,7 @@ class ARAFNetConfig:
     gate: str = "sigmoid"
     dropout: float = 0.1
     aux: bool = False
+    fine: bool = False  # ours: the head works at stride 4, with f1 beside it
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
@@ -53,6 +54,8 @@ class ARAFNetConfig:
             raise InputError('fusion "none" leaves the low path unused: it goes with low_path=False')
         if not self.low_path and self.fusion in {"add", "concat"}:
             raise InputError(f"fusion {self.fusion!r} needs the low path; without it use 'bfm' or 'none'")
+        if self.fine and self.aux:
+            raise InputError("a head at stride 4 has no auxiliary head beside it; choose one of fine and aux")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout {self.dropout}: allowed is 0 <= dropout < 1")
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rsedge.errors import InputError, ModelError
 
+from .encoder_weights import fit_state, read_state
 from .mit import MIT, MiT
 
 STRIDES = (4, 8, 16, 32)
@@ -98,7 +97,7 @@ def _timm_encoder(name: str, pretrained: bool | str | Path) -> Any:
     if isinstance(pretrained, str | Path):
         if not Path(pretrained).is_file():
             raise ModelError(f"no weights at {pretrained}; expected is a timm checkpoint of {name!r}")
-        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+        options["pretrained_cfg_overlay"] = {"state_dict": fit_state(Path(pretrained), name)}
     try:
         return timm.create_model(name, pretrained=pretrained is not False, **options)
     except Exception as error:
@@ -131,7 +130,7 @@ def load_mit(mit: MiT, path: Path) -> None:
     """
     if not path.is_file():
         raise ModelError(f"no weights at {path}; expected is pytorch_model.bin or model.safetensors of a MiT")
-    state = _read_state(path)
+    state = read_state(path)
     found = {}
     for key, value in state.items():
         if key.startswith(("classifier.", "decode_head.")):
@@ -146,15 +145,3 @@ def load_mit(mit: MiT, path: Path) -> None:
         raise ModelError(
             f"{path} does not fit this MiT (b0 for b1, or a truncated file?): {error}"
         ) from error
-
-
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # noqa: PLC0415
-
-            return dict(load_file(path))
-        state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(f"{path} is not a whole checkpoint (truncated download?): {error}") from error
-    return state

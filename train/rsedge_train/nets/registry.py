@@ -1,7 +1,7 @@
 """Networks by name: the papers' teachers and students, and the edge family.
 
-A student's name is ``<backbone>[-w<width>][-sep][-int8]``: any backbone ``build_encoder`` knows,
-the decoder's width (128), depthwise-separable decoder convolutions, and the INT8-friendly decoder
+A student's name is ``<backbone>[-w<width>][-sep][-fine][-int8]``: any backbone ``build_encoder`` knows,
+the decoder's width (128), depthwise-separable decoder convolutions, a head at stride 4, and the INT8-friendly decoder
 (ReLU6, hard-sigmoid gates, no attention masks; the backbone must have no squeeze-excite).
 ``efficientnet_b0`` is the paper's KD-ARAFNet, ``maflnet-s`` and ``maflnet-t`` are MAFLNet's pair,
 ``arafnet-t`` is SAM2-ARAFNet; ``arafnet-t-tiny`` and so on stand on smaller trunks.
@@ -34,9 +34,10 @@ EDGE_STUDENTS = (
     "mobilenetv3_small_100-w64",
     "mobilenetv3_small_100-w32-sep",
     "efficientnet_lite0-w64-int8",
+    "efficientnet_lite0-w64-fine-int8",
     "mobilenetv2_100-w64-sep-int8",
 )
-_NAME = re.compile(r"(?P<backbone>[^-]+?)(-w(?P<width>\d+))?(?P<sep>-sep)?(?P<int8>-int8)?")
+_NAME = re.compile(r"(?P<backbone>[^-]+?)(-w(?P<width>\d+))?(?P<sep>-sep)?(?P<fine>-fine)?(?P<int8>-int8)?")
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ def _student(name: str) -> Entry:
     if match is None:
         raise InputError(
             f"model {name!r} is not known; choose one of {', '.join(names())}, or "
-            "<backbone>[-w<width>][-sep][-int8] with any timm backbone"
+            "<backbone>[-w<width>][-sep][-fine][-int8] with any timm backbone"
         )
-    config = ARAFNetConfig(width=int(match["width"] or 128), separable=match["sep"] is not None)
+    config = ARAFNetConfig(
+        width=int(match["width"] or 128), separable=match["sep"] is not None, fine=match["fine"] is not None
+    )
     if match["int8"]:
         config = replace(arafnet_ablation("no-attention", config), low_attention=False)
         config = replace(config, activation="relu6", gate="hard_sigmoid")
