@@ -50,16 +50,17 @@ SHARES = {"onnx": 50, "memory": 30, "eager": 45, "train": 75, "compile": 70, "rt
 
 GPU: Facts = {
     "networks": ["arafnet-t", "efficientnet_b0", "segformer_b0"], "dtypes": ["fp32", "fp16", "bf16", "amp-bf16"],
-    "compile_dtypes": ["fp16", "fp32"], "batch": 8, "tile": 512, "warmup": 10, "seconds": 0.4, "rounds": 5,
+    "compile_networks": ["arafnet-t", "efficientnet_b0", "segformer_b0"], "compile_dtypes": ["fp16", "fp32"], "batch": 8, "tile": 512, "warmup": 10, "seconds": 0.4, "rounds": 5,
     "threads": 4, "tiles": 12, "side": 4096, "large_side": 8192,
     "student": "efficientnet_b0", "teacher": "arafnet-t", "precisions": ["bf16", "fp16", "fp32"], "steps": 120,
-    "crop": 512, "train_batch": 8, "batch_large": 32, "workers": 8,
+    "crop": 512, "train_batch": 8, "batch_large": 32, "workers": 8, "samples": None,
 }  # fmt: skip
 REHEARSAL: Facts = {
     **GPU, "networks": ["arafnet-t-tiny", "mobilenetv3_small_100"], "dtypes": ["fp32", "amp-bf16"],
-    "compile_dtypes": ["fp32"], "batch": 1, "tile": 64, "warmup": 1, "seconds": 0.0, "rounds": 2, "threads": 1,
+    "compile_networks": ["mobilenetv3_small_100"], "compile_dtypes": ["fp32"], "batch": 1, "tile": 64, "warmup": 1, "seconds": 0.0, "rounds": 2, "threads": 1,
     "tiles": 1, "side": 600, "large_side": 700, "student": "mobilenetv3_small_100", "teacher": "arafnet-t-tiny",
     "precisions": ["fp32", "bf16"], "steps": 42, "crop": 64, "train_batch": 2, "batch_large": 4, "workers": 1,
+    "samples": {"count": 6, "side": 512},  # those of --quick
 }  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def main() -> None:
         (args.out / name).unlink(missing_ok=True)
     settings = REHEARSAL if args.device == "cpu" else GPU
     with tempfile.TemporaryDirectory(prefix="rsedge-gpu-") as folder:
-        env = _environment(args.kit, Path(folder))
+        env = _environment(args.device, args.kit, Path(folder))
         facts: Facts = {
             "method": {**settings, "device": args.device, "minutes": args.minutes, "bundle": args.bundle.name,
                        "data": args.data and args.data.name, "setup_s": time.monotonic() - begin},
@@ -141,7 +142,7 @@ def _last_line(file: Path) -> str:
     return lines[-1][:300]
 
 
-def _environment(kit: Path | None, folder: Path) -> dict[str, str]:
+def _environment(device: str, kit: Path | None, folder: Path) -> dict[str, str]:
     """That of the parts: our packages, the kit's, and CUDA's libraries as torch's wheels have them."""
     paths = [str(REPO / name) for name in PACKAGES]
     paths += [str(Path(place).resolve()) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
@@ -153,8 +154,9 @@ def _environment(kit: Path | None, folder: Path) -> dict[str, str]:
     spec = find_spec("nvidia")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         libraries += [str(lib) for lib in sorted(Path(place).glob("*/lib"))]
+    threads = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}  # many of them wait for each other
     return {
-        **os.environ, "PYTHONPATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        **os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
 

@@ -77,20 +77,20 @@ def _compared(here: Rsedge, raster: Path, model: Path, precision: str) -> Facts:
 
 def eager(how: Facts) -> Iterator[Facts]:
     """Table 4 in torch as it comes."""
-    return _speeds("eager", how["dtypes"], how)
+    return _speeds("eager", how["networks"], how["dtypes"], how)
 
 
 def compiled(how: Facts) -> Iterator[Facts]:
     """Table 4 after torch.compile; all networks compile at once."""
-    return _speeds("compile", how["compile_dtypes"], how)
+    return _speeds("compile", how["compile_networks"], how["compile_dtypes"], how)
 
 
-def _speeds(way: str, dtypes: list[str], how: Facts) -> Iterator[Facts]:
+def _speeds(way: str, networks: list[str], dtypes: list[str], how: Facts) -> Iterator[Facts]:
     from rsedge_train.nets.authors import TABLE_4  # noqa: PLC0415 - loads torch
 
-    named = ("batch", "tile", "warmup", "seconds", "device", "rounds", "networks")
+    named = ("batch", "tile", "warmup", "seconds", "device", "rounds")
     return speeds(
-        way, dtypes=dtypes, printed_fps={name: row.fps for name, row in TABLE_4.items()}, threads=how["threads"],
+        way, networks=networks, dtypes=dtypes, printed_fps={name: row.fps for name, row in TABLE_4.items()}, threads=how["threads"],
         tf32=False, ready_s=how["limit_s"] * 0.8, **{key: how[key] for key in named},
     )  # fmt: skip
 

@@ -62,7 +62,7 @@ class Runs:
         from rsedge_train.datasets.samples import sample_dataset  # noqa: PLC0415 - loads torch
 
         begin = time.perf_counter()
-        sample_dataset(self.work / "samples")
+        sample_dataset(self.work / "samples", **(self.how["samples"] or {}))
         return {"data": "sample scenes", "seconds": time.perf_counter() - begin}
 
     def measured(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> Facts:
@@ -140,12 +140,12 @@ class Runs:
     def _words(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> list[Any]:
         how = self.how
         learning = ["--teacher", "teacher", "--teacher-weights", "last"] if teacher else ["--alone"]
-        data = ["--data", how["data"]] if how["data"] else []
+        data = ["--data", how["data"], "--val", "none"] if how["data"] else []
         return [
-            "distill", *learning, *data, "--val", "none", "--student", how["student"], "--no-pretrained",
+            "distill", *learning, *data, "--student", how["student"], "--no-pretrained",
             "--steps", how["steps"], "--crop", how["crop"], "--batch", batch or how["train_batch"],
             "--workers", how["workers"], "--device", how["device"], "--precision", precision,
-            "--validate-every", 0, "--out", name, "--json", "--quiet",
+            "--validate-every", 0, "--out", name, "--json", "--quiet", *["--quick"] * bool(how["samples"]),
         ]  # fmt: skip
 
     def _log(self, name: str) -> list[dict[str, float]]:
