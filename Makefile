@@ -7,7 +7,7 @@ RELEASE_VENV := .venv-release
 BIN := $(VENV)/bin
 DATA ?= ../shared/data/dubai
 
-.PHONY: demo test test-runtime check lint types contracts release clean student
+.PHONY: demo test test-runtime check lint types contracts release clean student gpu-kit
 
 # The runtime with onnxruntime, no torch: a sample raster, its mask, a picture.
 demo: $(DEMO_VENV)/.installed
@@ -63,6 +63,10 @@ student: $(VENV)/.installed
 	$(BIN)/python -c "from rsedge.bundle import *; \
 		write_bundle_manifest(DEFAULT_BUNDLE, Bundle.open('runtime/models/landcover5-b0.rsedge').manifest)"
 
+# Wheels for a GPU machine without a network, in pieces of 60 MB (benchmarks/gpu_kit.py). For an H200: SM=90.
+gpu-kit: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu_kit.py make .gpu-kit $(if $(SM),--sm $(SM))
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet editables hatchling setuptools wheel torch
@@ -81,4 +85,4 @@ $(RUNTIME_VENV)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(RUNTIME_VENV) $(RELEASE_VENV) demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(RUNTIME_VENV) $(RELEASE_VENV) .gpu-kit demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

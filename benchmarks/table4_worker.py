@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,7 @@ from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.table import model_row
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+AMP = "amp-"  # begins the name of a dtype that autocast uses, weights and input staying fp32
 NAMES = ("image", "logits")  # of the exported graph's input and output
 MAX_ERROR = (
     1e-3  # of fp32 logits in ONNX Runtime, over their range; random weights amplify more than trained ones
@@ -111,8 +112,17 @@ def export(network: str, way: str, dtype: str, tile: int, out: str) -> Facts:
     return facts
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A network that is ready to be timed. Call ``one`` in inference mode."""
+
+    one: Callable[[], None]  # a forward pass, waited for
+    first_s: float  # the first pass: compiling, choosing kernels
+    device_peak_bytes: Callable[[], int | None]  # so far; None on a CPU
+
+
 @torch.inference_mode()
-def turn(
+def open_network(
     network: str,
     way: str,
     dtype: str,
@@ -121,36 +131,49 @@ def turn(
     tile: int,
     threads: int,
     warmup: int,
-    seconds: float,
     tf32: bool,
-    graph: str,
-) -> Facts:
-    """Open the network, run ``warmup`` passes that do not count, then count passes for ``seconds``, one at least."""
+    graph: str = "",
+) -> Opened:
+    """Open the network and run ``warmup`` passes. ``amp-bf16`` keeps weights and input fp32, under autocast."""
     _prepare(device, threads, tf32)
-    x = _example(batch, tile).to(device, DTYPES[dtype])
+    mixed = dtype.startswith(AMP)
+    plain = torch.float32 if mixed else DTYPES[dtype]
+    x = _example(batch, tile).to(device, plain)
     free_bytes = torch.cuda.mem_get_info()[0] if device == "cuda" else 0
     if way.startswith("onnx"):
         call = _session(graph, x, threads, tf32)
     else:
-        net = _build(network, way, tile).to(device, DTYPES[dtype])
+        net = _build(network, way, tile).to(device, plain)
         forward = torch.compile(net, dynamic=False) if way.startswith("compile") else net
         call = lambda: forward(x)  # noqa: E731
     cuda: Any = torch.cuda  # its functions have no types
     wait = cuda.synchronize if device == "cuda" else lambda: None
 
     def one() -> None:
-        call()
+        with torch.autocast(device, DTYPES[dtype.removeprefix(AMP)], enabled=mixed):
+            call()
         wait()
+
+    def peak_bytes() -> int | None:
+        if device != "cuda":
+            return None
+        taken = free_bytes - torch.cuda.mem_get_info()[0]
+        return int(taken if way.startswith("onnx") else torch.cuda.max_memory_allocated())
 
     first, *_ = passes(one, 0)
     for _ in range(warmup - 1):
         one()
-    counted = passes(one, seconds)
-    facts: Facts = {"wall_s": median(counted), "passes": len(counted), "first_s": first}
-    if device == "cuda":
-        taken = free_bytes - torch.cuda.mem_get_info()[0]
-        own = taken if way.startswith("onnx") else torch.cuda.max_memory_allocated()
-        facts["device_peak_bytes"] = own
+    return Opened(one, first, peak_bytes)
+
+
+@torch.inference_mode()
+def turn(seconds: float, **how: Any) -> Facts:
+    """``open_network``, then count passes for ``seconds``, one at least."""
+    net = open_network(**how)
+    counted = passes(net.one, seconds)
+    facts: Facts = {"wall_s": median(counted), "passes": len(counted), "first_s": net.first_s}
+    if (peak := net.device_peak_bytes()) is not None:
+        facts["device_peak_bytes"] = peak
     return facts
 
 

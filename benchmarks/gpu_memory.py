@@ -1,0 +1,131 @@
+"""Halving batches on a full GPU, for gpu.py: the runtime's own code, on memory that is really short.
+
+Memory is filled by plain allocations (cudaMalloc) from the same process until only so much is left as a batch of
+that many tiles wants. On a CPU a session that refuses more tiles than that stands in for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_tools import Facts, attempt
+from numpy.typing import NDArray
+from table4_worker import conditions
+
+from rsedge.backends.ort import CUDA_BATCH, OrtBackend
+from rsedge.bundle import Bundle
+from rsedge.check_tiles import SampleTiles
+
+BATCHES = (1, 2, 4, 8)
+CHUNK_BYTES = 4 << 30
+STAND_IN = "Failed to allocate memory for requested buffer of size 1 (a stand-in, no GPU)"
+
+
+class Watched(OrtBackend):
+    """Keeps what made it halve; ``most`` tiles are what a stand-in's memory holds, None: a real one's."""
+
+    def __init__(self, bundle: Bundle, device: str, most: int | None) -> None:
+        super().__init__(bundle, device)
+        self.said, self._room = list[str](), most
+        if device == "cpu":
+            self.batch = CUDA_BATCH
+
+    def _call(self, pixels: NDArray[Any], scores: NDArray[np.float32]) -> None:
+        if self._room is not None and len(pixels) > self._room:
+            raise RuntimeError(STAND_IN)
+        super()._call(pixels, scores)
+
+    def _shrink(self, tiles: int, error: Exception) -> None:
+        self.said.append(f"{tiles} tiles: {' '.join(str(error).split())[:400]}")
+        super()._shrink(tiles, error)
+
+
+def memory(how: Facts) -> Iterator[Facts]:
+    """The machine; what batches need; which batch fits less; what is said where not even one tile does."""
+    device = how["device"]
+    yield attempt("machine", lambda: conditions(device, None))
+    bundle = Bundle.open(Path(how["bundle"]), "fp32")
+    pixels = np.stack([tile.pixels for tile in SampleTiles(bundle.manifest, CUDA_BATCH, None)])
+    with OrtBackend(bundle, "cpu") as reference:
+        expected = np.concatenate([reference.infer(tile[None]) for tile in pixels])
+    if device == "cuda":
+        torch.ones(1, device="cuda")  # its context takes memory of its own
+    needs = dict[int, int]()
+    for tiles in BATCHES:
+        found = attempt(f"{tiles} tiles", lambda n=tiles: _need(bundle, device, pixels[:n]))
+        needs[tiles] = found.get("bytes", 0)
+        yield found
+    loaded = attempt("no tile", lambda: _need(bundle, device, pixels[:0]))
+    needs[0] = loaded.get("bytes", 0)
+    yield loaded
+    for tiles in (4, 2, 1, 0):
+        more = needs.get(2 * tiles or 1, 0)
+        left = (needs[tiles] + more) // 2
+        what = f"room for {tiles} tiles" if tiles else "room for no tile"
+        yield attempt(what, lambda n=tiles, b=left: _squeezed(bundle, device, pixels, expected, n, b))
+
+
+def _need(bundle: Bundle, device: str, pixels: NDArray[Any]) -> Facts:
+    """GPU memory that a model takes for so many tiles at once, it included."""
+    before = _free_bytes(device)
+    with OrtBackend(bundle, device) as model:
+        start = time.perf_counter()
+        if len(pixels):
+            model.infer(pixels)
+        return {
+            "bytes": before - _free_bytes(device),
+            "provider": model.provider,
+            "first_s": time.perf_counter() - start,
+        }
+
+
+def _squeezed(
+    bundle: Bundle, device: str, pixels: NDArray[Any], expected: NDArray[np.float32], tiles: int, left: int
+) -> Facts:
+    """All tiles at once where only ``left`` bytes are; twice, since the second call must not try again."""
+    with _filled(device, left) as free, Watched(bundle, device, tiles if device == "cpu" else None) as model:
+        facts: Facts = {"free_bytes": free, "asked": len(pixels)}
+        try:
+            for _ in range(2):
+                start = time.perf_counter()
+                scores = model.infer(pixels)
+                facts |= {
+                    "batch": model.batch,
+                    "seconds": time.perf_counter() - start,
+                    "halved": len(model.said),
+                    "differ": float((scores.argmax(1) != expected.argmax(1)).mean()),
+                    "worst_error": float(np.abs(scores - expected).max() / np.ptp(expected)),
+                }
+        except Exception as error:
+            facts["error"] = f"{type(error).__name__}: {str(error)[:400]}"
+        return {**facts, "said": model.said}
+
+
+def _free_bytes(device: str) -> int:
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else 0
+
+
+@contextmanager
+def _filled(device: str, left: int) -> Iterator[int]:
+    """Fill the GPU but for ``left`` bytes; gives what is really free."""
+    if device == "cpu":
+        with nullcontext():
+            yield 0
+        return
+    held = list[torch.Tensor]()
+    while (more := min(CHUNK_BYTES, _free_bytes(device) - left)) > 1 << 21:
+        try:
+            held.append(torch.empty(more, dtype=torch.uint8, device="cuda"))
+        except torch.OutOfMemoryError:
+            break
+    try:
+        yield _free_bytes(device)
+    finally:
+        held.clear()
+        torch.cuda.empty_cache()

@@ -1,0 +1,169 @@
+"""Training on the GPU, for gpu.py: images a second, waiting for data, mixed precision, memory, and resuming.
+
+Runs of ``rsedge distill`` as users start them. Steady figures leave out the first rows of the log, in which kernels
+are chosen and workers start.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_tools import Facts, attempt, gpu_memory, rsedge
+from safetensors.numpy import load_file
+
+from rsedge_train.run_folder import LAST_NAME
+from rsedge_train.watch.logbook import LOG_NAME
+
+STOPPED = 130  # exit code of a run that was asked to stop
+POLL_S = 0.05
+PATIENCE_S = 60.0
+
+
+def training(how: Facts) -> Iterator[Facts]:
+    """Throughput alone in each precision and with a teacher; then two runs more, one of them stopped and resumed."""
+    runs = Runs(how)
+    first = runs.precisions[0]
+    yield attempt("sample scenes", runs.draw)
+    for precision in runs.precisions:
+        yield attempt(f"alone {precision}", lambda p=precision: runs.measured(f"alone-{p}", p))
+    yield attempt("teacher's folder", runs.make_teacher)
+    yield attempt(f"distilled {first}", lambda: runs.measured("distilled", first, teacher=True))
+    with ThreadPoolExecutor() as pool:  # they are compared, not timed
+        again = pool.submit(runs.run, "again", first)
+        stopped = pool.submit(runs.stop_and_resume, "resumed", first)
+        yield attempt("the same run again", lambda: again.result() and runs.apart("again", first))
+        yield attempt("stopped and resumed", lambda: {**stopped.result(), **runs.apart("resumed", first)})
+    large = how["batch_large"]
+    yield attempt(f"alone {first}, batch {large}", lambda: runs.measured("large", first, batch=large))
+
+
+class Runs:
+    """Run folders under one folder, all of one network, seed and length."""
+
+    def __init__(self, how: Facts) -> None:
+        self.how, self.work = how, Path(how["work"]) / "train"
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.precisions: list[str] = how["precisions"]
+
+    def draw(self) -> Facts:
+        """The scenes, where no data are given: each run finds them then."""
+        if self.how["data"]:
+            return {"data": self.how["data"]}
+        from rsedge_train.datasets.samples import sample_dataset  # noqa: PLC0415 - loads torch
+
+        begin = time.perf_counter()
+        sample_dataset(self.work / "samples", **(self.how["samples"] or {}))
+        return {"data": "sample scenes", "seconds": time.perf_counter() - begin}
+
+    def measured(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> Facts:
+        """One run, and what it took."""
+        with gpu_memory(self.how["device"]) as used:
+            found = self.run(name, precision, teacher, batch)
+        rows = self._log(name)
+        return {
+            "batch": batch or self.how["train_batch"],
+            "crop": self.how["crop"],
+            "steps": found["progress"]["steps"],
+            "seconds_per_step": found["progress"]["seconds_per_step"],
+            "wait_share": found["progress"]["wait_share"],
+            **_steady(rows, batch or self.how["train_batch"]),
+            "loss": [row["loss"] for row in rows],
+            "finite": all(math.isfinite(row["loss"]) for row in rows),
+            "gpu_bytes": used.own,
+            "process_s": found["process_s"],
+        }
+
+    def run(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> Facts:
+        """``rsedge distill`` to its end."""
+        return rsedge(*self._words(name, precision, teacher, batch), cwd=self.work)
+
+    def make_teacher(self) -> Facts:
+        """A run folder of a teacher with random weights: a step takes as long as with good ones."""
+        import torch  # noqa: PLC0415
+
+        from rsedge_train.nets.registry import build  # noqa: PLC0415
+        from rsedge_train.run_folder import Run  # noqa: PLC0415
+        from rsedge_train.state import save_weights  # noqa: PLC0415
+
+        begin = time.perf_counter()
+        run = Run.read(self.work / f"alone-{self.precisions[0]}")
+        torch.manual_seed(0)
+        net = build(self.how["teacher"], len(run.classes))
+        folder = self.work / "teacher"
+        folder.mkdir(exist_ok=True)
+        save_weights(folder / LAST_NAME, net)
+        data = {**run.data, "name": "none"}
+        Run("teacher", self.how["teacher"], run.classes, run.bands, run.crop, run.gsd_m, data=data).write(folder)
+        return {"network": self.how["teacher"], "seconds": time.perf_counter() - begin}
+
+    def stop_and_resume(self, name: str, precision: str) -> Facts:
+        """Asked to stop after the first row of the log, then gone on with to the end."""
+        words = [sys.executable, "-m", "rsedge", *map(str, self._words(name, precision))]
+        log, end = self.work / name / LOG_NAME, time.monotonic() + PATIENCE_S
+        with subprocess.Popen(words, cwd=self.work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and time.monotonic() < end and not (log.exists() and self._log(name)):
+                time.sleep(POLL_S)
+            process.send_signal(signal.SIGTERM)
+            said = process.communicate()[1].strip().splitlines()
+        resumed = rsedge(*self._words(name, precision), "--resume", cwd=self.work)
+        return {
+            "exit_code": process.returncode,
+            "as_it_should": process.returncode == STOPPED,
+            "said": said[-1][:200] if said else "",
+            "steps": resumed["progress"]["steps"],
+        }
+
+    def apart(self, name: str, precision: str) -> Facts:
+        """How far the weights and the last losses of a run are from those of the one that was timed."""
+        first = f"alone-{precision}"
+        one, other = (load_file(self.work / run / LAST_NAME) for run in (first, name))
+        square = sum(float(np.square(one[key] - other[key], dtype=np.float64).sum()) for key in one)
+        whole = sum(float(np.square(one[key], dtype=np.float64).sum()) for key in one)
+        losses = [self._log(run)[-1]["loss"] for run in (first, name)]
+        return {
+            "same_bits": all(np.array_equal(one[key], other[key]) for key in one),
+            "weights_apart": math.sqrt(square / whole),  # norm of the difference over the norm
+            "worst_weight": max(float(np.abs(one[key] - other[key]).max()) for key in one if one[key].size),
+            "last_loss": losses,
+        }
+
+    def _words(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> list[Any]:
+        how = self.how
+        learning = ["--teacher", "teacher", "--teacher-weights", "last"] if teacher else ["--alone"]
+        data = ["--data", how["data"], "--val", "none"] if how["data"] else []
+        return [
+            "distill", *learning, *data, "--student", how["student"], "--no-pretrained",
+            "--steps", how["steps"], "--crop", how["crop"], "--batch", batch or how["train_batch"],
+            "--workers", how["workers"], "--device", how["device"], "--precision", precision,
+            "--validate-every", 0, "--out", name, "--json", "--quiet", *["--quick"] * bool(how["samples"]),
+        ]  # fmt: skip
+
+    def _log(self, name: str) -> list[dict[str, float]]:
+        with (self.work / name / LOG_NAME).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{key: float(value) for key, value in row.items() if value} for row in rows if row.get("wait_share")]
+
+
+def _steady(rows: list[dict[str, float]], batch: int) -> Facts:
+    """Images a second and share of the time spent waiting between the first and the last row of the log."""
+    if len(rows) < 2:
+        return {}
+    (seconds_a, waited_a), (seconds_b, waited_b) = (
+        (row["step"] * batch / row["images_per_s"], row["step"] * batch / row["images_per_s"] * row["wait_share"])
+        for row in (rows[0], rows[-1])
+    )
+    seconds = seconds_b - seconds_a
+    return {
+        "steady_images_per_s": (rows[-1]["step"] - rows[0]["step"]) * batch / seconds,
+        "steady_wait_share": (waited_b - waited_a) / seconds,
+    }
