@@ -54,10 +54,10 @@ release: $(VENV)/.installed
 
 # A default model like the shipped one, from random weights (an hour and a half on two cores). DATA holds the Dubai scenes.
 student: $(VENV)/.installed
-	$(BIN)/rsedge distill --alone --data $(DATA) --val tile7 --no-pretrained --crop 256 --steps 7000 --lr 1.5e-3 \
+	$(BIN)/rsedge distill --alone --data $(DATA) --val tile7 --encoder-weights none --augment mild --crop 256 --steps 7000 --lr 1.5e-3 \
 		--sample-share 0.35 --validate-every 0 --out runs/alone
 	$(BIN)/rsedge distill --teacher runs/alone --teacher-weights last --start runs/alone/weights.safetensors \
-		--no-pretrained --crop 256 --steps 2400 --lr 6e-4 --seed 43 --sample-share 0.3 --validate-every 0 --out runs/shipped
+		--encoder-weights none --augment mild --crop 256 --steps 2400 --lr 6e-4 --seed 43 --sample-share 0.3 --validate-every 0 --out runs/shipped
 	$(BIN)/rsedge export --run runs/shipped --weights last --out runtime/models/landcover5-b0.rsedge
 	@# The wheel's bundle links to some of these files and lists those.
 	$(BIN)/python -c "from rsedge.bundle import *; \

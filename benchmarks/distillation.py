@@ -73,7 +73,7 @@ def _run(
     job = Job(
         role="student",
         out=folder,
-        net=NetChoice(student, pretrained=args.pretrained),
+        net=NetChoice(student, args.encoder_weights),
         crops=CropConfig(size=args.crop, batch=args.batch, seed=seed),
         fit=FitConfig(steps=args.steps, lr=args.lr),
         validate_epochs=0,
@@ -81,7 +81,7 @@ def _run(
         workers=args.workers,
     )
     if distilled:
-        wanted = Distillation(args.teacher, "last", args.temperature, args.relation_weight)
+        wanted = Distillation((args.teacher,), "last", args.temperature, args.relation_weight)
         job = replace(job, distillation=wanted)
     done = Run.read(folder) if (folder / "run.json").is_file() else None
     if done is None or "val_last" not in done.progress or not _is_of(done, job):
@@ -97,8 +97,9 @@ def _is_of(done: Run, job: Job) -> bool:
     found = {"crops": done.settings["crops"], "steps": fit["steps"], "lr": fit["lr"]}
     if job.distillation is None:
         return bool(found == settings)
-    wanted = {**asdict(job.distillation), "teacher": str(job.distillation.teacher)}
-    teacher = file_sha256(weights_path(job.distillation.teacher, job.distillation.weights))
+    (folder,) = job.distillation.teachers
+    wanted = {**asdict(job.distillation), "teachers": [str(folder)]}
+    teacher = file_sha256(weights_path(folder, job.distillation.weights))
     same_teacher = done.teacher is not None and done.teacher["sha256"] == teacher
     return bool(found == settings and done.settings["distillation"] == wanted and same_teacher)
 
@@ -122,7 +123,7 @@ def _write(args: argparse.Namespace, teacher: Mapping[str, Any], runs: Sequence[
         "method": {
             "data": args.data.name, "val": args.val, "steps": args.steps, "crop": args.crop,
             "batch": args.batch, "lr": args.lr, "seeds": args.seeds, "temperature": args.temperature,
-            "relation_weight": args.relation_weight, "pretrained": args.pretrained,
+            "relation_weight": args.relation_weight, "encoder_weights": args.encoder_weights,
             "weights": "last averaged; nothing was chosen by the validation scene",
             "device": f"{pick_device(args.device, SINGLE)}, {torch.get_num_threads()} threads",
             "cpu": cpu_name(), "python": platform.python_version(), "torch": torch.__version__,
@@ -198,7 +199,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--temperature", type=float, default=Distillation.temperature)
     parser.add_argument("--relation-weight", type=float, default=Distillation.relation_weight)
-    parser.add_argument("--pretrained", action="store_true", help="begin with timm's encoder weights")
+    parser.add_argument("--encoder-weights", default="none", help="as of `rsedge distill`")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/distillation"))

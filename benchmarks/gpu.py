@@ -145,7 +145,9 @@ def _last_line(file: Path) -> str:
 def _environment(device: str, kit: Path | None, folder: Path) -> dict[str, str]:
     """That of the parts: our packages, the kit's, and CUDA's libraries as torch's wheels have them."""
     paths = [str(REPO / name) for name in PACKAGES]
-    paths += [str(Path(place).resolve()) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    paths += [
+        str(Path(place).resolve()) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place
+    ]
     if kit is not None:
         site = folder / "site"
         install([piece for piece in sorted(kit.iterdir()) if piece.is_dir()], site)
@@ -169,7 +171,9 @@ def _machine() -> Facts:
     }  # fmt: skip
     if tool := shutil.which("nvidia-smi"):
         query = "--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,temperature.gpu,compute_cap"
-        found = subprocess.run([tool, query, "--format=csv,noheader"], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            [tool, query, "--format=csv,noheader"], capture_output=True, text=True, check=False
+        )
         facts["nvidia_smi"] = (found.stdout or found.stderr).strip()
     return facts
 

@@ -12,7 +12,9 @@ REHEARSAL = "**A rehearsal on a CPU with small networks: the figures mean nothin
 
 def summary(facts: Facts) -> str:
     """The figures that matter, as plain lines."""
-    return "\n\n".join(block for name in facts["parts"] for block in _part(name, facts["parts"][name]["found"]))
+    return "\n\n".join(
+        block for name in facts["parts"] for block in _part(name, facts["parts"][name]["found"])
+    )
 
 
 def page(facts: Facts) -> str:
@@ -60,7 +62,11 @@ HOW = {
 
 def _libraries(facts: Facts) -> str:
     found = facts["parts"].get("memory", {}).get("found", {}).get("machine", {})
-    named = [f"{name} {found[name]}" for name in ("cpu", "torch", "cuda", "cudnn", "onnxruntime") if found.get(name)]
+    named = [
+        f"{name} {found[name]}"
+        for name in ("cpu", "torch", "cuda", "cudnn", "onnxruntime")
+        if found.get(name)
+    ]
     return "".join(f", {text.removeprefix('cpu ')}" for text in named)
 
 
@@ -73,7 +79,9 @@ def _part(name: str, found: Facts) -> Iterator[str]:
 
 def _table(head: str, rows: list[str]) -> Iterator[str]:
     if rows:
-        yield "\n".join([f"| {head} |", "|" + "---|" * (head.count("|") + 1), *(f"| {row} |" for row in rows)])
+        yield "\n".join(
+            [f"| {head} |", "|" + "---|" * (head.count("|") + 1), *(f"| {row} |" for row in rows)]
+        )
 
 
 def _good(found: Facts, begin: str) -> Iterator[tuple[str, Facts]]:
@@ -90,7 +98,10 @@ def _onnx(found: Facts) -> Iterator[str]:
         errors = " | ".join(_number(a.get(key), _scientific) for key in ("worst_error", "mean_error"))
         rows.append(f"{what} | {one['provider']} | {one['state']} | {shares} | {errors} | {_ms(one['p50_s'])} "
                     f"| {_ms(one['reference_p50_s'])}")  # fmt: skip
-    yield from _table("file | provider | verdict | same class | of clear pixels | worst error | mean | ms a tile | CPU's", rows)
+    yield from _table(
+        "file | provider | verdict | same class | of clear pixels | worst error | mean | ms a tile | CPU's",
+        rows,
+    )
     rows = [
         f"{what} | {one['provider']} | {one['mpx_per_s']:.1f} | {_number(one.get('differ'), _scientific)} "
         f"| {one['process_s']:.1f} | {_mib(one['gpu_bytes'])}"
@@ -102,7 +113,11 @@ def _onnx(found: Facts) -> Iterator[str]:
 
 
 def _memory(found: Facts) -> Iterator[str]:
-    rows = [f"{what} | {_mib(one['bytes'])} | {one['first_s']:.2f}" for what, one in found.items() if "first_s" in one]
+    rows = [
+        f"{what} | {_mib(one['bytes'])} | {one['first_s']:.2f}"
+        for what, one in found.items()
+        if "first_s" in one
+    ]
     yield from _table("at once | MiB with the model | s, first call", rows)
     rows = [
         f"{what} | {_mib(one['free_bytes'])} | {one.get('batch', '-')} | {one.get('halved', len(one['said']))} "
@@ -122,7 +137,9 @@ def _speeds(found: Facts) -> Iterator[str]:
         f"| {one['ms_a_batch']:.1f} | {_mib(one.get('device_peak_bytes'))} | {one['first_s']:.1f}"
         for what, one in _good(found, "")
     ]
-    yield from _table("network | FPS (p10 to p90) | x teacher | paper | ms a batch | GPU MiB | s, first pass", rows)
+    yield from _table(
+        "network | FPS (p10 to p90) | x teacher | paper | ms a batch | GPU MiB | s, first pass", rows
+    )
 
 
 def _train(found: Facts) -> Iterator[str]:
@@ -137,7 +154,11 @@ def _train(found: Facts) -> Iterator[str]:
     for what, one in found.items():
         if "weights_apart" in one:
             stop = f", stopped with exit code {one['exit_code']}" if "exit_code" in one else ""
-            bits = "the same bits" if one["same_bits"] else f"weights {one['weights_apart']:.1e} of their norm apart"
+            bits = (
+                "the same bits"
+                if one["same_bits"]
+                else f"weights {one['weights_apart']:.1e} of their norm apart"
+            )
             losses = " and ".join(f"{loss:.5f}" for loss in one["last_loss"])
             yield f"{what}{stop}: {bits}, last losses {losses}."
 

@@ -36,7 +36,10 @@ def onnx(how: Facts) -> Iterator[Facts]:
             yield attempt(f"verify {precision}", lambda p=precision: _verify(model, p, device, how["tiles"]))
     drawing[0].wait()
     if device == "cuda":
-        found = attempt("CUDA without a library path", lambda: here.infer(small, model, "fp32", device, {"LD_LIBRARY_PATH": ""}))
+        found = attempt(
+            "CUDA without a library path",
+            lambda: here.infer(small, model, "fp32", device, {"LD_LIBRARY_PATH": ""}),
+        )
         yield {key: found[key] for key in ("what", "failed", "provider") if key in found}
     yield attempt("infer fp32 on the CPU", lambda: here.infer(small, model, "fp32", "cpu"))
     for precision in PRECISIONS:
@@ -53,7 +56,16 @@ def _draw(raster: Path, side: int) -> subprocess.Popen[bytes]:
 
 def _verify(model: Path, precision: str, device: str, tiles: int) -> Facts:
     found = rsedge(
-        "verify", model, "--device", device, "--precision", precision, "--tiles", str(tiles), "--json", "--quiet"
+        "verify",
+        model,
+        "--device",
+        device,
+        "--precision",
+        precision,
+        "--tiles",
+        str(tiles),
+        "--json",
+        "--quiet",
     )
     (check,) = found["checks"]
     kept = ("state", "why", "provider", "version", "found", "p50_s", "reference_p50_s", "speedup")

@@ -19,7 +19,14 @@ from rsedge.plans import Batch
 from rsedge_export.trt_network import Job, build_plan
 from rsedge_export.trt_watch import Log
 
-KNOWN = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))  # compute capabilities it compiles for ahead of time
+KNOWN = (
+    (7, 5),
+    (8, 0),
+    (8, 6),
+    (8, 9),
+    (12, 0),
+    (12, 1),
+)  # compute capabilities it compiles for ahead of time
 LIBRARIES = ("onnxruntime_ep_nv_tensorrt_rtx", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
 BINDINGS = "tensorrt_rtx_bindings"
 

@@ -94,7 +94,9 @@ class Rsedge:
     device: str
     work: Path
 
-    def infer(self, raster: Path, model: Path, precision: str, device: str, env: Mapping[str, str] | None = None) -> Facts:
+    def infer(
+        self, raster: Path, model: Path, precision: str, device: str, env: Mapping[str, str] | None = None
+    ) -> Facts:
         """One raster to a mask in ``work``; what it took."""
         mask = self.mask(raster, precision, device)
         words: Sequence[str | Path] = (

@@ -103,15 +103,21 @@ class Runs:
         folder.mkdir(exist_ok=True)
         save_weights(folder / LAST_NAME, net)
         data = {**run.data, "name": "none"}
-        Run("teacher", self.how["teacher"], run.classes, run.bands, run.crop, run.gsd_m, data=data).write(folder)
+        Run("teacher", self.how["teacher"], run.classes, run.bands, run.crop, run.gsd_m, data=data).write(
+            folder
+        )
         return {"network": self.how["teacher"], "seconds": time.perf_counter() - begin}
 
     def stop_and_resume(self, name: str, precision: str) -> Facts:
         """Asked to stop after the first row of the log, then gone on with to the end."""
         words = [sys.executable, "-m", "rsedge", *map(str, self._words(name, precision))]
         log, end = self.work / name / LOG_NAME, time.monotonic() + PATIENCE_S
-        with subprocess.Popen(words, cwd=self.work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            while process.poll() is None and time.monotonic() < end and not (log.exists() and self._log(name)):
+        with subprocess.Popen(
+            words, cwd=self.work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while (
+                process.poll() is None and time.monotonic() < end and not (log.exists() and self._log(name))
+            ):
                 time.sleep(POLL_S)
             process.send_signal(signal.SIGTERM)
             said = process.communicate()[1].strip().splitlines()
@@ -142,7 +148,7 @@ class Runs:
         learning = ["--teacher", "teacher", "--teacher-weights", "last"] if teacher else ["--alone"]
         data = ["--data", how["data"], "--val", "none"] if how["data"] else []
         return [
-            "distill", *learning, *data, "--student", how["student"], "--no-pretrained",
+            "distill", *learning, *data, "--student", how["student"], "--encoder-weights", "none",
             "--steps", how["steps"], "--crop", how["crop"], "--batch", batch or how["train_batch"],
             "--workers", how["workers"], "--device", how["device"], "--precision", precision,
             "--validate-every", 0, "--out", name, "--json", "--quiet", *["--quick"] * bool(how["samples"]),
@@ -151,7 +157,11 @@ class Runs:
     def _log(self, name: str) -> list[dict[str, float]]:
         with (self.work / name / LOG_NAME).open(newline="") as file:
             rows = list(csv.DictReader(file))
-        return [{key: float(value) for key, value in row.items() if value} for row in rows if row.get("wait_share")]
+        return [
+            {key: float(value) for key, value in row.items() if value}
+            for row in rows
+            if row.get("wait_share")
+        ]
 
 
 def _steady(rows: list[dict[str, float]], batch: int) -> Facts:
@@ -159,7 +169,10 @@ def _steady(rows: list[dict[str, float]], batch: int) -> Facts:
     if len(rows) < 2:
         return {}
     (seconds_a, waited_a), (seconds_b, waited_b) = (
-        (row["step"] * batch / row["images_per_s"], row["step"] * batch / row["images_per_s"] * row["wait_share"])
+        (
+            row["step"] * batch / row["images_per_s"],
+            row["step"] * batch / row["images_per_s"] * row["wait_share"],
+        )
         for row in (rows[0], rows[-1])
     )
     seconds = seconds_b - seconds_a

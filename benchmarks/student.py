@@ -68,7 +68,7 @@ def main() -> None:
         if args.stages and stage.name not in args.stages:
             continue
         began = time.monotonic()
-        steps = _planned_steps(args, stage, dataset)
+        steps = args.steps or _planned_steps(args, stage, dataset)
         if not args.trial:
             _train(args, stage, dataset, steps)
         log.info("%s: %d steps, %.0f s", stage.name, steps, time.monotonic() - began)
@@ -159,6 +159,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--val", required=True, help="scenes to score on, never trained on")
     parser.add_argument("--minutes", type=float, required=True, help="of all stages together")
     parser.add_argument("--stages", nargs="*", help="only these")
+    parser.add_argument("--steps", type=int, help="so many in each stage, whatever they take")
     parser.add_argument("--trial", action="store_true", help="measure and plan only")
     parser.add_argument("--replan", action="store_true", help="set the steps anew for --minutes")
     parser.add_argument("--weights", type=Path, help="folder of EfficientNet-Lite .pth files")

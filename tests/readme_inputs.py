@@ -47,11 +47,11 @@ precision = "fp32"
 
 [train-teacher]
 sam2 = "tiny"
-checkpoint = "none"
+encoder-weights = "none"
 
 [distill]
 student = "mobilenetv3_small_100-w32-sep"
-pretrained = false
+encoder-weights = "none"
 
 [export]
 calibration-tiles = 16

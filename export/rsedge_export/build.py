@@ -152,6 +152,10 @@ def _complexity(net: SegNet, run: Run) -> dict[str, Any]:
 
 def _teacher(teacher: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """What the run says of its teacher; counted again where its MACs are not of the student's tile."""
+    if members := teacher.get("members"):
+        each = [_teacher(member, run) for member in members]
+        sums = {key: sum(facts[key] for facts in each) for key in ("params", "macs", "size_bytes")}
+        return {"network": teacher["network"], **sums, "macs_tile": run.tile}
     facts = {key: teacher.get(key) for key in ("network", "params", "macs", "macs_tile", "size_bytes")}
     if facts["params"] and facts["macs"] and facts["macs_tile"] == run.tile:
         return facts

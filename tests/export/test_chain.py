@@ -25,11 +25,11 @@ precision = "fp32"
 
 [train-teacher]
 sam2 = "tiny"
-checkpoint = "none"
+encoder-weights = "none"
 
 [distill]
 student = "mobilenetv3_small_100-w32-sep"
-pretrained = false
+encoder-weights = "none"
 
 [bench]
 rounds = 1

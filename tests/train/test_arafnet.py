@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from rsedge.errors import InputError
 from rsedge_train.nets.arafnet import ARAFNetDecoder, ResASPP
+from rsedge_train.nets.complexity import complexity
 from rsedge_train.nets.configs import ARAFNET_ABLATIONS, ARAFNetConfig, arafnet_ablation
 from rsedge_train.nets.layers import CBAM
 
@@ -29,6 +31,23 @@ def test_the_auxiliary_head_has_148486_parameters_and_works_in_training_alone():
     logits, aux = decoder.train()(features())
     assert logits.shape == aux.shape == (2, 6, 16, 16)
     assert decoder.eval()(features())[1] is None
+
+
+def test_the_fine_head_works_at_stride_4_and_sees_f1():
+    decoder = ARAFNetDecoder(CHANNELS, 5, ARAFNetConfig(width=16, fine=True)).eval()
+    given = features()
+    logits, aux = decoder(given)
+    assert (logits.shape, aux) == ((2, 5, 32, 32), None)
+    torch.testing.assert_close(decoder.head.detail(given[0]).shape, torch.Size((2, 8, 32, 32)))
+    given[0] = given[0] + torch.nn.functional.one_hot(torch.tensor(5), 32).view(1, 1, 1, 32)
+    assert (decoder(given)[0] - logits).abs().max() > 0
+    with pytest.raises(InputError, match="stride 4 has no auxiliary"):
+        ARAFNetConfig(fine=True, aux=True)
+
+
+def test_the_fine_head_costs_at_most_15_percent_more():
+    plain, fine = (complexity(f"efficientnet_lite0-w64{kind}-int8", 5).macs for kind in ("", "-fine"))
+    assert plain < fine <= min(1.15 * plain, 3.5e9)
 
 
 @pytest.mark.parametrize("name", ARAFNET_ABLATIONS)

@@ -42,7 +42,7 @@ def test_a_deployed_network_is_the_same_function(name, tile):
     assert not any(p.requires_grad for p in after.parameters())
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv2_100-w64-sep-int8"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv2_100-w64-sep-fine-int8"])
 def test_at_512_the_two_widest_dilations_are_folded_exactly(name):
     net = shaken(registry.build(name, 5))
     after = deploy(net, 512)

@@ -111,7 +111,7 @@ def test_a_run_folder_says_what_was_trained(alone, dataset):
 
 def test_a_distilled_student_learns_from_it(alone, dataset, tmp_path):
     before = {p.name: p.read_bytes() for p in alone.iterdir() if p.is_file()}
-    wanted = Distillation(alone, "last", temperature=0.7)
+    wanted = Distillation((alone,), "last", temperature=0.7)
     run = train(job(tmp_path / "d", distillation=wanted, compare=alone), dataset)
     assert {p.name: p.read_bytes() for p in alone.iterdir() if p.is_file()} == before
     assert run.teacher["network"] == NETWORK
@@ -123,6 +123,20 @@ def test_a_distilled_student_learns_from_it(alone, dataset, tmp_path):
     assert row["loss"] == pytest.approx(parts, rel=1e-4)
     with Image.open(tmp_path / "d" / "sheet.png") as five, Image.open(alone / "sheet.png") as three:
         assert five.width > 1.5 * three.width
+
+
+def test_several_teachers_and_views_teach_one_student(alone, dataset, tmp_path):
+    train(job(tmp_path / "b"), dataset)
+    wanted = Distillation((alone, tmp_path / "b"), "last", views=2)
+    run = train(job(tmp_path / "d", distillation=wanted), dataset)
+    assert run.teacher["network"] == f"{NETWORK} + {NETWORK}"
+    assert [m["folder"] for m in run.teacher["members"]] == [str(alone), str(tmp_path / "b")]
+    assert run.settings["distillation"]["teachers"] == [str(alone), str(tmp_path / "b")]
+    one = train(job(tmp_path / "one", distillation=Distillation((alone,), "last")), dataset)
+    assert one.progress["steps"] == run.progress["steps"]
+    first, second = (read_log(tmp_path / name / "log.csv")[0] for name in ("d", "one"))
+    assert first["ce"] == pytest.approx(second["ce"])  # the same first batch and weights
+    assert first["intra"] != pytest.approx(second["intra"], rel=1e-3)  # another lesson
 
 
 def test_a_finished_run_is_not_written_over_without_asking(alone, dataset):
@@ -154,14 +168,14 @@ def test_other_data_are_not_gone_on_with(alone, dataset, tmp_path):
 
 
 def test_a_teacher_that_does_not_fit_is_refused(alone, dataset, tmp_path):
-    wanted = job(tmp_path / "d", distillation=Distillation(alone))
+    wanted = job(tmp_path / "d", distillation=Distillation((alone,)))
     other = ClassTable((ClassInfo("dark", (20, 20, 20)), ClassInfo("light", (250, 250, 250))))
     with pytest.raises(InputError, match="knows the classes dark, bright; the data have dark, light"):
         train(wanted, replace(dataset, table=other))
     with pytest.raises(InputError, match="sees red, green, blue; the data give nir, red, green"):
         train(wanted, replace(dataset, bands=BandChoice(("nir", "red", "green"))))
     with pytest.raises(InputError, match=r"no run at .*rsedge train-teacher"):
-        train(job(tmp_path / "d", distillation=Distillation(tmp_path / "none")), dataset)
+        train(job(tmp_path / "d", distillation=Distillation((tmp_path / "none",))), dataset)
     assert not (tmp_path / "d").exists()
 
 
@@ -170,19 +184,19 @@ def test_a_student_is_not_scored_on_what_its_teacher_saw(alone, dataset, tmp_pat
     with pytest.raises(
         InputError, match="the teacher was trained on a, which the student would be scored on"
     ):
-        train(job(tmp_path / "d", distillation=Distillation(alone)), turned)
+        train(job(tmp_path / "d", distillation=Distillation((alone,))), turned)
 
 
 def test_an_unfinished_teacher_does_not_teach(alone, dataset, tmp_path):
     Run.read(alone).write(tmp_path)
     with pytest.raises(InputError, match=r"is not finished; go on with it with --resume"):
-        train(job(tmp_path / "d", distillation=Distillation(tmp_path)), dataset)
+        train(job(tmp_path / "d", distillation=Distillation((tmp_path,))), dataset)
 
 
 def test_a_resumed_run_begins_as_it_did(alone, dataset):
-    pretrained = NetChoice(NETWORK, pretrained=True)  # and asks no hub for weights that the state holds
-    with pytest.raises(InputError, match="pretrained was False, is now True"):
-        train(job(alone, net=pretrained, resume=True), dataset)
+    other = NetChoice(NETWORK, encoder_weights="hub")  # and asks no hub for weights that the state holds
+    with pytest.raises(InputError, match="encoder_weights was False, is now True"):
+        train(job(alone, net=other, resume=True), dataset)
 
 
 def test_damaged_images_are_left_out_on_every_side(dataset, tmp_path):
@@ -210,7 +224,7 @@ def test_neighbours_on_both_sides_are_said(dataset, tmp_path, caplog):
 
 def test_a_run_does_not_write_over_its_teacher(alone, dataset):
     before = (alone / "weights.safetensors").read_bytes()
-    for changes in ({"distillation": Distillation(alone)}, {"compare": alone}):
+    for changes in ({"distillation": Distillation((alone,))}, {"compare": alone}):
         with pytest.raises(InputError, match="is the teacher's or the compared run"):
             train(job(alone, overwrite=True, **changes), dataset)
     assert (alone / "weights.safetensors").read_bytes() == before
@@ -253,7 +267,7 @@ def test_epochs_cover_the_area_and_class_weights_favour_the_rare(dataset, tmp_pa
 
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(InputError, match=r"temperature 0: allowed is above 0"):
-        Distillation(Path("x"), temperature=0)
+        Distillation((Path("x"),), temperature=0)
 
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(alone, dataset, tmp_path):
@@ -261,7 +275,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(alone, dataset, 
     fitting = FitConfig(steps=14, save_every_s=0)
     crops = CropConfig(size=64, batch=2, seed=3, mosaic=0.3)
     killed = job(
-        tmp_path / "killed", fit=fitting, crops=crops, workers=1, distillation=Distillation(alone, "last")
+        tmp_path / "killed", fit=fitting, crops=crops, workers=1, distillation=Distillation((alone,), "last")
     )
     (tmp_path / "job").write_bytes(pickle.dumps((killed, replace(dataset, val=()))))
     code = (

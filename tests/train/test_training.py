@@ -11,6 +11,7 @@ from rsedge.cli.training import (
     _job,
     _rehearse,
     _source,
+    _teachers_network,
 )
 from rsedge.cli.training_options import DistillOptions, TeacherOptions
 from rsedge.errors import InputError
@@ -21,8 +22,8 @@ def test_without_options_the_settings_are_the_papers():
     job = _job(TeacherOptions(), "teacher", Path("o"), NetChoice("arafnet-t"))
     assert (job.crops.size, job.crops.batch, job.crops.seed, job.crops.mosaic) == (512, 8, 42, 0)
     assert (job.epochs, job.fit.lr, job.fit.lr_encoder, job.fit.weight_decay) == (200, 6e-4, 6e-5, 0.01)
-    assert (TeacherOptions().sam2, TeacherOptions().arch, TeacherOptions().checkpoint) == (
-        "large", "arafnet", "hub",
+    assert (TeacherOptions().sam2, TeacherOptions().arch, TeacherOptions().encoder_weights) == (
+        "large", "arafnet", "auto",
     )  # fmt: skip
     assert (DistillOptions().student, DistillOptions().temperature) == ("efficientnet_b0", 0.5)
     job = _job(DistillOptions(), "student", Path("o"), NetChoice("maflnet-s"))
@@ -45,6 +46,16 @@ def test_steps_win_over_epochs_and_the_source_is_plain():
     assert source["val"] == ["a", "b"]
     assert source["bands"] == [4, 3, 2]
     assert source["band_names"] == ["nir", "red", "green"]
+
+
+def test_a_cnn_teaches_in_place_of_sam2s_trunk():
+    assert _teachers_network(TeacherOptions(), frozenset()) == "arafnet-t"
+    assert _teachers_network(TeacherOptions(sam2="tiny", arch="maflnet"), frozenset()) == "maflnet-t-tiny"
+    own = TeacherOptions(encoder="efficientnet_lite2")
+    assert _teachers_network(own, frozenset({"encoder"})) == "efficientnet_lite2"
+    for other, given in ((replace(own, arch="maflnet"), {"arch"}), (replace(own, sam2="tiny"), {"sam2"})):
+        with pytest.raises(InputError, match="leave out --arch and --sam2"):
+            _teachers_network(other, frozenset(given))
 
 
 def test_an_unknown_way_with_damaged_files_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from types import MappingProxyType
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from PIL import Image
 from torch import Tensor
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from rsedge.errors import InputError
 
@@ -87,7 +88,7 @@ def change_look(image: Tensor, look: Look) -> Tensor:
         x += torch.randn_like(x) * _uniform(1, look.noise)
     out = x.clamp_(0, 255).round_().to(torch.uint8)
     if _chance(look.jpeg_share):
-        out = decode_jpeg(encode_jpeg(out, quality=round(_uniform(*look.jpeg))))
+        out = _jpeg(out, round(_uniform(*look.jpeg)))
     return out
 
 
@@ -153,6 +154,13 @@ def _coarsen(x: Tensor, scale: float) -> Tensor:
     size = x.shape[-1]
     small = F.interpolate(x[None], size=max(1, round(size * scale)), mode="bilinear", antialias=True)
     return F.interpolate(small, size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _jpeg(image: Tensor, quality: int) -> Tensor:
+    """Compress and read back."""
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).contiguous()
 
 
 def _patches(size: int) -> Tensor:

@@ -38,7 +38,7 @@ from rsedge_train.prepare import (
     schedule,
 )
 from rsedge_train.processes import SINGLE, Processes, pick_device
-from rsedge_train.run_folder import BEST_NAME, LAST_NAME, RUN_NAME, TILE, Run, load_network
+from rsedge_train.run_folder import BEST_NAME, LAST_NAME, RUN_NAME, Run, load_network
 from rsedge_train.state import STATE_NAME, check_resumable
 from rsedge_train.teachers import Teachers, load_teacher, teacher_facts
 from rsedge_train.validate import score, summary
@@ -172,8 +172,7 @@ class _Training:
         draw_comparison(self.job.out / SHEET_NAME, self.dataset, scenes, columns, self.device)
 
     def _load_teachers(self, wanted: Distillation) -> None:
-        tile = max(TILE, self.job.crops.size)
-        members = [load_teacher(folder, wanted.weights, self.dataset, tile) for folder in wanted.teachers]
+        members = [load_teacher(folder, wanted.weights, self.dataset) for folder in wanted.teachers]
         rehearsals = [m.folder for m in members if m.run.rehearsal]
         self.teacher_rehearses = bool(rehearsals)
         if rehearsals and not self.job.rehearsal:

@@ -74,8 +74,8 @@ class Member:
     facts: Mapping[str, Any]
 
 
-def load_teacher(folder: Path, weights: str, dataset: Dataset, tile: int) -> Member:
-    """Load the ``best`` or ``last`` weights of a teacher's run; its MACs are counted for a square ``tile``.
+def load_teacher(folder: Path, weights: str, dataset: Dataset) -> Member:
+    """Load the ``best`` or ``last`` weights of a teacher's run, and count them.
 
     Raises InputError where its classes or bands are not those of the data, or where it was trained on scenes
     that the student is scored on.
@@ -100,8 +100,8 @@ def load_teacher(folder: Path, weights: str, dataset: Dataset, tile: int) -> Mem
         "weights": path.name,
         "sha256": file_sha256(path),
         "params": parameters(net),
-        "macs": macs(net, tile),
-        "macs_tile": tile,
+        "macs": macs(net, run.tile),
+        "macs_tile": run.tile,
         "size_bytes": path.stat().st_size,
         "val": run.progress.get("val_best" if "best" in path.name else "val_last"),
     }
