@@ -13,6 +13,7 @@ from typing import Any
 from rsedge.bundle import REPORT_NAME, write_bundle_manifest
 from rsedge.conditions import cpu_name
 from rsedge.manifest import Manifest
+from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.version import __version__
 from rsedge_export.calibration import (
     LEAST_TILES,
@@ -44,6 +45,7 @@ class Calibration:
     tiles: int = 64
     bands: tuple[int, ...] | None = None  # 1-based
     scale: tuple[float, float] | None = None
+    masking: Masking = AS_TAGGED
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Plan:
     def imagery(self, run: Run | None) -> Imagery | None:
         """Raises InputError where the calibration data cannot be used; ask before any work."""
         c = self.calibration
-        return imagery_of(c.paths, run, c.tiles, c.bands, c.scale) if self.wanted.precisions else None
+        return (
+            imagery_of(c.paths, run, c.tiles, c.bands, c.scale, c.masking) if self.wanted.precisions else None
+        )
 
 
 def assemble(

@@ -16,8 +16,10 @@ from rsedge.errors import InputError
 from rsedge.labels import match_pairs
 from rsedge.manifest import Manifest
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
+from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.sample import SampleScene
 from rsedge.window import Window
+from rsedge_train.datasets.base import masking_of
 from rsedge_train.datasets.layouts import open_dataset
 from rsedge_train.run_folder import Run
 
@@ -34,7 +36,7 @@ HELD_EVERY = 5  # every so many-th tile sets no scale: by turns they choose the 
 class Imagery:
     """What to calibrate on, of what, and how many tiles of it.
 
-    ``rasters`` are read with ``bands`` (1-based) and ``scale`` as by ``rsedge infer``; ``drawn`` of the
+    ``rasters`` are read with ``bands`` (1-based), ``scale`` and ``masking`` as by ``rsedge infer``; ``drawn`` of the
     ``tiles`` are of sample scenes.
     """
 
@@ -43,6 +45,7 @@ class Imagery:
     tiles: int
     bands: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
+    masking: Masking = AS_TAGGED
 
     def __post_init__(self) -> None:
         if self.tiles < LEAST_TILES:
@@ -55,6 +58,7 @@ def imagery_of(
     tiles: int,
     bands: tuple[int, ...] | None = None,
     scale: tuple[float, float] | None = None,
+    masking: Masking = AS_TAGGED,
 ) -> Imagery | None:
     """Imagery of ``paths`` (rasters, folders, or "samples"); without any, what the ``run`` was trained on.
 
@@ -64,7 +68,7 @@ def imagery_of(
         return _training_imagery(run, tiles) if run else None
     rasters = [raster for path in paths if path != SAMPLES for raster in _rasters(Path(path))]
     drawn = tiles * paths.count(SAMPLES) // len(paths)
-    return Imagery(tuple(rasters), drawn, tiles, bands, scale)
+    return Imagery(tuple(rasters), drawn, tiles, bands, scale, masking)
 
 
 class TooFewTilesError(InputError):
@@ -91,7 +95,7 @@ class CalibrationTiles:
             for i, path in enumerate(rasters):
                 reader = stack.enter_context(RasterReader(path))
                 blocks_bytes = max(blocks_bytes, reader.row_of_blocks_bytes)
-                plan = plan_bands(reader, manifest, imagery.bands, imagery.scale)
+                plan = plan_bands(reader, manifest, imagery.bands, imagery.scale, imagery.masking)
                 share = wanted * (i + 1) // len(rasters) - wanted * i // len(rasters)
                 try:
                     self._parts.append(RasterTiles(reader, plan, manifest, share))
@@ -170,10 +174,13 @@ def _training_imagery(run: Run, tiles: int) -> Imagery | None:
         bands=_tuple(source["bands"]),
         band_names=_tuple(source["band_names"]),
         scale=_tuple(source["scale"]),
+        masking=masking_of(source.get("nodata"), source.get("alpha")),
         eroded=bool(source["eroded"]),
     )
     images = tuple(files.image for files in dataset.train)
-    return Imagery(images, round(tiles * share), tiles, dataset.bands.indexes, dataset.bands.scale)
+    return Imagery(
+        images, round(tiles * share), tiles, dataset.bands.indexes, dataset.bands.scale, dataset.bands.masking
+    )
 
 
 def _rasters(path: Path) -> Sequence[Path]:

@@ -23,6 +23,7 @@ from rsedge.labels import LabelColors
 from rsedge.manifest import NODATA, Manifest
 from rsedge.metrics import Confusion
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
+from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.tiling import Tiling
 from rsedge.truth import LabelReader
 from rsedge.window import Window
@@ -149,6 +150,7 @@ def labelled(
     count: int,
     bands: tuple[int, ...] | None = None,
     scale: tuple[float, float] | None = None,
+    masking: Masking = AS_TAGGED,
 ) -> Iterator[Judged]:
     """At most ``count`` tiles spread over the (image, label) ``pairs``, read one at a time.
 
@@ -163,7 +165,7 @@ def labelled(
             bounded_cache(reader.row_of_blocks_bytes + truth.raster.row_of_blocks_bytes),
         ):
             check_grids(reader, truth.raster)
-            plan = plan_bands(reader, manifest, bands, scale)
+            plan = plan_bands(reader, manifest, bands, scale, masking)
             windows = list(Tiling.of(reader.grid.height, reader.grid.width, manifest.tile, 0.0, "crop"))
             tiles = (_judged(reader, truth, window, plan, manifest) for window in spread(windows))
             for tile in islice((t for t in tiles if t is not None), share):

@@ -206,7 +206,9 @@ class Variants:
         else:
             colors = LabelColors.of_classes(classes, self._manifest.unlabelled)
         imagery = self._tiles.imagery
-        tiles = labelled(pairs, self._manifest, colors, wanted.gate_tiles, imagery.bands, imagery.scale)
+        tiles = labelled(
+            pairs, self._manifest, colors, wanted.gate_tiles, imagery.bands, imagery.scale, imagery.masking
+        )
         return tiles, f"labelled tiles of {wanted.gate.name}", wanted.gate_tiles
 
     def _settle(self, verdict: Verdict, more: dict[str, Any]) -> None:

@@ -11,6 +11,11 @@ Each is also the builtin a caller would reach for. Messages say what was asked, 
 allowed and what to do; the command line prints them as they are.
 """
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 
 class RsedgeError(Exception):
     """Base of every error raised on purpose. ``exit_code`` is what the command line returns."""
@@ -40,3 +45,13 @@ class BackendError(RsedgeError, RuntimeError):
 
 class OutputError(RsedgeError, OSError):
     """The result cannot be written."""
+
+
+def unexpected(raster: str, error: Exception) -> str:
+    """What to say where one raster of many fails by an error that nobody foresaw: a fault of rsedge's."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in last)
+    return (
+        f"{raster}: {type(error).__name__}: {error}{where}. This is a fault of rsedge's; please report it, "
+        "with the raster or what `gdalinfo` says of it"
+    )

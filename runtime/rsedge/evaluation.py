@@ -18,6 +18,7 @@ from rsedge.metrics import Confusion
 from rsedge.options import Options
 from rsedge.prepare import plan_run, run_notes
 from rsedge.raster import RasterReader, bounded_cache
+from rsedge.raster.look import look
 from rsedge.raster.scaling import check_scale
 from rsedge.sinks import ScoreSink
 from rsedge.truth import LabelReader
@@ -94,11 +95,11 @@ def evaluate(
         ):
             check_grids(reader, truth.raster)
             plan, tiling = plan_run(reader, manifest, options)
-            scale_note = check_scale(reader, plan)
+            scale_note, seen = check_scale(reader, plan), look(reader, plan)
             sink = ScoreSink(truth, reader.grid.width, len(manifest.classes))
             stats = engine.run(model, engine.Source(reader, plan, tiling), [sink])
             said = run_notes(reader, plan, model, stats.valid_pixels)
-            notes += [f"{image.name}: {n}" for n in (*said, scale_note) if n]
+            notes += [f"{image.name}: {n}" for n in (*said, *seen, scale_note) if n]
         total += sink.confusion
         if progress:
             progress(done, len(pairs))

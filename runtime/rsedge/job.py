@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from rsedge.backends import Backend
 from rsedge.engine import Inside, Source, Stats
 from rsedge.errors import BusyError, InputError
 from rsedge.journal import Journal, Part, settings_of
+from rsedge.memory import return_freed_memory
 from rsedge.options import Options
 from rsedge.plan import Plan, Work, free_bytes, make_plan, time_tile
 from rsedge.prepare import area_of_interest, check_outputs, open_reader, plan_run, run_notes
 from rsedge.raster import Grid, RasterReader
+from rsedge.raster.look import look
 from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
 from rsedge.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
@@ -44,8 +47,6 @@ class Job:
             self.source_grid: Grid = getattr(self.reader, "source_grid", self.reader.grid)
             check_outputs(self.reader, out, options)
             self.bands, self.tiling = plan_run(self.reader, model.bundle.manifest, options)
-            # Of a sample: the same however a run is cut, and before hours of work.
-            self.scale_note = check_scale(self.reader, self.bands)
             self.inside = area_of_interest(self.reader.grid, options)
             self.area = of_grid(self.reader.grid) if self.inside is None else self.inside.extent
             if options.polygons:
@@ -59,6 +60,11 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @cached_property
+    def scale_note(self) -> str | None:
+        """Of a sample, whether the scale fits: the same however a run is cut. Raises InputError where it cannot."""
+        return check_scale(self.reader, self.bands)
 
     @property
     def out_grid(self) -> Grid:
@@ -108,7 +114,7 @@ class Job:
         return tuple(layers)
 
     def plan(self) -> Plan:
-        """Column blocks and memory. Raises InputError where ``max_ram_bytes`` is too little."""
+        """Column blocks and memory. Raises InputError where ``max_ram_bytes`` is too little, or the scale is wrong."""
         percent = self.options.confidence or self.options.probabilities
         bands = sum(layer.bands for layer in self.layers())
         # Whether it is cut into columns depends on memory measured just now; a run goes on as it began.
@@ -123,7 +129,10 @@ class Job:
             and all(isinstance(w, int) for w in widths)
             and sum(widths) == self.area.width
         )
-        return make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)
+        plan = make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)
+        _ = self.scale_note  # before hours of work, and after memory was found to do
+        return_freed_memory()  # which another thread could not use
+        return plan
 
     def settings(self, plan: Plan) -> Mapping[str, Any]:
         """What must be the same for a run to go on."""
@@ -143,6 +152,8 @@ class Job:
             "seam": o.seam,
             "bands": self.bands.indexes,
             "scale": self.bands.scale,
+            "nodata": self.bands.nodata,
+            "alphas": self.bands.alphas,
             "grid": (self.reader.grid.height, self.reader.grid.width),
             "area": None if self.inside is None else self.inside.digest,
             "crop": o.crop,
@@ -204,10 +215,19 @@ class Job:
         percent = self.options.confidence or self.options.probabilities
         return engine.run(self.model, source, [sink], progress, percent)
 
+    def raster_notes(self) -> tuple[str, ...]:
+        """What the user should know of the raster and of how it is read, before it is read."""
+        scale = (self.scale_note,) if self.scale_note else ()
+        return (*self.bands.notes, *look(self.reader, self.bands), *scale)
+
     def notes(self, journal: Journal) -> tuple[str, ...]:
         """What the user should know."""
+        return_freed_memory()  # of the reader's thread, before this one decodes
         valid_pixels = sum(sum(part.pixels) for part in journal.parts.values())
-        notes = run_notes(self.reader, self.bands, self.model, valid_pixels)
+        notes = (
+            *run_notes(self.reader, self.bands, self.model, valid_pixels),
+            *look(self.reader, self.bands),
+        )
         if self.scale_note:
             notes = (*notes, self.scale_note)
         fine = self.fine
@@ -251,6 +271,11 @@ class Job:
         from rsedge.polygons import check_polygons_possible  # noqa: PLC0415
 
         o = self.options
+        if self.reader.misplaced:
+            raise InputError(
+                f"{self.reader.misplaced[0]}, and polygons need map coordinates; leave --polygons out, or give "
+                "the raster a georeference with `gdal_edit.py -a_ullr`"
+            )
         check_polygons_possible(
             Path(str(o.polygons)), self.out_grid, Minimum(o.min_area_m2, o.min_pixels), o.overwrite
         )

@@ -28,6 +28,14 @@ def return_large_arrays() -> None:
         return  # another C library, which has no such threshold
 
 
+def return_freed_memory() -> None:
+    """Give what was freed back to the system, where the C library can: else each thread keeps what it has had."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
 def begin_peak() -> None:
     """Have the highest resident memory counted anew from here on, where the system can."""
     with suppress(OSError):

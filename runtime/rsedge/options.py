@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from rsedge.errors import InputError
+from rsedge.raster.bands import Masking
 from rsedge.raster.parts import COMPRESSIONS
 from rsedge.raster.writer import Format
 from rsedge.tiling import Seam
@@ -20,6 +21,8 @@ class Options:
     seam: Seam = "blend"
     bands: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
+    nodata: tuple[float, ...] | None = None  # one value, or one a band; None: what the raster says
+    alpha: int | Literal["none"] | None = None  # the band that is 0 where there are no data; None: as tagged
     resample: bool = (
         False  # read at the model's GSD where the raster's is another; write on the raster's grid
     )
@@ -55,6 +58,7 @@ class Options:
             len(self.scale) == 2 and all(isinstance(v, float | int) for v in self.scale)
         ):
             raise InputError(f"scale {self.scale!r} is not two numbers such as (0, 3000)")
+        _ = self.masking  # which checks itself
         if self.max_ram_bytes is not None and self.max_ram_bytes < 1:
             raise InputError(f"max_ram_bytes {self.max_ram_bytes} is below 1")
         self._check_area()
@@ -77,6 +81,11 @@ class Options:
             )
         if self.min_area_m2 < 0 or self.min_pixels < 0:
             raise InputError(f"a polygon's least area {min(self.min_area_m2, self.min_pixels)} is below 0")
+
+    @property
+    def masking(self) -> Masking:
+        """``nodata`` and ``alpha``."""
+        return Masking(self.nodata, self.alpha)
 
     def beside(self, out: Path) -> dict[str, Path]:
         """The further rasters that are written beside the mask, by layer."""

@@ -77,7 +77,7 @@ def check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
 
 def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tuple[BandPlan, Tiling]:
     """Which bands feed the model and which windows cover the raster. Raises InputError where that cannot be."""
-    plan = plan_bands(reader, manifest, options.bands, options.scale)
+    plan = plan_bands(reader, manifest, options.bands, options.scale, options.masking)
     grid = reader.grid
     return plan, Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
 

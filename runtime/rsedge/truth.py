@@ -14,6 +14,7 @@ from rsedge.errors import InputError
 from rsedge.labels import LabelColors, describe_colors, pack, pack_color
 from rsedge.manifest import NODATA
 from rsedge.raster import RasterReader
+from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.window import Window
 
 
@@ -75,7 +76,9 @@ class LabelReader:
             labels, unknown = self._colors.lookup(packed)
             return Decoded(labels, packed, unknown)
         values = pixels[0]
-        ignored = np.asarray((values == self.raster.nodata) | np.isnan(values))
+        ignored = np.isnan(values)
+        if (nodata := stored_nodata(self.raster.nodata, values.dtype.name)) is not None:
+            ignored |= is_nodata(values, nodata)
         if self._palette is not None:
             packed = self._palette[values]
             labels, unknown = self._colors.lookup(packed)

@@ -24,6 +24,8 @@ from rsedge.engine import Progress
 from rsedge.errors import BackendError, InputError
 from rsedge.options import Options
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
+from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.look import look
 from rsedge.seams import Seams, measure_seams
 from rsedge.speeds import Machine, Speed, keep_speeds
 from rsedge.tiling import Seam
@@ -45,6 +47,7 @@ class VerifyOptions:
     raster: Path | str | None = None  # tiles come from here; None: sample scenes
     bands: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
+    masking: Masking = AS_TAGGED  # nodata values and alpha, where the raster's own are not right
     map: Path | str | None = None  # GeoTIFF of where the one candidate agrees
     overwrite: bool = False
     seams: Path | str | None = None  # raster on which tile borders are looked for, with fp32
@@ -58,8 +61,21 @@ class VerifyOptions:
             raise InputError(
                 f"precision {self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}"
             )
-        if self.raster is None and (self.map or (not self.seams and (self.bands or self.scale))):
-            raise InputError("a map, bands and scale belong to a raster; name it with --raster")
+        if self.raster is None and (self.map or (not self.seams and self.reading)):
+            raise InputError(
+                "a map, bands, scale, nodata and alpha belong to a raster; name it with --raster"
+            )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The arguments of ``Options`` that say how the raster is read, those that are set."""
+        said = {
+            "bands": self.bands,
+            "scale": self.scale,
+            "nodata": self.masking.nodata,
+            "alpha": self.masking.alpha,
+        }
+        return {name: value for name, value in said.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -182,10 +198,11 @@ def _tiles(
         return SampleTiles(bundle.manifest, options.tiles, answer), ()
     reader = stack.enter_context(RasterReader(options.raster))
     stack.enter_context(bounded_cache(reader.row_of_blocks_bytes))
-    plan = plan_bands(reader, bundle.manifest, options.bands, options.scale)
+    plan = plan_bands(reader, bundle.manifest, options.bands, options.scale, options.masking)
+    seen = look(reader, plan)
     tiles = RasterTiles(reader, plan, bundle.manifest, options.tiles)
     note = reader.check_scale(plan.scale) if plan.scale else None
-    return tiles, (*plan.notes, *([note] if note else []))
+    return tiles, (*plan.notes, *seen, *([note] if note else []))
 
 
 def _fingerprint(reference: Backend, answer: ReferenceAnswer) -> Fingerprint:
@@ -233,7 +250,7 @@ def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
 
 def _seams(model: Backend, options: VerifyOptions, progress: Progress | None) -> tuple[Seams, ...]:
     assert options.seams is not None
-    how = Options(bands=options.bands, scale=options.scale)
+    how = Options(**options.reading)
     ways = [replace(how, seam=seam, overlap=overlap) for seam, overlap in SEAMS]
     return tuple(measure_seams(model, options.seams, way, progress) for way in ways)
 
@@ -245,6 +262,6 @@ def _map(
     assert options.raster is not None
     assert options.map is not None
     (candidate,) = (c for c in asked if c.missing is None)
-    how = Options(bands=options.bands, scale=options.scale, overwrite=options.overwrite)
+    how = Options(**options.reading, overwrite=options.overwrite)
     with opened(reference.bundle, candidate, options.threads) as model:
         return map_agreement(reference, model, options.raster, options.map, how, progress)

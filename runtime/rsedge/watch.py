@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rsedge.backends import Backend
 from rsedge.engine import Progress
-from rsedge.errors import BackendError, BusyError, InputError
+from rsedge.errors import BackendError, BusyError, InputError, RsedgeError, unexpected
 from rsedge.options import Options, Result
 from rsedge.prepare import check_whole
 from rsedge.raster.writer import tag_of
@@ -151,12 +151,7 @@ class Watch:
             name, state.size_bytes, state.mtime_ns, target.name, self.model.bundle.sha256, self._settings
         )
         try:
-            _check_name(target)
-            if State.of(source) != state:
-                raise BusyError("it is being written")
-            if not os.access(source, os.R_OK):
-                raise BusyError(f"no permission to read it; `chmod +r {name}`")
-            self._check(source, target)
+            self._check(source, target, state)
             self.ledger.begin(name)
             result = self._segment(source, target)
         except InputError as error:
@@ -167,11 +162,23 @@ class Watch:
             return Refused(source, str(error))
         except BackendError as error:
             raise BackendError(f"{name}: {error}") from error
+        except (RsedgeError, OSError, MemoryError):
+            raise  # no fault of the raster's
+        except Exception as error:  # the others may be well
+            self.ledger.beat()
+            reason = unexpected(str(source), error)
+            self.ledger.add(replace(done, reason=reason))
+            return Refused(source, reason)
         self.ledger.add(done)
         return Done(source, target, result)
 
-    def _check(self, source: Path, target: Path) -> None:
+    def _check(self, source: Path, target: Path, state: State) -> None:
         """Raise InputError where the raster is not whole, or its mask would take another file's place."""
+        _check_name(target)
+        if State.of(source) != state:
+            raise BusyError("it is being written")
+        if not os.access(source, os.R_OK):
+            raise BusyError(f"no permission to read it; `chmod +r {source.name}`")
         check_whole(source)
         owner = self.ledger.owner(target.name)
         if owner not in {None, source.name}:

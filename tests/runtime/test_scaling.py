@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
-from rsedge import InputError
+from rsedge import InputError, Options, segment
+from rsedge.backends import Backend
 from rsedge.raster import BandPlan, RasterReader, open_resampled
 from rsedge.raster.scaling import WINDOW, check_scale, spread_windows, survey_scale
 from rsedge.window import Window
@@ -180,3 +181,14 @@ def test_a_wrong_scale_is_an_error_also_where_the_reader_resamples(
 def test_without_a_valid_pixel_no_scale_is_wrong(write_raster: Write) -> None:
     with RasterReader(write_raster(np.zeros((3, 90, 90), np.uint16), nodata=0)) as reader:
         assert check_scale(reader, BandPlan((1, 2, 3), "uint8", (5.0, 6.0))) is None
+
+
+def test_memory_is_found_too_little_before_a_sample_is_read(
+    model: Backend, tmp_path: Path, write_raster: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raster = write_raster(np.full((3, 90, 90), 9, np.uint16))
+    read = list[Window]()
+    monkeypatch.setattr(RasterReader, "read_stored", lambda _, window, plan: read.append(window))
+    with pytest.raises(InputError, match="--max-ram"):
+        segment(model, raster, tmp_path / "m.tif", Options(scale=(0, 9), max_ram_bytes=1 << 20))
+    assert read == []

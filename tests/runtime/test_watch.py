@@ -14,6 +14,7 @@ import pytest
 from rsedge import BackendError, InputError, Options, OutputError, open_model, segment
 from rsedge.backends import Backend
 from rsedge.engine import Progress
+from rsedge.raster import RasterReader
 from rsedge.watch import Done, Refused, Waiting, Watch
 from rsedge.watch_ledger import PULSE, Ledger
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
@@ -412,3 +413,24 @@ def test_folders_that_cannot_be_watched(place: Place, model: Backend, tmp_path: 
     with pytest.raises(FileNotFoundError), place.watch() as watcher:
         place.inbox.rmdir()
         next(watcher.run())
+
+
+def test_an_error_nobody_foresaw_refuses_one_raster(
+    place: Place, drop: Drop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.tif", "b.tif", "c.tif"):
+        drop(name)
+    opened = RasterReader.__init__
+
+    def fail(self: RasterReader, path: Path | str, threads: int = 1) -> None:
+        if Path(path).name == "b.tif" and Path(path).parent == place.inbox:
+            raise IndexError("tuple index out of range")
+        opened(self, path, threads)
+
+    monkeypatch.setattr(RasterReader, "__init__", fail)
+    told = place.once()
+    assert [(type(e), e.source.name) for e in told] == [(Done, "a.tif"), (Refused, "b.tif"), (Done, "c.tif")]
+    assert isinstance(told[1], Refused)
+    assert "IndexError: tuple index out of range" in told[1].reason
+    assert "report it" in told[1].reason
+    assert place.once() == []  # it is accounted for

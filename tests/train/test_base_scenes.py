@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from labelled import indices, pixels, save, save_palette, save_tif
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
 from rsedge.manifest import ClassInfo
+from rsedge.raster.bands import Masking
 from rsedge.window import Window
 from rsedge_train.datasets import BandChoice, Dataset, SceneFiles, SceneReader
 from rsedge_train.datasets.base import IGNORE
@@ -126,3 +128,22 @@ def test_the_manifest_tells_what_goes_in() -> None:
         512,
         TABLE.classes,
     )
+
+
+def test_nodata_and_alpha_that_the_user_says_are_not_trained_on(tmp_path: Path) -> None:
+    image, labels = pixels(40, 50), indices(40, 50, 3)
+    image[:, 5:12, :20] = 7
+    infrared = np.random.default_rng(1).integers(0, 9, (1, 40, 50), np.uint8)
+    dataset = one(
+        save_tif(tmp_path / "x.tif", np.concatenate([image, infrared])),
+        save_tif(tmp_path / "x_labels.tif", labels[None]),
+    )
+    for masking, empty in (
+        (Masking(), infrared[0] == 0),
+        (Masking(alpha="none"), np.zeros((40, 50), bool)),
+        (Masking(nodata=(7,), alpha="none"), (image == 7).all(0)),
+        (Masking(nodata=(7,)), (image == 7).all(0) | (infrared[0] == 0)),
+    ):
+        with open_one(replace(dataset, bands=BandChoice(masking=masking))) as reader:
+            _, truth = reader.read(Window(0, 0, 40, 50))
+        np.testing.assert_array_equal(truth, np.where(empty, IGNORE, labels))

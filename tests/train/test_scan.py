@@ -12,7 +12,8 @@ from labelled import indices, pixels, save, save_tif
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, ClassInfo
-from rsedge_train.datasets import Dataset, SceneFiles, scan
+from rsedge.raster.bands import Masking
+from rsedge_train.datasets import BandChoice, Dataset, SceneFiles, scan
 from rsedge_train.datasets.scan import BLOCK
 
 TABLE = ClassTable((ClassInfo("a", (250, 0, 0)), ClassInfo("b", (0, 250, 0)), ClassInfo("c", (0, 0, 250))))
@@ -92,3 +93,26 @@ def test_the_hash_changes_with_content_classes_and_bands(dataset: Dataset, truth
     )
     save(dataset.train[2].image, pixels(*truths[2].shape, 77))
     assert scan(dataset, dataset.train).sha256 != first
+
+
+def test_what_one_look_at_the_images_says_is_said_once(tmp_path: Path) -> None:
+    files = []
+    for name in "ab":
+        image = pixels(300, 400)
+        image[:, :, :200] = 0
+        files.append(
+            SceneFiles(
+                name,
+                name,
+                save_tif(tmp_path / f"{name}.tif", image),
+                save_tif(tmp_path / f"{name}_labels.tif", indices(300, 400, 3)[None]),
+            )
+        )
+    data = Dataset("d", TABLE, tuple(files))
+    found = scan(data, data.train)
+    (note,) = found.notes
+    assert note.startswith("a (2 rasters): ")
+    assert note.endswith("--nodata 0")
+    marked = replace(data, bands=BandChoice(masking=Masking(nodata=(0,))))
+    assert scan(marked, data.train).notes == ()
+    assert scan(marked, data.train).sha256 != found.sha256

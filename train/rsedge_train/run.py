@@ -91,6 +91,8 @@ class _Training:
         self.config = schedule(job, self.scanned)
         for name, why in self.left_out:
             log.warning("note: left out %s: %s", name, why)
+        for note in self.scanned.notes:
+            log.info("note: %s", note)
 
     def run(self) -> Run:
         job, folder = self.job, self.job.out

@@ -84,7 +84,12 @@ def score(
     """
     net = fold_dilations(copy.deepcopy(net).eval(), crop)
     net = net.to(memory_format=torch.channels_last)
-    options = Options(bands=dataset.bands.indexes, scale=dataset.bands.scale)
+    options = Options(
+        bands=dataset.bands.indexes,
+        scale=dataset.bands.scale,
+        nodata=dataset.bands.masking.nodata,
+        alpha=dataset.bands.masking.alpha,
+    )
     pairs = [(f.for_scoring().image, f.for_scoring().label) for f in files]
     with TorchBackend(net, manifest, device) as backend:
         return evaluate(backend, pairs, options, dataset.table.colors)

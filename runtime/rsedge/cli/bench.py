@@ -78,7 +78,7 @@ def bench(
             print(f"note: {note}", file=sys.stderr)
         show(result)
     if as_json:
-        common.say(json.dumps(result.to_dict()))
+        common.say_json(result.to_dict())
     if csv_file:
         with whole_or_nothing(csv_file) as partial:
             partial.write_text(to_csv(result), encoding="utf-8")

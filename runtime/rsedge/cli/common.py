@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -91,6 +93,22 @@ Scale = Annotated[
         metavar="LOW,HIGH|auto",
     ),
 ]
+Nodata = Annotated[
+    str | None,
+    typer.Option(
+        help="Stored value that is no data, or one a band.",
+        metavar="VALUE[,...]",
+        show_default="as in the file",
+    ),
+]
+Alpha = Annotated[
+    str | None,
+    typer.Option(
+        help="Band that is 0 where there is no data.",
+        metavar="BAND|none",
+        show_default="as tagged in the file",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace also a raster that rsedge did not write.")
 ]
@@ -118,6 +136,29 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--bands {text!r} is not a list of band numbers such as 4,3,2") from None
+
+
+def parse_nodata(text: str | None) -> tuple[float, ...] | None:
+    """``"0"`` to (0.0,), ``"255,255,0"`` to (255.0, 255.0, 0.0)."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--nodata {text!r} is not a number, or one a band, such as 0 or 255,255,255"
+        ) from None
+
+
+def parse_alpha(text: str | None) -> int | Literal["none"] | None:
+    """``"4"`` to 4; ``"none"`` as it is."""
+    if text is None:
+        return None
+    if text == "none":
+        return "none"
+    if not text.isdecimal() or not int(text):
+        raise InputError(f"--alpha {text!r} is neither the number of a band, such as 4, nor none")
+    return int(text)
 
 
 def parse_scale(text: str | None) -> tuple[float, float] | None:
@@ -197,6 +238,19 @@ def make_out_dir(folder: Path) -> None:
 def counted(number: int, what: str) -> str:
     """``1 block``, ``2 blocks``."""
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def say_json(facts: Any) -> None:
+    """Print one JSON object. Numbers that JSON has not, NaN and infinity, become null."""
+    say(json.dumps(_plain(facts), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def say(text: str) -> None:

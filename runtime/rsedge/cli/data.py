@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +40,8 @@ def check_command(
         str | None, typer.Option(help="What these bands are.", metavar="A,B,C", show_default="red,green,blue")
     ] = None,
     scale: common.Scale = None,
+    nodata: common.Nodata = None,
+    alpha: common.Alpha = None,
     eroded: Annotated[bool, typer.Option("--eroded", help="Score with ISPRS's eroded labels.")] = False,
     full: Annotated[
         bool, typer.Option("--full/--labels-only", help="Read images too, or labels only.")
@@ -54,6 +55,8 @@ def check_command(
     """
     with common.needs_extra("train"):
         from rsedge_train.datasets import check
+    from rsedge.raster.bands import Masking
+
     with common.progress_bar("rasters", quiet) as progress:
         report = check(
             path,
@@ -63,6 +66,7 @@ def check_command(
             bands=common.parse_bands(bands),
             band_names=parse_band_names(band_names),
             scale=common.parse_scale(scale),
+            masking=Masking(common.parse_nodata(nodata), common.parse_alpha(alpha)),
             eroded=eroded,
             images=full,
             progress=progress,
@@ -70,7 +74,7 @@ def check_command(
     if not quiet:
         common.say(report.to_text())
     if as_json:
-        common.say(json.dumps(report.to_dict()))
+        common.say_json(report.to_dict())
     if not report.ok:
         raise typer.Exit(2)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -31,6 +30,8 @@ def evaluate_command(
     seam: common.Seam = "blend",
     bands: common.Bands = None,
     scale: common.Scale = None,
+    nodata: common.Nodata = None,
+    alpha: common.Alpha = None,
     device: common.Device = "auto",
     precision: common.Precision = None,
     threads: common.Threads = None,
@@ -48,6 +49,8 @@ def evaluate_command(
         seam=cast("Seam", seam),
         bands=common.parse_bands(bands),
         scale=common.parse_scale(scale),
+        nodata=common.parse_nodata(nodata),
+        alpha=common.parse_alpha(alpha),
     )
     model = common.model_or_default(model, quiet)
     with (
@@ -62,7 +65,7 @@ def evaluate_command(
     if not quiet:
         _show(result)
     if as_json:
-        common.say(json.dumps(result.to_dict()))
+        common.say_json(result.to_dict())
 
 
 def _show(result: Evaluation) -> None:

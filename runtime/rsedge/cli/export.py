@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +41,8 @@ def export(
     calibration_tiles: Annotated[int, typer.Option(help="Tiles to calibrate on.")] = 64,
     bands: common.Bands = None,
     scale: common.Scale = None,
+    nodata: common.Nodata = None,
+    alpha: common.Alpha = None,
     gate: Annotated[
         Path | None,
         typer.Option(
@@ -94,6 +95,7 @@ def export(
         bundle = common.OWN_MODEL  # a device without a workshop
     if bundle is None:
         with common.needs_extra("export"):
+            from rsedge.raster.bands import Masking
             from rsedge_export.assemble import Calibration, Plan
             from rsedge_export.build import adopt_bundle, build_bundle
             from rsedge_export.gate import Limits
@@ -114,6 +116,7 @@ def export(
                     calibration_tiles,
                     common.parse_bands(bands),
                     common.parse_scale(scale),
+                    Masking(common.parse_nodata(nodata), common.parse_alpha(alpha)),
                 ),
                 functools.partial(common.progress_bar, quiet=quiet),
             )
@@ -128,7 +131,7 @@ def export(
     if trt:
         told["engine"] = _engine(bundle or out, precision, force, quiet)
     if as_json:
-        common.say(json.dumps(told))
+        common.say_json(told)
 
 
 def _precisions(text: str | None) -> list[str]:

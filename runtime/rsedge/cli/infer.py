@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import typer
 
 from rsedge.cli import common
-from rsedge.errors import InputError, RsedgeError
+from rsedge.errors import InputError, RsedgeError, unexpected
 
 if TYPE_CHECKING:
     from rsedge.backends import Backend
@@ -40,6 +39,8 @@ def infer(
     seam: common.Seam = "blend",
     bands: common.Bands = None,
     scale: common.Scale = None,
+    nodata: common.Nodata = None,
+    alpha: common.Alpha = None,
     resample: Annotated[
         bool, typer.Option("--resample", help="Read at the model's GSD; write on the raster's grid.")
     ] = False,
@@ -102,6 +103,8 @@ def infer(
         seam=cast("Seam", seam),
         bands=common.parse_bands(bands),
         scale=None if scale == "auto" else common.parse_scale(scale),
+        nodata=common.parse_nodata(nodata),
+        alpha=common.parse_alpha(alpha),
         resample=resample,
         bbox=_parse_bbox(bbox),
         bbox_crs=bbox_crs,
@@ -130,7 +133,7 @@ def infer(
         with common.stops_wait():
             backend = stack.enter_context(open_model(model, device, threads, precision))
         if scale == "auto":
-            found = _survey_scale(sources, options.bands or backend.bundle.manifest, quiet)
+            found = _survey_scale(sources, options, backend.bundle.manifest, quiet)
             each = [dataclasses.replace(mine, scale=found) for mine in each]
         failed = list[str]()
         for source, target, mine in zip(sources, targets, each, strict=True):
@@ -139,10 +142,14 @@ def infer(
                     _show_plan(backend, source, target, mine, as_json)
                 else:
                     _segment(backend, source, target, mine, quiet, as_json)
-            except InputError as error:
-                if len(sources) == 1:
+            except Exception as error:
+                if len(sources) == 1 or (
+                    isinstance(error, RsedgeError | MemoryError) and not isinstance(error, InputError)
+                ):
                     raise
-                print(f"error: {error}", file=sys.stderr)  # the others may be well
+                # The others may be well.
+                why = str(error) if isinstance(error, InputError) else unexpected(source, error)
+                print(f"error: {why}", file=sys.stderr)
                 failed.append(source)
     if failed:
         raise InputError(f"{len(failed)} of {len(sources)} rasters failed: {', '.join(failed)}")
@@ -222,17 +229,18 @@ def _parse_bbox(text: str | None) -> tuple[float, float, float, float] | None:
 
 
 def _survey_scale(
-    sources: Sequence[str], bands: Sequence[int] | Manifest, quiet: bool
+    sources: Sequence[str], options: Options, manifest: Manifest, quiet: bool
 ) -> tuple[float, float]:
     from rsedge.raster.scaling import survey_scale
 
+    bands, masking = options.bands or manifest, options.masking
     try:
-        low, high = survey_scale(sources, bands)
+        low, high = survey_scale(sources, bands, masking=masking)
     except InputError:
         good = [source for source in sources if _is_readable(source)]
         if len(good) in {0, len(sources)}:
             raise
-        low, high = survey_scale(good, bands)  # the others are told of when it is their turn
+        low, high = survey_scale(good, bands, masking=masking)  # the others are told of when it is their turn
     if not quiet:
         print(
             f"note: --scale {low:g},{high:g}, the 2nd and 98th percentile; give it for further rasters of this survey",
@@ -260,7 +268,7 @@ def _segment(
         if not quiet:
             print(f"note: {target} is finished already", file=sys.stderr)
         if as_json:
-            common.say(json.dumps({"raster": source, "out": str(target), "finished_before": True}))
+            common.say_json({"raster": source, "out": str(target), "finished_before": True})
         return
     net = (backend.bundle.manifest.tile * (1 - options.overlap)) ** 2  # pixels that a window adds
     with (
@@ -277,7 +285,7 @@ def _segment(
     if not quiet:
         _show(result)
     if as_json:
-        common.say(json.dumps(result.to_dict()))
+        common.say_json(result.to_dict())
 
 
 def _is_kept(target: Path) -> bool:
@@ -300,9 +308,11 @@ def _show_plan(backend: Backend, source: str, target: Path, options: Options, as
 
     with Job(backend, source, target, options) as job:
         plan = job.plan()
-        facts = job.facts(plan)
+        facts = {**job.facts(plan), "notes": job.raster_notes()}
+    for note in facts["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     if as_json:
-        common.say(json.dumps(facts))
+        common.say_json(facts)
         return
     common.say(f"raster   {facts['raster']}: {facts['width']} x {facts['height']} px, bands {facts['bands']}")
     common.say(f"mask     {facts['out']}: {facts['out_width']} x {facts['out_height']} px, {options.format}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -146,7 +145,7 @@ def _source(options: TrainOptions) -> dict[str, Any]:
     """Arguments of ``open_dataset``, as plain JSON values: a later command finds them in run.json."""
     names = parse_band_names(options.band_names)
     scale = common.parse_scale(options.scale)
-    bands = common.parse_bands(options.bands)
+    bands, nodata = common.parse_bands(options.bands), common.parse_nodata(options.nodata)
     facts: dict[str, Any] = {
         "path": str(options.data.resolve()) if options.data else None,
         "val": list(parse_names(options.val)),
@@ -155,6 +154,8 @@ def _source(options: TrainOptions) -> dict[str, Any]:
         "bands": list(bands) if bands else None,
         "band_names": list(names) if names else None,
         "scale": list(scale) if scale else None,
+        "nodata": list(nodata) if nodata else None,
+        "alpha": common.parse_alpha(options.alpha),
         "eroded": options.eroded,
     }
     return {**facts, **(QUICK_SAMPLES if options.quick else {})}
@@ -171,13 +172,14 @@ def _teachers_source(teacher: Path, own: dict[str, Any], given: frozenset[str]) 
 
 
 def _open(source: dict[str, Any], sample_share: float | None) -> Dataset:
-    from rsedge_train.datasets import open_dataset, with_samples
+    from rsedge_train.datasets import masking_of, open_dataset, with_samples
 
     facts = dict(source)
     for key in ("path", "classes"):
         facts[key] = Path(facts[key]) if facts[key] else None
     for key in ("bands", "band_names", "scale"):
         facts[key] = tuple(facts[key]) if facts[key] else None
+    facts["masking"] = masking_of(facts.pop("nodata", None), facts.pop("alpha", None))
     dataset = open_dataset(facts.pop("path"), **facts)
     return with_samples(dataset) if sample_share and source["path"] else dataset
 
@@ -235,7 +237,7 @@ def _show(options: TrainOptions, run: Run, out: Path, then: str) -> None:
              f"{best['majority']['miou']:.3f} for always the most frequent class")  # fmt: skip
     _say(options, f"look at  {out / 'curves.png'}, {out / 'sheet.png'}; then: {then}")
     if options.as_json and _first():
-        common.say(json.dumps({"out": str(out), **run.to_dict()}))
+        common.say_json({"out": str(out), **run.to_dict()})
 
 
 def _say(options: TrainOptions, text: str) -> None:

@@ -38,6 +38,12 @@ class TrainOptions:
     scale: Annotated[
         str | None, _option(help="Raster values mapped to 0 and 255, where not 8-bit.", panel=DATA)
     ] = None
+    nodata: Annotated[
+        str | None, _option(help="Stored value that is no data, or one a band.", panel=DATA)
+    ] = None
+    alpha: Annotated[
+        str | None, _option(help="Band that is 0 where there is no data, or none.", panel=DATA)
+    ] = None
     eroded: Annotated[
         bool, _option("--eroded", help="Score with ISPRS's boundary-eroded labels.", panel=DATA)
     ] = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,6 +45,8 @@ def verify(
     tiles: Annotated[int, typer.Option(help="Tiles to compare on.")] = 16,
     bands: common.Bands = None,
     scale: common.Scale = None,
+    nodata: common.Nodata = None,
+    alpha: common.Alpha = None,
     device: Annotated[
         str,
         typer.Option(
@@ -71,6 +72,7 @@ def verify(
     quiet: common.Quiet = False,
 ) -> None:
     """Compare every artifact that this machine can run with fp32: classes, scores and speed."""
+    from rsedge.raster.bands import Masking
     from rsedge.verify import VerifyOptions
     from rsedge.verify import verify as compare
 
@@ -82,6 +84,7 @@ def verify(
         raster=raster,
         bands=common.parse_bands(bands),
         scale=common.parse_scale(scale),
+        masking=Masking(common.parse_nodata(nodata), common.parse_alpha(alpha)),
         map=map,
         overwrite=overwrite,
         seams=seams,
@@ -94,7 +97,7 @@ def verify(
     if not quiet:
         _show(result)
     if as_json:
-        common.say(json.dumps(result.to_dict()))
+        common.say_json(result.to_dict())
     if result.failures:
         raise BackendError("; ".join(result.failures))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,6 +49,8 @@ def watch(
             metavar="LOW,HIGH",
         ),
     ] = None,
+    nodata: common.Nodata = None,
+    alpha: common.Alpha = None,
     preview: Annotated[bool, typer.Option("--preview", help="Also a PNG of image and mask, X.png.")] = False,
     compress: Annotated[str, typer.Option(help="Of the masks.", metavar="zstd|deflate|lzw")] = "zstd",
     max_ram: Annotated[
@@ -80,6 +81,8 @@ def watch(
         seam=cast("Seam", seam),
         bands=common.parse_bands(bands),
         scale=common.parse_scale(scale),
+        nodata=common.parse_nodata(nodata),
+        alpha=common.parse_alpha(alpha),
         compress=compress,
         max_ram_bytes=common.parse_bytes(max_ram),
     )
@@ -138,7 +141,7 @@ def _tell(event: Event, quiet: bool, as_json: bool) -> str:
         for note in () if quiet else r.notes:
             print(f"note: {name}: {note}", file=sys.stderr)
     if as_json:
-        common.say(json.dumps(facts))
+        common.say_json(facts)
     elif isinstance(event, Done) and not quiet:
         common.say(line)
     return what

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rasterio.enums import ColorInterp
@@ -20,6 +20,28 @@ Rgba = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
+class Masking:
+    """What the user says of pixels without data, in place of what a raster says itself.
+
+    Raises InputError where it says nothing that a raster could hold.
+    """
+
+    nodata: tuple[float, ...] | None = None  # one value, or one a band that feeds the model
+    alpha: int | Literal["none"] | None = None  # a band, 1-based, or none; None: those that are tagged so
+
+    def __post_init__(self) -> None:
+        if self.nodata is not None and not (
+            self.nodata and all(isinstance(v, float | int) for v in self.nodata)
+        ):
+            raise InputError(f"nodata {self.nodata!r} is not numbers such as (0,), one or one a band")
+        if not (self.alpha in (None, "none") or (isinstance(self.alpha, int) and self.alpha > 0)):
+            raise InputError(f"alpha {self.alpha!r} is neither a 1-based band nor none")
+
+
+AS_TAGGED = Masking()
+
+
+@dataclass(frozen=True)
 class BandPlan:
     """Which bands of a raster feed a model and how their values are mapped.
 
@@ -31,6 +53,8 @@ class BandPlan:
     scale: tuple[float, float] | None = None  # raster values that become 0 and the dtype's maximum
     notes: tuple[str, ...] = ()
     palette: tuple[Rgba, ...] = ()  # colour of each value of the band, from 0; alpha 0 is no data
+    nodata: tuple[float, ...] | None = None  # a value for each of the bands; None: the raster's own
+    alphas: tuple[int, ...] | None = None  # 1-based bands that say where data are; None: those tagged so
 
     def __post_init__(self) -> None:
         if self.scale is not None and not (np.isfinite(self.scale).all() and self.scale[0] < self.scale[1]):
@@ -47,28 +71,102 @@ def plan_bands(
     manifest: Manifest,
     bands: tuple[int, ...] | None = None,
     scale: tuple[float, float] | None = None,
+    masking: Masking = AS_TAGGED,
 ) -> BandPlan:
     """Choose the bands of ``reader`` that feed the model.
 
     ``bands``: 1-based indexes; None takes the bands whose colour interpretation carries the model's
     band names, else the first ones; a palette is expanded for a model of red, green, blue in uint8.
     ``scale``: raster values that map to 0 and the maximum of the model's dtype, needed where the raster
-    is stored in another dtype.
+    is stored in another dtype. ``masking``: nodata values and alpha, where the raster's own are not right.
 
     Raises InputError when there are too few bands, a band does not exist, or the dtype does not
     fit.
     """
     if bands is None and (palette := _palette(reader, manifest)):
         note = "a palette image: its values are taken as the palette's colours"
-        return _without_scale(BandPlan((1,), manifest.dtype, None, (note,), palette), scale)
-    chosen, notes = choose_bands(reader, manifest, bands)
-    plan = BandPlan(chosen, manifest.dtype, scale, notes)
-    _check_dtype({reader.dtypes[b - 1] for b in chosen}, manifest, scale, reader.path)
-    return plan
+        plan = _without_scale(BandPlan((1,), manifest.dtype, None, (note,), palette), scale)
+    else:
+        chosen, notes = choose_bands(reader, manifest, bands, masking)
+        plan = BandPlan(chosen, manifest.dtype, scale, notes)
+        _check_dtype({reader.dtypes[b - 1] for b in chosen}, manifest, scale, reader.path)
+    return masked(reader, plan, masking, named=bands is not None)
+
+
+def masked(reader: RasterReader, plan: BandPlan, masking: Masking, *, named: bool) -> BandPlan:
+    """The plan with the user's nodata values and alpha, and with the raster's own notes.
+
+    ``named``: the user chose the bands. Then those that are left out are alpha only where they look like it: near
+    infrared is tagged so in many files. Raises InputError where a value or band cannot be.
+    """
+    alphas, notes = _choose_alphas(reader, plan.indexes, masking.alpha, named)
+    nodata = _fit_nodata(reader, plan.indexes, masking.nodata)
+    return replace(plan, nodata=nodata, alphas=alphas, notes=(*reader.notes, *plan.notes, *notes))
+
+
+def _choose_alphas(
+    reader: RasterReader, indexes: tuple[int, ...], alpha: int | Literal["none"] | None, named: bool
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Which bands say where data are, and notes on it."""
+    if isinstance(alpha, int):
+        if alpha > len(reader.dtypes):
+            raise InputError(
+                f"--alpha {alpha}: {reader.path} has bands 1 to {len(reader.dtypes)}; name one of them, or none"
+            )
+        if alpha in indexes:
+            raise InputError(
+                f"--alpha {alpha}: this band feeds the model; name another, or choose bands with --bands"
+            )
+        return (alpha,), ()
+    if alpha is not None:
+        return (), ()
+    tagged = tuple(
+        i for i, c in enumerate(reader.color_interp, 1) if c == ColorInterp.alpha and i not in indexes
+    )
+    if not named or not tagged:
+        return tagged, ()
+    from rsedge.raster.look import seems_alpha  # noqa: PLC0415 - reads rasters, which this module chooses bands for
+
+    used = tuple(i for i in tagged if seems_alpha(reader, i))
+    notes = tuple(
+        f"band {i} is tagged as alpha but does not look like it, and --bands leaves it out: it is not used; with "
+        f"--alpha {i} it is"
+        for i in tagged
+        if i not in used
+    )
+    return used, notes
+
+
+def _fit_nodata(
+    reader: RasterReader, indexes: tuple[int, ...], nodata: tuple[float, ...] | None
+) -> tuple[float, ...] | None:
+    """A value for each band. Raises InputError where one cannot be stored in its band."""
+    if nodata is None:
+        return None
+    if len(nodata) not in {1, len(indexes)}:
+        raise InputError(
+            f"--nodata has {len(nodata)} values for {len(indexes)} bands; give one, or one a band that feeds the model"
+        )
+    values = tuple(map(float, nodata * len(indexes) if len(nodata) == 1 else nodata))
+    if np.isnan(values).all() and all(reader.dtypes[i - 1].startswith("float") for i in indexes):
+        return None  # it is no data anyway
+    for index, value in zip(indexes, values, strict=True):
+        dtype = np.dtype(reader.dtypes[index - 1])
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            if not (value.is_integer() and limits.min <= value <= limits.max):
+                raise InputError(
+                    f"--nodata {value:g} cannot occur in band {index} of {reader.path}, which is stored as {dtype}; "
+                    f"give a whole number from {limits.min} to {limits.max}"
+                )
+    return values
 
 
 def choose_bands(
-    reader: RasterReader, manifest: Manifest, bands: tuple[int, ...] | None = None
+    reader: RasterReader,
+    manifest: Manifest,
+    bands: tuple[int, ...] | None = None,
+    masking: Masking = AS_TAGGED,
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The 1-based bands that `plan_bands` takes where there is no palette to expand, and notes on them.
 
@@ -76,7 +174,7 @@ def choose_bands(
     """
     notes: tuple[str, ...] = ()
     if bands is None:
-        bands, notes = _default_bands(reader, manifest)
+        bands, notes = _default_bands(reader, manifest, masking)
     count = len(reader.dtypes)
     if len(bands) != len(manifest.bands):
         raise InputError(
@@ -115,19 +213,26 @@ def _without_scale(plan: BandPlan, scale: tuple[float, float] | None) -> BandPla
     return plan
 
 
-def _default_bands(reader: RasterReader, manifest: Manifest) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _default_bands(
+    reader: RasterReader, manifest: Manifest, masking: Masking
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
     wanted = manifest.bands
     by_name = {c.name.lower(): i for i, c in reversed(list(enumerate(reader.color_interp, 1)))}
-    if all(name in by_name for name in wanted):
+    if all(name in by_name and by_name[name] != masking.alpha for name in wanted):
         return tuple(by_name[name] for name in wanted), ()
-    usable = [i for i, c in enumerate(reader.color_interp, 1) if c != ColorInterp.alpha]
+    usable = [
+        i
+        for i, c in enumerate(reader.color_interp, 1)
+        if (c != ColorInterp.alpha if masking.alpha is None else i != masking.alpha)
+    ]
     if len(usable) < len(wanted):
         palette = (
             " (a palette image: expand it with `gdal_translate -expand rgb`)" if reader.colormap() else ""
         )
+        more = "".join(f"; {note}" for note in reader.notes)
         raise InputError(
             f"{reader.path} has {len(usable)} usable band{'s' * (len(usable) != 1)}{palette}, the model needs "
-            f"{len(wanted)}: {', '.join(wanted)}"
+            f"{len(wanted)}: {', '.join(wanted)}{more}"
         )
     chosen = tuple(usable[: len(wanted)])
     said = {reader.color_interp[i - 1] for i in usable}

@@ -4,30 +4,78 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from rsedge.conditions import usable_cores
 
 PNG_CHUNK_BYTES = 100_000_000  # of an interlaced image, decoded at a time
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that say size and sampling
 PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 COEFFICIENT_BYTES = 2
+JPEG2000 = {"JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JP2Lura"}
+SHOWN_OF_ONE_TILE = (1024, 1024)
+SIZ_WITHIN = 4 << 20  # of the file, the marker that tells a JPEG 2000's tiles
+INTEGER_BYTES, AREA_BYTES = 4, 13.5  # of a sample of a tile; of a part of one, edges of the wavelet included
+CODE_BLOCKS_BYTES = 0.15  # of a sample of the tile: what is kept on its blocks of 64 x 64
+# Of a pixel, beside its bands: what these drivers hold of a whole image.
+WHOLE_BYTES = {
+    "WEBP": 4,
+    "GIF": 1,
+    "BIGGIF": 0,
+    "XPM": 1,
+    "GRIB": 16,
+    "HEIF": 4,
+    "AVIF": 4,
+    "JPEGXL": 4,
+    "PDF": 4,
+}
+CHUNKED = {"netCDF", "HDF5", "HDF5Image", "BAG", "S102", "HDF4", "HDF4Image"}
+CHUNK_CACHE_BYTES = 16 << 20
+GROWN = 1.5  # bytes of a row that was compressed, over those before; more are of several rows
+FROM_START = {"JPEG", "PNG", *WHOLE_BYTES}
+WHOLE_BLOCKS, ARGB_BYTES = ("WEBP", "LERC", "JXL"), 4  # TIFF compressions whose decoders want a block at once
 
 
 def decoder_bytes(src: Any, threads: int = 1) -> int:
     """Of an open rasterio dataset: a block stored and decoded for each thread; all of what only decodes whole.
 
-    That is a progressive JPEG, an interlaced PNG, and the stored bytes of a TIFF in one strip. 0 for formats that
-    are not known here.
+    That is a progressive JPEG, an interlaced PNG, WebP, the tile of a JPEG 2000 also where GDAL shows smaller blocks,
+    and the stored bytes of a TIFF in one strip. Two blocks for formats that are not known here.
     """
     if src.driver == "GTiff":
         return _tiff_bytes(src, threads)
     if src.driver == "JPEG":
         return _jpeg_bytes(src)
-    if src.driver == "PNG":
-        whole = int(src.height) * int(src.width) * pixel_bytes(src.dtypes)
+    if src.driver in JPEG2000 or src.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION") == "JPEG2000":
+        return _jpeg2000_bytes(src)
+    return _whole_bytes(src)
+
+
+def _whole_bytes(src: Any) -> int:
+    """Of formats whose decoders hold a whole image, or a chunk of one that GDAL does not tell; else two blocks."""
+    pixels, driver = int(src.height) * int(src.width), src.driver
+    if driver == "PNG":
+        whole = pixels * pixel_bytes(src.dtypes)
         return min(whole, PNG_CHUNK_BYTES) if _is_interlaced(src.name) else 0
-    return 0
+    if driver in WHOLE_BYTES:
+        whole = pixels * (WHOLE_BYTES[driver] + pixel_bytes(src.dtypes))
+        return whole + min(whole, _file_bytes(src.name))
+    if driver in CHUNKED:
+        whole = pixels * pixel_bytes(src.dtypes[:1])
+        compressed = _file_bytes(next(iter(src.files), src.name)) < whole  # a subdataset's name is no file's
+        return CHUNK_CACHE_BYTES + 2 * whole * compressed
+    height, width = src.block_shapes[0]
+    return 2 * int(height) * int(width) * pixel_bytes(src.dtypes if is_interleaved(src) else src.dtypes[:1])
+
+
+def decodes_from_start(src: Any) -> bool:
+    """Whether the format has no way to a row but through all those above it."""
+    if src.driver == "GTiff":
+        return _strip_bytes(src) > 0 and "COMPRESSION" in src.tags(ns="IMAGE_STRUCTURE")
+    return src.driver in FROM_START
 
 
 def pixel_bytes(dtypes: Any) -> int:
@@ -38,11 +86,62 @@ def pixel_bytes(dtypes: Any) -> int:
 def _tiff_bytes(src: Any, threads: int) -> int:
     (height, width), together = src.block_shapes[0], is_interleaved(src)
     decoded = height * width * pixel_bytes(src.dtypes if together else src.dtypes[:1])
-    # GDAL shows a high strip as rows: then only this tells what is loaded to decode the first of them.
-    stored = int(src.get_tag_item("BLOCK_SIZE_0_0", "TIFF", bidx=1) or 0)
     count = math.ceil(src.height / height) * math.ceil(src.width / width)
     a_block = int(decoded + min(decoded, _file_bytes(src.name)))
-    return int(min(max(threads, 1), count) * a_block + max(stored - decoded, 0))
+    stored = _strip_bytes(src)
+    compression = src.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION", "")
+    pixels = int(src.height) * int(src.width) if stored else height * width
+    if compression.startswith(WHOLE_BLOCKS):
+        a_block += pixels * (pixel_bytes(src.dtypes) + ARGB_BYTES) + 2 * stored
+    return int(min(max(threads, 1), count) * a_block + stored)
+
+
+def _strip_bytes(src: Any) -> int:
+    """Of a TIFF in one strip, the stored bytes beyond those of a row; 0 of any other.
+
+    GDAL shows a high strip as rows: then only this tells what is loaded to decode the first of them.
+    """
+    height, width = src.block_shapes[0]
+    decoded = height * width * pixel_bytes(src.dtypes if is_interleaved(src) else src.dtypes[:1])
+    stored = int(src.get_tag_item("BLOCK_SIZE_0_0", "TIFF", bidx=1) or 0)
+    # What does not shrink grows a little when it is compressed.
+    is_strip = width >= src.width and height < src.height and stored > decoded * GROWN
+    return stored - decoded if is_strip else 0
+
+
+def _jpeg2000_bytes(src: Any) -> int:
+    """OpenJPEG makes 32-bit integers of a whole tile; of a part of the only tile it holds three such arrays.
+
+    GDAL decodes several tiles of a row at a time, one on each core.
+    """
+    size = int(src.height), int(src.width)
+    height, width = src.block_shapes[0]
+    asked = _jpeg2000_tile(src.name)
+    if asked is None:  # not a local file: 1024 is what GDAL shows of an only tile
+        asked = size if (height, width) == SHOWN_OF_ONE_TILE else (height, width)
+    tile = min(asked[0], size[0]), min(asked[1], size[1])
+    samples, bands = math.prod(tile) * len(src.dtypes), len(src.dtypes)
+    stored = min(_file_bytes(src.name), samples * pixel_bytes(src.dtypes[:1]))
+    if tile[0] <= height and tile[1] <= width:
+        at_once = min(usable_cores(), math.ceil(size[1] / tile[1]) * math.ceil(size[0] / tile[0]))
+        return at_once * (INTEGER_BYTES * samples + stored)
+    part = min(height, tile[0]) * min(width, tile[1]) * bands if tile == size else samples
+    # The codestream of the area before may still be there.
+    return math.ceil(AREA_BYTES * part + CODE_BLOCKS_BYTES * samples) + 2 * stored
+
+
+def _jpeg2000_tile(path: str) -> tuple[int, int] | None:
+    """Height and width of a tile by the codestream's SIZ marker; None where it is not found."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(SIZ_WITHIN)
+    except OSError:
+        return None
+    at = head.find(b"\xff\x4f\xff\x51")
+    if at < 0 or len(head) < at + 32:
+        return None
+    width, height = struct.unpack(">II", head[at + 24 : at + 32])
+    return height, width
 
 
 def is_interleaved(src: Any) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +16,9 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError
-from rsedge.raster import blocks, buffers, values
+from rsedge.raster import blocks, buffers, opening, values
 from rsedge.raster.bands import BandPlan
-from rsedge.raster.grid import Grid, unreferenced_allowed
+from rsedge.raster.grid import unreferenced_allowed
 from rsedge.raster.values import Pixels, Scaling, Valid
 from rsedge.window import Window
 
@@ -27,8 +26,8 @@ BLOCK_OVERHEAD_BYTES = 512  # what GDAL's cache counts for a block beside its pi
 SCALED_BYTES, PALETTE_BYTES = 24, 12  # of a pixel of a piece: float64 twice and masks; an index and a mask
 # Else GDAL decodes a PNG in one go, and says nothing where the file ends too early.
 HONEST = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
+OF_FILES = {"VRT", "SENTINEL2", "DIMAP", "GTI", "STACIT", "TIL"}  # drivers that read other rasters
 SOURCES_ASKED = 4  # of a VRT, for the height of their blocks and what it takes to decode them
-MOST_VRTS = 1000  # looked into, of those that a VRT is made of
 
 
 class RasterReader:
@@ -42,12 +41,12 @@ class RasterReader:
 
     def __init__(self, path: Path | str, threads: int = 1) -> None:
         self.path = str(path)
-        try:
-            with unreferenced_allowed(), rasterio.Env(**HONEST):
-                self._src = _open(self.path, threads)
-                self.grid = _grid(self._src)
-        except RasterioError as error:
-            raise InputError(_why_not(self.path, error)) from error
+        with unreferenced_allowed(), rasterio.Env(**HONEST):
+            self._src = opening.open_source(self.path, threads)
+            self.grid, self.misplaced = opening.place(
+                self._src
+            )  # notes on a georeference that cannot be used
+        self.notes: tuple[str, ...] = (*self.misplaced, *opening.pages(self._src, self.path))
         self.color_interp: tuple[ColorInterp, ...] = self._src.colorinterp
         self.dtypes: tuple[str, ...] = self._src.dtypes
         self.nodata: float | None = self._src.nodata  # of the first band
@@ -70,7 +69,19 @@ class RasterReader:
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """Every file the raster is read from: side files and a VRT's sources included, and theirs."""
-        return tuple(Path(f) for f in _files_of(self._src))
+        return tuple(Path(f) for f in opening.files_of(self._src))
+
+    @property
+    def stored_bits(self) -> tuple[int, ...]:
+        """Bits that each band's values are stored in, as far as the file says: fewer than its dtype's, or as many."""
+        said = (self._src.tags(i, ns="IMAGE_STRUCTURE").get("NBITS") for i in range(1, len(self.dtypes) + 1))
+        pairs = zip(said, self.dtypes, strict=True)
+        return tuple(int(bits) if bits else 8 * buffers.pixel_bytes([dtype]) for bits, dtype in pairs)
+
+    @property
+    def decodes_from_start(self) -> bool:
+        """Whether reading one row decodes all those above it."""
+        return buffers.decodes_from_start(self._src)
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -168,6 +179,10 @@ class RasterReader:
         self._find_valid(stored, window, plan, valid)
         return stored[: len(plan.indexes)], valid
 
+    def read_bands(self, window: Window, indexes: Sequence[int]) -> Pixels:
+        """Bands, 1-based, as stored, (bands, h, w), in the raster's own grid."""
+        return self._read_bands(tuple(indexes), window)
+
     def read_raw(self, window: Window) -> Pixels:
         """All bands as stored, (bands, h, w)."""
         return self._guard(lambda w: self._src.read(window=w), window)
@@ -239,7 +254,7 @@ class RasterReader:
 
     @cached_property
     def _decoder_bytes(self) -> int:
-        if self._src.driver != "VRT":
+        if self._src.driver not in OF_FILES:
             return buffers.decoder_bytes(self._src, self._threads)
         return max((decoder for _, decoder in self._sources), default=0)
 
@@ -299,7 +314,7 @@ class RasterReader:
     @cached_property
     def _sources(self) -> tuple[tuple[int, int], ...]:
         """Of some of a VRT's sources: height of their blocks, and bytes to decode them."""
-        sources, found = [f for f in self.files[1:] if not _is_vrt(str(f))], []
+        sources, found = [f for f in self.files[1:] if not opening.is_vrt(str(f))], []
         for path in sources[:: max(1, -(-len(sources) // SOURCES_ASKED))]:
             try:
                 with unreferenced_allowed(), rasterio.open(path) as source:
@@ -312,6 +327,8 @@ class RasterReader:
         return buffers.pixel_bytes([self.dtypes[i - 1] for i in bands])
 
     def _alphas(self, plan: BandPlan) -> tuple[int, ...]:
+        if plan.alphas is not None:
+            return plan.alphas
         # By colour: GDAL's mask flags tell of alpha only in two- and four-band integer rasters.
         found = (i for i, c in enumerate(self.color_interp, 1) if c == ColorInterp.alpha)
         return tuple(i for i in found if i not in plan.indexes)
@@ -329,69 +346,15 @@ class RasterReader:
             i for i in dict.fromkeys(plan.indexes) if not self._mask_flags[i - 1]
         )  # no flag: its own
 
-    def _nodata(self, plan: BandPlan) -> tuple[Any, ...]:
+    def _nodata(self, plan: BandPlan) -> tuple[values.Range, ...]:
         """Nodata values of the plan's bands as stored; empty where no pixel can have them all."""
-        stored = (values.stored_nodata(self._src.nodatavals[i - 1], self.dtypes[i - 1]) for i in plan.indexes)
-        found = tuple(stored)
-        return () if None in found else found
+        said = plan.nodata or [self._src.nodatavals[i - 1] for i in plan.indexes]
+        found = [
+            values.stored_nodata(value, self.dtypes[i - 1])
+            for value, i in zip(said, plan.indexes, strict=True)
+        ]
+        return () if None in found else tuple(f for f in found if f is not None)
 
     def _palette_has_holes(self, plan: BandPlan) -> bool:
         most = np.iinfo(self.dtypes[plan.indexes[0] - 1]).max
         return len(plan.palette) <= most or any(color[3] == 0 for color in plan.palette)
-
-
-def _open(path: str, threads: int) -> Any:
-    source = rasterio.open(path)
-    if threads < 2 or source.driver != "GTiff":  # other drivers would warn of an option they do not know
-        return source
-    source.close()
-    return rasterio.open(path, driver="GTiff", num_threads=threads)
-
-
-def _files_of(src: Any) -> list[str]:
-    """GDAL lists the sources of a VRT, but not what those that are VRTs are made of."""
-    found = dict.fromkeys(src.files)
-    for path in _nested(found, src.files[1:]):
-        try:
-            with unreferenced_allowed(), rasterio.open(path) as source:
-                found.update(dict.fromkeys(source.files))
-        except RasterioError:
-            continue  # reading will tell
-    return list(found)
-
-
-def _nested(found: dict[str, None], first: list[str]) -> Iterator[str]:
-    """The VRTs among ``first`` and then among what ``found`` has gained, each once, `MOST_VRTS` at most."""
-    seen, waiting = set[str](), [path for path in first if _is_vrt(path)]
-    while waiting and len(seen) < MOST_VRTS:
-        path = waiting.pop()
-        if path not in seen:
-            seen.add(path)
-            before = len(found)
-            yield path
-            waiting += [new for new in list(found)[before:] if _is_vrt(new)]
-
-
-def _is_vrt(path: str) -> bool:
-    return path.lower().endswith(".vrt")
-
-
-def _why_not(path: str, error: Exception) -> str:
-    """What is wrong with a path that GDAL could not open."""
-    is_local = "://" not in path and not path.startswith("/vsi")
-    if is_local and os.path.isdir(path):
-        return f"{path} is a folder; give raster files, or a glob such as '{path.rstrip('/')}/*.tif'"
-    if is_local and not os.path.exists(path):
-        return f"no raster at {path}; check the path"
-    if "Range downloading not supported" in str(error):
-        return f"{path}: this server does not send parts of files, as GDAL needs; download it first"
-    if path.endswith(".zip"):
-        inside = path if path.startswith("/vsizip/") else f"/vsizip/{path}"
-        return f"{path} is an archive; name the raster in it, such as {inside}/NAME.tif"
-    return f"{path} is not a raster GDAL can open: {error}"
-
-
-def _grid(src: Any) -> Grid:
-    gcps, gcp_crs = src.gcps
-    crs = gcp_crs if gcps else src.crs
-    return Grid(src.height, src.width, crs or None, src.transform, tuple(gcps), src.rpcs)

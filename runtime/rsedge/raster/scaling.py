@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.manifest import Manifest
-from rsedge.raster.bands import BandPlan, choose_bands
+from rsedge.raster.bands import AS_TAGGED, BandPlan, Masking, choose_bands, masked
 from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.values import Scaling
@@ -22,6 +22,9 @@ from rsedge.window import Window
 MOST_WINDOWS = (64, 4096)  # of a raster; the second where the first show no valid pixel at all
 WINDOW = 256  # pixels a side; of striped rasters as many pixels in full rows
 MOST_VALUES = 4_000_000  # held at once
+MOST_DELIVERED = 1e9  # by a sensor, whatever the unit; beyond, values are what gaps were filled with
+FILLERS = {-999.0, -9999.0, -32767.0, -32768.0, -99999.0, -2147483648.0}  # of gaps, where nothing says so
+RARE = 0.001  # share of the values
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,11 @@ class _Sample:
 
 
 def survey_scale(
-    paths: Sequence[Path | str], bands: Sequence[int] | Manifest, low: float = 2, high: float = 98
+    paths: Sequence[Path | str],
+    bands: Sequence[int] | Manifest,
+    low: float = 2,
+    high: float = 98,
+    masking: Masking = AS_TAGGED,
 ) -> tuple[float, float]:
     """One (low, high) for all ``paths``: percentiles of a sample of their valid pixels, all bands pooled.
 
@@ -46,15 +53,17 @@ def survey_scale(
     `plan_bands` would. ``low`` and ``high`` are percentiles, 0..100. At most 64 windows of 256 x 256 pixels
     are read of a raster, spread evenly, each of few blocks; where all of them lack data, 4096. Nothing is
     drawn at random. Where both percentiles are the same value, the least and the greatest take their place.
+    ``masking``: nodata values and alpha, where the rasters' own are not right.
 
-    Raises InputError when nothing is valid, all values are equal, or a raster cannot be read.
+    Raises InputError when nothing is valid, all values are equal, a percentile is a value that no sensor delivers
+    but fills gaps with, or a raster cannot be read.
     """
     if not 0 <= low < high <= 100:
         raise InputError(f"percentiles {low:g} and {high:g} are not within 0..100, the lower one first")
     if not paths:
         raise InputError("there is no raster to take a scale from; name at least one")
     for most in MOST_WINDOWS:
-        samples = [_plan(path, bands, most) for path in paths]
+        samples = [_plan(path, bands, most, masking) for path in paths]
         step = -(-sum(s.values for s in samples) // MOST_VALUES) | 1  # odd: not the same columns in every row
         pool = np.concatenate([_values(sample, step) for sample in samples])
         if pool.size:
@@ -101,16 +110,20 @@ def _share_blocks(windows: Sequence[Window], block: tuple[int, int]) -> bool:
     return len(set(touched)) < len(touched)
 
 
-def _plan(path: Path | str, bands: Sequence[int] | Manifest, most: int) -> _Sample:
+def _plan(path: Path | str, bands: Sequence[int] | Manifest, most: int, masking: Masking) -> _Sample:
     with RasterReader(path) as reader:
-        indexes = choose_bands(reader, bands)[0] if isinstance(bands, Manifest) else tuple(bands)
+        indexes = (
+            choose_bands(reader, bands, masking=masking)[0] if isinstance(bands, Manifest) else tuple(bands)
+        )
         if outside := [b for b in indexes if not 1 <= b <= len(reader.dtypes)]:
             raise InputError(f"band {outside[0]} does not exist; {path} has bands 1 to {len(reader.dtypes)}")
         kinds = {reader.dtypes[b - 1] for b in indexes}
         if odd := sorted(k for k in kinds if k.startswith("complex")):
             raise InputError(f"{path} is stored as {odd[0]}; a model reads real numbers only")
         windows = spread_windows((reader.grid.height, reader.grid.width), reader.block_shape, most)
-        return _Sample(path, BandPlan(indexes, np.result_type(*kinds).name), windows)
+        plan = BandPlan(indexes, np.result_type(*kinds).name)
+        named = not isinstance(bands, Manifest)
+        return _Sample(path, masked(reader, plan, masking, named=named), windows)
 
 
 def _values(sample: _Sample, step: int) -> NDArray[Any]:
@@ -127,6 +140,12 @@ def _values(sample: _Sample, step: int) -> NDArray[Any]:
 
 def _limits(pool: NDArray[Any], low: float, high: float) -> tuple[float, float]:
     first, last = (float(v) for v in np.percentile(pool, (low, high)))
+    for value in (first, last):
+        if abs(value) > MOST_DELIVERED or (value in FILLERS and np.mean(pool == value) > RARE):
+            raise InputError(
+                f"--scale auto finds {value:.9g} where {low:g} to {high:g} % of the values should end, and no sensor "
+                f"delivers that; if it stands for no data, give --nodata {value:.9g}, else --scale LOW,HIGH"
+            )
     if first < last:
         return first, last
     first, last = float(pool.min()), float(pool.max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rsedge.raster.bands import PALETTE_BANDS, SCALED_MAX, BandPlan
 
 Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
+Range = tuple[Any, Any]  # of stored values, both ends included
 PIECE_PIXELS = 1 << 19  # of temporaries at a time
 SOME_CLIPPED, MANY_CLIPPED = 0.02, 0.5  # shares of values outside the declared scale: a note, an error
 LITTLE_USED = 0.05  # a share of the declared scale: with less, an image is nearly one colour to the model
@@ -31,29 +33,85 @@ def piece_pixels(height: int, width: int) -> int:
     return min(height, max(1, PIECE_PIXELS // width)) * width
 
 
-def stored_nodata(value: float | None, dtype: str) -> Any:
-    """A nodata value as a scalar of ``dtype``; None where no stored value can equal it.
+@lru_cache(maxsize=256)
+def stored_nodata(value: float | None, dtype: str) -> Range | None:
+    """The least and the greatest stored value that are nodata where a file says ``value``; None where none is.
 
-    A float64 array the size of the image would come of comparing integers with Python's floats.
+    As GDAL's mask has it: tags are decimals, often rounded, so floats count within a few units of the last place
+    of float32. A whole number is what a tag with a fraction says of integers. NaN is never data, tag or not.
     """
     if value is None or np.isnan(value) or dtype.startswith("complex"):
         return None
     kind = np.dtype(dtype)
     if kind.kind == "f":
-        with np.errstate(over="ignore"):
-            return kind.type(value)
+        return _close_to(value, kind)
     limits = np.iinfo(kind)
-    return kind.type(int(value)) if float(value).is_integer() and limits.min <= value <= limits.max else None
+    if not limits.min <= value <= limits.max:
+        return None
+    whole = kind.type(int(value))  # not Python's: float64 arrays would come of comparing with that
+    return whole, whole
 
 
-def drop_nodata(stored: Pixels, nodata: Sequence[Any], valid: Valid) -> None:
+def _close_to(value: float, kind: np.dtype[Any]) -> Range:
+    with np.errstate(over="ignore"):
+        tag = kind.type(value)
+        if not np.isfinite(tag):
+            return tag, tag
+        most = _place(np.finfo(kind).max)
+        ends = [_last_alike(tag, _place(tag), far) for far in (-most, most)]
+    return ends[0], ends[1]
+
+
+def _last_alike(tag: Any, near: int, far: int) -> Any:
+    """The float furthest from ``tag`` towards the place ``far`` that GDAL takes for the same (ARE_REAL_EQUAL)."""
+    kind, work = type(tag), np.float64 if tag.itemsize == 8 else np.float32
+    b = work(tag)
+
+    def is_alike(place: int) -> bool:
+        a = work(
+            _at(place, kind)
+        )  # in this arithmetic the sum of two very large ones is infinite, as in GDAL
+        return bool(a == b or abs(a - b) < work(np.finfo(np.float32).eps) * abs(a + b) * work(2))
+
+    # Those alike are next to the tag. Only of the largest tags they go on; of others there may be more, far away.
+    reach = 1 << 33 if tag.itemsize == 8 else 16
+    step = max(near - reach, far) if far < near else min(near + reach, far)
+    far = far if is_alike(step) else step
+    while abs(far - near) > 1:
+        middle = (near + far) // 2
+        near, far = (middle, far) if is_alike(middle) else (near, middle)
+    return _at(far if is_alike(far) else near, kind)
+
+
+def _place(value: Any) -> int:
+    """Of a float among all of its kind, in order; 0 is at 0."""
+    bits = int(abs(value).view(f"u{value.itemsize}"))
+    return -bits if value < 0 else bits
+
+
+def _at(place: int, kind: Any) -> Any:
+    found = np.array(abs(place), f"u{kind().itemsize}").view(kind)[()]
+    return -found if place < 0 else found
+
+
+def is_nodata(stored: NDArray[Any], nodata: Range) -> NDArray[np.bool_]:
+    """Where ``stored`` lies in what `stored_nodata` gave."""
+    least, greatest = nodata
+    if least == greatest:
+        return np.asarray(stored == least)
+    found = np.asarray(stored >= least)
+    found &= stored <= greatest
+    return found
+
+
+def drop_nodata(stored: Pixels, nodata: Sequence[Range], valid: Valid) -> None:
     """Clear ``valid`` (h, w) where every band of ``stored`` (bands, h, w) has its value of ``nodata``."""
     for rows in pieces(*valid.shape):
-        empty = stored[0, rows] == nodata[0]
+        empty = is_nodata(stored[0, rows], nodata[0])
         for band, value in zip(stored[1:], nodata[1:], strict=True):
             if not empty.any():
                 break
-            empty &= band[rows] == value
+            empty &= is_nodata(band[rows], value)
         valid[rows] &= ~empty
 
 

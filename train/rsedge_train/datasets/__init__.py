@@ -1,6 +1,6 @@
 """Labelled imagery: what is there, how it is split, and reading it by window."""
 
-from rsedge_train.datasets.base import BandChoice, Dataset, SceneFiles, SceneReader
+from rsedge_train.datasets.base import BandChoice, Dataset, SceneFiles, SceneReader, masking_of
 from rsedge_train.datasets.check import check
 from rsedge_train.datasets.layouts import open_dataset
 from rsedge_train.datasets.report import Report
@@ -16,6 +16,7 @@ __all__ = [
     "SceneReader",
     "SceneScan",
     "check",
+    "masking_of",
     "open_dataset",
     "sample_dataset",
     "scan",

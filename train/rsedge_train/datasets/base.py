@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from rsedge.evaluation import check_grids
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import Grid, RasterReader, plan_bands
+from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.look import look
 from rsedge.truth import LabelReader
 from rsedge.window import Window
 from rsedge_train.pixels import MEAN
@@ -48,6 +51,14 @@ class BandChoice:
     names: tuple[str, str, str] = ("red", "green", "blue")
     indexes: tuple[int, ...] | None = None  # 1-based; None: by colour interpretation, else the first three
     scale: tuple[float, float] | None = None  # raster values mapped to 0 and 255, where not stored as uint8
+    masking: Masking = field(
+        default=AS_TAGGED, repr=False
+    )  # where the rasters' own nodata or alpha is not right
+
+
+def masking_of(nodata: Sequence[float] | None, alpha: int | Literal["none"] | None) -> Masking:
+    """``Masking`` of what JSON holds of it."""
+    return Masking(tuple(nodata) if nodata else None, alpha)
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,9 @@ class SceneReader:
             self._label = LabelReader(files.label, dataset.table.colors, dataset.num_classes)
             check_grids(self._image, self._label.raster)
             manifest = dataset.manifest(dataset.name, tile=1)
-            self.plan = plan_bands(self._image, manifest, dataset.bands.indexes, dataset.bands.scale)
+            self.plan = plan_bands(
+                self._image, manifest, dataset.bands.indexes, dataset.bands.scale, dataset.bands.masking
+            )
         except BaseException:
             self._image.__exit__(None, None, None)
             if hasattr(self, "_label"):
@@ -145,6 +158,10 @@ class SceneReader:
         if not valid.all():
             pixels, labels = np.where(valid, pixels, self._fill), np.where(valid, labels, IGNORE)
         return np.asarray(pixels, np.uint8), np.asarray(labels, np.uint8)
+
+    def look(self) -> tuple[str, ...]:
+        """What one look at a sample of the image says; see `rsedge.raster.look`."""
+        return (*self.plan.notes, *look(self._image, self.plan))
 
     def read_labels(self, window: Window) -> UInt8:
         """Labels (h, w) alone."""

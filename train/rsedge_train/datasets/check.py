@@ -10,6 +10,7 @@ import numpy as np
 
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
+from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge_train.datasets.base import SPLITS
 from rsedge_train.datasets.examine import Facts, examine
 from rsedge_train.datasets.found import NO_VAL, Found
@@ -27,6 +28,7 @@ def check(
     bands: tuple[int, ...] | None = None,
     band_names: tuple[str, str, str] | None = None,
     scale: tuple[float, float] | None = None,
+    masking: Masking = AS_TAGGED,
     eroded: bool = False,
     images: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -40,7 +42,9 @@ def check(
     problems = list[str]()
 
     def find(val: Sequence[str], test: Sequence[str]) -> Found:
-        return find_layout(path, val, test, bands=bands, band_names=band_names, scale=scale, eroded=eroded)
+        return find_layout(
+            path, val, test, bands=bands, band_names=band_names, scale=scale, masking=masking, eroded=eroded
+        )
 
     try:
         found = find(val, test)

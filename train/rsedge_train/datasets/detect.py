@@ -16,6 +16,7 @@ from rsedge.errors import InputError
 from rsedge.labels import ClassTable, pack, pack_color, unpack_color
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster import RasterReader, bounded_cache
+from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.sample_files import LANDCOVER
 from rsedge.window import Window
 from rsedge_train.datasets import isprs
@@ -95,8 +96,11 @@ def _look(path: Path, seen: Seen) -> None:
 
 
 def _count_band(band: NDArray[Any], nodata: float | None, colors: dict[int, int], seen: Seen) -> None:
-    for value, count in count_runs(band[~np.isnan(band)]).items() if band.size else ():
-        if value in {NODATA, nodata}:
+    known = ~np.isnan(band)
+    if (found := stored_nodata(nodata, band.dtype.name)) is not None:
+        known &= ~is_nodata(band, found)
+    for value, count in count_runs(band[known]).items() if known.any() else ():
+        if value == NODATA:
             continue
         if colors:
             seen.colors[colors.get(value, 0)] += count

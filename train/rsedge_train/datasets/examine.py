@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rsedge.errors import InputError
+from rsedge.errors import InputError, unexpected
 from rsedge.evaluation import check_grids
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
+from rsedge.raster.look import look
 from rsedge.sample_files import LANDCOVER
 from rsedge.truth import Decoded, LabelReader
 from rsedge.window import Window
@@ -53,12 +54,13 @@ def examine(files: SceneFiles, table: ClassTable | None, bands: BandChoice, *, i
     with _gathered(facts), RasterReader(files.image) as image:
         _note_grid(facts, image)
         with _gathered(facts):
-            plan = plan_bands(image, _manifest(bands), bands.indexes, bands.scale)
+            plan = plan_bands(image, _manifest(bands), bands.indexes, bands.scale, bands.masking)
             listed = ",".join(map(str, plan.indexes))
             facts.fed = f"{listed} as {', '.join(bands.names)}"
             facts.notes += plan.notes
             if images:
                 _verify_png(files.image)
+                facts.notes += look(image, plan)
                 _read_image(facts, image, plan)
     for label in (files.label, files.scoring_label):
         if label is not None:
@@ -154,3 +156,7 @@ def _gathered(facts: Facts) -> Iterator[None]:
         yield
     except InputError as error:
         facts.problems.append(str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # the other rasters may be well
+        facts.problems.append(unexpected(facts.files.name, error))

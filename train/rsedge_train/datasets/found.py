@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
+from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge_train.datasets.base import BandChoice, SceneFiles
 
 NO_VAL = "none"  # as the only name of a validation scene: train without validation
@@ -21,10 +22,11 @@ class Asked:
     names: tuple[str, str, str] | None = None
     indexes: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
+    masking: Masking = AS_TAGGED
 
     def plain(self) -> BandChoice:
         """The choice where the layout says nothing."""
-        return BandChoice(self.names or BandChoice().names, self.indexes, self.scale)
+        return BandChoice(self.names or BandChoice().names, self.indexes, self.scale, self.masking)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def _bands(there: tuple[str, ...], asked: Asked) -> BandChoice | None:
     else:
         indexes = (1, 2, 3)
     first, second, third = (there[i - 1] for i in indexes)
-    return BandChoice(asked.names or (first, second, third), indexes, asked.scale)
+    return BandChoice(asked.names or (first, second, third), indexes, asked.scale, asked.masking)
 
 
 def _sides(campaign: Campaign, there: Sequence[str], val: Sequence[str], test: Sequence[str]) -> Sides:

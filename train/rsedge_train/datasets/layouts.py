@@ -8,6 +8,7 @@ from pathlib import Path
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA
+from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge_train.datasets import isprs, samples
 from rsedge_train.datasets.base import Dataset
 from rsedge_train.datasets.detect import detect_table
@@ -27,6 +28,7 @@ def open_dataset(
     bands: tuple[int, ...] | None = None,
     band_names: tuple[str, str, str] | None = None,
     scale: tuple[float, float] | None = None,
+    masking: Masking = AS_TAGGED,
     eroded: bool = False,
     sample_folder: Path = samples.FOLDER,
     sample_count: int = samples.COUNT,
@@ -38,18 +40,22 @@ def open_dataset(
     ``val``, ``test``: names of scenes; ``val=("none",)`` trains without validation. ``classes``: a TOML
     table of label colours; None takes ``classes.toml`` in the folder, else what the masks show.
     ``bands``: 1-based, with ``band_names`` where they are not red, green, blue. ``scale``: raster values
-    mapped to 0 and 255, needed where images are not 8-bit. ``eroded``: score with ISPRS's eroded labels.
+    mapped to 0 and 255, needed where images are not 8-bit. ``masking``: nodata values and alpha, where the
+    images' own are not right. ``eroded``: score with ISPRS's eroded labels.
     ``path`` None draws sample scenes into ``sample_folder``; ``progress`` is of their drawing.
 
     Raises InputError when the data cannot be used; ``rsedge data check`` lists everything that is wrong.
     """
     if path is None:
-        if val or test or classes or bands or band_names or scale or eroded:
+        if val or test or classes or bands or band_names or scale or masking != AS_TAGGED or eroded:
             raise InputError(
-                "split, classes, bands, scale and --eroded belong to your own data; sample scenes have theirs"
+                "split, classes, bands, scale, nodata, alpha and --eroded belong to your own data; sample scenes have "
+                "theirs"
             )
         return samples.sample_dataset(sample_folder, sample_count, sample_side, progress)
-    found = find_layout(path, val, test, bands=bands, band_names=band_names, scale=scale, eroded=eroded)
+    found = find_layout(
+        path, val, test, bands=bands, band_names=band_names, scale=scale, masking=masking, eroded=eroded
+    )
     if found.problems:
         more = f" ({len(found.problems) - 1} problems more)" if len(found.problems) > 1 else ""
         raise InputError(f"{found.problems[0]}{more}; `rsedge data check {path}` lists all that is wrong")
@@ -65,6 +71,7 @@ def find_layout(
     bands: tuple[int, ...] | None = None,
     band_names: tuple[str, str, str] | None = None,
     scale: tuple[float, float] | None = None,
+    masking: Masking = AS_TAGGED,
     eroded: bool = False,
 ) -> Found:
     """The labelled rasters under ``path``, split, without reading any pixel; see ``open_dataset``.
@@ -76,7 +83,7 @@ def find_layout(
         raise InputError(f"data {path} {what}")
     if bands is not None and len(bands) != 3:
         raise InputError(f"--bands {','.join(map(str, bands))}: a network here reads three bands; give three")
-    asked = Asked(band_names, bands, scale)
+    asked = Asked(band_names, bands, scale, masking)
     found = find_isprs(path, val, test, asked, eroded=eroded)
     if found is None:
         if eroded:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.raster import bounded_cache
+from rsedge.raster.bands import AS_TAGGED
 from rsedge_train.datasets.base import STRIP_ROWS, Dataset, SceneFiles, SceneReader, strips
 from rsedge_train.datasets.footprint import Footprint, footprint
 
@@ -29,6 +30,7 @@ class SceneScan:
     counts: NDArray[np.int64] = field(repr=False)  # (classes,) labelled pixels
     present: NDArray[np.bool_] = field(repr=False)  # (classes, rows, columns) of BLOCK x BLOCK pixels
     footprint: Footprint | None = None
+    notes: tuple[str, ...] = ()  # on the image
 
     def blocks_of(self, class_index: int) -> NDArray[np.int64]:
         """Flat indices of the blocks that hold a class."""
@@ -42,6 +44,15 @@ class Scan:
     scenes: tuple[SceneScan, ...]
     skipped: tuple[tuple[str, str], ...]
     sha256: str  # of names, sizes, heads and tails of all files: another data set has another
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """On the images, each once, with the first that it is about and of how many."""
+        found: dict[str, list[str]] = {}
+        for scene in self.scenes:
+            for note in scene.notes:
+                found.setdefault(note, []).append(scene.files.name)
+        return tuple(f"{names[0]} ({len(names)} rasters): {note}" for note, names in found.items())
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -63,6 +74,8 @@ def scan(
     """
     scenes, skipped = [], []
     digest = hashlib.sha256(repr((dataset.table, dataset.bands)).encode())
+    if dataset.bands.masking != AS_TAGGED:
+        digest.update(repr(dataset.bands.masking).encode())
     for done, entry in enumerate(files, 1):
         try:
             scenes.append(_scan_scene(dataset, entry, images))
@@ -96,7 +109,7 @@ def _scan_scene(dataset: Dataset, files: SceneFiles, images: bool) -> SceneScan:
                     found = np.bincount(labels[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
                     counts += found[:classes]
                     present[:, block_row, col] = found[:classes] > 0
-        return SceneScan(files, height, width, counts, present, footprint(reader.grid))
+        return SceneScan(files, height, width, counts, present, footprint(reader.grid), reader.look())
 
 
 def _hash_ends(digest: hashlib._Hash, path: Path) -> None:

@@ -1,0 +1,184 @@
+"""One look at a small sample of a raster: what would make a mask wrong though everything can be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.errors import InputError
+from rsedge.raster.bands import BandPlan
+from rsedge.raster.cache import exact_cache
+from rsedge.raster.reader import RasterReader
+from rsedge.raster.values import Pixels, Valid
+from rsedge.window import Window
+
+ACROSS = 4  # windows along a side, from edge to edge
+SIDE, PATCH = 128, 64  # pixels a side of a window; of what is looked at in one go
+FLAT_ROWS = 16  # of a window where blocks span the raster's width, at least
+WINDOW_BYTES = 4 << 20  # of a window that does
+SHARED_BYTES = 16 << 20  # of a row of blocks: what is read twice of it is cached; never more than a run has
+FEW_PIXELS = 4 << 20  # of a raster: all may be decoded for a look
+LEAST_PIXELS = 1024  # of a sample that says something of the values
+BETWEEN = (
+    0.01  # share of an alpha band's values that are neither off nor fully on; beyond, it is not plain alpha
+)
+REMOVED = 0.25  # share of pixels that an alpha band may remove without a word
+COLLAR = 0.04  # share of the sample in one colour, from the edge on
+DARK = 100  # greatest value of a picture of 8 bits that is far below 255; percents are stored up to here
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """A few pixels of the plan's bands as stored, (bands, h, w), which hold data, and alpha, (alphas, h, w)."""
+
+    window: Window
+    stored: Pixels
+    valid: Valid
+    alphas: Pixels
+
+    def colour(self) -> tuple[Any, ...] | None:
+        """Of all pixels, where they have one and all hold data; else None."""
+        first = self.stored[:, 0, 0]
+        is_flat = self.valid.all() and (self.stored == first[:, None, None]).all()
+        return tuple(v.item() for v in first) if is_flat else None
+
+
+def look(reader: RasterReader, plan: BandPlan) -> tuple[str, ...]:
+    """Notes on alpha that removes much or is none, values that are not 8-bit in truth, and borders nobody marked.
+
+    At most 16 windows of 128 x 128 pixels are read, spread from edge to edge; where a row cannot be read without
+    those above it, only such as are at the top. What is damaged is left out: reading will tell, or it is not wanted.
+    """
+    patches = list(_patches(reader, plan))
+    if not patches:
+        return ()
+    notes = [*_odd_alpha(plan, patches), _few_values(reader, plan, patches), _collar(reader, patches)]
+    return tuple(note for note in notes if note)
+
+
+def seems_alpha(reader: RasterReader, index: int) -> bool:
+    """Whether a band is off or fully on in nearly every pixel of a sample, as alpha is."""
+    plan = BandPlan((index,), reader.dtypes[index - 1], alphas=())
+    seen = [patch.stored.ravel() for patch in _patches(reader, plan)]
+    return not seen or _between(np.concatenate(seen)) <= BETWEEN
+
+
+def _patches(reader: RasterReader, plan: BandPlan) -> Iterator[_Patch]:
+    plan_alphas = plan.alphas or ()
+    held = reader.row_of_blocks_bytes
+    with exact_cache(held if held <= SHARED_BYTES else 0):
+        for window in _windows(reader):
+            try:
+                stored, valid = reader.read_stored(window, plan)
+                alphas = reader.read_bands(window, plan_alphas) if plan_alphas else stored[:0]
+            except InputError:
+                continue
+            for row, high in _cut(window.height):
+                for col, wide in _cut(window.width):
+                    place = Window(window.row + row, window.col + col, high, wide)
+                    area = (slice(row, row + high), slice(col, col + wide))
+                    yield _Patch(
+                        place, stored[(slice(None), *area)], valid[area], alphas[(slice(None), *area)]
+                    )
+
+
+def _cut(length: int) -> list[tuple[int, int]]:
+    """Starts and lengths of patches along a side; what is left over goes to the last."""
+    starts = range(0, max(1, length - PATCH + 1), PATCH)
+    return [(start, PATCH if start != starts[-1] else length - start) for start in starts]
+
+
+def _windows(reader: RasterReader) -> list[Window]:
+    """Spread from edge to edge, each block that a window touches decoded once."""
+    (height, width), block = reader.stored_size, reader.block_shape
+    shared = reader.row_of_blocks_bytes <= SHARED_BYTES
+    striped = block[1] >= width
+    high = WINDOW_BYTES * block[0] // max(1, reader.row_of_blocks_bytes)
+    rows = _spread(height, min(SIDE, max(FLAT_ROWS, high)) if striped else SIDE, block[0], shared)
+    if reader.decodes_from_start and height * width > FEW_PIXELS:
+        rows = rows[:1]
+    cols = [(0, width)] if striped else _spread(width, SIDE, block[1], shared)
+    return [Window(row, col, high, wide) for row, high in rows for col, wide in cols]
+
+
+def _spread(length: int, side: int, block: int, shared: bool) -> list[tuple[int, int]]:
+    """Starts and lengths of up to `ACROSS` spans along a side, the first and the last at its ends."""
+    side = min(side, length)
+    starts = sorted({round(i * (length - side) / (ACROSS - 1)) for i in range(ACROSS)})
+    if block >= side:  # not across two blocks, but for the last
+        last = starts.pop()
+        starts = sorted({*(min(s, (s // block + 1) * block - side) for s in starts), last})
+    if not shared:
+        starts = sorted({s // block: s for s in reversed(starts)}.values())
+    return [(start, side) for start in starts]
+
+
+def _between(alpha: NDArray[Any]) -> float:
+    """Share of the values that are neither 0 nor the greatest."""
+    return float(np.mean((alpha != 0) & (alpha != alpha.max())))
+
+
+def _odd_alpha(plan: BandPlan, patches: list[_Patch]) -> Iterator[str]:
+    for place, index in enumerate(plan.alphas or ()):
+        seen = np.concatenate([p.alphas[place].ravel() for p in patches])
+        between, removed = _between(seen), float(np.mean(seen == 0))
+        if between <= BETWEEN and removed <= REMOVED:
+            continue
+        odd = (
+            f", though {between:.1%} of its values lie between off and fully on, as in near infrared tagged as alpha"
+            if between > BETWEEN
+            else ""
+        )
+        yield (
+            f"band {index} is used as alpha and makes {removed:.1%} of a sample nodata{odd}; where it is no alpha, "
+            "give --alpha none"
+        )
+
+
+def _few_values(reader: RasterReader, plan: BandPlan, patches: list[_Patch]) -> str | None:
+    """Of pictures that go into a model of 8 bits as they are."""
+    if plan.dtype != "uint8" or plan.scale is not None or plan.palette:
+        return None
+    bits = max(reader.stored_bits[i - 1] for i in plan.indexes)
+    if bits < 8:
+        return (
+            f"the raster's values have {bits} bits (0 to {2**bits - 1}), the model was trained on 0 to 255: expect a "
+            f"wrong mask without --scale 0,{2**bits - 1}"
+        )
+    seen = [p.stored[:, p.valid].ravel() for p in patches]
+    values = np.concatenate(seen)
+    if values.size < LEAST_PIXELS * len(plan.indexes) or not 0 < (most := int(values.max())) <= DARK:
+        return None
+    full = next((2**b - 1 for b in range(1, 7) if most < 2**b), DARK)
+    return (
+        f"no value of a sample is above {most}, the model was trained on 0 to 255: expect a wrong mask if white is not "
+        f"255 in this raster; say what it is with --scale, such as --scale 0,{full}"
+    )
+
+
+def _collar(reader: RasterReader, patches: list[_Patch]) -> str | None:
+    """One colour that fills patches from the raster's edge on, and is not all there is."""
+    height, width = reader.stored_size
+    found, often = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
+    at_edge = set[tuple[Any, ...]]()
+    for patch in patches:
+        if (colour := patch.colour()) is not None:
+            w = patch.window
+            found[colour] += w.height * w.width
+            often[colour] += 1
+            if w.row == 0 or w.col == 0 or w.row_end == height or w.col_end == width:
+                at_edge.add(colour)
+    total = sum(p.valid.size for p in patches)
+    for colour, pixels in found.most_common():
+        if colour in at_edge and often[colour] > 1 and COLLAR <= pixels / total < 1:
+            values = ",".join(f"{v:.9g}" for v in (colour[:1] if len(set(colour)) == 1 else colour))
+            return (
+                f"{pixels / total:.0%} of a sample is of one colour from the raster's edge on, which nothing marks as "
+                f"nodata; if that is a border, give --nodata {values}"
+            )
+    return None
