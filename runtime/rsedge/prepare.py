@@ -14,6 +14,7 @@ from rsedge.raster import BandPlan, Grid, RasterReader, check_target, plan_bands
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
+SAME_GSD = 0.01  # share by which ground sampling distances may differ and no model sees it
 MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
 
 
@@ -27,12 +28,24 @@ def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> Ras
     if gsd_m is None or trained is None:
         which = "raster" if gsd_m is None else "model"
         raise InputError(f"resample was asked for, but the GSD of the {which} is unknown; leave it out")
-    if trained[0] <= gsd_m <= trained[1]:
+    factor = resample_by(gsd_m, trained)
+    if factor == 1:
         return RasterReader(raster, threads=read_threads())
     from rsedge.raster.resample import Resampled  # noqa: PLC0415 - wanted seldom
 
-    wanted_m = trained[0] if gsd_m < trained[0] else trained[1]
-    return Resampled(raster, wanted_m / gsd_m, threads=read_threads())
+    return Resampled(raster, factor, threads=read_threads())
+
+
+def resample_by(gsd_m: float, trained: tuple[float, float]) -> float:
+    """How many times as long pixels must become for their GSD to be among those trained at.
+
+    A whole number or one over it where that is within SAME_GSD: half-metre pixels of a UTM grid are 0.5 m on the
+    ground only in two places, and all between would be blurred for nothing.
+    """
+    factor = min(max(gsd_m, trained[0]), trained[1]) / gsd_m
+    whole = max(1, round(max(factor, 1 / factor)))
+    handy = float(whole) if factor >= 1 else 1 / whole
+    return handy if abs(factor / handy - 1) <= SAME_GSD else factor
 
 
 def check_whole(raster: Path | str) -> None:
