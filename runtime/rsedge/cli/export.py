@@ -83,6 +83,10 @@ def export(
         str | None, typer.Option(help="Metres a pixel it was trained at.", metavar="FINE,COARSE")
     ] = None,
     tile: Annotated[int | None, typer.Option(help="Pixels, where the file leaves its input free.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Which of its outputs holds the scores.", show_default="the only one that could"),
+    ] = None,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:
@@ -120,7 +124,7 @@ def export(
             if onnx is None:
                 told = dict(build_bundle(run, plan, name=name, weights=weights))
             else:
-                facts = _foreign(classes, mean, std, max_value, band_names, gsd, tile, name)
+                facts = _foreign(classes, mean, std, max_value, band_names, gsd, tile, name, output)
                 told = dict(adopt_bundle(onnx, facts, plan))
         if not quiet:
             _show(told)
@@ -144,6 +148,7 @@ def _foreign(
     gsd: str | None,
     tile: int | None,
     name: str | None,
+    output: str | None,
 ) -> Any:
     from rsedge.labels import ClassTable, unpack_color
     from rsedge_export.foreign import ForeignFacts
@@ -163,6 +168,7 @@ def _foreign(
         gsd_m=_pair("--gsd", gsd),
         name=name,
         tile=tile,
+        output=output,
         unlabelled=tuple(map(unpack_color, sorted(table.ignore))),
     )
 

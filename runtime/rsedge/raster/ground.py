@@ -149,9 +149,9 @@ class _Earth:
         """Exact areas where rows run along parallels."""
         edges = (t.f + t.e * np.arange(height + 1)) * self.radian
         sine = self._authalic_sine(np.clip(edges, -math.pi / 2, math.pi / 2))
-        m2 = np.abs(np.diff(sine) * t.a * self.radian) * self.authalic_m**2
-        both = np.column_stack([m2, m2]).astype(np.float64)
-        return PixelAreas(np.arange(height) + 0.5, np.array([0.0, width]), both)
+        m2 = np.asarray(np.abs(np.diff(sine) * t.a * self.radian) * self.authalic_m**2, np.float64)
+        rows = np.arange(0.5, height, dtype=np.float64)
+        return PixelAreas(rows, np.array([0.0, width]), np.repeat(m2[:, None], 2, axis=1))
 
     @property
     def authalic_m(self) -> float:
