@@ -187,7 +187,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} holds no ONNX graph; it may be damaged or incomplete")
     if any(entry.key == METADATA_KEY for entry in model.metadata_props):
         raise ModelError(
-            f"{path} is rsedge's own and says everything itself; use it as it is (--model {path})"
+            f"{path} is rsedge's own and says everything itself; use it as it is: `rsedge infer --model {path}`"
         )
     if model.functions:
         model = inliner.inline_local_functions(model)

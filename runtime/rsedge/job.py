@@ -207,7 +207,7 @@ class Job:
     def notes(self, journal: Journal) -> tuple[str, ...]:
         """What the user should know."""
         valid_pixels = sum(sum(part.pixels) for part in journal.parts.values())
-        notes = run_notes(self.reader, self.bands, self.model, valid_pixels)
+        notes = run_notes(self.reader, self.bands, self.model, valid_pixels, may_resample=True)
         if self.scale_note:
             notes = (*notes, self.scale_note)
         fine = self.fine

@@ -14,6 +14,7 @@ from rsedge.raster import BandPlan, Grid, RasterReader, check_target, plan_bands
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
+RESAMPLE = "; --resample reads it at the model's GSD"
 SAME_GSD = 0.01  # share by which ground sampling distances may differ and no model sees it
 MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
 
@@ -66,7 +67,7 @@ def area_of_interest(grid: Grid, options: Options) -> Any:
     from rsedge.aoi import Aoi  # noqa: PLC0415 - wanted seldom
 
     if options.aoi is not None:
-        return Aoi.from_file(Path(options.aoi), grid)
+        return Aoi.from_file(Path(options.aoi), grid, options.aoi_layer)
     assert options.bbox is not None
     return Aoi.from_bbox(options.bbox, grid, options.bbox_crs)
 
@@ -95,8 +96,10 @@ def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tupl
     return plan, Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
 
 
-def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int) -> tuple[str, ...]:
-    """What the user should know of a run."""
+def run_notes(
+    reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int, may_resample: bool = False
+) -> tuple[str, ...]:
+    """What the user should know of a run; ``may_resample``: whether it could have been told to resample."""
     grid, notes = reader.grid, list(plan.notes)
     if valid_pixels == 0:
         notes.append("the raster holds no valid pixel: the mask is all nodata")
@@ -108,7 +111,7 @@ def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels
     if gsd_m and trained and not trained[0] * 0.8 <= gsd_m <= trained[1] * 1.25:
         notes.append(
             f"the raster's GSD is {gsd_m:.2f} m, the model was trained at {trained[0]:g} to {trained[1]:g} m: "
-            "expect a worse mask; --resample reads it at the model's GSD"
+            f"expect a worse mask{RESAMPLE if may_resample else ''}"
         )
     return tuple(notes)
 

@@ -302,6 +302,7 @@ class TestSomebodyElsesOnnx:
         assert code == 0
         assert "note: its output holds probabilities (a softmax inside): the softmax was cut off" in said
         assert "softmax" in Bundle.open("u.rsedge").report["notes"][0]
+        assert run(*args, "-q") == (0, "", "")
 
 
 DEVICE = Device("Orin", "87", "10.3.0", "12.6", "12.6", "36.4.0")

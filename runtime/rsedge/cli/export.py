@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,7 +127,7 @@ def export(
                 told = dict(adopt_bundle(onnx, facts, plan))
         if not quiet:
             _show(told)
-        _say_notes(told)
+        _say_notes(told, quiet)
     if trt:
         told["engine"] = _engine(bundle or out, precision, force, quiet)
     if as_json:
@@ -202,7 +201,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
     named = _precisions(precision)
     wanted, why = named[0] if len(named) == 1 else "fp16", Bundle.open(path).why_not("int8-trt")
     if wanted == "int8" and why:
-        print(f"note: {path} has no INT8 for TensorRT ({why}): building FP16", file=sys.stderr)
+        common.note(f"{path} has no INT8 for TensorRT ({why}): building FP16", quiet)
         wanted = "fp16"
     try:
         with common.progress_bar("building the engine", quiet) as progress:
@@ -212,7 +211,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
         again = f"on the device: rsedge export --trt --bundle {path}"
         raise type(error)(f"{error}. The bundle {path} stays as it is; build the engine {again}") from error
     if facts.problem:
-        print(f"note: kept by force: {facts.problem}", file=sys.stderr)
+        common.note(f"kept by force: {facts.problem}", quiet)
     if not quiet:
         layers = ", ".join(f"{count} {kind}" for kind, count in facts.convolutions.items())
         common.say(f"engine     {plan_path(path, facts)}, {facts.size_bytes / 1e6:.1f} MB")
@@ -222,7 +221,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
     return asdict(facts)
 
 
-def _say_notes(told: Mapping[str, Any]) -> None:
+def _say_notes(told: Mapping[str, Any], quiet: bool) -> None:
     report = told["report"]
     notes = list(report["notes"])
     failed = (rung for rung in report["ladder"] if not rung["passed"])
@@ -230,7 +229,7 @@ def _say_notes(told: Mapping[str, Any]) -> None:
     if told["rehearsal"]:
         notes.append("this is a rehearsal: its weights show that the commands work, not what a model can do")
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        common.note(note, quiet)
 
 
 def _show(told: Mapping[str, Any]) -> None:
