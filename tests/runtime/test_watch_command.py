@@ -175,7 +175,8 @@ def test_what_is_told(
     [
         (("--every", "0"), "must be above"),
         (("--settle", "-1"), "must not be below 0"),
-        (("--scale", "auto"), "is not LOW,HIGH"),
+        (("--scale", "auto"), "LOW,HIGH"),
+        (("--scale", "many"), "is not LOW,HIGH"),
         (("--compress", "jpeg"), "zstd, deflate, lzw"),
     ],
 )
