@@ -133,7 +133,7 @@ def _trial(args: argparse.Namespace, stage: Stage, dataset: Dataset) -> float:
     seconds = (elapsed[-1] - elapsed[first]) / max(1, len(elapsed) - 1 - first)
     log.info("%s: %.4f s a step, waiting %.1f %%", stage.name, seconds, 100 * run.progress["wait_share"])
     shutil.rmtree(job.out)
-    return max(seconds, 1e-4)
+    return float(max(seconds, 1e-4))
 
 
 def table(out: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -73,16 +73,19 @@ def assemble(
     manifest: Manifest,
     imagery: Imagery | None,
     write_master: Callable[[Path], Mapping[str, Any]],
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the bundle and put it in its place when it is whole; returns what was written.
 
-    ``write_master`` puts ARTIFACT into the folder it is given and returns what the report says of it.
+    ``write_master`` puts ARTIFACT into the folder it is given and returns what the report says of it. ``notes``: what
+    the report should say besides.
     """
     _check(plan, manifest, imagery)
     with replaced_when_whole(plan.out) as folder:
         with plan.stages("fp32"):
             master = write_master(folder)
         report = _reduce(folder, manifest, imagery, plan)
+        report["notes"] += notes
         # Nothing but what passed its proof gets this far.
         report["artifacts"][ARTIFACT] = {"precision": "fp32", "passed": True, "forced": False, **master}
         (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

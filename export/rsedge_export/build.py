@@ -90,7 +90,7 @@ def adopt_bundle(onnx_file: Path, facts: ForeignFacts, plan: Plan) -> Mapping[st
         save(model, manifest, "fp32", folder / ARTIFACT)
         return {"against": f"{onnx_file.name}, before opset and batch were changed"}
 
-    built = assemble(plan, manifest, imagery, write_master)
+    built = assemble(plan, manifest, imagery, write_master, manifest.provenance["foreign"]["notes"])
     told = {"network": manifest.complexity["network"], "role": "foreign", "rehearsal": False}
     return {**built, **told, "weights": str(onnx_file)}
 

@@ -8,6 +8,7 @@ lower resolution.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rsedge.bundle import METADATA_KEY, file_sha256
 from rsedge.errors import InputError, ModelError
 from rsedge.manifest import DTYPES, ClassInfo, Manifest
 from rsedge_export.foreign_graph import (
+    all_constants,
     first_line,
     free_batch,
     name_nodes,
@@ -34,6 +36,7 @@ from rsedge_export.foreign_graph import (
     to_master_opset,
     upsample,
 )
+from rsedge_export.foreign_scores import answers, take_scores
 from rsedge_export.onnx_file import OPSET
 from rsedge_export.rewrite import pool_spatial_means
 from rsedge_export.session import open_session
@@ -41,6 +44,14 @@ from rsedge_export.session import open_session
 RGB = ("red", "green", "blue")
 SAME = 1e-3  # of the scores' range: how far they may move by a newer opset or another batch
 CONTROL = ("If", "Loop", "Scan")
+RANDOM = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
 INTEGER = (
     "QuantizeLinear",
     "DequantizeLinear",
@@ -52,10 +63,6 @@ INTEGER = (
 FREE_BATCH = (
     "export it with a free batch: torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},)), "
     "and no batch size in the network's own reshapes"
-)
-SCORES_WANTED = (
-    "wanted is one float32 score a class and pixel, (batch, classes, height, width), before any argmax; export "
-    "the network again without its last steps"
 )
 
 
@@ -76,6 +83,7 @@ class ForeignFacts:
     name: str | None = None  # of the model; None: that of the file
     tile: int | None = None  # None: that of the file, which then must have a fixed one
     unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
+    output: str | None = None  # which holds the scores; None: the only one of their shape
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -132,8 +140,8 @@ def adopt(path: Path, facts: ForeignFacts) -> tuple[onnx.ModelProto, Manifest]:
     name_nodes(told)  # ONNX Runtime refuses two of one name
     tile = _fix_tile(told, facts, path)
     tiles = _noise(facts, tile)
-    expected = _answer(told, tiles, path, "as it is")
-    _check_scores(expected, facts, tile, path)
+    scores = take_scores(told, [c.name for c in facts.classes], tiles, path, facts.output)
+    expected = scores.answer
 
     core = to_master_opset(told, path)
     tidy(core)
@@ -155,6 +163,7 @@ def adopt(path: Path, facts: ForeignFacts) -> tuple[onnx.ModelProto, Manifest]:
                 "sha256": file_sha256(path),
                 "producer": f"{model.producer_name} {model.producer_version}".strip(),
                 "opset": opset_of(model),
+                "notes": list(scores.notes),
             }
         },
         complexity={"network": path.name, "params": params, "params_deployed": params},
@@ -178,7 +187,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} holds no ONNX graph; it may be damaged or incomplete")
     if any(entry.key == METADATA_KEY for entry in model.metadata_props):
         raise ModelError(
-            f"{path} is rsedge's own and says everything itself; use it as it is (--model {path})"
+            f"{path} is rsedge's own and says everything itself; use it as it is: `rsedge infer --model {path}`"
         )
     if model.functions:
         model = inliner.inline_local_functions(model)
@@ -195,6 +204,12 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
             f"{path} uses operators that are not ONNX's own: {', '.join(foreign)}; export it again without "
             "optimizing it for one runtime"
         )
+    known = all_constants(model)
+    if random := sorted({_said(n) for n in model.graph.node if _is_random(n, known)}):
+        raise ModelError(
+            f"{path} has {', '.join(random)}, so it answers otherwise every time; export it again after model.eval(), "
+            "with torch's exporter in training=TrainingMode.EVAL"
+        )
     used = {n.op_type for n in model.graph.node}
     if branches := sorted(used & set(CONTROL)):
         raise ModelError(
@@ -207,16 +222,39 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
         )
 
 
+def _is_random(node: onnx.NodeProto, known: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether a node draws random numbers, or goes by the batch at hand, as in training."""
+    if node.op_type in RANDOM:
+        return True
+    if node.op_type == "BatchNormalization":
+        return any(a.name == "training_mode" and a.i for a in node.attribute)
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return False
+    return bool(known.get(node.input[2], True))
+
+
+def _said(node: onnx.NodeProto) -> str:
+    return node.op_type if node.op_type in RANDOM else f"{node.op_type} in training mode"
+
+
 def _fix_tile(model: onnx.ModelProto, facts: ForeignFacts, path: Path) -> int:
-    """Check the input and give it a fixed tile and one output; returns the tile's side."""
+    """Check the input and give it a fixed tile; returns the tile's side."""
     weights = {t.name for t in model.graph.initializer}  # old files list them as inputs too
     inputs = [v for v in model.graph.input if v.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(v.name for v in inputs) or "none"
         raise ModelError(f"{path} has {len(inputs)} inputs ({names}), wanted is one: an image")
     (image,) = inputs
-    del model.graph.input[:], model.graph.output[1:], model.graph.value_info[:]
+    del model.graph.input[:], model.graph.value_info[:]
     model.graph.input.append(image)
+    tile = _check_input(image, facts, path)
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return tile
+
+
+def _check_input(image: onnx.ValueInfoProto, facts: ForeignFacts, path: Path) -> int:
+    """Check the image that the network wants and give it the shape of a tile; returns its side."""
     shape, kind = image.type.tensor_type.shape.dim, image.type.tensor_type.elem_type
     found = [d.dim_value if d.HasField("dim_value") else 0 for d in shape]  # 0: free
     shown = "x".join(str(side or d.dim_param or "?") for side, d in zip(found, shape, strict=True))
@@ -248,36 +286,7 @@ def _fix_tile(model: onnx.ModelProto, facts: ForeignFacts, path: Path) -> int:
         )
     tile = facts.tile or sides.pop()
     set_shape(image, ("batch" if not found[0] else 1, bands, tile, tile))
-    model.graph.output[0].type.tensor_type.ClearField("shape")
     return tile
-
-
-def _check_scores(answer: NDArray[Any], facts: ForeignFacts, tile: int, path: Path) -> None:
-    """Raise ModelError unless ``answer`` holds a score a class, at a resolution that divides the tile."""
-    shown = f"{path}: its first output is {answer.dtype.name} {'x'.join(['N', *map(str, answer.shape[1:])])}"
-    if answer.dtype != np.float32:
-        what = ": classes rather than scores" if answer.dtype.kind in "iu" else ""
-        raise ModelError(f"{shown}{what}; {SCORES_WANTED}")
-    if answer.ndim != 4:
-        raise ModelError(f"{shown} for a {tile} px tile; {SCORES_WANTED}")
-    if answer.shape[1] != len(facts.classes):
-        names = ", ".join(c.name for c in facts.classes)
-        one = (
-            "; a single channel is no score a class: end the network with one each"
-            if answer.shape[1] == 1
-            else "; name a class for each, in their order, background too (--classes)"
-        )
-        raise InputError(
-            f"{shown}: {answer.shape[1]} scores a pixel for {len(facts.classes)} classes ({names}){one}"
-        )
-    height, width = answer.shape[2:]
-    if height != width or height > tile or tile % height:
-        raise ModelError(
-            f"{shown} for a {tile} px tile: scores come at the tile's resolution, or at a half, a third and so on; "
-            "export the network with its upsampling, or choose a tile that it divides"
-        )
-    if not np.isfinite(answer).all():
-        raise ModelError(f"{shown} and holds NaN or infinity; train it again or check its export")
 
 
 def _check_same(
@@ -285,7 +294,8 @@ def _check_same(
 ) -> None:
     """Raise ModelError unless ``model`` answers as the file did, tile by tile and as a batch."""
     bound = SAME * (float(np.ptp(expected)) or 1.0)
-    if not _distance(_answer(model, tiles, path, f"in opset {OPSET}"), expected) <= bound:
+    (found,) = answers(model, tiles, path, f"in opset {OPSET}")
+    if not _distance(found, expected) <= bound:
         raise ModelError(
             f"{path} answers otherwise in opset {OPSET}; export it again with opset_version={OPSET}"
         )
@@ -303,19 +313,6 @@ def _check_same(
 
 def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     return float(np.abs(found - expected).max()) if found.shape == expected.shape else math.inf
-
-
-def _answer(model: onnx.ModelProto, tiles: NDArray[np.float32], path: Path, how: str) -> NDArray[Any]:
-    """The first output for ``tiles``, one at a time, stacked."""
-    (image,), output = model.graph.input, model.graph.output[0].name
-    try:
-        session = open_session(model)
-        return np.concatenate([np.asarray(session.run([output], {image.name: t[None]})[0]) for t in tiles])
-    except Exception as error:  # onnxruntime raises a dozen unrelated types here
-        side = tiles.shape[-1]
-        raise ModelError(
-            f"{path} does not run {how} in ONNX Runtime on a {side} px tile: {first_line(error)}"
-        ) from error
 
 
 def _noise(facts: ForeignFacts, tile: int) -> NDArray[np.float32]:

@@ -65,6 +65,12 @@ def tidy(model: onnx.ModelProto) -> None:
         del holder.metadata_props[:]
 
 
+def all_constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Initializers and what Constant nodes hold, by name."""
+    nodes = {n.output[0]: value for n in model.graph.node if (value := _constant(n)) is not None}
+    return {**constants(model), **nodes}
+
+
 def _constant(node: onnx.NodeProto) -> NDArray[Any] | None:
     """What a Constant node holds; None of other nodes, and of strings and sparse tensors."""
     if node.op_type != "Constant":

@@ -123,7 +123,7 @@ def open_source(trt: Any, path: Path, precision: str) -> Bundle:
     if bundle.manifest.dtype == "uint16":
         raise ModelError(
             f"{path} takes uint16 pixels, which TensorRT has no input for; train or export it with uint8 or float32 "
-            "pixels, or run it with --device cuda or cpu"
+            "pixels, or run it with `rsedge infer --device cuda`"
         )
     return bundle
 

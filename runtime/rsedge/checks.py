@@ -142,7 +142,7 @@ def _note(candidate: Candidate, found: Agreement, recorded: float | None, troubl
     if candidate.precision.startswith("int8") and found.agreement < (recorded or 0) - LOSS_INT8:
         said.append(
             f"{found.agreement:.2%} of the pixels have the reference's class, {recorded:.2%} had it on the exporter's "
-            "tiles; if these tiles are what the model will meet, export it with some of them as --calibration"
+            "tiles; if these tiles are what the model will meet, give some of them to `rsedge export --calibration`"
         )
     return f"{candidate}: {'; '.join(said)}" if said else None
 

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rsedge.errors import OutputError
+
+
+def user_cache() -> Path:
+    """The folder for what rsedge keeps for this user and can make again: ``~/.cache/rsedge``.
+
+    Elsewhere with XDG_CACHE_HOME, which counts where it is absolute; a user without a home has `temporary_cache`.
+    """
+    wanted = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (wanted if wanted.is_absolute() else Path.home() / ".cache") / "rsedge"
+    except RuntimeError:
+        return temporary_cache()
+
+
+def temporary_cache() -> Path:
+    """A folder of this user's that lasts until the machine restarts."""
+    return Path(tempfile.gettempdir()) / f"rsedge-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 @contextmanager

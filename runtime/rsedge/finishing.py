@@ -61,10 +61,8 @@ def class_areas(job: Job, parts: Sequence[Part], mask: Path) -> tuple[ClassArea,
             (part.pixels, part.area_m2) for part in sorted(parts, key=lambda p: (p.area.col, p.area.row))
         ]
     else:
-        row_area_m2 = fine.row_area_m2()
-        counts = [
-            count_classes(rows[0], window, len(infos), row_area_m2) for window, rows in strips_of_file(mask)
-        ]
+        ground = fine.pixel_areas()
+        counts = [count_classes(rows[0], window, len(infos), ground) for window, rows in strips_of_file(mask)]
     pixels = [sum(p[k] for p, _ in counts) for k in range(len(infos))]
     return tuple(
         ClassArea(

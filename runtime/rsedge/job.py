@@ -225,7 +225,7 @@ class Job:
         return_freed_memory()  # of the reader's thread, before this one decodes
         valid_pixels = sum(sum(part.pixels) for part in journal.parts.values())
         notes = (
-            *run_notes(self.reader, self.bands, self.model, valid_pixels),
+            *run_notes(self.reader, self.bands, self.model, valid_pixels, may_resample=True),
             *look(self.reader, self.bands),
         )
         if self.scale_note:
@@ -238,6 +238,8 @@ class Job:
             )
         if not self.source_grid.is_referenced:
             notes = (*notes, "the raster has no CRS: the mask has none either, and areas are unknown")
+        elif self.source_grid.pixel_areas() is None:
+            notes = (*notes, f"areas are unknown: the raster {self.source_grid.why_no_areas}")
         return notes
 
     @property
@@ -259,7 +261,7 @@ class Job:
 
     def _wanted(self, path: Callable[[Window, str], Path]) -> Wanted:
         names = tuple(layer.name for layer in self.layers())
-        return Wanted(path, names, len(self.model.bundle.manifest.classes), self.reader.grid.row_area_m2())
+        return Wanted(path, names, len(self.model.bundle.manifest.classes), self.reader.grid.pixel_areas())
 
     def thumbnail(self) -> Thumbnail | None:
         """An empty thumbnail, where a preview is wanted."""

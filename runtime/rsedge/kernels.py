@@ -25,6 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rsedge.files import temporary_cache, user_cache
+
 SWITCH = "RSEDGE_COMPILED"  # "0" keeps to numpy
 READY = "RSEDGE_KERNELS"  # a library compiled beforehand, for images without a compiler
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -41,7 +43,7 @@ def compiled() -> Any | None:
     """The kernels as a ctypes library, which lets other threads run meanwhile; None where there is no compiler."""
     if os.environ.get(SWITCH) == "0":
         return None
-    for folder in _cache_folders():
+    for folder in dict.fromkeys((user_cache(), temporary_cache())):
         try:
             return _kept(folder) or _built(folder)
         except subprocess.TimeoutExpired:
@@ -134,10 +136,3 @@ def _compilers() -> Iterator[list[str]]:
             yield [path]
     if importlib.util.find_spec("ziglang"):
         yield [sys.executable, "-m", "ziglang", "cc"]
-
-
-def _cache_folders() -> Iterator[Path]:
-    wanted = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    with suppress(RuntimeError):  # a user without a home folder
-        yield (wanted if wanted.is_absolute() else Path.home() / ".cache") / "rsedge"
-    yield Path(tempfile.gettempdir()) / f"rsedge-{os.getuid() if hasattr(os, 'getuid') else 'user'}"

@@ -29,6 +29,7 @@ class Options:
     bbox: tuple[float, float, float, float] | None = None  # west, south, east, north in ``bbox_crs``
     bbox_crs: str | None = None  # None: the raster's
     aoi: Path | str | None = None  # polygons; pixels outside are nodata
+    aoi_layer: str | None = None  # of ``aoi``, where it has several
     crop: bool = False  # write only the extent of bbox or aoi
     format: Format = "cog"
     compress: str = "zstd"
@@ -69,6 +70,8 @@ class Options:
             raise InputError("bbox and aoi were both given; give one")
         if self.bbox_crs is not None and self.bbox is None:
             raise InputError("bbox_crs was given without bbox; polygons say their own CRS")
+        if self.aoi_layer is not None and self.aoi is None:
+            raise InputError("aoi_layer was given without aoi; give the file that it is a layer of")
         if self.crop and self.bbox is None and self.aoi is None:
             raise InputError("crop was asked for without bbox or aoi; give the area to crop to")
         if self.crop and self.resample:

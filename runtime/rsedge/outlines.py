@@ -103,8 +103,7 @@ class OutlineTracer:
 
     def __init__(self, grid: Grid, strip_rows: int, most_vertices: int, minimum: Minimum) -> None:
         self._height, self._most_vertices, self._minimum = grid.height, most_vertices, minimum
-        area = grid.row_area_m2()
-        self._row_area_m2 = np.full(grid.height, np.nan) if area is None else area
+        self._ground = grid.pixel_areas()
         self._seams = np.arange(strip_rows, grid.height, strip_rows)
         self._open: list[_Open] = []
         self._above = np.full(grid.width, NONE)  # open area of each pixel in the row above
@@ -124,9 +123,11 @@ class OutlineTracer:
 
     def _pieces(self, strip: NDArray[np.uint8], row: int) -> Areas:
         value, rings = trace(strip, NODATA)
-        count, rows = len(value), self._row_area_m2[row : row + len(strip)]
-        pixels = np.bincount(rings.owner, rings.areas(np.arange(len(strip) + 1)), count)
-        area_m2 = np.bincount(rings.owner, rings.areas(np.append(0, np.cumsum(rows))), count)
+        count = len(value)
+        pixels = np.bincount(rings.owner, rings.areas(), count)
+        area_m2 = np.full(count, np.nan)
+        if self._ground is not None:
+            area_m2 = np.bincount(rings.owner, rings.areas(self._ground.left_of(row, len(strip))), count)
         below = Rings(rings.xy + np.array([0, row], np.int32), rings.starts, rings.owner)
         return Areas(
             value, pixels.astype(np.int64), area_m2.astype(np.float64), np.zeros(count, np.bool_), below

@@ -52,10 +52,10 @@ def check_polygons_possible(
             "the raster is placed by ground control points, so its pixels have no map coordinates that polygons "
             "could have; rectify it first with `gdalwarp IN OUT`"
         )
-    if minimum is not None and minimum.area_m2 and grid.row_area_m2() is None:
+    if minimum is not None and minimum.area_m2 and grid.pixel_areas() is None:
         raise InputError(
             f"a smallest polygon of {minimum.area_m2:g} m2 was asked for, but the area of this raster's pixels is "
-            "unknown (no CRS?); give the minimum in pixels"
+            f"unknown: it {grid.why_no_areas}; give the minimum in pixels"
         )
 
 

@@ -14,6 +14,8 @@ from rsedge.raster import BandPlan, Grid, RasterReader, check_target, plan_bands
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
+RESAMPLE = "; --resample reads it at the model's GSD"
+SAME_GSD = 0.01  # share by which ground sampling distances may differ and no model sees it
 MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
 
 
@@ -27,12 +29,24 @@ def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> Ras
     if gsd_m is None or trained is None:
         which = "raster" if gsd_m is None else "model"
         raise InputError(f"resample was asked for, but the GSD of the {which} is unknown; leave it out")
-    if trained[0] <= gsd_m <= trained[1]:
+    factor = resample_by(gsd_m, trained)
+    if factor == 1:
         return RasterReader(raster, threads=read_threads())
     from rsedge.raster.resample import Resampled  # noqa: PLC0415 - wanted seldom
 
-    wanted_m = trained[0] if gsd_m < trained[0] else trained[1]
-    return Resampled(raster, wanted_m / gsd_m, threads=read_threads())
+    return Resampled(raster, factor, threads=read_threads())
+
+
+def resample_by(gsd_m: float, trained: tuple[float, float]) -> float:
+    """How many times as long pixels must become for their GSD to be among those trained at.
+
+    A whole number or one over it where that is within SAME_GSD: half-metre pixels of a UTM grid are 0.5 m on the
+    ground only in two places, and all between would be blurred for nothing.
+    """
+    factor = min(max(gsd_m, trained[0]), trained[1]) / gsd_m
+    whole = max(1, round(max(factor, 1 / factor)))
+    handy = float(whole) if factor >= 1 else 1 / whole
+    return handy if abs(factor / handy - 1) <= SAME_GSD else factor
 
 
 def check_whole(raster: Path | str) -> None:
@@ -53,7 +67,7 @@ def area_of_interest(grid: Grid, options: Options) -> Any:
     from rsedge.aoi import Aoi  # noqa: PLC0415 - wanted seldom
 
     if options.aoi is not None:
-        return Aoi.from_file(Path(options.aoi), grid)
+        return Aoi.from_file(Path(options.aoi), grid, options.aoi_layer)
     assert options.bbox is not None
     return Aoi.from_bbox(options.bbox, grid, options.bbox_crs)
 
@@ -82,8 +96,10 @@ def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tupl
     return plan, Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
 
 
-def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int) -> tuple[str, ...]:
-    """What the user should know of a run."""
+def run_notes(
+    reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels: int, may_resample: bool = False
+) -> tuple[str, ...]:
+    """What the user should know of a run; ``may_resample``: whether it could have been told to resample."""
     grid, notes = reader.grid, list(plan.notes)
     if valid_pixels == 0:
         notes.append("the raster holds no valid pixel: the mask is all nodata")
@@ -95,7 +111,7 @@ def run_notes(reader: RasterReader, plan: BandPlan, model: Backend, valid_pixels
     if gsd_m and trained and not trained[0] * 0.8 <= gsd_m <= trained[1] * 1.25:
         notes.append(
             f"the raster's GSD is {gsd_m:.2f} m, the model was trained at {trained[0]:g} to {trained[1]:g} m: "
-            "expect a worse mask; --resample reads it at the model's GSD"
+            f"expect a worse mask{RESAMPLE if may_resample else ''}"
         )
     return tuple(notes)
 

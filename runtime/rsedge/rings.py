@@ -7,13 +7,15 @@ a component's outline is what is left. No geometry library is asked: a union of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Measure = Callable[[Ints, Ints], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,21 @@ class Rings:
             self.xy[begin:end].copy(), self.starts[first : last + 1] - begin, self.owner[first:last].copy()
         )
 
-    def areas(self, rows: NDArray[np.float64] | Ints) -> NDArray[np.float64]:
-        """Area inside each ring, holes negative. ``rows``: (h + 1,) a column's area above each edge of rows."""
-        x, y = self.xy[:, 0], self.xy[:, 1]
-        strip = x * (rows[y] - rows[y[self.next_vertex]])
-        return np.add.reduceat(strip, self.starts[:-1]).astype(np.float64) if len(strip) else np.zeros(0)
+    def areas(self, left_of: Measure = np.multiply) -> NDArray[np.float64]:
+        """Area inside each ring, holes negative.
+
+        ``left_of``: what the area left of column edge x and above row edge y is, (vertices,) each; counts pixels
+        where none is given.
+        """
+        if not len(self.xy):
+            return np.zeros(0)
+        x, y = self.xy.T.astype(np.int64)
+        strip = left_of(x, y) - left_of(x, y[self.next_vertex])
+        return np.add.reduceat(strip, self.starts[:-1]).astype(np.float64)
 
     def polygons_first(self) -> Rings:
         """Sorted by owner, outer ring before holes."""
-        hole = self.areas(np.arange(int(self.xy[:, 1].max(initial=0)) + 1)) < 0
+        hole = self.areas() < 0
         return self.take(np.lexsort((hole, self.owner)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from rsedge.journal import Part, PartFile, describe
 from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
 from rsedge.raster import Grid
+from rsedge.raster.ground import PixelAreas
 from rsedge.raster.parts import write_part
 from rsedge.truth import LabelReader
 from rsedge.window import Window
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rsedge.preview import Picture
 
 COUNTED_ROWS = 64
+EVEN = 2e-4  # share by which areas of pixels may differ and be counted as one
+LEAST_PIECE = 2048  # pixels; with smaller ones, weighing each pixel is faster
 MASK, CONFIDENCE, PROBABILITIES, PREVIEW = "mask", "confidence", "probabilities", "preview"
 
 
@@ -34,7 +37,7 @@ class Wanted:
     path: Callable[[Window, str], Path]
     layers: tuple[str, ...]  # MASK, CONFIDENCE, PROBABILITIES
     classes: int
-    row_area_m2: NDArray[np.float64] | None
+    ground: PixelAreas | None
 
 
 class PartSink:
@@ -83,31 +86,59 @@ class PartSink:
         mask = self._rows[MASK][0, : area.height]
         if self._thumbnail is not None:
             files.append(self._thumbnail.save(wanted.path(area, PREVIEW), area, mask))
-        pixels, area_m2 = count_classes(mask, area, wanted.classes, wanted.row_area_m2)
+        pixels, area_m2 = count_classes(mask, area, wanted.classes, wanted.ground)
         self._held = 0
         self._done(Part(area, tuple(files), pixels, area_m2))
 
 
 def count_classes(
-    mask: NDArray[np.uint8], area: Window, classes: int, row_area_m2: NDArray[np.float64] | None
+    mask: NDArray[np.uint8], area: Window, classes: int, ground: PixelAreas | None
 ) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-    """Pixels and square metres of each class in a mask (h, w) that lies at ``area``.
-
-    ``row_area_m2``: area of one pixel of each row of the raster: it may change with latitude.
-    """
+    """Pixels and square metres of each class in a mask (h, w) that lies at ``area`` of the raster of ``ground``."""
     pixels, area_m2 = np.zeros(classes, np.int64), np.zeros(classes)
     for row in range(0, len(mask), COUNTED_ROWS):  # a comparison makes an array as large as what is compared
         rows = mask[row : row + COUNTED_ROWS]
-        here = None if row_area_m2 is None else row_area_m2[area.row + row : area.row + row + len(rows)]
-        for k in range(classes):
-            if here is None or (here == here[0]).all():
-                count = np.count_nonzero(rows == k)
-                area_m2[k] += 0 if here is None else count * here[0]
-            else:
-                by_row = np.count_nonzero(rows == k, axis=1)
-                count, area_m2[k] = by_row.sum(), area_m2[k] + by_row @ here
-            pixels[k] += count
-    return tuple(pixels.tolist()), None if row_area_m2 is None else tuple(area_m2.tolist())
+        if ground is None:
+            pixels += _counts(rows, classes)
+        else:
+            found, m2 = _areas(rows, Window(area.row + row, area.col, *rows.shape), ground, classes)
+            pixels, area_m2 = pixels + found, area_m2 + m2
+    return tuple(pixels.tolist()), None if ground is None else tuple(area_m2.tolist())
+
+
+def _counts(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    return np.array([np.count_nonzero(mask == k) for k in range(classes)])
+
+
+def _areas(
+    mask: NDArray[np.uint8], window: Window, ground: PixelAreas, classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pixels and square metres of the classes in a mask that lies at ``window``.
+
+    It is cut into pieces within which a pixel's area hardly changes; where those would be small, each is weighed.
+    """
+    sides = (window.row, window.height), (window.col, window.width)
+    sample = ground.at(*(np.array([at + 0.5, at + size / 2, at + size - 0.5]) for at, size in sides))
+    change = np.array([np.ptp(sample, axis).max() for axis in (0, 1)]) / (EVEN * sample.mean())
+    pieces = np.minimum(np.ceil(np.maximum(change, 1)), mask.shape).astype(int)
+    pixels, area_m2 = np.zeros(classes, np.int64), np.zeros(classes)
+    if mask.size < LEAST_PIECE * pieces.prod():
+        for value, m2 in zip(mask, _by_row(ground, window), strict=True):
+            pixels += np.bincount(value, minlength=NODATA + 1)[:classes]
+            area_m2 += np.bincount(value, m2, NODATA + 1)[:classes]
+        return pixels, area_m2
+    rows, cols = (np.linspace(0, size, n + 1).astype(int) for size, n in zip(mask.shape, pieces, strict=True))
+    levels = ground.at(window.row + (rows[:-1] + rows[1:]) / 2, window.col + (cols[:-1] + cols[1:]) / 2)
+    for (i, j), level in np.ndenumerate(levels):
+        found = _counts(mask[rows[i] : rows[i + 1], cols[j] : cols[j + 1]], classes)
+        pixels, area_m2 = pixels + found, area_m2 + found * level
+    return pixels, area_m2
+
+
+def _by_row(ground: PixelAreas, window: Window) -> Iterator[NDArray[np.float64]]:
+    """The areas of a window's pixels, a row at a time: there may be as many as in a strip of the raster."""
+    for row in range(window.row, window.row_end):
+        yield ground.of(Window(row, window.col, 1, window.width))[0]
 
 
 class Thumbnail:

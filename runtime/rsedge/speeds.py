@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from rsedge.bundle import DEFAULT_BUNDLE, SPEEDS_NAME, Bundle
 from rsedge.conditions import BOARD, cpu_name, usable_cores
 from rsedge.errors import InputError, ModelError
-from rsedge.files import whole_or_nothing
+from rsedge.files import user_cache, whole_or_nothing
 from rsedge.plans import list_engines
 
 SCHEMA = 1
@@ -133,11 +132,6 @@ def fitting(
         and (speed.sha256 in plans if speed.device == "tensorrt" else speed.sha256 == bundle.sha256)
     ]
     return tuple(sorted(fit, key=lambda speed: speed.cost))
-
-
-def user_cache() -> Path:
-    """The folder for what rsedge keeps for this user and can make again: ``~/.cache/rsedge``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsedge"
 
 
 def _places(bundle: Bundle) -> tuple[Path, ...]:

@@ -303,6 +303,33 @@ class TestAForeignFile:
             assert np.mean(same) > least
         assert not verify(out, VerifyOptions(tiles=2, device="cpu", threads=1)).failures
 
+    def test_probabilities_in_it_are_those_of_every_precision(self, tmp_path: Path) -> None:
+        made = tiny_graph(raw=False)
+        scores = made.graph.output[0].name
+        weights = {"axis": np.array([1], np.int64)}
+        made.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in weights.items())
+        made.graph.node.extend(  # a softmax written out, which cannot be cut
+            [
+                make("Exp", [scores], "e"),
+                make("ReduceSum", ["e", "axis"], "s"),
+                make("Div", ["e", "s"], "shares"),
+            ]
+        )
+        made.graph.output[0].name = "shares"
+        onnx.save(made, tmp_path / "unet.onnx")
+        out = tmp_path / "b.rsedge"
+        told = build.adopt_bundle(
+            tmp_path / "unet.onnx", self.FACTS, Plan(out, calibration=Calibration(("samples",), 16))
+        )
+        assert "logarithm" in " ".join(told["report"]["notes"])
+        tiles = [tile.pixels for tile in SampleTiles(Bundle.open(out).manifest, 2, None)]
+        for precision, near in (("fp32", 1e-3), ("fp16", 5e-3), ("int8", 0.06)):
+            with open_model(out, threads=1, precision=precision) as model:
+                for tile in tiles:
+                    powers = np.exp(tiny_answer(tile[None] / 255)[0])
+                    found = np.exp(model.infer(tile[None])[0])
+                    assert np.abs(found / found.sum(0) - powers / powers.sum(0)).mean() < near
+
     def test_without_imagery_it_has_no_int8(self, tmp_path: Path) -> None:
         onnx.save(tiny_graph(raw=False), tmp_path / "unet.onnx")
         told = build.adopt_bundle(tmp_path / "unet.onnx", self.FACTS, Plan(tmp_path / "b.rsedge"))

@@ -237,13 +237,13 @@ class TestSomebodyElsesOnnx:
         (tmp_path / "c.toml").write_text(self.TABLE)
         code, _, _ = run(
             *self.ARGS, "--max-value", 200, "--band-names", "nir, red,green", "--gsd", "0.25,1", "--tile", 256,
-            "--name", "unet", "--calibration", "samples",
+            "--name", "unet", "--calibration", "samples", "--output", "out",
         )  # fmt: skip
         assert code == 0
         ((path, facts, plan, options),) = asked
         assert facts == ForeignFacts(
             CLASSES, (0.1, 0.2, 0.3), (1, 2, 3), 200, ("nir", "red", "green"), gsd_m=(0.25, 1.0), name="unet",
-            tile=256, unlabelled=((0, 0, 0), (255, 255, 255)),
+            tile=256, unlabelled=((0, 0, 0), (255, 255, 255)), output="out",
         )  # fmt: skip
         assert (path, options) == (Path("unet.onnx"), {})
         assert plan.calibration == Calibration(("samples",), 64)
@@ -279,6 +279,30 @@ class TestSomebodyElsesOnnx:
         told = json.loads(printed.splitlines()[-1])
         assert told["report"] == Bundle.open("u.rsedge").report
         assert Bundle.open("u.rsedge").precisions == ("fp32", "fp16")
+
+    def test_what_was_made_of_its_output_is_said_and_kept(self, run: Command, tmp_path: Path) -> None:
+        (tmp_path / "c.toml").write_text(self.TABLE)
+        made = tiny_graph(raw=False)
+        (output,) = made.graph.output
+        made.graph.node.append(onnx.helper.make_node("Softmax", [output.name], ["shares"], axis=1))
+        output.name = "shares"
+        onnx.save(made, tmp_path / "unet.onnx")
+        args = (
+            *self.ARGS[:4],
+            "--mean",
+            "0,0,0",
+            "--std",
+            "1,1,1",
+            "--precision",
+            "fp32",
+            "--out",
+            "u.rsedge",
+        )
+        code, _, said = run(*args)
+        assert code == 0
+        assert "note: its output holds probabilities (a softmax inside): the softmax was cut off" in said
+        assert "softmax" in Bundle.open("u.rsedge").report["notes"][0]
+        assert run(*args, "-q") == (0, "", "")
 
 
 DEVICE = Device("Orin", "87", "10.3.0", "12.6", "12.6", "36.4.0")
@@ -380,8 +404,9 @@ class TestAnEngine:
 
         self.bundle(tmp_path / "m.rsedge", "fp16")
         monkeypatch.setattr(trt, "build_engine", lambda *_: replace(FACTS, problem="half of it is fp32"))
-        code, printed, said = run("--trt", "--bundle", "m.rsedge", "-q")
-        assert (code, printed, said) == (0, "", "note: kept by force: half of it is fp32\n")
+        code, _, said = run("--trt", "--bundle", "m.rsedge")
+        assert (code, said) == (0, "note: kept by force: half of it is fp32\n")
+        assert run("--trt", "--bundle", "m.rsedge", "-q") == (0, "", "")
 
     def test_no_bundle(self, run: Command) -> None:
         code, _, said = run("--trt")

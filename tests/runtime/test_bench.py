@@ -191,6 +191,21 @@ def test_accuracy_can_be_measured(bundle: Path, tmp_path: Path) -> None:
     assert found.source == "measured: 1 rasters, 0.00 Mpx labelled"
 
 
+def test_accuracy_of_bands_and_values_that_are_told(
+    bundle: Path, noise: Callable[..., np.ndarray], write_raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    pixels = noise(70, 70)
+    (tmp_path / "data").mkdir()
+    write_raster(pixels[::-1].astype(np.uint16) * 100, "data/a.tif")
+    write_raster(pixels.argmax(0).astype(np.uint8)[None], "data/a_labels.tif")
+    told = {"data": str(tmp_path / "data"), "bands": (3, 2, 1), "scale": (0, 25500)}
+    result = bench([bundle], BenchOptions(1, 0, 100, "cpu", threads=1, **told))
+    assert result.rows[0].accuracy is not None
+    assert result.rows[0].accuracy.oa > 0.99
+    method = result.to_dict()["method"]
+    assert (method["bands"], method["scale"]) == ("3,2,1", "0,25500")
+
+
 class TestWhatCannotRun:
     def test_a_device_that_is_missing_is_listed(self, bundle: Path) -> None:
         with pytest.raises(BackendError, match="nothing of it can run here: .*no CUDA"):
@@ -363,6 +378,8 @@ def test_other_bands_get_smooth_noise_around_their_mean(dtype: str) -> None:
 
 IMPOSSIBLE: list[tuple[Callable[[], BenchOptions], str]] = [
     (lambda: BenchOptions(rounds=0), "rounds 0"),
+    (lambda: BenchOptions(bands=(1, 2, 3)), "--data, which was not given"),
+    (lambda: BenchOptions(scale=(0, 1)), "--data, which was not given"),
     (lambda: BenchOptions(seconds=-1), "seconds -1"),
     (lambda: BenchOptions(seconds=math.inf), "seconds inf"),
     (lambda: BenchOptions(seconds=math.nan), "seconds nan"),

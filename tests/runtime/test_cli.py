@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.crs import CRS
 
 from artifacts import graph_of, make_artifacts
 from rsedge.engine import STAGES
@@ -53,7 +54,7 @@ def test_infer_says_where_the_mask_is_and_what_it_found(
     assert facts["windows"] == 9
     counts = np.bincount(strongest(pixels).ravel(), minlength=3)
     assert [c["pixels"] for c in facts["classes"]] == counts.tolist()
-    assert [c["area_m2"] for c in facts["classes"]] == pytest.approx((counts * 0.25).tolist())
+    assert [c["area_m2"] for c in facts["classes"]] == pytest.approx((counts * 0.25).tolist(), rel=1e-3)
     assert list(facts["seconds"]) == ["prepare", *STAGES, "write", "busy", "total"]
     assert facts["peak_rss_bytes"] > 1 << 20
     assert f"mask     {out}" in printed
@@ -67,6 +68,53 @@ def test_quiet_prints_nothing(
 ) -> None:
     result = run("infer", write_raster(noise(9, 9)), "--out", tmp_path / "m.tif", "--model", bundle, "-q")
     assert result == (0, "", "")
+
+
+def test_quiet_leaves_notes_out_and_errors_in(
+    run: Run, bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    local = CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1]]')
+    raster = write_raster(noise(9, 9), "town.tif", crs=local)
+    told = ("--out", tmp_path / "m.tif", "--model", bundle)
+    assert "note: areas are unknown" in run("infer", raster, *told)[2]
+    assert run("infer", raster, *told, "-q") == (0, "", "")
+    assert run("infer", raster, *told, "-q", "--resume") == (0, "", "")  # finished already
+    wide = write_raster(noise(70, 70).astype(np.uint16) * 100, "wide.tif")
+    assert run("infer", wide, "--out", tmp_path / "w.tif", "--model", bundle, "--scale", "auto", "-q") == (
+        0,
+        "",
+        "",
+    )
+    assert run("infer", tmp_path / "none.tif", *told, "-q")[2].startswith("error: ")
+    (tmp_path / "data").mkdir()
+    write_raster(np.ones((3, 9, 9), np.float32), "data/a.tif")
+    write_raster(np.full((1, 9, 9), 1, np.uint8), "data/a_labels.tif")
+    score = ("eval", tmp_path / "data", "--model", bundle, "--scale", "0,3000")
+    assert "note: " in run(*score)[2]
+    assert run(*score, "-q") == (0, "", "")
+
+
+def test_a_layer_of_the_polygons_is_chosen_by_its_option(
+    run: Run, bundle: Path, write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
+    path, raster = tmp_path / "a.gpkg", write_raster(noise(40, 60))
+    with rasterio.open(raster) as src:
+        west, north, crs = src.transform.c, src.transform.f, src.crs.to_wkt()
+    for layer, size in (("small", 5), ("large", 20)):
+        box = shapely.box(west, north - size / 2, west + size / 2, north)
+        pyogrio.raw.write(
+            path, np.array([shapely.to_wkb(box)], object), [np.array([1])], ["id"], layer=layer,
+            geometry_type="Polygon", crs=crs, driver="GPKG",
+        )  # fmt: skip
+    told = ("infer", raster, "--out", tmp_path / "m.tif", "--model", bundle, "--crop")
+    code, _, said = run(*told, "--aoi", path)
+    assert (code, "choose one with --aoi-layer" in said) == (2, True)
+    assert run(*told, "--aoi", path, "--aoi-layer", "large")[0] == 0
+    with rasterio.open(tmp_path / "m.tif") as src:
+        assert src.shape == (20, 20)
+    code, _, said = run(*told[:-1], "--aoi-layer", "large")
+    assert (code, "without aoi" in said) == (2, True)
 
 
 def test_a_reader_that_leaves_early_is_no_failure(

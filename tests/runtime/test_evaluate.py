@@ -78,6 +78,19 @@ def test_scale_and_place_are_checked_as_in_infer(
             evaluate(model, tmp_path, Options(scale=(0, 25500)))
 
 
+def test_a_note_on_the_gsd_names_no_option_that_eval_lacks(
+    noise: Noise, write_raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    manifest = pointwise_manifest(gsd_m=(2.0, 3.0))
+    model = make_bundle(tmp_path / "b.rsedge", manifest, pointwise_graph(manifest))
+    pixels = noise(64, 64)
+    pair = write_raster(pixels, "a.tif"), write_raster(strongest(pixels)[None], "a_labels.tif")
+    with open_model(model) as backend:
+        (note,) = evaluate(backend, [pair]).notes
+    assert "GSD is 0.50 m" in note
+    assert "--resample" not in note
+
+
 def test_labels_that_do_not_fit_are_refused(bundle: Path, noise: Noise, tmp_path: Path) -> None:
     save(tmp_path / "images" / "1.png", noise(40, 50))
     with open_model(bundle) as model:

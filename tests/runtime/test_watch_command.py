@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rsedge.journal import folder_of
-from toys import read, strongest
+from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed")
 Call = Callable[..., tuple[int, str, str]]
@@ -175,7 +175,8 @@ def test_what_is_told(
     [
         (("--every", "0"), "must be above"),
         (("--settle", "-1"), "must not be below 0"),
-        (("--scale", "auto"), "is not LOW,HIGH"),
+        (("--scale", "auto"), "LOW,HIGH"),
+        (("--scale", "many"), "is not LOW,HIGH"),
         (("--compress", "jpeg"), "zstd, deflate, lzw"),
     ],
 )
@@ -193,3 +194,16 @@ def test_a_folder_is_not_watched_into_itself(arguments: list[str], inbox: Path, 
     assert list(inbox.iterdir()) == []
     inbox.rmdir()
     assert call_rsedge(*arguments)[0] == 2
+
+
+def test_rasters_are_read_at_the_models_gsd_as_the_note_advises(
+    inbox: Path, write_raster: Write, noise: Noise, call_rsedge: Call, tmp_path: Path
+) -> None:
+    manifest = pointwise_manifest(gsd_m=(1.0, 1.0))
+    bundle = make_bundle(tmp_path / "b.rsedge", manifest, pointwise_graph(manifest))
+    write_raster(noise(70, 70), "in/a.tif")
+    again = ["watch", str(inbox), "--model", str(bundle), "--once", "--settle", "0", "--threads", "1"]
+    code, _, said = call_rsedge(*again, "--out-dir", str(tmp_path / "as_it_is"))
+    assert (code, "--resample reads it at the model's GSD" in said) == (0, True)
+    code, _, said = call_rsedge(*again, "--out-dir", str(tmp_path / "resampled"), "--resample")
+    assert (code, "read at a GSD of 1.00 m" in said) == (0, True)

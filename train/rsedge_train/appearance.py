@@ -138,8 +138,8 @@ def _focus(x: Tensor, look: Look) -> Tensor:
 def _blur(x: Tensor, sigma: float) -> Tensor:
     """Blur by a Gaussian, one axis after the other; edges repeat."""
     radius = max(1, math.ceil(2 * sigma))
-    weights = torch.exp(-torch.arange(-radius, radius + 1).square() / (2 * sigma**2))
-    weights = (weights / weights.sum()).tolist()
+    kernel = torch.exp(-torch.arange(-radius, radius + 1).square() / (2 * sigma**2))
+    weights = (kernel / kernel.sum()).tolist()
     for axis in (-2, -1):
         pad = (0, 0, radius, radius) if axis == -2 else (radius, radius)
         wide, size = F.pad(x, pad, mode="replicate"), x.shape[axis]

@@ -112,7 +112,10 @@ def weights_path(folder: Path, which: str = "best") -> Path:
     if which not in {"best", "last"}:
         raise InputError(f"weights {which!r}: choose best or last")
     if not (folder / LAST_NAME).is_file():
-        raise InputError(f"the run in {folder} is not finished; go on with it with --resume")
+        raise InputError(
+            f"the run in {folder} is not finished; go on with it with `rsedge distill --resume` or "
+            "`rsedge train-teacher --resume`, whichever began it"
+        )
     name = BEST_NAME if which == "best" and (folder / BEST_NAME).is_file() else LAST_NAME
     return folder / name
 

@@ -116,9 +116,14 @@ class Backend(ABC):
     def check_finite(self, digest: NDArray[Any] | np.floating[Any]) -> None:
         """Raise BackendError when sums or means of scores tell that some were NaN or infinite."""
         if not np.isfinite(digest).all():
+            precision = self.bundle.precision
+            remedy = (
+                "its weights or the raster's values are at fault: check them, or train it again"
+                if precision == "fp32"
+                else "run it in fp32, or export it again"
+            )
             raise BackendError(
-                f"the model answered NaN or infinity on {self.provider} ({self.bundle.precision}); "
-                "run it in fp32, or export it again"
+                f"the model answered NaN or infinity on {self.provider} ({precision}); {remedy}"
             )
 
     def check_contract(self) -> None:

@@ -83,7 +83,7 @@ class Gpu:
         except Exception as error:  # pycuda's errors have no common base but RuntimeError's siblings
             raise BackendError(
                 f"there is no CUDA device to use ({error}); check it with `nvidia-smi` (on a Jetson `tegrastats`; "
-                "in a container give it the GPU: `--runtime nvidia` or `--gpus all`), or use --device cpu"
+                "in a container give it the GPU: `--runtime nvidia` or `--gpus all`), or run the model on the CPU"
             ) from error
 
     @contextmanager

@@ -15,7 +15,7 @@ from rsedge.backends.base import Backend, TensorSpec
 from rsedge.bundle import Bundle
 from rsedge.conditions import usable_cores
 from rsedge.errors import BackendError, ModelError
-from rsedge.speeds import user_cache
+from rsedge.files import user_cache
 
 # It makes float biases integers, and of fp16 scales theirs underflows (88 % of the pixels right instead of 99.6).
 INEXACT = ["WeightBiasQuantization"]

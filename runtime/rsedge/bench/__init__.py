@@ -113,7 +113,13 @@ def _method(options: BenchOptions, turns: Turns) -> dict[str, Any]:
         "threads": options.threads,
         "data": options.data,
         "classes": options.classes,
+        "bands": _listed(options.bands),
+        "scale": _listed(options.scale),
     }
+
+
+def _listed(values: Sequence[float] | None) -> str | None:
+    return None if values is None else ",".join(f"{v:g}" for v in values)
 
 
 def _busy(machine: dict[str, Any]) -> tuple[str, ...]:

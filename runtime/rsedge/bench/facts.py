@@ -34,6 +34,8 @@ class BenchOptions:
     threads: int | None = None  # of a CPU; None: all cores
     data: str | None = None  # labelled folder, for accuracy
     classes: str | None = None  # TOML table of the labels' colours
+    bands: tuple[int, ...] | None = None  # of the labelled images, 1-based
+    scale: tuple[float, float] | None = None  # of their values
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -46,6 +48,8 @@ class BenchOptions:
             raise InputError(f"device {self.device!r} is unknown; choose one of {', '.join(DEVICES)}")
         if self.classes and not self.data:
             raise InputError("--classes are the label colours of --data, which was not given")
+        if (self.bands or self.scale) and not self.data:
+            raise InputError("--bands and --scale belong to the images of --data, which was not given")
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ class Turns:
             for worker, mine in list(going.items()):
                 with self._losing(going, worker):
                     mine.scores = worker.ask(
-                        "evaluate", data=self._options.data, classes=self._options.classes
+                        "evaluate",
+                        **{key: getattr(self._options, key) for key in ("data", "classes", "bands", "scale")},
                     )
         return [mine for _, mine in found if mine.times_s[1]]
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +44,8 @@ def bench(
         Path | None, typer.Option(help="Labelled folder, as for eval, to measure accuracy on.")
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="TOML table of the label colours of --data.")] = None,
+    bands: common.Bands = None,
+    scale: common.Scale = None,
     rounds: Annotated[int, typer.Option(help="Rounds in which the models take turns.")] = 5,
     seconds: Annotated[float, typer.Option(help="Seconds of single tiles, each model, all rounds.")] = 5.0,
     size: Annotated[int, typer.Option(help="Side of the end-to-end raster, pixels.")] = 2048,
@@ -63,9 +64,21 @@ def bench(
     from rsedge.cli.bench_tables import show
     from rsedge.files import whole_or_nothing
 
-    told = {"data": str(data) if data else None, "classes": str(classes) if classes else None}
-    options = BenchOptions(rounds, seconds, size, device, precision, threads, **told)
-    paths: list[str | None] = [*bundles] if bundles else [common.model_or_default(None, quiet)]
+    options = BenchOptions(
+        rounds,
+        seconds,
+        size,
+        device,
+        precision,
+        threads,
+        data=str(data) if data else None,
+        classes=str(classes) if classes else None,
+        bands=common.parse_bands(bands),
+        scale=common.parse_scale(scale),
+    )
+    paths: list[str | None] = (
+        [*bundles] if bundles else [common.model_or_default(None, quiet, "`rsedge bench BUNDLE`")]
+    )
     if csv_file and (csv_file.is_dir() or not os.access(csv_file.absolute().parent, os.W_OK)):
         raise InputError(
             f"--csv {csv_file} cannot be written; name a file in a folder that is there and writable"
@@ -73,9 +86,9 @@ def bench(
     beside = _teacher(teacher, paths[0], options, quiet)
     with common.progress_bar("turns", quiet) as progress:
         result = measure(paths, options, beside, progress)
+    for note in result.notes:
+        common.note(note, quiet)
     if not quiet:
-        for note in result.notes:
-            print(f"note: {note}", file=sys.stderr)
         show(result)
     if as_json:
         common.say_json(result.to_dict())
@@ -91,8 +104,8 @@ def _teacher(asked: str | None, like: str | None, options: BenchOptions, quiet: 
 
     if asked == NONE or (asked is None and not _fits(OWN_TEACHER, like)):
         return None
-    if asked is None and not quiet:
-        print(f"note: teacher {OWN_TEACHER} (in this folder); --teacher none leaves it out", file=sys.stderr)
+    if asked is None:
+        common.note(f"teacher {OWN_TEACHER} (in this folder); --teacher none leaves it out", quiet)
     if missing := _missing_packages():
         raise BackendError(
             f'--teacher needs {missing[0]}, which is not installed; run `pip install "rsedge[train]"`'

@@ -88,9 +88,8 @@ Bands = Annotated[
 Scale = Annotated[
     str | None,
     typer.Option(
-        help="Raster values mapped to the model's range; needed where the raster is not uint8. auto: 2nd to 98th "
-        "percentile of all rasters given.",
-        metavar="LOW,HIGH|auto",
+        help="Raster values mapped to the model's range; needed where rasters are not uint8.",
+        metavar="LOW,HIGH",
     ),
 ]
 Nodata = Annotated[
@@ -165,6 +164,11 @@ def parse_scale(text: str | None) -> tuple[float, float] | None:
     """``"0,3000"`` to (0.0, 3000.0)."""
     if text is None:
         return None
+    if text == "auto":
+        raise InputError(
+            "--scale auto is for `rsedge infer`, which looks at all its rasters and prints what it found; give these "
+            "two numbers, LOW,HIGH"
+        )
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
@@ -215,15 +219,16 @@ def _end_in_time(told: int) -> None:
     os.close(told)
 
 
-def model_or_default(path: str | None, quiet: bool = False) -> str | None:
+def model_or_default(path: str | None, quiet: bool = False, how: str = "--model") -> str | None:
     """``path``, else ``./student.rsedge`` where there is one (and says so), else None: the default model.
+
+    ``how``: what the command calls the model.
 
     A damaged or half-copied student.rsedge is taken too: opening it fails, which beats another model's mask.
     """
     if path is not None or not OWN_MODEL.exists():
         return path
-    if not quiet:
-        print(f"note: model {OWN_MODEL} (in this folder); choose another with --model", file=sys.stderr)
+    note(f"model {OWN_MODEL} (in this folder); choose another with {how}", quiet)
     return str(OWN_MODEL)
 
 
@@ -233,6 +238,12 @@ def make_out_dir(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out-dir {folder} cannot be a folder: {error.strerror}") from error
+
+
+def note(text: str, quiet: bool) -> None:
+    """Tell what the user should know, on standard error; not where only errors are wanted."""
+    if not quiet:
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def counted(number: int, what: str) -> str:

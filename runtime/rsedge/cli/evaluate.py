@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -61,7 +60,7 @@ def evaluate_command(
         colors = LabelColors.read(classes, names) if classes else None
         result = evaluate(backend, data, options, colors, progress)
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+        common.note(note, quiet)
     if not quiet:
         _show(result)
     if as_json:

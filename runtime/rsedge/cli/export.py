@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,6 +83,10 @@ def export(
         str | None, typer.Option(help="Metres a pixel it was trained at.", metavar="FINE,COARSE")
     ] = None,
     tile: Annotated[int | None, typer.Option(help="Pixels, where the file leaves its input free.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Which of its outputs holds the scores.", show_default="the only one that could"),
+    ] = None,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:
@@ -123,11 +126,11 @@ def export(
             if onnx is None:
                 told = dict(build_bundle(run, plan, name=name, weights=weights))
             else:
-                facts = _foreign(classes, mean, std, max_value, band_names, gsd, tile, name)
+                facts = _foreign(classes, mean, std, max_value, band_names, gsd, tile, name, output)
                 told = dict(adopt_bundle(onnx, facts, plan))
         if not quiet:
             _show(told)
-        _say_notes(told)
+        _say_notes(told, quiet)
     if trt:
         told["engine"] = _engine(bundle or out, precision, force, quiet)
     if as_json:
@@ -147,6 +150,7 @@ def _foreign(
     gsd: str | None,
     tile: int | None,
     name: str | None,
+    output: str | None,
 ) -> Any:
     from rsedge.labels import ClassTable, unpack_color
     from rsedge_export.foreign import ForeignFacts
@@ -166,6 +170,7 @@ def _foreign(
         gsd_m=_pair("--gsd", gsd),
         name=name,
         tile=tile,
+        output=output,
         unlabelled=tuple(map(unpack_color, sorted(table.ignore))),
     )
 
@@ -199,7 +204,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
     named = _precisions(precision)
     wanted, why = named[0] if len(named) == 1 else "fp16", Bundle.open(path).why_not("int8-trt")
     if wanted == "int8" and why:
-        print(f"note: {path} has no INT8 for TensorRT ({why}): building FP16", file=sys.stderr)
+        common.note(f"{path} has no INT8 for TensorRT ({why}): building FP16", quiet)
         wanted = "fp16"
     try:
         with common.progress_bar("building the engine", quiet) as progress:
@@ -209,7 +214,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
         again = f"on the device: rsedge export --trt --bundle {path}"
         raise type(error)(f"{error}. The bundle {path} stays as it is; build the engine {again}") from error
     if facts.problem:
-        print(f"note: kept by force: {facts.problem}", file=sys.stderr)
+        common.note(f"kept by force: {facts.problem}", quiet)
     if not quiet:
         layers = ", ".join(f"{count} {kind}" for kind, count in facts.convolutions.items())
         common.say(f"engine     {plan_path(path, facts)}, {facts.size_bytes / 1e6:.1f} MB")
@@ -219,7 +224,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
     return asdict(facts)
 
 
-def _say_notes(told: Mapping[str, Any]) -> None:
+def _say_notes(told: Mapping[str, Any], quiet: bool) -> None:
     report = told["report"]
     notes = list(report["notes"])
     failed = (rung for rung in report["ladder"] if not rung["passed"])
@@ -227,7 +232,7 @@ def _say_notes(told: Mapping[str, Any]) -> None:
     if told["rehearsal"]:
         notes.append("this is a rehearsal: its weights show that the commands work, not what a model can do")
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        common.note(note, quiet)
 
 
 def _show(told: Mapping[str, Any]) -> None:

@@ -38,7 +38,14 @@ def infer(
     overlap: common.Overlap = 0.25,
     seam: common.Seam = "blend",
     bands: common.Bands = None,
-    scale: common.Scale = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Raster values mapped to the model's range; needed where the raster is not uint8. auto: 2nd to 98th "
+            "percentile of all rasters given.",
+            metavar="LOW,HIGH|auto",
+        ),
+    ] = None,
     nodata: common.Nodata = None,
     alpha: common.Alpha = None,
     resample: Annotated[
@@ -50,6 +57,9 @@ def infer(
     bbox_crs: Annotated[str | None, typer.Option(help="CRS of --bbox.", metavar="EPSG:4326")] = None,
     aoi: Annotated[
         Path | None, typer.Option(help="Only inside these polygons: GeoJSON, GeoPackage, shapefile.")
+    ] = None,
+    aoi_layer: Annotated[
+        str | None, typer.Option(help="Layer of --aoi, where it has several.", metavar="NAME")
     ] = None,
     crop: Annotated[bool, typer.Option("--crop", help="Write only the extent of --bbox or --aoi.")] = False,
     confidence: Annotated[
@@ -109,6 +119,7 @@ def infer(
         bbox=_parse_bbox(bbox),
         bbox_crs=bbox_crs,
         aoi=aoi,
+        aoi_layer=aoi_layer,
         crop=crop,
         format=cast("Format", format),
         compress=compress,
@@ -241,11 +252,10 @@ def _survey_scale(
         if len(good) in {0, len(sources)}:
             raise
         low, high = survey_scale(good, bands, masking=masking)  # the others are told of when it is their turn
-    if not quiet:
-        print(
-            f"note: --scale {low:g},{high:g}, the 2nd and 98th percentile; give it for further rasters of this survey",
-            file=sys.stderr,
-        )
+    common.note(
+        f"--scale {low:g},{high:g}, the 2nd and 98th percentile; give it for further rasters of this survey",
+        quiet,
+    )
     return low, high
 
 
@@ -265,8 +275,7 @@ def _segment(
     from rsedge.segmentation import is_done, segment
 
     if options.resume and is_done(backend, source, target, options):
-        if not quiet:
-            print(f"note: {target} is finished already", file=sys.stderr)
+        common.note(f"{target} is finished already", quiet)
         if as_json:
             common.say_json({"raster": source, "out": str(target), "finished_before": True})
         return
@@ -278,10 +287,10 @@ def _segment(
         try:
             result = segment(backend, source, target, options, progress)
         except RsedgeError as error:
-            _say_how_to_go_on(target, error)
+            _say_how_to_go_on(target, error, quiet)
             raise
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+        common.note(note, quiet)
     if not quiet:
         _show(result)
     if as_json:
@@ -298,9 +307,9 @@ def _stopped(target: Path) -> str:
     return f"interrupted; {GO_ON}" if _is_kept(target) else "interrupted; nothing was finished yet"
 
 
-def _say_how_to_go_on(target: Path, error: RsedgeError) -> None:
+def _say_how_to_go_on(target: Path, error: RsedgeError, quiet: bool) -> None:
     if _is_kept(target) and "--resume" not in str(error):
-        print(f"note: {GO_ON}", file=sys.stderr)
+        common.note(GO_ON, quiet)
 
 
 def _show_plan(backend: Backend, source: str, target: Path, options: Options, as_json: bool) -> None:

@@ -246,8 +246,8 @@ def _say(options: TrainOptions, text: str) -> None:
 
 
 def _note(options: TrainOptions, text: str) -> None:
-    if _first() and not options.quiet:
-        print(f"note: {text}", file=sys.stderr)
+    if _first():
+        common.note(text, options.quiet)
 
 
 def _first() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from rsedge.seams import Seams
     from rsedge.verify import Verification
 
+BUNDLE = "`rsedge verify BUNDLE`"
 HEADINGS = (
     "artifact",
     "device",
@@ -89,11 +89,11 @@ def verify(
         overwrite=overwrite,
         seams=seams,
     )
-    path = common.model_or_default(bundle, quiet)
+    path = common.model_or_default(bundle, quiet, BUNDLE)
     with common.progress_bar("tiles", quiet) as progress:
         result = compare(path, options, progress)
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+        common.note(note, quiet)
     if not quiet:
         _show(result)
     if as_json:

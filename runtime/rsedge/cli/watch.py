@@ -42,15 +42,12 @@ def watch(
     overlap: common.Overlap = 0.25,
     seam: common.Seam = "blend",
     bands: common.Bands = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Raster values mapped to the model's range; needed where rasters are not uint8.",
-            metavar="LOW,HIGH",
-        ),
-    ] = None,
+    scale: common.Scale = None,
     nodata: common.Nodata = None,
     alpha: common.Alpha = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Read at the model's GSD; write on the raster's grid.")
+    ] = False,
     preview: Annotated[bool, typer.Option("--preview", help="Also a PNG of image and mask, X.png.")] = False,
     compress: Annotated[str, typer.Option(help="Of the masks.", metavar="zstd|deflate|lzw")] = "zstd",
     max_ram: Annotated[
@@ -83,6 +80,7 @@ def watch(
         scale=common.parse_scale(scale),
         nodata=common.parse_nodata(nodata),
         alpha=common.parse_alpha(alpha),
+        resample=resample,
         compress=compress,
         max_ram_bytes=common.parse_bytes(max_ram),
     )
@@ -104,19 +102,17 @@ def watch(
 
 
 def _greet(watcher: Watch, quiet: bool) -> None:
-    if quiet:
-        return
     backend = watcher.model
-    print(
-        f"note: {watcher.folder} is watched for {' '.join(watcher.patterns)}; masks by {backend.bundle.manifest.name}, "
+    common.note(
+        f"{watcher.folder} is watched for {' '.join(watcher.patterns)}; masks by {backend.bundle.manifest.name}, "
         f"{backend.bundle.precision}, {backend.name} {backend.provider} go to {watcher.ledger.folder}",
-        file=sys.stderr,
+        quiet,
     )
     if others := watcher.of_other_models():
-        print(
-            f"note: {common.counted(others, 'raster')} here {'were' if others > 1 else 'was'} done by another model "
+        common.note(
+            f"{common.counted(others, 'raster')} here {'were' if others > 1 else 'was'} done by another model "
             "and will not be done again; give another --out-dir for that",
-            file=sys.stderr,
+            quiet,
         )
 
 
@@ -138,8 +134,8 @@ def _tell(event: Event, quiet: bool, as_json: bool) -> str:
         pixels = r.nodata_pixels + sum(c.pixels for c in r.classes)
         facts |= r.to_dict()
         line = f"{name}: {r.seconds['total']:.1f} s, {r.mpx_per_s:.1f} Mpx/s, nodata {r.nodata_pixels / pixels:.1%}"
-        for note in () if quiet else r.notes:
-            print(f"note: {name}: {note}", file=sys.stderr)
+        for note in r.notes:
+            common.note(f"{name}: {note}", quiet)
     if as_json:
         common.say_json(facts)
     elif isinstance(event, Done) and not quiet:

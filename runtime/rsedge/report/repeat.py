@@ -19,7 +19,10 @@ def _bench(bench: Bench) -> str:
     teacher = next((row.path for row in bench.rows if row.is_teacher and row.fps), "none")
     options = {
         "--teacher": teacher,
-        **{f"--{key}": bench.method.text(key) for key in ("device", "precision", "data", "classes")},
+        **{
+            f"--{key}": bench.method.text(key)
+            for key in ("device", "precision", "data", "classes", "bands", "scale")
+        },
         "--threads": bench.method.count("threads"),
         "--rounds": bench.method.count("rounds"),
         "--seconds": bench.method.number("seconds"),

@@ -127,4 +127,4 @@ def _gsd(gsd_m: tuple[float, float] | None) -> str:
     if gsd_m is None:
         return "not known: the images are not georeferenced"
     low, high = gsd_m
-    return f"{low:g} m a pixel" if high - low < 0.01 * low else f"{low:g} to {high:g} m a pixel"
+    return f"{low:.3g} m a pixel" if high - low < 0.01 * low else f"{low:.3g} to {high:.3g} m a pixel"

@@ -1,0 +1,354 @@
+"""How much ground a raster's pixels cover, on the ellipsoid of its CRS.
+
+No map projection keeps areas but those made for it, so a pixel's area is never its size in the CRS's unit. It is
+measured between the places of the pixel's corners on the ellipsoid, carried to the sphere on which areas are the same
+(authalic latitude), where neither poles nor the antimeridian are special.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # raised by rasterio.warp as it is, and public nowhere
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.transform import Affine
+from rasterio.warp import transform as transform_points
+
+from rsedge.window import Window
+
+Floats = NDArray[np.float64]
+Measure = Callable[[NDArray[Any], NDArray[Any]], Floats]
+FAILURES = (CRSError, RasterioError, CPLE_BaseError, KeyError, TypeError, ValueError)
+
+STEP = 1e-5  # of the ellipsoid's axis, 64 m: what is measured at a node is no smaller, or rounding shows
+BENT = 4e-4  # how far a node may be off the line between its neighbours: then the next finer line is 1e-4 off
+FAR_BENT, FAR_SHARE = 4e-3, 1e-3  # where more than this share of the nodes is further off, no area is told
+MOST_NODES, MOST_ALONG = 70_000, 1025
+MOST_PARTLY = 10_000  # nodes, where a part lies off the Earth: each failure costs many calls
+EDGE_NODES = 33  # a side, where a part of the raster lies off the Earth, to find that part's outline
+
+
+@dataclass(frozen=True)
+class PixelAreas:
+    """Ground area of each pixel of a raster, linear between nodes and on beyond the outermost.
+
+    ``rows`` (r,) and ``cols`` (c,): where the nodes lie, increasing, in pixels from the raster's upper left corner,
+    two columns at least; ``m2`` (r, c): area of a pixel there, square metres. Raises ValueError where these do not fit.
+    """
+
+    rows: Floats
+    cols: Floats
+    m2: Floats
+
+    def __post_init__(self) -> None:
+        fits = self.m2.shape == (len(self.rows), len(self.cols)) and len(self.cols) > 1
+        if not fits or not (self.m2 >= 0).all():
+            raise ValueError(f"{self.m2.shape} areas for {len(self.rows)} rows and {len(self.cols)} columns")
+
+    def at(self, rows: NDArray[Any], cols: NDArray[Any]) -> Floats:
+        """Area of a pixel with its centre at each of ``rows`` (h,) and ``cols`` (w,), m2: (h, w)."""
+        return _between(self.cols, _between(self.rows, self.m2, rows).T, cols).T
+
+    def of(self, window: Window) -> Floats:
+        """Area of each pixel of a window, m2: (h, w)."""
+        rows, cols = np.arange(window.row, window.row_end), np.arange(window.col, window.col_end)
+        return self.at(rows + 0.5, cols + 0.5)
+
+    def left_of(self, row: int, rows: int) -> Measure:
+        """What measures areas in ``rows`` rows from ``row`` on.
+
+        It gives the area (m2) of the pixels left of column edge x and above row edge y, where rows are counted from
+        ``row``, for arrays of x and y of one length.
+        """
+        begins = np.concatenate(
+            [[0.0], self.cols[1:-1]]
+        )  # of the pieces of columns within which areas are linear
+        here = _between(self.rows, self.m2, np.arange(row, row + rows) + 0.5)
+        slope = np.diff(here) / np.diff(self.cols)
+        first = here[:, :-1] + slope * (begins - self.cols[:-1])
+        widths = np.diff(begins)
+        before = np.cumsum(widths * (first[:, :-1] + slope[:, :-1] * widths / 2), axis=1)
+        tables = [
+            np.pad(np.cumsum(table, axis=0), ((1, 0), (0, 0)))
+            for table in (np.pad(before, ((0, 0), (1, 0))), first, slope)
+        ]
+
+        def measure(x: NDArray[Any], y: NDArray[Any]) -> Floats:
+            piece = np.searchsorted(begins, x, side="right") - 1
+            along = x - begins[piece]
+            whole, level, rise = (table[y, piece] for table in tables)
+            return np.asarray(whole + along * (level + along / 2 * rise), np.float64)
+
+        return measure
+
+
+@lru_cache(maxsize=8)
+def pixel_areas(crs: CRS, transform: Affine, height: int, width: int) -> PixelAreas | None:
+    """Areas of a raster's pixels; None where the CRS has no place on an ellipsoid, or the raster none in the CRS."""
+    t = transform
+    if not all(map(math.isfinite, t[:6])) or not t.determinant:
+        return None
+    try:
+        earth = _Earth.of(crs)
+        if earth is None:
+            return None
+        if earth.is_plain and not (t.b or t.d):
+            return earth.parallels(t, height, width)
+        return _measured(earth, t, height, width)
+    except FAILURES:
+        return None
+
+
+def name_of(crs: CRS) -> str:
+    """What a CRS is called."""
+    try:
+        return str(crs.to_dict(projjson=True)["name"])
+    except FAILURES:
+        return str(crs.to_string())
+
+
+@dataclass(frozen=True)
+class _Earth:
+    """A CRS, and what its coordinates mean on its own ellipsoid: no datum shift comes in."""
+
+    crs: CRS
+    base: CRS  # geographic
+    radian: float  # radians in a unit of ``base``
+    length: float  # radians in a unit of ``crs``, near enough
+    axis_m: float
+    e2: float
+    is_plain: bool  # ``crs`` itself is longitude and latitude
+
+    @classmethod
+    @lru_cache(maxsize=8)  # many rasters of one survey
+    def of(cls, crs: CRS) -> _Earth | None:
+        """None where the CRS is neither a projection nor geographic: a local grid, say."""
+        whole = crs.to_dict(projjson=True)
+        facts = horizontal = _horizontal(whole)
+        while "base_crs" in facts:
+            facts = _horizontal(facts["base_crs"])
+        datum = facts.get("datum") or facts.get("datum_ensemble", {})
+        if facts.get("coordinate_system", {}).get("subtype") != "ellipsoidal" or "ellipsoid" not in datum:
+            return None
+        base = _geographic(facts, datum)
+        own = crs if horizontal is whole else _read(horizontal)
+        axis_m, e2 = _ellipsoid(datum["ellipsoid"])
+        radian = float(base.units_factor[1])
+        length = float(own.units_factor[1]) if own.is_geographic else own.linear_units_factor[1] / axis_m
+        return cls(own, base, radian, float(length), axis_m, e2, facts is horizontal)
+
+    def parallels(self, t: Affine, height: int, width: int) -> PixelAreas:
+        """Exact areas where rows run along parallels."""
+        edges = (t.f + t.e * np.arange(height + 1)) * self.radian
+        sine = self._authalic_sine(np.clip(edges, -math.pi / 2, math.pi / 2))
+        m2 = np.asarray(np.abs(np.diff(sine) * t.a * self.radian) * self.authalic_m**2, np.float64)
+        rows = np.arange(0.5, height, dtype=np.float64)
+        return PixelAreas(rows, np.array([0.0, width]), np.repeat(m2[:, None], 2, axis=1))
+
+    @property
+    def authalic_m(self) -> float:
+        """Radius of the sphere of the same area."""
+        return self.axis_m * math.sqrt(self._q(np.array(1.0)) / 2)
+
+    def _q(self, sine: Floats) -> Floats:
+        """Twice the area from the equator to a latitude, a radian wide, in squared axes; of the latitude's sine."""
+        if not self.e2:
+            return 2 * sine
+        e = math.sqrt(self.e2)
+        return np.asarray((1 - self.e2) * (sine / (1 - self.e2 * sine**2) + np.arctanh(e * sine) / e))
+
+    def _authalic_sine(self, latitude: Floats) -> Floats:
+        return np.asarray(self._q(np.sin(latitude)) / self._q(np.array(1.0)))
+
+    def places(self, x: Floats, y: Floats, near: float = math.inf) -> Floats:
+        """Where map coordinates (n,) lie on the authalic sphere, of radius 1: (n, 3). NaN: nowhere, or rasterio raises.
+
+        ``near``: what comes back further away than this was beyond the map's edge.
+        """
+        at = (
+            transform_points(self.crs, self.base, x.tolist(), y.tolist()) if self.crs != self.base else (x, y)
+        )
+        longitude, latitude = np.array(at) * self.radian
+        known = np.isfinite(longitude) & (np.abs(latitude) <= math.pi / 2 + 1e-9)
+        if near < math.inf:
+            back = transform_points(self.base, self.crs, *(np.where(known, v, 0).tolist() for v in at))
+            known &= np.hypot(back[0] - x, back[1] - y) <= near
+        longitude, latitude = np.where(known, longitude, np.nan), np.where(known, latitude, np.nan)
+        sine = np.clip(self._authalic_sine(latitude), -1, 1)
+        cosine = np.sqrt(1 - sine**2)
+        return np.column_stack([cosine * np.cos(longitude), cosine * np.sin(longitude), sine])
+
+
+def _horizontal(facts: dict[str, Any]) -> dict[str, Any]:
+    """What places a CRS on the ground, of its PROJJSON: without heights, without a way to another datum."""
+    while "components" in facts or "source_crs" in facts:
+        facts = facts["components"][0] if "components" in facts else facts["source_crs"]
+    return facts
+
+
+def _geographic(facts: dict[str, Any], datum: dict[str, Any]) -> CRS:
+    """The geographic CRS of PROJJSON, as quickly as can be: PROJ looks up all that it does not know by number."""
+    if "id" in facts:
+        try:
+            return CRS.from_user_input(f"{facts['id']['authority']}:{facts['id']['code']}")
+        except CRSError:  # an authority of somebody's own
+            pass
+    kept = {key: facts[key] for key in ("name", "coordinate_system")}
+    # Not an ensemble, whose members are looked up one by one.
+    alone = {key: datum[key] for key in ("name", "ellipsoid", "prime_meridian") if key in datum}
+    return _read({"type": "GeographicCRS", **kept, "datum": {"type": "GeodeticReferenceFrame", **alone}})
+
+
+def _read(facts: dict[str, Any]) -> CRS:
+    return CRS.from_user_input(json.dumps(facts))
+
+
+def _ellipsoid(ellipsoid: dict[str, Any]) -> tuple[float, float]:
+    """Half the major axis in metres, and the eccentricity squared, of PROJJSON."""
+    if "radius" in ellipsoid:
+        return _metres(ellipsoid["radius"]), 0.0
+    axis_m = _metres(ellipsoid["semi_major_axis"])
+    if "semi_minor_axis" in ellipsoid:
+        return axis_m, 1 - (_metres(ellipsoid["semi_minor_axis"]) / axis_m) ** 2
+    f = 1 / float(ellipsoid["inverse_flattening"])
+    return axis_m, f * (2 - f)
+
+
+def _metres(value: Any) -> float:
+    if not isinstance(value, dict):
+        return float(value)
+    unit = value["unit"]
+    return float(value["value"]) * (unit["conversion_factor"] if isinstance(unit, dict) else 1.0)
+
+
+def _measured(earth: _Earth, t: Affine, height: int, width: int) -> PixelAreas | None:
+    """Areas measured at nodes; None where they change too fast to be told."""
+    side = math.sqrt(abs(t.determinant))
+    step = max(1.0, STEP / (side * earth.length))  # pixels
+    # Some projections carry what is beyond the edge of a world map to its other side, where nodes make no sense.
+    for near in (math.inf, side * step / 100):
+        rows, cols, m2 = _nodes(_Sampler(earth, t, step, near), height, width)
+        if near < math.inf:
+            m2 = _without_edge(m2)
+        if not np.isfinite(m2).any():
+            return None
+        bends = [_bend(lines) for lines, size in ((m2, height), (m2.T, width)) if len(lines) < size]
+        if all(np.count_nonzero(bend > FAR_BENT) <= FAR_SHARE * bend.size for bend in bends):
+            return PixelAreas(rows, *_at_least_two(cols, _filled(m2), width))
+    return None
+
+
+def _nodes(sampler: _Sampler, height: int, width: int) -> tuple[Floats, Floats, Floats]:
+    """Rows (r,), columns (c,) and areas (r, c), along each side as many as make lines between them near."""
+    counts = [min(3, height), min(3, width)]
+    while True:
+        rows, cols = (
+            np.linspace(sampler.step / 2, size - sampler.step / 2, count)
+            if size > sampler.step
+            else np.array([size / 2])
+            for count, size in zip(counts, (height, width), strict=True)
+        )
+        m2 = sampler.areas(rows, cols)
+        whole = bool(np.isfinite(m2).all())
+        wanted = [
+            min(2 * n - 1, size) if _is_bent(lines, whole) else n
+            for lines, n, size in zip((m2, m2.T), m2.shape, (height, width), strict=True)
+        ]
+        most = MOST_NODES if whole else MOST_PARTLY
+        if wanted == list(m2.shape) or wanted[0] * wanted[1] > most or max(wanted) > MOST_ALONG:
+            return rows, cols, m2
+        counts = wanted
+
+
+def _at_least_two(cols: Floats, m2: Floats, width: int) -> tuple[Floats, Floats]:
+    """Nodes that a line can go through."""
+    return (cols, m2) if len(cols) > 1 else (np.array([0.0, width]), np.repeat(m2, 2, axis=1))
+
+
+def _is_bent(m2: Floats, whole: bool) -> bool:
+    """Whether more nodes are wanted along the first axis."""
+    if not whole and 1 < len(m2) < EDGE_NODES:
+        return True
+    return bool((_bend(m2) > BENT).any())
+
+
+def _bend(m2: Floats) -> Floats:
+    """How far every other node is off the line between its neighbours along the first axis, as a share of its own."""
+    off = np.abs((m2[:-2:2] + m2[2::2]) / 2 - m2[1:-1:2]) / m2[1:-1:2]
+    return np.asarray(off[np.isfinite(off)], np.float64)
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """Measures the area of a pixel at nodes, on a square of ``step`` pixels around each; ``near``: see `places`."""
+
+    earth: _Earth
+    transform: Affine
+    step: float
+    near: float
+
+    def areas(self, rows: Floats, cols: Floats) -> Floats:
+        """Area of a pixel at each node, m2: (r, c); NaN where it lies off the Earth.
+
+        rasterio gives nothing at all where one point fails, so then the nodes are halved.
+        """
+        try:
+            return self._around(rows, cols)
+        except (RasterioError, CPLE_BaseError):
+            if len(rows) * len(cols) == 1:
+                return np.full((1, 1), np.nan)
+        if len(rows) * len(cols) > 9:
+            few = [side[np.unique([0, (len(side) - 1) // 2, len(side) - 1])] for side in (rows, cols)]
+            if not np.isfinite(self.areas(*few)).any():
+                return np.full((len(rows), len(cols)), np.nan)
+        half, axis = max(len(rows), len(cols)) // 2, int(len(cols) > len(rows))
+        parts = (
+            [(rows, cols[:half]), (rows, cols[half:])] if axis else [(rows[:half], cols), (rows[half:], cols)]
+        )
+        return np.concatenate([self.areas(*part) for part in parts], axis)
+
+    def _around(self, rows: Floats, cols: Floats) -> Floats:
+        t, corners = self.transform, np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * self.step / 2
+        row = rows[:, None, None] + corners[:, 0] + 0 * cols[None, :, None]
+        col = cols[None, :, None] + corners[:, 1] + 0 * rows[:, None, None]
+        x, y = t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
+        places = self.earth.places(x.ravel(), y.ravel(), self.near).reshape(*row.shape, 3)
+        across = np.cross(places[:, :, 2] - places[:, :, 0], places[:, :, 3] - places[:, :, 1])
+        unit = np.linalg.norm(across, axis=2) / 2
+        return np.asarray(unit * (self.earth.authalic_m / self.step) ** 2, np.float64)
+
+
+def _without_edge(m2: Floats) -> Floats:
+    """Without the nodes beside unknown ones: a part of what is measured there may be beyond the edge."""
+    for lines in (m2, m2.T):
+        known = np.isfinite(lines)
+        lines[1:][~known[:-1]] = np.nan
+        lines[:-1][~known[1:]] = np.nan
+    return m2
+
+
+def _filled(m2: Floats) -> Floats:
+    """With the nearest known area of the row, or else of the column, where there is none."""
+    for lines in (m2, m2.T):
+        for line in lines:
+            known = np.isfinite(line)
+            if known.any() and not known.all():
+                line[~known] = np.interp(np.flatnonzero(~known), np.flatnonzero(known), line[known])
+    return m2
+
+
+def _between(nodes: Floats, values: Floats, wanted: NDArray[Any]) -> Floats:
+    """``values`` (n, k) at ``nodes`` (n,) as they are at ``wanted`` (m,): (m, k)."""
+    if len(nodes) == 1:
+        return np.repeat(values, len(wanted), axis=0)
+    first = np.clip(np.searchsorted(nodes, wanted, side="right") - 1, 0, len(nodes) - 2)
+    part = ((wanted - nodes[first]) / (nodes[first + 1] - nodes[first]))[:, None]
+    return np.asarray(values[first] * (1 - part) + values[first + 1] * part, np.float64)
