@@ -22,6 +22,7 @@ of it with small networks and few rounds, the CPU standing in for the GPU; its f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -50,14 +51,16 @@ SHARES = {"onnx": 50, "memory": 30, "eager": 45, "train": 75, "compile": 70, "rt
 
 GPU: Facts = {
     "networks": ["arafnet-t", "efficientnet_b0", "segformer_b0"], "dtypes": ["fp32", "fp16", "bf16", "amp-bf16"],
-    "compile_networks": ["arafnet-t", "efficientnet_b0", "segformer_b0"], "compile_dtypes": ["fp16", "fp32"], "batch": 8, "tile": 512, "warmup": 10, "seconds": 0.4, "rounds": 5,
-    "threads": 4, "tiles": 12, "side": 4096, "large_side": 8192,
-    "student": "efficientnet_b0", "teacher": "arafnet-t", "precisions": ["bf16", "fp16", "fp32"], "steps": 120,
+    "compile_networks": ["arafnet-t", "efficientnet_b0", "segformer_b0"], "compile_dtypes": ["fp16", "fp32"],
+    "batch": 8, "tile": 512, "warmup": 10, "seconds": 0.25, "rounds": 4,
+    "threads": 4, "tiles": 12, "side": 3072, "large_side": 8192,
+    "student": "efficientnet_b0", "teacher": "arafnet-t", "precisions": ["bf16", "fp16", "fp32"], "steps": 60,
     "crop": 512, "train_batch": 8, "batch_large": 32, "workers": 8, "samples": None,
 }  # fmt: skip
 REHEARSAL: Facts = {
     **GPU, "networks": ["arafnet-t-tiny", "mobilenetv3_small_100"], "dtypes": ["fp32", "amp-bf16"],
-    "compile_networks": ["mobilenetv3_small_100"], "compile_dtypes": ["fp32"], "batch": 1, "tile": 64, "warmup": 1, "seconds": 0.0, "rounds": 2, "threads": 1,
+    "compile_networks": ["mobilenetv3_small_100"], "compile_dtypes": ["fp32"],
+    "batch": 1, "tile": 64, "warmup": 1, "seconds": 0.0, "rounds": 2, "threads": 1,
     "tiles": 1, "side": 600, "large_side": 700, "student": "mobilenetv3_small_100", "teacher": "arafnet-t-tiny",
     "precisions": ["fp32", "bf16"], "steps": 42, "crop": 64, "train_batch": 2, "batch_large": 4, "workers": 1,
     "samples": {"count": 6, "side": 512},  # those of --quick
@@ -79,7 +82,9 @@ def main() -> None:
             "machine": _machine(), "parts": {},
         }  # fmt: skip
         how = {
-            **settings, "device": args.device, "bundle": str(args.bundle.resolve()), "work": folder,
+            **settings, "device": args.device, "bundle": _copy(args.bundle, Path(folder)), "work": folder,
+            "library_path": os.environ.get("LD_LIBRARY_PATH", ""),
+            "compute_capability": facts["machine"].get("compute_capability"),
             "data": args.data and str(args.data.resolve()),
         }  # fmt: skip
         for index, name in enumerate(args.parts):
@@ -125,10 +130,8 @@ def run_part(name: str, how: Facts, facts: Facts, env: dict[str, str], out: Path
 
 def _kill(process: subprocess.Popen[str]) -> None:
     """The part with all that it started, which are its own session."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _write(facts: Facts, out: Path) -> None:
@@ -145,7 +148,9 @@ def _last_line(file: Path) -> str:
 def _environment(device: str, kit: Path | None, folder: Path) -> dict[str, str]:
     """That of the parts: our packages, the kit's, and CUDA's libraries as torch's wheels have them."""
     paths = [str(REPO / name) for name in PACKAGES]
-    paths += [str(Path(place).resolve()) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    paths += [
+        str(Path(place).resolve()) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place
+    ]
     if kit is not None:
         site = folder / "site"
         install([piece for piece in sorted(kit.iterdir()) if piece.is_dir()], site)
@@ -158,7 +163,16 @@ def _environment(device: str, kit: Path | None, folder: Path) -> dict[str, str]:
     return {
         **os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": "4",
     }  # fmt: skip
+
+
+def _copy(bundle: Path, folder: Path) -> str:
+    """The bundle's float files: ``verify`` keeps speeds beside them, which must not outlast this run."""
+    copy = folder / "student.rsedge"
+    if bundle.is_dir():
+        shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("*int8*", "engines", "speeds.json"))
+    return str(copy)
 
 
 def _machine() -> Facts:
@@ -169,8 +183,11 @@ def _machine() -> Facts:
     }  # fmt: skip
     if tool := shutil.which("nvidia-smi"):
         query = "--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,temperature.gpu,compute_cap"
-        found = subprocess.run([tool, query, "--format=csv,noheader"], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            [tool, query, "--format=csv,noheader"], capture_output=True, text=True, check=False
+        )
         facts["nvidia_smi"] = (found.stdout or found.stderr).strip()
+        facts["compute_capability"] = facts["nvidia_smi"].rpartition(",")[2].strip().replace(".", "")
     return facts
 
 

@@ -1,9 +1,10 @@
 """Packages that a lent GPU machine lacks, in pieces that one transfer takes; it has torch and no network.
 
-    python benchmarks/gpu_kit.py make .gpu-kit [--sm 90] [--piece-mb 60] [--rtx]     # where there is a network: make gpu-kit
-    python3 benchmarks/gpu_kit.py install .gpu-kit/1 [.gpu-kit/2 ...] --target SITE  # there; then PYTHONPATH=SITE
+    python benchmarks/gpu_kit.py make .gpu-kit [--sm 90] [--piece-mb 60] [--rtx]
+    python3 benchmarks/gpu_kit.py install .gpu-kit/1 [.gpu-kit/2 ...] --target SITE
 
-Piece 1 holds the wheels that training needs, the others onnxruntime-gpu (CUDA 13, cuDNN 9, as torch brings them)
+``make gpu-kit`` where there is a network does the first; the second runs on that machine, which then takes SITE as
+PYTHONPATH. Piece 1 holds the wheels that training needs, the others onnxruntime-gpu (CUDA 13, cuDNN 9, as torch brings them)
 and, with --rtx, TensorRT for RTX: trees packed by xz and cut where a piece is full. Pieces can be installed one by
 one, as they come; a tree appears with its last. Nothing but the standard library and pip is asked for.
 
@@ -215,7 +216,7 @@ def _unpack(parts: Sequence[Path], target: Path) -> None:
                 shutil.copyfileobj(source, whole)
         whole.seek(0)
         with tarfile.open(fileobj=whole, mode="r:xz") as archive:
-            archive.extractall(target)  # noqa: S202 - packed by ``make``
+            archive.extractall(target)
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ REHEARSAL = "**A rehearsal on a CPU with small networks: the figures mean nothin
 
 def summary(facts: Facts) -> str:
     """The figures that matter, as plain lines."""
-    return "\n\n".join(block for name in facts["parts"] for block in _part(name, facts["parts"][name]["found"]))
+    return "\n\n".join(
+        block for name in facts["parts"] for block in _part(name, facts["parts"][name]["found"])
+    )
 
 
 def page(facts: Facts) -> str:
@@ -49,10 +51,10 @@ HOW = {
     "machine. \"Differ\" is the share of the mask's pixels with another class; errors are shares of the scores' range.",
     "memory": "GPU memory is filled by plain allocations until it holds only the batch named; then 8 tiles are asked "
     "for. The runtime halves what it asks for until it fits.",
-    "eager": "Forward passes at batch {batch}, {tile} x {tile}, random weights, TF32 off. Weights and input of the type "
-    "named; amp-bf16 is autocast over fp32. The paper's GPU was a TITAN RTX.",
-    "train": "`rsedge distill` of {student}, crops of {crop} px, {steps} steps, {workers} workers. Steady figures leave "
-    "out the first 20 steps.",
+    "eager": "Forward passes at batch {batch}, {tile} x {tile}, random weights, TF32 off. Weights and input of the "
+    "type named; amp-bf16 is autocast over fp32. The paper's GPU was a TITAN RTX.",
+    "train": "`rsedge distill` of {student}, crops of {crop} px, {steps} steps, {workers} workers. Steady figures "
+    "leave out the first 20 steps.",
     "compile": "As above, after `torch.compile` with fixed shapes.",
     "rtx": "Its compiler knows compute capabilities 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1.",
 }
@@ -60,7 +62,11 @@ HOW = {
 
 def _libraries(facts: Facts) -> str:
     found = facts["parts"].get("memory", {}).get("found", {}).get("machine", {})
-    named = [f"{name} {found[name]}" for name in ("cpu", "torch", "cuda", "cudnn", "onnxruntime") if found.get(name)]
+    named = [
+        f"{name} {found[name]}"
+        for name in ("cpu", "torch", "cuda", "cudnn", "onnxruntime")
+        if found.get(name)
+    ]
     return "".join(f", {text.removeprefix('cpu ')}" for text in named)
 
 
@@ -73,7 +79,9 @@ def _part(name: str, found: Facts) -> Iterator[str]:
 
 def _table(head: str, rows: list[str]) -> Iterator[str]:
     if rows:
-        yield "\n".join([f"| {head} |", "|" + "---|" * (head.count("|") + 1), *(f"| {row} |" for row in rows)])
+        yield "\n".join(
+            [f"| {head} |", "|" + "---|" * (head.count("|") + 1), *(f"| {row} |" for row in rows)]
+        )
 
 
 def _good(found: Facts, begin: str) -> Iterator[tuple[str, Facts]]:
@@ -90,7 +98,10 @@ def _onnx(found: Facts) -> Iterator[str]:
         errors = " | ".join(_number(a.get(key), _scientific) for key in ("worst_error", "mean_error"))
         rows.append(f"{what} | {one['provider']} | {one['state']} | {shares} | {errors} | {_ms(one['p50_s'])} "
                     f"| {_ms(one['reference_p50_s'])}")  # fmt: skip
-    yield from _table("file | provider | verdict | same class | of clear pixels | worst error | mean | ms a tile | CPU's", rows)
+    yield from _table(
+        "file | provider | verdict | same class | of clear pixels | worst error | mean | ms a tile | CPU's",
+        rows,
+    )
     rows = [
         f"{what} | {one['provider']} | {one['mpx_per_s']:.1f} | {_number(one.get('differ'), _scientific)} "
         f"| {one['process_s']:.1f} | {_mib(one['gpu_bytes'])}"
@@ -102,7 +113,11 @@ def _onnx(found: Facts) -> Iterator[str]:
 
 
 def _memory(found: Facts) -> Iterator[str]:
-    rows = [f"{what} | {_mib(one['bytes'])} | {one['first_s']:.2f}" for what, one in found.items() if "first_s" in one]
+    rows = [
+        f"{what} | {_mib(one['bytes'])} | {one['first_s']:.2f}"
+        for what, one in found.items()
+        if "first_s" in one
+    ]
     yield from _table("at once | MiB with the model | s, first call", rows)
     rows = [
         f"{what} | {_mib(one['free_bytes'])} | {one.get('batch', '-')} | {one.get('halved', len(one['said']))} "
@@ -118,18 +133,20 @@ def _memory(found: Facts) -> Iterator[str]:
 def _speeds(found: Facts) -> Iterator[str]:
     rows = [
         f"{what} | {one['fps']['p50']:.1f} ({one['fps']['p10']:.1f} to {one['fps']['p90']:.1f}) "
-        f"| {_number(one['x_teacher'] and one['x_teacher']['p50'], _plain)} | {_number(one['paper_x_teacher'], _plain)} "
-        f"| {one['ms_a_batch']:.1f} | {_mib(one.get('device_peak_bytes'))} | {one['first_s']:.1f}"
+        f"| {_number(one['x_teacher'] and one['x_teacher']['p50'], _plain)} "
+        f"| {_number(one['paper_x_teacher'], _plain)} | {one['ms_a_batch']:.1f} | {_mib(one.get('device_peak_bytes'))} | {one['first_s']:.1f}"
         for what, one in _good(found, "")
     ]
-    yield from _table("network | FPS (p10 to p90) | x teacher | paper | ms a batch | GPU MiB | s, first pass", rows)
+    yield from _table(
+        "network | FPS (p10 to p90) | x teacher | paper | ms a batch | GPU MiB | s, first pass", rows
+    )
 
 
 def _train(found: Facts) -> Iterator[str]:
     rows = [
         f"{what} | {one['batch']} | {_number(one.get('steady_images_per_s'), _plain)} "
-        f"| {_number(one.get('steady_wait_share'), _percent)} | {one['seconds_per_step']:.3f} | {_mib(one['gpu_bytes'])} "
-        f"| {one['loss'][0]:.3f} to {one['loss'][-1]:.3f}"
+        f"| {_number(one.get('steady_wait_share'), _percent)} | {one['seconds_per_step']:.3f} "
+        f"| {_mib(one['gpu_bytes'])} | {one['loss'][0]:.3f} to {one['loss'][-1]:.3f}"
         for what, one in _good(found, "")
         if one.get("loss")
     ]
@@ -137,7 +154,11 @@ def _train(found: Facts) -> Iterator[str]:
     for what, one in found.items():
         if "weights_apart" in one:
             stop = f", stopped with exit code {one['exit_code']}" if "exit_code" in one else ""
-            bits = "the same bits" if one["same_bits"] else f"weights {one['weights_apart']:.1e} of their norm apart"
+            bits = (
+                "the same bits"
+                if one["same_bits"]
+                else f"weights {one['weights_apart']:.1e} of their norm apart"
+            )
             losses = " and ".join(f"{loss:.5f}" for loss in one["last_loss"])
             yield f"{what}{stop}: {bits}, last losses {losses}."
 

@@ -29,6 +29,26 @@ ANSWER_S = 60.0  # to time a network: far more than it takes
 GRACE_S = 5.0
 
 
+def eager(how: Facts) -> Iterator[Facts]:
+    """Table 4 in torch as it comes."""
+    return _speeds("eager", how["networks"], how["dtypes"], how)
+
+
+def compiled(how: Facts) -> Iterator[Facts]:
+    """Table 4 after torch.compile."""
+    return _speeds("compile", how["compile_networks"], how["compile_dtypes"], how)
+
+
+def _speeds(way: str, networks: list[str], dtypes: list[str], how: Facts) -> Iterator[Facts]:
+    from rsedge_train.nets.authors import TABLE_4  # noqa: PLC0415 - loads torch, which a network's process does itself
+
+    named = ("batch", "tile", "warmup", "seconds", "device", "rounds")
+    return speeds(
+        way, networks=networks, dtypes=dtypes, printed_fps={name: row.fps for name, row in TABLE_4.items()},
+        threads=how["threads"], tf32=False, ready_s=how["limit_s"] * 0.8, **{key: how[key] for key in named},
+    )  # fmt: skip
+
+
 def speeds(
     way: str,
     networks: Sequence[str],
