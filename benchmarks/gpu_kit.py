@@ -4,8 +4,8 @@
     python3 benchmarks/gpu_kit.py install .gpu-kit/1 [.gpu-kit/2 ...] --target SITE
 
 ``make gpu-kit`` where there is a network does the first; the second runs on that machine, which then takes SITE as
-PYTHONPATH. Piece 1 holds the wheels that training needs, the others onnxruntime-gpu (CUDA 13, cuDNN 9, as torch brings them)
-and, with --rtx, TensorRT for RTX: trees packed by xz and cut where a piece is full. Pieces can be installed one by
+PYTHONPATH. Piece 1 holds the wheels that training needs, the others onnxruntime-gpu (for the CUDA 13 and cuDNN 9 that
+torch brings) and, with --rtx, TensorRT for RTX: trees packed by xz and cut where a piece is full. Pieces can be installed one by
 one, as they come; a tree appears with its last. Nothing but the standard library and pip is asked for.
 
 --sm 90   of ONNX Runtime's machine code only that for GPUs of compute capability 9.0 goes along: its CUDA provider

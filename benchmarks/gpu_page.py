@@ -134,7 +134,8 @@ def _speeds(found: Facts) -> Iterator[str]:
     rows = [
         f"{what} | {one['fps']['p50']:.1f} ({one['fps']['p10']:.1f} to {one['fps']['p90']:.1f}) "
         f"| {_number(one['x_teacher'] and one['x_teacher']['p50'], _plain)} "
-        f"| {_number(one['paper_x_teacher'], _plain)} | {one['ms_a_batch']:.1f} | {_mib(one.get('device_peak_bytes'))} | {one['first_s']:.1f}"
+        f"| {_number(one['paper_x_teacher'], _plain)} | {one['ms_a_batch']:.1f} "
+        f"| {_mib(one.get('device_peak_bytes'))} | {one['first_s']:.1f}"
         for what, one in _good(found, "")
     ]
     yield from _table(

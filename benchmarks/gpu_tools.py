@@ -25,7 +25,7 @@ LOG_CHARS = 300
 
 
 def attempt(what: str, call: Callable[..., Facts], *args: Any) -> Facts:
-    """What ``call`` of ``args`` finds under the name ``what``; what it says where it fails, since the next step may not."""
+    """What ``call`` of ``args`` finds under the name ``what``; its words where it fails: the next step may not."""
     try:
         return {"what": what, **call(*args)}
     except Exception as error:

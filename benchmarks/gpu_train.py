@@ -43,7 +43,7 @@ def training(how: Facts) -> Iterator[Facts]:
     yield attempt("teacher's folder", runs.make_teacher)
     yield attempt(f"alone {first}", runs.measured, f"alone-{first}", first)
     for name, done in (("again", again.result()), ("resumed", stopped.result())):
-        kept = {key: done[key] for key in ("failed", "exit_code", "said") if key in done}
+        kept: Facts = {key: done[key] for key in ("failed", "exit_code", "said") if key in done}
         compared = kept if "failed" in kept else attempt("", runs.apart, name, first)
         yield {**kept, **compared, "what": done["what"]}
     yield attempt(f"distilled {first}", runs.measured, "distilled", first, True)
@@ -77,6 +77,7 @@ class Runs:
 
         on_gpu = self.how["device"] == "cuda"
         if on_gpu:
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # else there are no statistics yet
             torch.cuda.reset_peak_memory_stats()
         found = self._here(*self.words(name, precision, teacher, batch))
         rows = self._log(name)
