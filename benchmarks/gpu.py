@@ -1,7 +1,7 @@
 """All that only a GPU can show, in one command and little time: each part on its own, the worthiest first.
 
     python benchmarks/gpu.py --minutes 4 --out DIR [--kit .gpu-kit] [--parts onnx memory ...] [--bundle BUNDLE]
-        [--data LABELLED_FOLDER] [--device cpu]
+        [--data LABELLED_FOLDER] [--more] [--device cpu]
 
 onnx      ``rsedge verify`` and ``infer`` on ONNX Runtime CUDA, fp32 and fp16, against the CPU's fp32: scores, pixels
           that differ, Mpx/s from file to file, GPU memory
@@ -71,15 +71,20 @@ def main() -> None:
     args = _parse()
     begin = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in ("gpu.json", "gpu.md", "gpu.log"):
-        (args.out / name).unlink(missing_ok=True)
+    earlier: Facts = {}
+    if args.more and (args.out / "gpu.json").exists():
+        earlier = json.loads((args.out / "gpu.json").read_text(encoding="utf-8"))
+    else:
+        (args.out / "gpu.log").unlink(missing_ok=True)
     settings = REHEARSAL if args.device == "cpu" else GPU
     with tempfile.TemporaryDirectory(prefix="rsedge-gpu-") as folder:
         env = _environment(args.device, args.kit, Path(folder))
         facts: Facts = {
-            "method": {**settings, "device": args.device, "minutes": args.minutes, "bundle": args.bundle.name,
-                       "data": args.data and args.data.name, "setup_s": time.monotonic() - begin},
-            "machine": _machine(), "parts": {},
+            "method": {
+                **settings, "device": args.device, "minutes": args.minutes, "bundle": args.bundle.name,
+                "data": args.data and args.data.name, "setup_s": time.monotonic() - begin,
+            },
+            "machine": _machine(), "parts": earlier.get("parts", {}),
         }  # fmt: skip
         how = {
             **settings, "device": args.device, "bundle": _copy(args.bundle, Path(folder)), "work": folder,
@@ -91,6 +96,8 @@ def main() -> None:
             left_s = args.minutes * 60 - (time.monotonic() - begin)
             rest = sum(SHARES[part] for part in args.parts[index:])
             run_part(name, {**how, "limit_s": left_s * SHARES[name] / rest}, facts, env, args.out)
+    facts["parts"] = {name: facts["parts"][name] for name in SHARES if name in facts["parts"]}
+    _write(facts, args.out)
     (args.out / "gpu.md").write_text(page(facts), encoding="utf-8")
     print(summary(facts), flush=True)
 
@@ -102,23 +109,23 @@ def run_part(name: str, how: Facts, facts: Facts, env: dict[str, str], out: Path
     begin = time.monotonic()
     with (out / "gpu.log").open("a", encoding="utf-8") as log:
         print(f"== {name}", file=log, flush=True)
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "gpu_parts.py"), name, json.dumps(how)],
-            stdout=subprocess.PIPE, stderr=log, text=True, env=env, start_new_session=True,
-        )  # fmt: skip
-        end = threading.Timer(max(0.0, how["limit_s"]), _kill, (process,))
-        end.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                found = json.loads(line)
-                part["found"][found.pop("what")] = found
-                part["seconds"] = round(time.monotonic() - begin, 1)
-                _write(facts, out)
-        code = process.wait()
-        in_time = end.is_alive()
-        end.cancel()
-        _kill(process)  # what it may have left running
+        command = [sys.executable, str(HERE / "gpu_parts.py"), name, json.dumps(how)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=env, start_new_session=True
+        ) as process:
+            end = threading.Timer(max(0.0, how["limit_s"]), _kill, (process,))
+            end.start()
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    found = json.loads(line)
+                    part["found"][found.pop("what")] = found
+                    part["seconds"] = round(time.monotonic() - begin, 1)
+                    _write(facts, out)
+            code = process.wait()
+            in_time = end.is_alive()
+            end.cancel()
+            _kill(process)  # what it may have left running
     if in_time:
         part["ended"] = "done" if code == 0 else f"failed with {code}: {_last_line(out / 'gpu.log')}"
     part["seconds"] = round(time.monotonic() - begin, 1)
@@ -201,6 +208,7 @@ def _parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=tuple(SHARES), default=list(SHARES), metavar="PART")
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument("--data", type=Path, help="labelled folder to train on; sample scenes if not given")
+    parser.add_argument("--more", action="store_true", help="keep the other parts that DIR/gpu.json holds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     args = parser.parse_args(words)
     if not args.minutes > 0:

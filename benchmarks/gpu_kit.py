@@ -5,8 +5,8 @@
 
 ``make gpu-kit`` where there is a network does the first; the second runs on that machine, which then takes SITE as
 PYTHONPATH. Piece 1 holds the wheels that training needs, the others onnxruntime-gpu (for the CUDA 13 and cuDNN 9 that
-torch brings) and, with --rtx, TensorRT for RTX: trees packed by xz and cut where a piece is full. Pieces can be installed one by
-one, as they come; a tree appears with its last. Nothing but the standard library and pip is asked for.
+torch brings) and, with --rtx, TensorRT for RTX: trees packed by xz and cut where a piece is full. Pieces can be
+installed one by one, as they come; a tree appears with its last. Nothing but the standard library and pip is needed.
 
 --sm 90   of ONNX Runtime's machine code only that for GPUs of compute capability 9.0 goes along: its CUDA provider
           then takes a quarter of the room. Without it the kit fits every GPU that NVIDIA's libraries know
