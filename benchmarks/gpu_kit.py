@@ -41,6 +41,7 @@ RTX = ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings")
 # The C library, which Python's module holds a copy of, and TensorRT's provider, which finds no TensorRT there.
 NOT_NEEDED = ("capi/libonnxruntime.so", "libonnxruntime_providers_tensorrt.so")
 MB = 10**6
+CONTAINER, ENTRY = 16, 32  # bytes of a container's header, and the least of an entry's
 FATBIN = struct.pack("<IH", 0xBA55ED50, 1)  # how a container of CUDA machine code begins
 XZ = [
     {"id": lzma.FILTER_X86},
@@ -151,22 +152,29 @@ def only_sm(code: bytearray, sm: int) -> int:
 
 
 def _containers(code: bytearray) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Begin and end of each container's body, and its entries: compute capability, begin, end."""
-    at = 0
-    while (at := code.find(FATBIN, at)) >= 0:
-        header, size = struct.unpack_from("<HQ", code, at + 6)
-        begin, entries = at + header, list[tuple[int, int, int]]()
-        place = begin
-        while place < begin + size:
-            own, length = struct.unpack_from("<IQ", code, place + 4)
-            (sm,) = struct.unpack_from("<I", code, place + 28)
-            entries.append((sm, place, place + own + length))
-            place += own + length
-        if place != begin + size:  # the bytes of some constant, no container
-            at += 1
-            continue
-        yield begin, begin + size, entries
-        at = begin + size
+    """Begin and end of each container's body, and its entries."""
+    at = -1
+    while (at := code.find(FATBIN, at + 1)) >= 0:
+        if at + CONTAINER <= len(code):
+            header, size = struct.unpack_from("<HQ", code, at + 6)
+            begin, end = at + header, at + header + size
+            entries = _entries(code, begin, end) if end <= len(code) else []
+            if entries and entries[-1][2] == end:  # else the bytes of some constant
+                yield begin, end, entries
+                at = end - 1
+
+
+def _entries(code: bytearray, begin: int, end: int) -> list[tuple[int, int, int]]:
+    """Compute capability, begin and end of each piece of machine code, as far as they make sense."""
+    found = list[tuple[int, int, int]]()
+    while begin + ENTRY <= end:
+        header, length = struct.unpack_from("<IQ", code, begin + 4)
+        if header < ENTRY or begin + header + length > end:
+            break
+        (sm,) = struct.unpack_from("<I", code, begin + 28)
+        found.append((sm, begin, begin + header + length))
+        begin += header + length
+    return found
 
 
 def _download(folder: Path, names: Sequence[str]) -> list[Path]:
