@@ -1,7 +1,7 @@
 """All that only a GPU can show, in one command and little time: each part on its own, the worthiest first.
 
     python benchmarks/gpu.py --minutes 4 --out DIR [--kit .gpu-kit] [--parts onnx memory ...] [--bundle BUNDLE]
-        [--data LABELLED_FOLDER] [--device cpu]
+        [--data LABELLED_FOLDER] [--more] [--device cpu]
 
 onnx      ``rsedge verify`` and ``infer`` on ONNX Runtime CUDA, fp32 and fp16, against the CPU's fp32: scores, pixels
           that differ, Mpx/s from file to file, GPU memory
@@ -22,6 +22,7 @@ of it with small networks and few rounds, the CPU standing in for the GPU; its f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -50,14 +51,16 @@ SHARES = {"onnx": 50, "memory": 30, "eager": 45, "train": 75, "compile": 70, "rt
 
 GPU: Facts = {
     "networks": ["arafnet-t", "efficientnet_b0", "segformer_b0"], "dtypes": ["fp32", "fp16", "bf16", "amp-bf16"],
-    "compile_networks": ["arafnet-t", "efficientnet_b0", "segformer_b0"], "compile_dtypes": ["fp16", "fp32"], "batch": 8, "tile": 512, "warmup": 10, "seconds": 0.4, "rounds": 5,
-    "threads": 4, "tiles": 12, "side": 4096, "large_side": 8192,
-    "student": "efficientnet_b0", "teacher": "arafnet-t", "precisions": ["bf16", "fp16", "fp32"], "steps": 120,
+    "compile_networks": ["arafnet-t", "efficientnet_b0", "segformer_b0"], "compile_dtypes": ["fp16", "fp32"],
+    "batch": 8, "tile": 512, "warmup": 10, "seconds": 0.25, "rounds": 4,
+    "threads": 4, "tiles": 12, "side": 3072, "large_side": 8192,
+    "student": "efficientnet_b0", "teacher": "arafnet-t", "precisions": ["bf16", "fp16", "fp32"], "steps": 60,
     "crop": 512, "train_batch": 8, "batch_large": 32, "workers": 8, "samples": None,
 }  # fmt: skip
 REHEARSAL: Facts = {
     **GPU, "networks": ["arafnet-t-tiny", "mobilenetv3_small_100"], "dtypes": ["fp32", "amp-bf16"],
-    "compile_networks": ["mobilenetv3_small_100"], "compile_dtypes": ["fp32"], "batch": 1, "tile": 64, "warmup": 1, "seconds": 0.0, "rounds": 2, "threads": 1,
+    "compile_networks": ["mobilenetv3_small_100"], "compile_dtypes": ["fp32"],
+    "batch": 1, "tile": 64, "warmup": 1, "seconds": 0.0, "rounds": 2, "threads": 1,
     "tiles": 1, "side": 600, "large_side": 700, "student": "mobilenetv3_small_100", "teacher": "arafnet-t-tiny",
     "precisions": ["fp32", "bf16"], "steps": 42, "crop": 64, "train_batch": 2, "batch_large": 4, "workers": 1,
     "samples": {"count": 6, "side": 512},  # those of --quick
@@ -68,24 +71,33 @@ def main() -> None:
     args = _parse()
     begin = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in ("gpu.json", "gpu.md", "gpu.log"):
-        (args.out / name).unlink(missing_ok=True)
+    earlier: Facts = {}
+    if args.more and (args.out / "gpu.json").exists():
+        earlier = json.loads((args.out / "gpu.json").read_text(encoding="utf-8"))
+    else:
+        (args.out / "gpu.log").unlink(missing_ok=True)
     settings = REHEARSAL if args.device == "cpu" else GPU
     with tempfile.TemporaryDirectory(prefix="rsedge-gpu-") as folder:
         env = _environment(args.device, args.kit, Path(folder))
         facts: Facts = {
-            "method": {**settings, "device": args.device, "minutes": args.minutes, "bundle": args.bundle.name,
-                       "data": args.data and args.data.name, "setup_s": time.monotonic() - begin},
-            "machine": _machine(), "parts": {},
+            "method": {
+                **settings, "device": args.device, "minutes": args.minutes, "bundle": args.bundle.name,
+                "data": args.data and args.data.name, "setup_s": time.monotonic() - begin,
+            },
+            "machine": _machine(), "parts": earlier.get("parts", {}),
         }  # fmt: skip
         how = {
-            **settings, "device": args.device, "bundle": str(args.bundle.resolve()), "work": folder,
+            **settings, "device": args.device, "bundle": _copy(args.bundle, Path(folder)), "work": folder,
+            "library_path": os.environ.get("LD_LIBRARY_PATH", ""),
+            "compute_capability": facts["machine"].get("compute_capability"),
             "data": args.data and str(args.data.resolve()),
         }  # fmt: skip
         for index, name in enumerate(args.parts):
             left_s = args.minutes * 60 - (time.monotonic() - begin)
             rest = sum(SHARES[part] for part in args.parts[index:])
             run_part(name, {**how, "limit_s": left_s * SHARES[name] / rest}, facts, env, args.out)
+    facts["parts"] = {name: facts["parts"][name] for name in SHARES if name in facts["parts"]}
+    _write(facts, args.out)
     (args.out / "gpu.md").write_text(page(facts), encoding="utf-8")
     print(summary(facts), flush=True)
 
@@ -97,23 +109,23 @@ def run_part(name: str, how: Facts, facts: Facts, env: dict[str, str], out: Path
     begin = time.monotonic()
     with (out / "gpu.log").open("a", encoding="utf-8") as log:
         print(f"== {name}", file=log, flush=True)
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "gpu_parts.py"), name, json.dumps(how)],
-            stdout=subprocess.PIPE, stderr=log, text=True, env=env, start_new_session=True,
-        )  # fmt: skip
-        end = threading.Timer(max(0.0, how["limit_s"]), _kill, (process,))
-        end.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                found = json.loads(line)
-                part["found"][found.pop("what")] = found
-                part["seconds"] = round(time.monotonic() - begin, 1)
-                _write(facts, out)
-        code = process.wait()
-        in_time = end.is_alive()
-        end.cancel()
-        _kill(process)  # what it may have left running
+        command = [sys.executable, str(HERE / "gpu_parts.py"), name, json.dumps(how)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=env, start_new_session=True
+        ) as process:
+            end = threading.Timer(max(0.0, how["limit_s"]), _kill, (process,))
+            end.start()
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    found = json.loads(line)
+                    part["found"][found.pop("what")] = found
+                    part["seconds"] = round(time.monotonic() - begin, 1)
+                    _write(facts, out)
+            code = process.wait()
+            in_time = end.is_alive()
+            end.cancel()
+            _kill(process)  # what it may have left running
     if in_time:
         part["ended"] = "done" if code == 0 else f"failed with {code}: {_last_line(out / 'gpu.log')}"
     part["seconds"] = round(time.monotonic() - begin, 1)
@@ -125,10 +137,8 @@ def run_part(name: str, how: Facts, facts: Facts, env: dict[str, str], out: Path
 
 def _kill(process: subprocess.Popen[str]) -> None:
     """The part with all that it started, which are its own session."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _write(facts: Facts, out: Path) -> None:
@@ -160,7 +170,16 @@ def _environment(device: str, kit: Path | None, folder: Path) -> dict[str, str]:
     return {
         **os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": "4",
     }  # fmt: skip
+
+
+def _copy(bundle: Path, folder: Path) -> str:
+    """The bundle's float files: ``verify`` keeps speeds beside them, which must not outlast this run."""
+    copy = folder / "student.rsedge"
+    if bundle.is_dir():
+        shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("*int8*", "engines", "speeds.json"))
+    return str(copy)
 
 
 def _machine() -> Facts:
@@ -175,6 +194,7 @@ def _machine() -> Facts:
             [tool, query, "--format=csv,noheader"], capture_output=True, text=True, check=False
         )
         facts["nvidia_smi"] = (found.stdout or found.stderr).strip()
+        facts["compute_capability"] = facts["nvidia_smi"].rpartition(",")[2].strip().replace(".", "")
     return facts
 
 
@@ -188,6 +208,7 @@ def _parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=tuple(SHARES), default=list(SHARES), metavar="PART")
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument("--data", type=Path, help="labelled folder to train on; sample scenes if not given")
+    parser.add_argument("--more", action="store_true", help="keep the other parts that DIR/gpu.json holds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     args = parser.parse_args(words)
     if not args.minutes > 0:

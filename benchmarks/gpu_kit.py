@@ -1,11 +1,12 @@
 """Packages that a lent GPU machine lacks, in pieces that one transfer takes; it has torch and no network.
 
-    python benchmarks/gpu_kit.py make .gpu-kit [--sm 90] [--piece-mb 60] [--rtx]     # where there is a network: make gpu-kit
-    python3 benchmarks/gpu_kit.py install .gpu-kit/1 [.gpu-kit/2 ...] --target SITE  # there; then PYTHONPATH=SITE
+    python benchmarks/gpu_kit.py make .gpu-kit [--sm 90] [--piece-mb 60] [--rtx]
+    python3 benchmarks/gpu_kit.py install .gpu-kit/1 [.gpu-kit/2 ...] --target SITE
 
-Piece 1 holds the wheels that training needs, the others onnxruntime-gpu (CUDA 13, cuDNN 9, as torch brings them)
-and, with --rtx, TensorRT for RTX: trees packed by xz and cut where a piece is full. Pieces can be installed one by
-one, as they come; a tree appears with its last. Nothing but the standard library and pip is asked for.
+``make gpu-kit`` where there is a network does the first; the second runs on that machine, which then takes SITE as
+PYTHONPATH. Piece 1 holds the wheels that training needs, the others onnxruntime-gpu (for the CUDA 13 and cuDNN 9 that
+torch brings) and, with --rtx, TensorRT for RTX: trees packed by xz and cut where a piece is full. Pieces can be
+installed one by one, as they come; a tree appears with its last. Nothing but the standard library and pip is needed.
 
 --sm 90   of ONNX Runtime's machine code only that for GPUs of compute capability 9.0 goes along: its CUDA provider
           then takes a quarter of the room. Without it the kit fits every GPU that NVIDIA's libraries know
@@ -40,6 +41,7 @@ RTX = ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings")
 # The C library, which Python's module holds a copy of, and TensorRT's provider, which finds no TensorRT there.
 NOT_NEEDED = ("capi/libonnxruntime.so", "libonnxruntime_providers_tensorrt.so")
 MB = 10**6
+CONTAINER, ENTRY = 16, 32  # bytes of a container's header, and the least of an entry's
 FATBIN = struct.pack("<IH", 0xBA55ED50, 1)  # how a container of CUDA machine code begins
 XZ = [
     {"id": lzma.FILTER_X86},
@@ -150,22 +152,29 @@ def only_sm(code: bytearray, sm: int) -> int:
 
 
 def _containers(code: bytearray) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Begin and end of each container's body, and its entries: compute capability, begin, end."""
-    at = 0
-    while (at := code.find(FATBIN, at)) >= 0:
-        header, size = struct.unpack_from("<HQ", code, at + 6)
-        begin, entries = at + header, list[tuple[int, int, int]]()
-        place = begin
-        while place < begin + size:
-            own, length = struct.unpack_from("<IQ", code, place + 4)
-            (sm,) = struct.unpack_from("<I", code, place + 28)
-            entries.append((sm, place, place + own + length))
-            place += own + length
-        if place != begin + size:  # the bytes of some constant, no container
-            at += 1
-            continue
-        yield begin, begin + size, entries
-        at = begin + size
+    """Begin and end of each container's body, and its entries."""
+    at = -1
+    while (at := code.find(FATBIN, at + 1)) >= 0:
+        if at + CONTAINER <= len(code):
+            header, size = struct.unpack_from("<HQ", code, at + 6)
+            begin, end = at + header, at + header + size
+            entries = _entries(code, begin, end) if end <= len(code) else []
+            if entries and entries[-1][2] == end:  # else the bytes of some constant
+                yield begin, end, entries
+                at = end - 1
+
+
+def _entries(code: bytearray, begin: int, end: int) -> list[tuple[int, int, int]]:
+    """Compute capability, begin and end of each piece of machine code, as far as they make sense."""
+    found = list[tuple[int, int, int]]()
+    while begin + ENTRY <= end:
+        header, length = struct.unpack_from("<IQ", code, begin + 4)
+        if header < ENTRY or begin + header + length > end:
+            break
+        (sm,) = struct.unpack_from("<I", code, begin + 28)
+        found.append((sm, begin, begin + header + length))
+        begin += header + length
+    return found
 
 
 def _download(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -215,7 +224,7 @@ def _unpack(parts: Sequence[Path], target: Path) -> None:
                 shutil.copyfileobj(source, whole)
         whole.seek(0)
         with tarfile.open(fileobj=whole, mode="r:xz") as archive:
-            archive.extractall(target)  # noqa: S202 - packed by ``make``
+            archive.extractall(target)
 
 
 def main() -> None:

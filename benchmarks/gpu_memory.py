@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,26 +49,28 @@ class Watched(OrtBackend):
 def memory(how: Facts) -> Iterator[Facts]:
     """The machine; what batches need; which batch fits less; what is said where not even one tile does."""
     device = how["device"]
-    yield attempt("machine", lambda: conditions(device, None))
+    yield attempt("machine", conditions, device, None)
     bundle = Bundle.open(Path(how["bundle"]), "fp32")
     pixels = np.stack([tile.pixels for tile in SampleTiles(bundle.manifest, CUDA_BATCH, None)])
     with OrtBackend(bundle, "cpu") as reference:
         expected = np.concatenate([reference.infer(tile[None]) for tile in pixels])
     if device == "cuda":
         torch.ones(1, device="cuda")  # its context takes memory of its own
+    # The first model also makes the libraries load, which then stay in the GPU's memory.
+    yield attempt("the first model, 8 tiles", _need, bundle, device, pixels)
     needs = dict[int, int]()
     for tiles in BATCHES:
-        found = attempt(f"{tiles} tiles", lambda n=tiles: _need(bundle, device, pixels[:n]))
+        found = attempt(f"{tiles} tiles", _need, bundle, device, pixels[:tiles])
         needs[tiles] = found.get("bytes", 0)
         yield found
-    loaded = attempt("no tile", lambda: _need(bundle, device, pixels[:0]))
+    loaded = attempt("no tile", _need, bundle, device, pixels[:0])
     needs[0] = loaded.get("bytes", 0)
     yield loaded
     for tiles in (4, 2, 1, 0):
         more = needs.get(2 * tiles or 1, 0)
         left = (needs[tiles] + more) // 2
         what = f"room for {tiles} tiles" if tiles else "room for no tile"
-        yield attempt(what, lambda n=tiles, b=left: _squeezed(bundle, device, pixels, expected, n, b))
+        yield attempt(what, _squeezed, bundle, device, pixels, expected, tiles, left)
 
 
 def _need(bundle: Bundle, device: str, pixels: NDArray[Any]) -> Facts:
@@ -89,7 +91,9 @@ def _squeezed(
     bundle: Bundle, device: str, pixels: NDArray[Any], expected: NDArray[np.float32], tiles: int, left: int
 ) -> Facts:
     """All tiles at once where only ``left`` bytes are; twice, since the second call must not try again."""
-    with _filled(device, left) as free, Watched(bundle, device, tiles if device == "cpu" else None) as model:
+    with _filled(device, left) as free, ExitStack() as stack:
+        model = Watched(bundle, device, tiles if device == "cpu" else None)
+        stack.enter_context(model)
         facts: Facts = {"free_bytes": free, "asked": len(pixels)}
         try:
             for _ in range(2):
@@ -115,8 +119,7 @@ def _free_bytes(device: str) -> int:
 def _filled(device: str, left: int) -> Iterator[int]:
     """Fill the GPU but for ``left`` bytes; gives what is really free."""
     if device == "cpu":
-        with nullcontext():
-            yield 0
+        yield 0
         return
     held = list[torch.Tensor]()
     while (more := min(CHUNK_BYTES, _free_bytes(device) - left)) > 1 << 21:

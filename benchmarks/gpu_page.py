@@ -51,10 +51,10 @@ HOW = {
     "machine. \"Differ\" is the share of the mask's pixels with another class; errors are shares of the scores' range.",
     "memory": "GPU memory is filled by plain allocations until it holds only the batch named; then 8 tiles are asked "
     "for. The runtime halves what it asks for until it fits.",
-    "eager": "Forward passes at batch {batch}, {tile} x {tile}, random weights, TF32 off. Weights and input of the type "
-    "named; amp-bf16 is autocast over fp32. The paper's GPU was a TITAN RTX.",
-    "train": "`rsedge distill` of {student}, crops of {crop} px, {steps} steps, {workers} workers. Steady figures leave "
-    "out the first 20 steps.",
+    "eager": "Forward passes at batch {batch}, {tile} x {tile}, random weights, TF32 off. Weights and input of the "
+    "type named; amp-bf16 is autocast over fp32. The paper's GPU was a TITAN RTX.",
+    "train": "`rsedge distill` of {student}, crops of {crop} px, {steps} steps, {workers} workers. Steady figures "
+    "leave out the first 20 steps.",
     "compile": "As above, after `torch.compile` with fixed shapes.",
     "rtx": "Its compiler knows compute capabilities 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1.",
 }
@@ -133,8 +133,9 @@ def _memory(found: Facts) -> Iterator[str]:
 def _speeds(found: Facts) -> Iterator[str]:
     rows = [
         f"{what} | {one['fps']['p50']:.1f} ({one['fps']['p10']:.1f} to {one['fps']['p90']:.1f}) "
-        f"| {_number(one['x_teacher'] and one['x_teacher']['p50'], _plain)} | {_number(one['paper_x_teacher'], _plain)} "
-        f"| {one['ms_a_batch']:.1f} | {_mib(one.get('device_peak_bytes'))} | {one['first_s']:.1f}"
+        f"| {_number(one['x_teacher'] and one['x_teacher']['p50'], _plain)} "
+        f"| {_number(one['paper_x_teacher'], _plain)} | {one['ms_a_batch']:.1f} "
+        f"| {_mib(one.get('device_peak_bytes'))} | {one['first_s']:.1f}"
         for what, one in _good(found, "")
     ]
     yield from _table(
@@ -145,8 +146,8 @@ def _speeds(found: Facts) -> Iterator[str]:
 def _train(found: Facts) -> Iterator[str]:
     rows = [
         f"{what} | {one['batch']} | {_number(one.get('steady_images_per_s'), _plain)} "
-        f"| {_number(one.get('steady_wait_share'), _percent)} | {one['seconds_per_step']:.3f} | {_mib(one['gpu_bytes'])} "
-        f"| {one['loss'][0]:.3f} to {one['loss'][-1]:.3f}"
+        f"| {_number(one.get('steady_wait_share'), _percent)} | {one['seconds_per_step']:.3f} "
+        f"| {_mib(one['gpu_bytes'])} | {one['loss'][0]:.3f} to {one['loss'][-1]:.3f}"
         for what, one in _good(found, "")
         if one.get("loss")
     ]

@@ -11,44 +11,30 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from gpu_tools import Facts, attempt
 
-from rsedge.bundle import Bundle
-from rsedge.plans import Batch
-from rsedge_export.trt_network import Job, build_plan
-from rsedge_export.trt_watch import Log
-
-KNOWN = (
-    (7, 5),
-    (8, 0),
-    (8, 6),
-    (8, 9),
-    (12, 0),
-    (12, 1),
-)  # compute capabilities it compiles for ahead of time
+KNOWN = ("75", "80", "86", "89", "120", "121")  # compute capabilities it compiles for ahead of time
 LIBRARIES = ("onnxruntime_ep_nv_tensorrt_rtx", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
 BINDINGS = "tensorrt_rtx_bindings"
 
 
 def rtx(how: Facts) -> Iterator[Facts]:
     """Say what the GPU is; build the fp16 student where the packages are."""
-    yield attempt("compute capability", lambda: _capability(how["device"]))
+    sm = how["compute_capability"]
+    yield {"what": "compute capability", "sm": sm, "known": sm in KNOWN}
     if find_spec(BINDINGS) is None:
         yield {"what": "build", "failed": f"{BINDINGS} is not installed (gpu_kit.py make --rtx)"}
         return
-    yield attempt("build", lambda: _build(Path(how["bundle"]), Path(how["work"])))
-
-
-def _capability(device: str) -> Facts:
-    if device == "cpu":
-        return {"sm": None, "known": False}
-    found = torch.cuda.get_device_capability()
-    return {"sm": "".join(map(str, found)), "known": found in KNOWN}
+    yield attempt("build", _build, Path(how["bundle"]), Path(how["work"]))
 
 
 def _build(bundle: Path, work: Path) -> Facts:
     """Seconds and bytes of an engine for the GPU that is here."""
+    from rsedge.bundle import Bundle  # noqa: PLC0415
+    from rsedge.plans import Batch  # noqa: PLC0415
+    from rsedge_export.trt_network import Job, build_plan  # noqa: PLC0415
+    from rsedge_export.trt_watch import Log  # noqa: PLC0415
+
     _load_libraries()
     trt: Any = importlib.import_module(BINDINGS)
     # trt_network asks the version whether networks are strongly typed: TensorRT for RTX counts anew from 1.

@@ -9,6 +9,7 @@ them at the same time, and nothing else runs while one is timed.
 from __future__ import annotations
 
 import json
+import math
 import queue
 import subprocess
 import sys
@@ -16,17 +17,38 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from streaming_tables import Spread, ratios
 
 Facts = dict[str, Any]
 HERE = Path(__file__)
 ANSWER_S = 60.0  # to time a network: far more than it takes
 GRACE_S = 5.0
+
+
+def eager(how: Facts) -> Iterator[Facts]:
+    """Table 4 in torch as it comes."""
+    return _speeds("eager", how["networks"], how["dtypes"], how)
+
+
+def compiled(how: Facts) -> Iterator[Facts]:
+    """Table 4 after torch.compile."""
+    return _speeds("compile", how["compile_networks"], how["compile_dtypes"], how)
+
+
+def _speeds(way: str, networks: list[str], dtypes: list[str], how: Facts) -> Iterator[Facts]:
+    from rsedge_train.nets.authors import TABLE_4  # noqa: PLC0415 - loads torch, which a network's process does itself
+
+    named = ("batch", "tile", "warmup", "seconds", "device", "rounds")
+    return speeds(
+        way, networks=networks, dtypes=dtypes, printed_fps={name: row.fps for name, row in TABLE_4.items()},
+        threads=how["threads"], tf32=False, ready_s=how["limit_s"] * 0.8, **{key: how[key] for key in named},
+    )  # fmt: skip
 
 
 def speeds(
@@ -59,9 +81,14 @@ def speeds(
         for number in range(rounds if keys else 0):
             first = number % len(keys)
             for key in keys[first:] + keys[:first]:
-                walls[key].append(ready[key].measure())
+                walls[key].append(ready[key].measure() if ready[key].ready else math.nan)
             for (network, dtype), own in walls.items():
+                if not ready[network, dtype].ready:
+                    yield {"what": f"{way} {dtype} {network}", "failed": "it broke down while it was timed"}
+                    continue
                 teacher = walls.get((networks[0], dtype))
+                if teacher is not None and not np.isfinite(teacher).all():
+                    teacher = None
                 yield {
                     "what": f"{way} {dtype} {network}",
                     **_row(own, teacher, how["batch"]),
@@ -116,13 +143,19 @@ class Runner:
         return None
 
     def measure(self) -> float:
-        """Seconds of a forward pass, the median of a turn."""
+        """Seconds of a forward pass, the median of a turn; NaN, and no longer ready, where it breaks down."""
         assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        line = self._lines.get(timeout=ANSWER_S)
+        with suppress(OSError):
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+        try:
+            line = self._lines.get(timeout=ANSWER_S)
+        except queue.Empty:
+            line = None
         if line is None:
-            raise RuntimeError(self._last_words())
+            self.end()
+            self.ready = False
+            return math.nan
         found = json.loads(line)
         self.facts |= {key: found[key] for key in ("device_peak_bytes",)}
         return float(found["wall_s"])

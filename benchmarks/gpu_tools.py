@@ -24,10 +24,10 @@ LOOK_MS = 50  # between two looks at the GPU's memory
 LOG_CHARS = 300
 
 
-def attempt(what: str, call: Callable[[], Facts]) -> Facts:
-    """What ``call`` finds under the name ``what``; what it says where it fails, since the next step may not."""
+def attempt(what: str, call: Callable[..., Facts], *args: Any) -> Facts:
+    """What ``call`` of ``args`` finds under the name ``what``; its words where it fails: the next step may not."""
     try:
-        return {"what": what, **call()}
+        return {"what": what, **call(*args)}
     except Exception as error:
         said = str(error).strip() or "it said nothing"
         kind = "" if isinstance(error, RsedgeError) else f"{type(error).__name__}: "

@@ -7,6 +7,8 @@ are chosen and workers start.
 from __future__ import annotations
 
 import csv
+import io
+import json
 import math
 import signal
 import subprocess
@@ -14,37 +16,41 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_tools import Facts, attempt, gpu_memory, rsedge
+from gpu_tools import Facts, attempt, rsedge
 from safetensors.numpy import load_file
 
 from rsedge_train.run_folder import LAST_NAME
 from rsedge_train.watch.logbook import LOG_NAME
 
-STOPPED = 130  # exit code of a run that was asked to stop
 POLL_S = 0.05
 PATIENCE_S = 60.0
 
 
 def training(how: Facts) -> Iterator[Facts]:
-    """Throughput alone in each precision and with a teacher; then two runs more, one of them stopped and resumed."""
+    """Two runs that are compared, not timed, beside each other; then those that are timed, in this process."""
     runs = Runs(how)
-    first = runs.precisions[0]
+    first, *others = runs.precisions
     yield attempt("sample scenes", runs.draw)
-    for precision in runs.precisions:
-        yield attempt(f"alone {precision}", lambda p=precision: runs.measured(f"alone-{p}", p))
+    with ThreadPoolExecutor() as pool:
+        again = pool.submit(attempt, "the same run again", runs.run, "again", first)
+        stopped = pool.submit(attempt, "stopped and resumed", runs.stop_and_resume, "resumed", first)
+        import torch  # noqa: F401, PLC0415 - takes seconds
     yield attempt("teacher's folder", runs.make_teacher)
-    yield attempt(f"distilled {first}", lambda: runs.measured("distilled", first, teacher=True))
-    with ThreadPoolExecutor() as pool:  # they are compared, not timed
-        again = pool.submit(runs.run, "again", first)
-        stopped = pool.submit(runs.stop_and_resume, "resumed", first)
-        yield attempt("the same run again", lambda: again.result() and runs.apart("again", first))
-        yield attempt("stopped and resumed", lambda: {**stopped.result(), **runs.apart("resumed", first)})
+    yield attempt(f"alone {first}", runs.measured, f"alone-{first}", first)
+    for name, done in (("again", again.result()), ("resumed", stopped.result())):
+        kept: Facts = {key: done[key] for key in ("failed", "exit_code", "said") if key in done}
+        compared = kept if "failed" in kept else attempt("", runs.apart, name, first)
+        yield {**kept, **compared, "what": done["what"]}
+    yield attempt(f"distilled {first}", runs.measured, "distilled", first, True)
+    for precision in others:
+        yield attempt(f"alone {precision}", runs.measured, f"alone-{precision}", precision)
     large = how["batch_large"]
-    yield attempt(f"alone {first}, batch {large}", lambda: runs.measured("large", first, batch=large))
+    yield attempt(f"alone {first}, batch {large}", runs.measured, "large", first, False, large)
 
 
 class Runs:
@@ -67,8 +73,13 @@ class Runs:
 
     def measured(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> Facts:
         """One run, and what it took."""
-        with gpu_memory(self.how["device"]) as used:
-            found = self.run(name, precision, teacher, batch)
+        import torch  # noqa: PLC0415
+
+        on_gpu = self.how["device"] == "cuda"
+        if on_gpu:
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # else there are no statistics yet
+            torch.cuda.reset_peak_memory_stats()
+        found = self._here(*self.words(name, precision, teacher, batch))
         rows = self._log(name)
         return {
             "batch": batch or self.how["train_batch"],
@@ -79,13 +90,25 @@ class Runs:
             **_steady(rows, batch or self.how["train_batch"]),
             "loss": [row["loss"] for row in rows],
             "finite": all(math.isfinite(row["loss"]) for row in rows),
-            "gpu_bytes": used.own,
-            "process_s": found["process_s"],
+            "gpu_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+            "whole_s": found["whole_s"],
         }
 
-    def run(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> Facts:
-        """``rsedge distill`` to its end."""
-        return rsedge(*self._words(name, precision, teacher, batch), cwd=self.work)
+    def _here(self, *words: Any) -> Facts:
+        """The command in this process, which has loaded torch already; its JSON, and its seconds."""
+        from rsedge.cli.main import app  # noqa: PLC0415
+
+        said, begin = io.StringIO(), time.perf_counter()
+        with redirect_stdout(said), chdir(self.work):
+            app([str(word) for word in words], prog_name="rsedge", standalone_mode=False)
+        return {
+            **json.loads(said.getvalue().strip().splitlines()[-1]),
+            "whole_s": time.perf_counter() - begin,
+        }
+
+    def run(self, name: str, precision: str) -> Facts:
+        """The command to its end, as a process."""
+        return rsedge(*self.words(name, precision), cwd=self.work)
 
     def make_teacher(self) -> Facts:
         """A run folder of a teacher with random weights: a step takes as long as with good ones."""
@@ -96,7 +119,7 @@ class Runs:
         from rsedge_train.state import save_weights  # noqa: PLC0415
 
         begin = time.perf_counter()
-        run = Run.read(self.work / f"alone-{self.precisions[0]}")
+        run = Run.read(self.work / "again")
         torch.manual_seed(0)
         net = build(self.how["teacher"], len(run.classes))
         folder = self.work / "teacher"
@@ -110,7 +133,7 @@ class Runs:
 
     def stop_and_resume(self, name: str, precision: str) -> Facts:
         """Asked to stop after the first row of the log, then gone on with to the end."""
-        words = [sys.executable, "-m", "rsedge", *map(str, self._words(name, precision))]
+        words = [sys.executable, "-m", "rsedge", *map(str, self.words(name, precision))]
         log, end = self.work / name / LOG_NAME, time.monotonic() + PATIENCE_S
         with subprocess.Popen(
             words, cwd=self.work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -121,13 +144,8 @@ class Runs:
                 time.sleep(POLL_S)
             process.send_signal(signal.SIGTERM)
             said = process.communicate()[1].strip().splitlines()
-        resumed = rsedge(*self._words(name, precision), "--resume", cwd=self.work)
-        return {
-            "exit_code": process.returncode,
-            "as_it_should": process.returncode == STOPPED,
-            "said": said[-1][:200] if said else "",
-            "steps": resumed["progress"]["steps"],
-        }
+        rsedge(*self.words(name, precision), "--resume", cwd=self.work)
+        return {"exit_code": process.returncode, "said": said[-1][:200] if said else ""}
 
     def apart(self, name: str, precision: str) -> Facts:
         """How far the weights and the last losses of a run are from those of the one that was timed."""
@@ -143,7 +161,8 @@ class Runs:
             "last_loss": losses,
         }
 
-    def _words(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> list[Any]:
+    def words(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> list[Any]:
+        """What is typed behind ``rsedge``."""
         how = self.how
         learning = ["--teacher", "teacher", "--teacher-weights", "last"] if teacher else ["--alone"]
         data = ["--data", how["data"], "--val", "none"] if how["data"] else []

@@ -167,9 +167,9 @@ def open_network(
 
 
 @torch.inference_mode()
-def turn(seconds: float, **how: Any) -> Facts:
+def turn(*which: str, seconds: float, **how: Any) -> Facts:
     """``open_network``, then count passes for ``seconds``, one at least."""
-    net = open_network(**how)
+    net = open_network(*which, **how)
     counted = passes(net.one, seconds)
     facts: Facts = {"wall_s": median(counted), "passes": len(counted), "first_s": net.first_s}
     if (peak := net.device_peak_bytes()) is not None:
