@@ -150,7 +150,7 @@ def infer(
         for source, target, mine in zip(sources, targets, each, strict=True):
             try:
                 if dry_run:
-                    _show_plan(backend, source, target, mine, as_json)
+                    _show_plan(backend, source, target, mine, as_json, quiet)
                 else:
                     _segment(backend, source, target, mine, quiet, as_json)
             except Exception as error:
@@ -312,14 +312,16 @@ def _say_how_to_go_on(target: Path, error: RsedgeError, quiet: bool) -> None:
         common.note(GO_ON, quiet)
 
 
-def _show_plan(backend: Backend, source: str, target: Path, options: Options, as_json: bool) -> None:
+def _show_plan(
+    backend: Backend, source: str, target: Path, options: Options, as_json: bool, quiet: bool
+) -> None:
     from rsedge.job import Job
 
     with Job(backend, source, target, options) as job:
         plan = job.plan()
         facts = {**job.facts(plan), "notes": job.raster_notes()}
     for note in facts["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        common.note(note, quiet)
     if as_json:
         common.say_json(facts)
         return
