@@ -22,7 +22,7 @@ from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import RASTER_S, Measured, fitting_side
 from rsedge.engine import STAGES
-from rsedge.labels import find_pairs
+from rsedge.pairs import find_pairs
 from rsedge.sample_files import write_sample
 from rsedge.tiling import Tiling
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rsedge.errors import InputError
-from rsedge.labels import LabelColors, find_pairs, match_pairs
+from rsedge.labels import LabelColors
 from rsedge.manifest import NODATA
+from rsedge.pairs import find_pairs, match_pairs
 from toys import CLASSES
 
 TABLE = """

@@ -26,7 +26,8 @@ from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import OVERLAP, WARMUP, Turns, check_side
 from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, InputError, ModelError
-from rsedge.labels import LabelColors, find_pairs
+from rsedge.labels import LabelColors
+from rsedge.pairs import find_pairs
 
 __all__ = ["BUSY", "WARMUP", "BenchOptions", "BenchResult", "Contender", "bench", "example_tile"]
 

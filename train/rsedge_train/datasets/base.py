@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.evaluation import check_grids
+from rsedge.evaluation import check_labels
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import Grid, RasterReader, plan_bands
@@ -113,7 +113,7 @@ class SceneReader:
         self._image = RasterReader(files.image)
         try:
             self._label = LabelReader(files.label, dataset.table.colors, dataset.num_classes)
-            check_grids(self._image, self._label.raster)
+            check_labels(self._image, self._label.raster)
             manifest = dataset.manifest(dataset.name, tile=1)
             self.plan = plan_bands(self._image, manifest, dataset.bands.indexes, dataset.bands.scale)
         except BaseException:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rsedge.errors import InputError
-from rsedge.evaluation import check_grids
+from rsedge.evaluation import check_labels
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
@@ -72,7 +72,7 @@ def _examine_label(facts: Facts, path: Path, table: ClassTable | None, *, count:
         with RasterReader(path) as label:
             if facts.height:
                 with RasterReader(facts.files.image) as image:
-                    check_grids(image, label)
+                    check_labels(image, label)
         if table is not None:
             with LabelReader(path, table.colors, len(table.classes)) as reader:
                 _count(facts, reader, count=count)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rsedge.errors import InputError
-from rsedge.labels import LABEL_SUFFIX, Pairs, match_pairs
+from rsedge.pairs import LABEL_SUFFIX, Pairs, match_pairs
 from rsedge.raster import RasterReader
 from rsedge_train.datasets.base import BandChoice, SceneFiles
 from rsedge_train.datasets.found import NO_VAL, Found, choose_sides, listed
