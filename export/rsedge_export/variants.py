@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from rsedge.errors import InputError, ModelError
-from rsedge.labels import LabelColors
+from rsedge.evaluation import find_labelled
 from rsedge.manifest import Manifest
 from rsedge.pairs import find_pairs
 from rsedge_export.calibration import HELD_EVERY, CalibrationTiles, Imagery
@@ -200,14 +200,11 @@ class Variants:
         if wanted.gate is None:
             total = (len(self._tiles) + HELD_EVERY - 1) // (2 * HELD_EVERY)
             return unlabelled(self._tiles.judging()), CALIBRATION, total
-        pairs = find_pairs(wanted.gate)
-        classes = self._manifest.classes
-        if wanted.gate_classes:
-            colors = LabelColors.read(wanted.gate_classes, tuple(c.name for c in classes))
-        else:
-            colors = LabelColors.of_classes(classes, self._manifest.unlabelled)
+        found = find_labelled(self._manifest, wanted.gate, classes=wanted.gate_classes, allow_missing=True)
         imagery = self._tiles.imagery
-        tiles = labelled(pairs, self._manifest, colors, wanted.gate_tiles, imagery.bands, imagery.scale)
+        tiles = labelled(
+            found.pairs, self._manifest, found.colors, wanted.gate_tiles, imagery.bands, imagery.scale
+        )
         return tiles, f"labelled tiles of {wanted.gate.name}", wanted.gate_tiles
 
     def _settle(self, verdict: Verdict, more: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ class BenchOptions:
     threads: int | None = None  # of a CPU; None: all cores
     data: str | None = None  # labelled folder, for accuracy
     classes: str | None = None  # TOML table of the labels' colours
+    allow_missing: bool = False  # labels may lack classes
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

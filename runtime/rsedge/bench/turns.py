@@ -94,7 +94,10 @@ class Turns:
             for worker, mine in list(going.items()):
                 with self._losing(going, worker):
                     mine.scores = worker.ask(
-                        "evaluate", data=self._options.data, classes=self._options.classes
+                        "evaluate",
+                        data=self._options.data,
+                        classes=self._options.classes,
+                        allow_missing=self._options.allow_missing,
                     )
         return [mine for _, mine in found if mine.times_s[1]]
 

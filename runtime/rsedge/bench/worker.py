@@ -126,14 +126,14 @@ class Server:
         """Highest memory since the model was opened, or since the last raster began."""
         return {"peak_rss_bytes": peak_rss_bytes()}
 
-    def evaluate(self, data: str, classes: str | None) -> Facts:
+    def evaluate(self, data: str, classes: str | None, allow_missing: bool) -> Facts:
         """Score the model on labelled rasters."""
         from rsedge.evaluation import evaluate  # noqa: PLC0415
         from rsedge.labels import LabelColors  # noqa: PLC0415
 
         names = tuple(c.name for c in self._backend.bundle.manifest.classes)
         colors = LabelColors.read(Path(classes), names) if classes else None
-        return evaluate(self._backend, data, colors=colors).to_dict()
+        return evaluate(self._backend, data, colors=colors, allow_missing=allow_missing).to_dict()
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ def bench(
         Path | None, typer.Option(help="Labelled folder, as for eval, to measure accuracy on.")
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="TOML table of the label colours of --data.")] = None,
+    allow_missing: common.AllowMissing = False,
     rounds: Annotated[int, typer.Option(help="Rounds in which the models take turns.")] = 5,
     seconds: Annotated[float, typer.Option(help="Seconds of single tiles, each model, all rounds.")] = 5.0,
     size: Annotated[int, typer.Option(help="Side of the end-to-end raster, pixels.")] = 2048,
@@ -64,7 +65,9 @@ def bench(
     from rsedge.files import whole_or_nothing
 
     told = {"data": str(data) if data else None, "classes": str(classes) if classes else None}
-    options = BenchOptions(rounds, seconds, size, device, precision, threads, **told)
+    options = BenchOptions(
+        rounds, seconds, size, device, precision, threads, **told, allow_missing=allow_missing
+    )
     paths: list[str | None] = [*bundles] if bundles else [common.model_or_default(None, quiet)]
     if csv_file and (csv_file.is_dir() or not os.access(csv_file.absolute().parent, os.W_OK)):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,7 @@ class Dataset:
     uncounted: tuple[str, ...] = ()  # classes left out of mean scores, e.g. ISPRS clutter
     gsd_m: tuple[float, float] | None = None  # where the files do not say it themselves
     notes: tuple[str, ...] = ()  # what the user should know: how it was split, what was guessed
+    told: bool = False  # a class table says the classes; else they were found in the data or are its makers'
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -138,17 +140,20 @@ class SceneReader:
         """Height and width in pixels."""
         return self.grid.height, self.grid.width
 
-    def read(self, window: Window) -> tuple[UInt8, UInt8]:
-        """Image (3, h, w) and labels (h, w), both uint8; pixels without data are filled and IGNORE."""
+    def read(self, window: Window, unlabelled: Counter[str] | None = None) -> tuple[UInt8, UInt8]:
+        """Image (3, h, w) and labels (h, w), both uint8; pixels without data are filled and IGNORE.
+
+        ``unlabelled`` as in ``read_labels``.
+        """
         pixels, valid = self._image.read(window, self.plan)
-        labels = self._label.read(window)
+        labels = self._label.read(window, unlabelled)
         if not valid.all():
             pixels, labels = np.where(valid, pixels, self._fill), np.where(valid, labels, IGNORE)
         return np.asarray(pixels, np.uint8), np.asarray(labels, np.uint8)
 
-    def read_labels(self, window: Window) -> UInt8:
-        """Labels (h, w) alone."""
-        return self._label.read(window)
+    def read_labels(self, window: Window, unlabelled: Counter[str] | None = None) -> UInt8:
+        """Labels (h, w) alone; adds the pixels of each unlabelled value to ``unlabelled``."""
+        return self._label.read(window, unlabelled)
 
     @property
     def row_of_blocks_bytes(self) -> int:

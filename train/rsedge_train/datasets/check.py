@@ -10,12 +10,14 @@ import numpy as np
 
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
+from rsedge.truth import describe_missing
 from rsedge_train.datasets.base import SPLITS
 from rsedge_train.datasets.examine import Facts, examine
 from rsedge_train.datasets.found import NO_VAL, Found
 from rsedge_train.datasets.layouts import choose_table, find_layout
 from rsedge_train.datasets.leaks import identical_images, overlapping, shared_scenes
 from rsedge_train.datasets.report import Report, SideReport, Size
+from rsedge_train.datasets.scan import missing_classes
 
 
 def check(
@@ -29,11 +31,13 @@ def check(
     scale: tuple[float, float] | None = None,
     eroded: bool = False,
     images: bool = True,
+    allow_missing: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Read every label under ``path`` by strips, and with ``images`` every image, and gather all problems.
 
-    The options are those of ``open_dataset``; ``progress`` is called with (rasters done, rasters in all).
+    The options are those of ``open_dataset``; ``allow_missing``: classes of a table may lack label pixels in the
+    scenes to train and to validate on; ``progress`` is called with (rasters done, rasters in all).
 
     Raises InputError when there is nothing to check.
     """
@@ -48,7 +52,7 @@ def check(
         found = find((NO_VAL,), ())  # without a split the files can still be read
         problems.append(str(error))
     problems += found.problems
-    table, notes = _table(path, classes, found, problems)
+    table, told, notes = _table(path, classes, found, problems)
     sides = _examine_all(found, table, images, progress)
     every = [f for facts in sides.values() for f in facts]
     problems += [f"{f.files.name}: {problem}" for f in every for problem in f.problems]
@@ -56,6 +60,8 @@ def check(
     problems += [*shared_scenes(sides), *overlapping(sides), *doubled]
     reports = {side: _side(facts) for side, facts in sides.items()}
     names = table.names if table else ()
+    if not allow_missing:
+        problems += _missing(names, (reports["train"], reports["val"]), told)
     return Report(
         str(path),
         found.layout,
@@ -72,12 +78,12 @@ def check(
 
 def _table(
     path: Path, classes: Path | None, found: Found, problems: list[str]
-) -> tuple[ClassTable | None, tuple[str, ...]]:
+) -> tuple[ClassTable | None, bool, tuple[str, ...]]:
     try:
         return choose_table(path, classes, found)
     except InputError as error:
         problems.append(str(error))
-        return None, ()
+        return None, False, ()
 
 
 def _examine_all(
@@ -112,7 +118,16 @@ def _side(facts: Sequence[Facts]) -> SideReport:
         sum(f.unlabelled for f in facts),
         sum(f.unknown for f in facts),
         sum(f.empty for f in facts),
+        dict(sum((Counter(f.unlabelled_by) for f in facts), Counter[str]())),
     )
+
+
+def _missing(names: Sequence[str], sides: Sequence[SideReport], told: bool) -> list[str]:
+    """The problem that classes have no label pixel to train or to validate on."""
+    counts = np.sum([side.class_pixels[: len(names)] for side in sides if side.rasters], axis=0)
+    missing = missing_classes(names, counts, told=told) if names and np.size(counts) else []
+    unlabelled = sum((Counter(side.unlabelled_by) for side in sides), Counter[str]())
+    return [describe_missing(missing, unlabelled)] if missing else []
 
 
 def _gsd(facts: Sequence[Facts]) -> tuple[float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Facts:
     footprint: Footprint | None = None
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # by class
     unlabelled: int = 0
+    unlabelled_by: Counter[str] = field(default_factory=Counter)  # value or colour -> pixels
     unknown: int = 0  # pixels of colours or values that are no class
     empty: int = 0  # pixels of the image without data; known only where images are read
     notes: list[str] = field(default_factory=list)
@@ -90,6 +92,7 @@ def _count(facts: Facts, reader: LabelReader, *, count: bool) -> None:
                 facts.counts += found[: len(facts.counts)]
                 facts.unknown += strangers
                 facts.unlabelled += int(found[NODATA]) - strangers
+                facts.unlabelled_by.update(reader.count_unlabelled(decoded))
             if strangers:
                 _gather_unknown(unknown, decoded, window)
     if unknown:
@@ -108,11 +111,11 @@ def _describe_unknown(reader: LabelReader, unknown: dict[float, list[int]]) -> s
     worst = sorted(unknown.items(), key=lambda item: -item[1][0])[:UNKNOWN_LISTED]
     what = "colours" if reader.holds_colors else "values"
     listed = ", ".join(
-        f"{f'#{int(value):06X}' if reader.holds_colors else f'{value:g}'} "
-        f"({count} px, first at row {row}, column {col})"
+        f"{reader.name(value)} ({count} px, first at row {row}, column {col})"
         for value, (count, row, col) in worst
     )
-    return f"{reader.raster.path}: {len(unknown)} {what} belong to no class: {listed}"
+    how = "" if reader.holds_colors else " by their index, as in NAME = 1, or in ignore, as in ignore = [0]"
+    return f"{reader.raster.path}: {len(unknown)} {what} belong to no class: {listed}; name them in a class table{how}"
 
 
 def _read_image(facts: Facts, image: RasterReader, plan: BandPlan) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class SceneScan:
     counts: NDArray[np.int64] = field(repr=False)  # (classes,) labelled pixels
     present: NDArray[np.bool_] = field(repr=False)  # (classes, rows, columns) of BLOCK x BLOCK pixels
     footprint: Footprint | None = None
+    unlabelled: Mapping[str, int] = field(default_factory=dict, repr=False)  # value or colour -> pixels
 
     def blocks_of(self, class_index: int) -> NDArray[np.int64]:
         """Flat indices of the blocks that hold a class."""
@@ -49,6 +51,12 @@ class Scan:
         return np.asarray(np.sum([s.counts for s in self.scenes], axis=0))
 
 
+def missing_classes(names: Sequence[str], counts: NDArray[np.int64], *, told: bool) -> list[str]:
+    """Classes without a label pixel, where that is an error: of a class table (``told``) any, else all but one."""
+    missing = [name for name, count in zip(names, counts, strict=True) if not count]
+    return missing if told or len(names) - len(missing) < 2 else []
+
+
 def scan(
     dataset: Dataset,
     files: tuple[SceneFiles, ...],
@@ -63,6 +71,8 @@ def scan(
     """
     scenes, skipped = [], []
     digest = hashlib.sha256(repr((dataset.table, dataset.bands)).encode())
+    if dataset.table.values is not None:
+        digest.update(repr(dataset.table.values).encode())
     for done, entry in enumerate(files, 1):
         try:
             scenes.append(_scan_scene(dataset, entry, images))
@@ -88,15 +98,18 @@ def _scan_scene(dataset: Dataset, files: SceneFiles, images: bool) -> SceneScan:
     with SceneReader(files, dataset) as reader:
         height, width = reader.shape
         counts = np.zeros(classes, np.int64)
+        unlabelled = Counter[str]()
         present = np.zeros((classes, -(-height // BLOCK), -(-width // BLOCK)), np.bool_)
         with bounded_cache(reader.row_of_blocks_bytes):
             for block_row, window in enumerate(strips(reader.grid)):
-                labels = reader.read(window)[1] if images else reader.read_labels(window)
+                read = (
+                    reader.read(window, unlabelled)[1] if images else reader.read_labels(window, unlabelled)
+                )
                 for col in range(present.shape[2]):
-                    found = np.bincount(labels[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
+                    found = np.bincount(read[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
                     counts += found[:classes]
                     present[:, block_row, col] = found[:classes] > 0
-        return SceneScan(files, height, width, counts, present, footprint(reader.grid))
+        return SceneScan(files, height, width, counts, present, footprint(reader.grid), unlabelled)
 
 
 def _hash_ends(digest: hashlib._Hash, path: Path) -> None:
