@@ -23,7 +23,7 @@ from rsedge.prepare import plan_run, run_notes
 from rsedge.raster import RasterReader, bounded_cache, describe_orientation, pixels_apart
 from rsedge.raster.scaling import check_scale
 from rsedge.sinks import ScoreSink
-from rsedge.truth import LabelReader, describe_missing, find_missing, settle
+from rsedge.truth import LabelReader, describe_missing, find_missing, named_classes, settle
 
 MOST_APART_PX = 0.05  # a label's corner from its image's: what writing and rounding geotransforms leaves
 
@@ -124,7 +124,7 @@ def find_labelled(
             check_labels(reader, truth)
     if not allow_missing:
         missing, unlabelled = find_missing(labels, colors, count)
-        if missing == (colors.classes or set(range(count))):
+        if missing == named_classes(colors, count):
             raise InputError(
                 f"the data hold no labelled pixel that the model could be scored on{_held(unlabelled)}"
             )
@@ -203,11 +203,12 @@ def check_labels(image: RasterReader, label: RasterReader) -> None:
     """Raise InputError unless a label lies on its image: one size, one place, or else turned the same way."""
     if image.orientation != label.orientation and pixels_apart(image.grid, label.grid) is None:
         turned, other = (image, label) if image.orientation != 1 else (label, image)
+        tag = "none" if other.orientation == 1 else str(other.orientation)
         raise InputError(
-            f"{turned.path} is to be shown {describe_orientation(turned.orientation)} by its tag (EXIF orientation "
-            f"{turned.orientation}), {other.path} is not (orientation {other.orientation}): a mask drawn in a viewer "
-            "would not lie on its image. Store the pixels turned and without the tag, as `mogrify -auto-orient` does, "
-            "or remove the tag if the mask was drawn on the pixels as stored"
+            f"{turned.path} has EXIF orientation {turned.orientation} (viewers show it "
+            f"{describe_orientation(turned.orientation)}), {other.path} has {tag}: a mask drawn in a viewer does not "
+            "lie on the pixels as stored. Turn the pixels and drop the tag, as `mogrify -auto-orient` does; or drop "
+            "the tag alone where the mask was drawn on the pixels as stored"
         )
     check_grids(image, label)
 

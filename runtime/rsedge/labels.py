@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -327,7 +328,6 @@ def _entry(value: object) -> Entry:
 
 
 def _rgb(color: str) -> tuple[int, int, int]:
-    digits = color.removeprefix("#")
-    if len(digits) != 6:
+    if not re.fullmatch("#?[0-9A-Fa-f]{6}", color):
         raise ValueError(f"colour {color!r} is not #RRGGBB")
-    return unpack_color(int(digits, 16))
+    return unpack_color(int(color.removeprefix("#"), 16))

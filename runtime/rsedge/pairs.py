@@ -67,7 +67,8 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
         )
     if not found.pairs:
         raise InputError(
-            f"{folder} holds no labelled image; expected images/X.* with masks/X.*, or X.tif with X_labels.tif"
+            f"{folder} holds no labelled image; expected images/X.* with masks/X.* (or labels/X.*), images_png/X.* "
+            "with masks_png/X.*, or X.tif with X_labels.tif"
         )
     return list(found.pairs)
 

@@ -220,7 +220,7 @@ def find_missing(
     Reads strips of labels until all classes were met; the count is of all labels where one is missing. Raises
     InputError for values that are no class.
     """
-    missing, unlabelled = set(colors.classes or range(classes)), Counter[str]()
+    missing, unlabelled = set(named_classes(colors, classes)), Counter[str]()
     for path in labels:
         with LabelReader(path, colors, classes) as reader, bounded_cache(reader.raster.row_of_blocks_bytes):
             for window in reader.strips():
@@ -228,6 +228,11 @@ def find_missing(
                 if not missing:
                     return frozenset(), unlabelled
     return frozenset(missing), unlabelled
+
+
+def named_classes(colors: LabelColors, classes: int) -> frozenset[int]:
+    """Indices of the classes that labels can show, of those a model knows."""
+    return colors.classes if colors.values is not None else frozenset(range(classes))
 
 
 def describe_missing(names: Sequence[str], unlabelled: Mapping[str, int]) -> str:

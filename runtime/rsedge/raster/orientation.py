@@ -21,7 +21,7 @@ SHOWN = {
     8: "turned by 90 degrees to the left",
 }
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_PROFILE = "Raw profile type exif"  # as ImageMagick writes it, hexadecimal
+PNG_PROFILE = "Raw_profile_type_exif"  # GDAL's name of what ImageMagick writes into text
 MOST_ENTRIES = 4096  # of a TIFF directory
 MOST_CHUNKS = 1000  # of a PNG or WebP before and behind its pixels
 TAIL_BYTES = 1 << 16  # of a PNG, where EXIF may stand behind the pixels
@@ -29,7 +29,7 @@ EXIF_HEAD = b"Exif\0\0"
 
 
 def describe_orientation(orientation: int) -> str:
-    """How a picture with this tag is shown, in words that follow "is to be shown"."""
+    """How viewers show a picture with this tag, e.g. "turned by 180 degrees"."""
     return SHOWN[orientation]
 
 

@@ -60,8 +60,9 @@ def check(
     problems += [*shared_scenes(sides), *overlapping(sides), *doubled]
     reports = {side: _side(facts) for side, facts in sides.items()}
     names = table.names if table else ()
-    if not allow_missing:
-        problems += _missing(names, (reports["train"], reports["val"]), told)
+    seen = [f for side in ("train", "val") for f in sides[side]]
+    if not allow_missing and all(f.counted for f in seen):  # else nobody knows what the others hold
+        problems += _missing(names, seen, told)
     return Report(
         str(path),
         found.layout,
@@ -122,11 +123,10 @@ def _side(facts: Sequence[Facts]) -> SideReport:
     )
 
 
-def _missing(names: Sequence[str], sides: Sequence[SideReport], told: bool) -> list[str]:
+def _missing(names: Sequence[str], facts: Sequence[Facts], told: bool) -> list[str]:
     """The problem that classes have no label pixel to train or to validate on."""
-    counts = np.sum([side.class_pixels[: len(names)] for side in sides if side.rasters], axis=0)
-    missing = missing_classes(names, counts, told=told) if names and np.size(counts) else []
-    unlabelled = sum((Counter(side.unlabelled_by) for side in sides), Counter[str]())
+    missing = missing_classes(names, np.sum([f.counts for f in facts], axis=0), told=told)
+    unlabelled = sum((f.unlabelled_by for f in facts), Counter[str]())
     return [describe_missing(missing, unlabelled)] if missing else []
 
 

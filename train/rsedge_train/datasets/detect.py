@@ -165,7 +165,7 @@ def _proposal(seen: Seen) -> str:
         hint = f". If {NODATA} is your second class, store the mask as 0 and 1, or write classes.toml into the folder"
     else:
         hint = (
-            f". To name them, write classes.toml into the folder; where {values[0]} is no class but stands for no data, "
-            f"as 0 in LoveDA, take it out and say ignore = {[values[0], *ignored]}"
+            f". To name them, write classes.toml into the folder; where {values[0]} is no class but means no data, "
+            f"as 0 in LoveDA, take it out: ignore = {[values[0], *ignored]}"
         )
     return f"{hint}:\nignore = {ignored}\n\n[classes]\n{names}\n"

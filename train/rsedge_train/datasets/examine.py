@@ -38,6 +38,7 @@ class Facts:
     gsd_m: float | None = None
     footprint: Footprint | None = None
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # by class
+    counted: bool = False  # all labels were read
     unlabelled: int = 0
     unlabelled_by: Counter[str] = field(default_factory=Counter)  # value or colour -> pixels
     unknown: int = 0  # pixels of colours or values that are no class
@@ -95,6 +96,7 @@ def _count(facts: Facts, reader: LabelReader, *, count: bool) -> None:
                 facts.unlabelled_by.update(reader.count_unlabelled(decoded))
             if strangers:
                 _gather_unknown(unknown, decoded, window)
+    facts.counted |= count
     if unknown:
         facts.problems.append(_describe_unknown(reader, unknown))
 
