@@ -235,16 +235,24 @@ def named_classes(colors: LabelColors, classes: int) -> frozenset[int]:
     return colors.classes if colors.values is not None else frozenset(range(classes))
 
 
-def describe_missing(names: Sequence[str], unlabelled: Mapping[str, int]) -> str:
-    """What to say where classes of these names have no label pixel."""
+def describe_missing(names: Sequence[str], unlabelled: Mapping[str, int], unknown: int = 0) -> str:
+    """What to say where classes of these names have no label pixel.
+
+    ``unlabelled``: pixels of each value or colour taken for that; ``unknown``: pixels that belong to no class.
+    """
     which = f"class{'es' * (len(names) > 1)} {', '.join(names)}"
-    if not unlabelled:
-        said = "no pixel is unlabelled"
-        what = "Take labels that show them, correct the class table"
+    most = Counter(unlabelled).most_common(5)
+    said = (
+        [f"taken for unlabelled: {', '.join(f'{value} ({pixels} px)' for value, pixels in most)}"]
+        if most
+        else []
+    )
+    said += [f"{unknown} px belong to no class"] if unknown else []
+    if said:
+        value = most[0][0] if most else "1"
+        value = f'"{value}"' if value.startswith("#") else value if value.lstrip("-").isdigit() else "1"
+        what = f'If that is wrong, name the values in a class table, such as "{names[0]}" = {value}'
     else:
-        listed = ", ".join(f"{value} ({pixels} px)" for value, pixels in Counter(unlabelled).most_common(5))
-        said = f"taken for unlabelled: {listed}"
-        value = next(iter(Counter(unlabelled).most_common(1)))[0]
-        like = f'"{value}"' if value.startswith("#") else value if value.lstrip("-").isdigit() else "255"
-        what = f'If that is wrong, name them in a class table, such as "{names[0]}" = {like}'
-    return f"no label pixel of {which}; {said}. {what}; or allow it with {ALLOW_MISSING}"
+        what = "Take labels that show them, or correct the class table"
+    listed = "; ".join(said) or "no pixel is unlabelled"
+    return f"no label pixel of {which}; {listed}. {what}; {ALLOW_MISSING} goes on without"

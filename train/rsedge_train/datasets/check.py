@@ -127,7 +127,8 @@ def _missing(names: Sequence[str], facts: Sequence[Facts], told: bool) -> list[s
     """The problem that classes have no label pixel to train or to validate on."""
     missing = missing_classes(names, np.sum([f.counts for f in facts], axis=0), told=told)
     unlabelled = sum((f.unlabelled_by for f in facts), Counter[str]())
-    return [describe_missing(missing, unlabelled)] if missing else []
+    unknown = sum(f.unknown for f in facts)
+    return [describe_missing(missing, unlabelled, unknown)] if missing else []
 
 
 def _gsd(facts: Sequence[Facts]) -> tuple[float, float] | None:
