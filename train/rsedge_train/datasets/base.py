@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.evaluation import check_labels
-from rsedge.labels import ClassTable
+from rsedge.labels import ClassTable, LabelColors
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import Grid, RasterReader, plan_bands
 from rsedge.truth import LabelReader
@@ -85,6 +85,11 @@ class Dataset:
         """How many classes there are."""
         return len(self.table.classes)
 
+    def colors_of(self, files: SceneFiles) -> LabelColors:
+        """What the label of one of its scenes holds: of a sample scene, always class indices."""
+        colors = self.table.colors
+        return replace(colors, values=None, told=False) if files.drawn else colors
+
     def manifest(self, name: str, tile: int) -> Manifest:
         """What a network trained on this expects and answers."""
         return Manifest(
@@ -114,7 +119,7 @@ class SceneReader:
         self.files = files
         self._image = RasterReader(files.image)
         try:
-            self._label = LabelReader(files.label, dataset.table.colors, dataset.num_classes)
+            self._label = LabelReader(files.label, dataset.colors_of(files), dataset.num_classes)
             check_labels(self._image, self._label.raster)
             manifest = dataset.manifest(dataset.name, tile=1)
             self.plan = plan_bands(self._image, manifest, dataset.bands.indexes, dataset.bands.scale)
