@@ -23,7 +23,7 @@ from rsedge.prepare import plan_run, run_notes
 from rsedge.raster import RasterReader, bounded_cache, describe_orientation, pixels_apart
 from rsedge.raster.scaling import check_scale
 from rsedge.sinks import ScoreSink
-from rsedge.truth import LabelReader, describe_missing, find_missing, named_classes, settle
+from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, named_classes, settle
 
 MOST_APART_PX = 0.05  # a label's corner from its image's: what writing and rounding geotransforms leaves
 
@@ -179,6 +179,7 @@ def evaluate(
             f"the data hold no labelled pixel that the model could be scored on{_held(unlabelled)}"
         )
     names = tuple(c.name for c in manifest.classes)
+    notes += doubts(found.colors, names, unlabelled)
     bundle = model.bundle
     return Evaluation(
         manifest.name,

@@ -212,6 +212,21 @@ def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float
         return  # whoever reads it whole says why
 
 
+def doubts(colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int]) -> tuple[str, ...]:
+    """A note where NODATA is unlabelled in index masks though the class table has a class of that grey.
+
+    ``names``: of the classes that ``colors`` has the indices of; ``unlabelled``: pixels by value.
+    """
+    pixels, index = unlabelled.get(str(NODATA), 0), colors.greys.get(NODATA, NODATA)
+    if colors.told or not pixels or index == NODATA:
+        return ()
+    name = names[index]
+    return (
+        f"{pixels} px of {NODATA} in one-band labels are taken for unlabelled, since others hold indices; if they are "
+        f'the white of class {name}, give the classes their values in a class table, as in "{name}" = {NODATA}',
+    )
+
+
 def find_missing(
     labels: Sequence[Path], colors: LabelColors, classes: int
 ) -> tuple[frozenset[int], Counter[str]]:

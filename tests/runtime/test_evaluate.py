@@ -262,3 +262,15 @@ def test_the_command_states_what_it_did_not_count(
     assert code == 0
     assert f"{share:.1%} not counted (labelled 255 {share:.1%})" in printed
     assert json.loads(printed.splitlines()[-1])["uncounted"]["share"] == share
+
+
+def test_indices_beside_0_and_255_are_told(noise: Noise, tmp_path: Path) -> None:
+    classes = (ClassInfo("no", (0, 0, 0)), ClassInfo("yes", (255, 255, 255)), ClassInfo("x", (9, 0, 0)))
+    manifest = pointwise_manifest(classes=classes)
+    pixels = noise(40, 50)
+    labelled(tmp_path / "d", pixels, strongest(pixels), "1")
+    labelled(tmp_path / "d", pixels, np.where(strongest(pixels) == 1, 255, 0).astype(np.uint8), "2")
+    with open_model(make_bundle(tmp_path / "b.rsedge", manifest, pointwise_graph(manifest))) as backend:
+        (note,) = evaluate(backend, tmp_path / "d").notes
+    assert f"{(strongest(pixels) == 1).sum()} px of 255" in note
+    assert '"yes" = 255' in note

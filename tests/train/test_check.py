@@ -305,3 +305,15 @@ def test_turned_images_are_problems(tmp_path: Path, orientation: int) -> None:
     dataset = open_dataset(tmp_path, val=("c",))
     with pytest.raises(InputError, match=f"has EXIF orientation {orientation}"):
         scan(dataset, dataset.train)
+
+
+def test_indices_beside_0_and_255_are_told(tmp_path: Path) -> None:
+    """Half of the masks store the white class as 1 and half as 255: nobody can tell 255 from unlabelled."""
+    one_band(tmp_path, lambda k: k * 255)
+    save(tmp_path / "a/masks/p.png", indices(48, 48, 2))
+    (tmp_path / "classes.toml").write_text(GREYS)
+    report = check(tmp_path, val=("c",))
+    lost = sum(int(indices(48, 48, 2, n).sum()) for n in (1, 2))
+    assert any(f"{lost} px of 255 in one-band labels are taken for unlabelled" in n for n in report.notes)
+    one_band(tmp_path, lambda k: k)
+    assert not any("taken for unlabelled" in n for n in check(tmp_path, val=("c",)).notes)

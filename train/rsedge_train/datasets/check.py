@@ -10,7 +10,7 @@ import numpy as np
 
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
-from rsedge.truth import describe_missing
+from rsedge.truth import describe_missing, doubts
 from rsedge_train.datasets.base import SPLITS
 from rsedge_train.datasets.examine import Facts, examine
 from rsedge_train.datasets.found import NO_VAL, Found
@@ -71,7 +71,7 @@ def check(
         dict(Counter(f"{f.stored}, {f.fed or 'unusable'}" for f in every if f.height)),
         _gsd(every) or found.gsd_m,
         images,
-        (*found.notes, *notes, *_repeated(every)),
+        (*found.notes, *notes, *_doubts(table, every), *_repeated(every)),
         (*_absent(names, reports), *twice),
         tuple(problems),
     )
@@ -129,6 +129,11 @@ def _missing(names: Sequence[str], facts: Sequence[Facts], told: bool) -> list[s
     unlabelled = sum((f.unlabelled_by for f in facts), Counter[str]())
     unknown = sum(f.unknown for f in facts)
     return [describe_missing(missing, unlabelled, unknown)] if missing else []
+
+
+def _doubts(table: ClassTable | None, facts: Sequence[Facts]) -> tuple[str, ...]:
+    unlabelled = sum((f.unlabelled_by for f in facts), Counter[str]())
+    return doubts(table.colors, table.names, unlabelled) if table else ()
 
 
 def _gsd(facts: Sequence[Facts]) -> tuple[float, float] | None:
