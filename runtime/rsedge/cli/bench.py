@@ -64,10 +64,8 @@ def bench(
     from rsedge.cli.bench_tables import show
     from rsedge.files import whole_or_nothing
 
-    told = {"data": str(data) if data else None, "classes": str(classes) if classes else None}
-    options = BenchOptions(
-        rounds, seconds, size, device, precision, threads, **told, allow_missing=allow_missing
-    )
+    labels, table = (str(path) if path else None for path in (data, classes))
+    options = BenchOptions(rounds, seconds, size, device, precision, threads, labels, table, allow_missing)
     paths: list[str | None] = [*bundles] if bundles else [common.model_or_default(None, quiet)]
     if csv_file and (csv_file.is_dir() or not os.access(csv_file.absolute().parent, os.W_OK)):
         raise InputError(
