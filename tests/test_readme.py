@@ -25,6 +25,7 @@ from PIL import Image
 import readme
 import readme_inputs
 from rsedge.cli.main import app
+from rsedge.labels import ClassTable
 from rsedge.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
@@ -246,8 +247,14 @@ def test_links_lead_somewhere() -> None:
             assert (ROOT / target).exists(), target
 
 
+def test_class_tables_are_class_tables(tmp_path: Path) -> None:
+    (block,) = [block for block in BLOCKS if block.language == "toml" and "[classes]" in block.text]
+    (tmp_path / "classes.toml").write_text(block.text)
+    assert ClassTable.read(tmp_path / "classes.toml").names == ("building", "road")
+
+
 def test_settings_are_settings(tmp_path: Path) -> None:
-    tables = [block for block in BLOCKS if block.language == "toml"]
+    tables = [block for block in BLOCKS if block.language == "toml" and "[classes]" not in block.text]
     assert tables
     for block in tables:
         (tmp_path / "rsedge.toml").write_text(block.text)

@@ -18,7 +18,7 @@ from rsedge.backends import Backend, open_backend
 from rsedge.bundle import Bundle
 from rsedge.check_tiles import spread
 from rsedge.errors import BackendError, InputError, ModelError
-from rsedge.evaluation import check_grids
+from rsedge.evaluation import check_labels
 from rsedge.labels import LabelColors
 from rsedge.manifest import NODATA, Manifest
 from rsedge.metrics import Confusion
@@ -164,7 +164,7 @@ def labelled(
             LabelReader(label, colors, len(manifest.classes)) as truth,
             bounded_cache(reader.row_of_blocks_bytes + truth.raster.row_of_blocks_bytes),
         ):
-            check_grids(reader, truth.raster)
+            check_labels(reader, truth.raster)
             plan = plan_bands(reader, manifest, bands, scale, masking)
             windows = list(Tiling.of(reader.grid.height, reader.grid.width, manifest.tile, 0.0, "crop"))
             tiles = (_judged(reader, truth, window, plan, manifest) for window in spread(windows))

@@ -15,8 +15,9 @@ from typing import Any
 import onnx
 
 from rsedge.errors import InputError, ModelError
-from rsedge.labels import LabelColors, find_pairs
+from rsedge.evaluation import find_labelled
 from rsedge.manifest import Manifest
+from rsedge.pairs import find_pairs
 from rsedge_export.calibration import HELD_EVERY, CalibrationTiles, Imagery
 from rsedge_export.fp16 import keep_fp32, to_fp16
 from rsedge_export.gate import CALIBRATION, Judged, Limits, Verdict, judge, labelled, unlabelled
@@ -199,15 +200,16 @@ class Variants:
         if wanted.gate is None:
             total = (len(self._tiles) + HELD_EVERY - 1) // (2 * HELD_EVERY)
             return unlabelled(self._tiles.judging()), CALIBRATION, total
-        pairs = find_pairs(wanted.gate)
-        classes = self._manifest.classes
-        if wanted.gate_classes:
-            colors = LabelColors.read(wanted.gate_classes, tuple(c.name for c in classes))
-        else:
-            colors = LabelColors.of_classes(classes, self._manifest.unlabelled)
+        found = find_labelled(self._manifest, wanted.gate, classes=wanted.gate_classes, allow_missing=True)
         imagery = self._tiles.imagery
         tiles = labelled(
-            pairs, self._manifest, colors, wanted.gate_tiles, imagery.bands, imagery.scale, imagery.masking
+            found.pairs,
+            self._manifest,
+            found.colors,
+            wanted.gate_tiles,
+            imagery.bands,
+            imagery.scale,
+            imagery.masking,
         )
         return tiles, f"labelled tiles of {wanted.gate.name}", wanted.gate_tiles
 

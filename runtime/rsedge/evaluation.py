@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ import numpy as np
 from rsedge import engine
 from rsedge.backends import Backend
 from rsedge.errors import InputError
-from rsedge.labels import LabelColors, find_pairs
+from rsedge.labels import LabelColors, choose_colors
+from rsedge.manifest import Manifest
 from rsedge.metrics import Confusion
 from rsedge.options import Options
+from rsedge.pairs import find_pairs
 from rsedge.prepare import plan_run, run_notes
-from rsedge.raster import RasterReader, bounded_cache
+from rsedge.raster import RasterReader, bounded_cache, describe_orientation, pixels_apart
 from rsedge.raster.look import look
 from rsedge.raster.scaling import check_scale
 from rsedge.sinks import ScoreSink
-from rsedge.truth import LabelReader
+from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, named_classes, settle
+
+MOST_APART_PX = 0.05  # a label's corner from its image's: what writing and rounding geotransforms leaves
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,20 @@ class Evaluation:
     class_names: tuple[str, ...]
     confusion: Confusion
     notes: tuple[str, ...] = ()  # each with the raster it is about
+    no_data: int = 0  # pixels of images without data: not counted
+    unlabelled: Mapping[str, int] = field(
+        default_factory=dict
+    )  # value or colour in labels -> pixels not counted
+
+    @property
+    def uncounted(self) -> int:
+        """Pixels that no score speaks of."""
+        return self.no_data + sum(self.unlabelled.values())
+
+    @property
+    def uncounted_share(self) -> float:
+        """Their share of all pixels."""
+        return self.uncounted / max(1, self.uncounted + int(self.confusion.counts.sum()))
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as plain JSON values; None for a class that does not occur."""
@@ -49,6 +68,12 @@ class Evaluation:
             "provider": self.provider,
             "rasters": self.rasters,
             "pixels": int(c.counts.sum()),
+            "uncounted": {
+                "pixels": self.uncounted,
+                "share": self.uncounted_share,
+                "no_data": self.no_data,
+                "unlabelled": dict(self.unlabelled),
+            },
             "miou": _number(c.miou),
             "mean_f1": _number(c.mean_f1),
             "oa": _number(c.oa),
@@ -66,34 +91,79 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """(image, label) files that fit each other, what the labels stand for, and notes on how that is known."""
+
+    pairs: Sequence[tuple[Path, Path]]
+    colors: LabelColors
+    notes: tuple[str, ...] = ()
+
+
+def find_labelled(
+    manifest: Manifest,
+    data: Path | str | Sequence[tuple[Path, Path]],
+    colors: LabelColors | None = None,
+    classes: Path | None = None,
+    allow_missing: bool = False,
+) -> Labelled:
+    """The labelled rasters that a model is to be scored on; see ``evaluate``. ``classes``: a class table's file.
+
+    Raises InputError where images and labels do not fit each other, and, unless ``allow_missing``, where a class
+    has no label pixel in all of them together.
+    """
+    folder = Path(data) if isinstance(data, str | Path) else None
+    pairs = find_pairs(folder) if folder else data
+    assert not isinstance(pairs, str | Path)
+    labels, count = [label for _, label in pairs], len(manifest.classes)
+    source = None
+    if colors is None:
+        colors, source = choose_colors(manifest, labels, folder, classes)
+    colors, notes = settle(colors, labels, count)
+    for image, label in pairs:
+        with RasterReader(image) as reader, RasterReader(label) as truth:
+            check_labels(reader, truth)
+    if not allow_missing:
+        missing, unlabelled = find_missing(labels, colors, count)
+        if missing == named_classes(colors, count):
+            raise InputError(
+                f"the data hold no labelled pixel that the model could be scored on{_held(unlabelled)}"
+            )
+        if missing:
+            names = [manifest.classes[i].name for i in sorted(missing)]
+            raise InputError(f"{len(labels)} rasters hold {describe_missing(names, unlabelled)}")
+    return Labelled(pairs, colors, (*([source] if source else []), *notes))
+
+
 def evaluate(
     model: Backend,
     data: Path | str | Sequence[tuple[Path, Path]],
     options: Options | None = None,
     colors: LabelColors | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    allow_missing: bool = False,
 ) -> Evaluation:
-    """Score ``model`` on (image, label) pairs, or on those under a folder (see ``labels.find_pairs``).
+    """Score ``model`` on (image, label) pairs, or on those under a folder (see ``pairs.find_pairs``).
 
-    One-band labels hold class indices, 255 or their own nodata value where unlabelled; three-band
-    labels hold colours, looked up in ``colors`` (None: the model's own). ``progress`` is called with
-    (rasters done, rasters in all).
+    Three-band labels hold colours, looked up in ``colors`` (None: a ``classes.toml`` in the folder, else the model's
+    own). One-band labels hold the values that ``colors`` names, or its greys; else class indices, 255 or their own
+    nodata value where unlabelled. ``progress`` is called with (rasters done, rasters in all).
 
-    Raises InputError when labels and images do not fit each other or the model.
+    Raises InputError when labels and images do not fit each other or the model, and, unless ``allow_missing``, when
+    a class has no label pixel in all of them.
     """
     options = options or Options()
     manifest = model.bundle.manifest
-    colors = colors or LabelColors.of_classes(manifest.classes, manifest.unlabelled)
-    pairs = find_pairs(Path(data)) if isinstance(data, str | Path) else data
-    notes = list[str]()
+    found = find_labelled(manifest, data, colors, allow_missing=allow_missing)
+    notes, no_data, unlabelled = list(found.notes), 0, Counter[str]()
     total = Confusion(np.zeros((len(manifest.classes), len(manifest.classes)), np.int64))
-    for done, (image, label) in enumerate(pairs, 1):
+    for done, (image, label) in enumerate(found.pairs, 1):
         with (
             RasterReader(image) as reader,
-            LabelReader(label, colors, len(manifest.classes)) as truth,
+            LabelReader(label, found.colors, len(manifest.classes)) as truth,
             bounded_cache(reader.row_of_blocks_bytes + truth.raster.row_of_blocks_bytes),
         ):
-            check_grids(reader, truth.raster)
             plan, tiling = plan_run(reader, manifest, options)
             scale_note, seen = check_scale(reader, plan), look(reader, plan)
             sink = ScoreSink(truth, reader.grid.width, len(manifest.classes))
@@ -101,33 +171,71 @@ def evaluate(
             said = run_notes(reader, plan, model, stats.valid_pixels)
             notes += [f"{image.name}: {n}" for n in (*said, *seen, scale_note) if n]
         total += sink.confusion
+        no_data += sink.no_data
+        unlabelled.update(sink.unlabelled)
         if progress:
-            progress(done, len(pairs))
+            progress(done, len(found.pairs))
     if not total.counts.sum():
-        raise InputError("the data hold no labelled pixel that the model could be scored on")
+        raise InputError(
+            f"the data hold no labelled pixel that the model could be scored on{_held(unlabelled)}"
+        )
     names = tuple(c.name for c in manifest.classes)
+    notes += doubts(found.colors, names, unlabelled)
     bundle = model.bundle
     return Evaluation(
         manifest.name,
         bundle.precision,
         bundle.sha256,
         model.provider,
-        len(pairs),
+        len(found.pairs),
         names,
         total,
         tuple(notes),
+        no_data,
+        unlabelled,
     )
 
 
+def _held(unlabelled: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{value} ({pixels} px)" for value, pixels in Counter(unlabelled).most_common(5))
+    return f"; taken for unlabelled: {listed}" if listed else ""
+
+
+def check_labels(image: RasterReader, label: RasterReader) -> None:
+    """Raise InputError unless a label lies on its image: one size, one place, or else turned the same way."""
+    if image.orientation != label.orientation and pixels_apart(image.grid, label.grid) is None:
+        turned, other = (image, label) if image.orientation != 1 else (label, image)
+        tag = "none" if other.orientation == 1 else str(other.orientation)
+        raise InputError(
+            f"{turned.path} has EXIF orientation {turned.orientation} (viewers show it "
+            f"{describe_orientation(turned.orientation)}), {other.path} has {tag}: a mask drawn in a viewer does not "
+            "lie on the pixels as stored. Turn the pixels and drop the tag, as `mogrify -auto-orient` does; or drop "
+            "the tag alone where the mask was drawn on the pixels as stored"
+        )
+    check_grids(image, label)
+
+
 def check_grids(image: RasterReader, label: RasterReader) -> None:
-    """Raise InputError unless image and label have one size and, where both are referenced, one place."""
+    """Raise InputError unless image and label have one size and, where both are placed, one place (to 0.05 px)."""
     a, b = image.grid, label.grid
     if (a.height, a.width) != (b.height, b.width):
         raise InputError(
             f"{label.path} is {b.width} x {b.height} pixels, its image {a.width} x {a.height}; they must match"
         )
-    if a.crs and b.crs and not (a.crs == b.crs and a.transform.almost_equals(b.transform, 1e-6)):
-        raise InputError(f"{label.path} lies elsewhere than its image: {b.facts()} against {a.facts()}")
+    apart = pixels_apart(a, b)
+    if apart is not None and not max(map(abs, apart)) < MOST_APART_PX:
+        across, down = apart
+        raise InputError(
+            f"{label.path} lies elsewhere than its image: a corner is {_pixels(across, 'right', 'left')} and "
+            f"{_pixels(down, 'below', 'above')} where it should be. Warp it onto the image's grid, or give it the "
+            "image's georeference if only that is wrong"
+        )
+
+
+def _pixels(distance: float, further: str, before: str) -> str:
+    if not math.isfinite(distance):
+        return "at no known distance"
+    return f"{abs(distance):.{1 if abs(distance) >= 10 else 2}f} px {further if distance >= 0 else before}"
 
 
 def _number(value: float) -> float | None:

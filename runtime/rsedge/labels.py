@@ -1,34 +1,41 @@
-"""Ground truth: which label belongs to which image, and label colours to class indices."""
+"""Ground truth: what the colours and values of labels stand for."""
 
 from __future__ import annotations
 
+import colorsys
+import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.manifest import NODATA, ClassInfo
+from rsedge.manifest import NODATA, ClassInfo, Manifest
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt"})
-IMAGE_SUFFIXES = RASTER_SUFFIXES | {".jpg", ".jpeg", ".png"}
-MASK_FOLDERS = ("masks", "labels")
-LABEL_SUFFIX = "_labels"
+CLASSES_FILE = "classes.toml"
+Entry = int | str | tuple[int, int, int]  # of a class table: an index, the name of a class, a colour
 
 
 @dataclass(frozen=True)
 class LabelColors:
-    """Colours of a label image: packed RGB (0xRRGGBB) to class index, or NODATA for unlabelled."""
+    """What label pixels stand for: a class index, or NODATA for unlabelled.
+
+    ``index``: by colour, packed RGB (0xRRGGBB). ``values``: by value, of one-band labels; None: they hold class
+    indices, NODATA where unlabelled. ``told``: the values are named in a table, so that they are no greys.
+    """
 
     index: Mapping[int, int]
+    values: Mapping[int, int] | None = None
+    told: bool = False
 
     @classmethod
     def of_classes(
@@ -44,13 +51,21 @@ class LabelColors:
 
         Raises InputError when it cannot be read or its classes are not the model's.
         """
-        table = ClassTable.read(path)
-        if unknown := sorted(set(table.names) - set(class_names)):
-            raise InputError(
-                f"{path} has classes {', '.join(unknown)}, which are not among {', '.join(class_names)}"
-            )
-        places = {pack_color(c.color): class_names.index(c.name) for c in table.classes}
-        return cls({**dict.fromkeys(table.ignore, NODATA), **places})
+        return ClassTable.read(path).colors_for(class_names, str(path))
+
+    @property
+    def classes(self) -> frozenset[int]:
+        """Indices of the classes that are named."""
+        return frozenset({*self.index.values(), *(self.values or {}).values()} - {NODATA})
+
+    @property
+    def greys(self) -> dict[int, int]:
+        """The colours whose red, green and blue are the same, by that one value."""
+        return {c & 255: i for c, i in self.index.items() if c == (c & 255) * 0x010101}
+
+    def values_for(self, classes: int) -> Mapping[int, int]:
+        """What the values of one-band labels stand for, where a model knows so many ``classes``."""
+        return plain_values(classes) if self.values is None else self.values
 
     def encode(
         self, rgb: NDArray[np.uint8], source: str, origin: tuple[int, int] = (0, 0)
@@ -71,46 +86,79 @@ class LabelColors:
 
     def lookup(self, packed: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Class indices of packed colours, and which colours stand for nothing: there the index is NODATA."""
-        known = np.array(sorted(self.index), np.uint32)
-        place = np.searchsorted(known, packed).clip(max=len(known) - 1)
-        unknown = known[place] != packed
-        indices: NDArray[np.uint8] = np.array([self.index[int(c)] for c in known], np.uint8)[place]
-        indices[unknown] = NODATA
-        return indices, unknown
+        return look_up(self.index, packed)
+
+
+def plain_values(classes: int) -> dict[int, int]:
+    """Class indices that stand for themselves, and NODATA."""
+    return {NODATA: NODATA, **{i: i for i in range(classes)}}
+
+
+def look_up(meaning: Mapping[int, int], stored: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """What each stored value means, and which mean nothing: there it is NODATA. NaN is NODATA, and known."""
+    if stored.dtype == np.uint8:
+        table, strange = np.full(256, NODATA, np.uint8), np.ones(256, np.bool_)
+        for value, index in meaning.items():
+            if 0 <= value <= 255:
+                table[value], strange[value] = index, False
+        return table[stored], strange[stored]
+    fit = meaning
+    if stored.dtype.kind in "iu":
+        limits = np.iinfo(stored.dtype)
+        fit = {v: i for v, i in meaning.items() if limits.min <= v <= limits.max}
+    known = np.array(sorted(fit) or [0], stored.dtype)
+    place = np.searchsorted(known, stored).clip(max=len(known) - 1)
+    unknown = known[place] != stored if fit else np.ones(stored.shape, np.bool_)
+    indices = np.array([fit.get(v, NODATA) for v in sorted(fit) or [0]], np.uint8)[place]
+    indices[unknown] = NODATA
+    if stored.dtype.kind == "f":
+        unknown &= ~np.isnan(stored)
+    return indices, unknown
 
 
 @dataclass(frozen=True)
 class ClassTable:
     """The classes of a data set with their label colours, in the order of their indices.
 
-    ``ignore`` holds packed colours of unlabelled pixels.
+    ``ignore`` holds packed colours of unlabelled pixels. ``values`` holds pairs of a value in one-band labels and
+    the class index it stands for (NODATA: unlabelled); None: such labels hold the class indices themselves.
     """
 
     classes: tuple[ClassInfo, ...]
     ignore: tuple[int, ...] = ()
+    values: tuple[tuple[int, int], ...] | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> ClassTable:
-        """Read ``classes.toml``: a table ``[classes]`` of name = "#RRGGBB" and a list ``ignore``.
+        """Read ``classes.toml``: a table ``[classes]`` of name = "#RRGGBB" or name = INDEX, and a list ``ignore``.
 
-        Raises InputError when it cannot be read.
+        Indices are the values in one-band labels; a table ``[colors]`` may give their classes colours. ``ignore``
+        holds colours, indices, or names of classes. Raises InputError when it cannot be read.
         """
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
-            classes = tuple(ClassInfo(str(k), _rgb(str(v))) for k, v in table["classes"].items())
-            return cls(classes, tuple(pack_color(_rgb(str(v))) for v in table.get("ignore", [])))
+            given = {str(name): _entry(value) for name, value in table["classes"].items()}
+            ignored = [v if v in given else _entry(v) for v in table.get("ignore", [])]
+            colors = {str(name): _rgb(str(value)) for name, value in table.get("colors", {}).items()}
+            return _numbered(given, ignored, colors) if _all_numbers(given) else _colored(given, ignored)
         except OSError as error:
             raise InputError(f"no class table can be read at {path}: {error.strerror}") from error
-        except (KeyError, AttributeError, ValueError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise InputError(
-                f'{path}: not a class table ({error}); it needs [classes] with name = "#RRGGBB"'
+                f'{path}: not a class table ({error}); it needs [classes] with name = "#RRGGBB", or with name = INDEX'
             ) from error
 
     def to_toml(self) -> str:
         """The text that ``read`` reads."""
-        ignored = ", ".join(f'"#{c:06X}"' for c in self.ignore)
+        meaning = dict(self.values or ())
         lines = [f'"{c.name}" = "#{pack_color(c.color):06X}"' for c in self.classes]
-        return "\n".join([f"ignore = [{ignored}]", "", "[classes]", *lines]) + "\n"
+        if self.values is None:
+            ignored = ", ".join(f'"#{c:06X}"' for c in self.ignore)
+            return "\n".join([f"ignore = [{ignored}]", "", "[classes]", *lines]) + "\n"
+        ignored = ", ".join([*(str(v) for v, i in meaning.items() if i == NODATA),
+                             *(f'"#{c:06X}"' for c in self.ignore)])  # fmt: skip
+        numbers = [f'"{self.classes[i].name}" = {v}' for v, i in meaning.items() if i != NODATA]
+        return "\n".join([f"ignore = [{ignored}]", "", "[classes]", *numbers, "", "[colors]", *lines]) + "\n"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,9 +167,69 @@ class ClassTable:
 
     @property
     def colors(self) -> LabelColors:
-        """What each colour stands for."""
-        places = {pack_color(c.color): i for i, c in enumerate(self.classes)}
-        return LabelColors({**dict.fromkeys(self.ignore, NODATA), **places})
+        """What each colour and each value stands for."""
+        return self.colors_for(self.names, "the class table")
+
+    def colors_for(self, class_names: tuple[str, ...], source: str) -> LabelColors:
+        """The same for a model that knows ``class_names``; ``source`` is where the table comes from.
+
+        Raises InputError when it does not know the table's.
+        """
+        if unknown := sorted(set(self.names) - set(class_names)):
+            raise InputError(
+                f"{source} has classes {', '.join(unknown)}, which are not among {', '.join(class_names)}; name "
+                "them as the model does, in a class table (--classes FILE)"
+            )
+        places = {i: class_names.index(name) for i, name in enumerate(self.names)} | {NODATA: NODATA}
+        own = {pack_color(c.color): places[i] for i, c in enumerate(self.classes)}
+        values = plain_values(len(self.classes)) if self.values is None else dict(self.values)
+        return LabelColors(
+            {**dict.fromkeys(self.ignore, NODATA), **own},
+            {value: places[index] for value, index in values.items()},
+            told=self.values is not None,
+        )
+
+
+LOVEDA = ClassTable(
+    (
+        ClassInfo("background", (255, 255, 255)),
+        ClassInfo("building", (255, 0, 0)),
+        ClassInfo("road", (255, 255, 0)),
+        ClassInfo("water", (0, 0, 255)),
+        ClassInfo("barren", (159, 129, 183)),
+        ClassInfo("forest", (0, 255, 0)),
+        ClassInfo("agriculture", (255, 195, 128)),
+    ),
+    (0,),
+    ((0, NODATA), *((i + 1, i) for i in range(7))),
+)
+
+
+def is_loveda(labels: Iterable[Path]) -> bool:
+    """Whether masks lie as LoveDA is downloaded: in ``Urban/masks_png`` and ``Rural/masks_png``."""
+    folders = {tuple(path.absolute().parts[-3:-1]) for path in labels}
+    return bool(folders) and all(
+        len(f) == 2 and f[0].lower() in {"urban", "rural"} and f[1] == "masks_png" for f in folders
+    )
+
+
+def choose_colors(
+    manifest: Manifest, labels: Sequence[Path], folder: Path | None = None, classes: Path | None = None
+) -> tuple[LabelColors, str | None]:
+    """What labels stand for to a model, and a note on where that is written.
+
+    A class table ``classes``; else ``classes.toml`` in ``folder``; else LoveDA's, where the labels lie as there;
+    else the model's own colours. Raises InputError when a table cannot be read or names other classes.
+    """
+    names = tuple(c.name for c in manifest.classes)
+    own = folder / CLASSES_FILE if folder else None
+    if classes is not None:
+        return LabelColors.read(classes, names), None
+    if own is not None and own.is_file():
+        return LabelColors.read(own, names), f"classes as in {own}"
+    if is_loveda(labels):
+        return LOVEDA.colors_for(names, "LoveDA"), "labels of LoveDA: 1 to 7 are its classes, 0 is unlabelled"
+    return LabelColors.of_classes(manifest.classes, manifest.unlabelled), None
 
 
 def pack(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -155,98 +263,71 @@ def describe_colors(
     return f"{len(colors)} colours belong to no class: {listed}"
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The images and labels under a folder, each sorted."""
-
-    pairs: tuple[tuple[Path, Path], ...]  # (image, label)
-    images: tuple[Path, ...] = ()  # in images/ and without a mask
-    labels: tuple[Path, ...] = ()  # without an image
-    loose: tuple[Path, ...] = ()  # rasters outside these folders and without X_labels
+def distinct_color(index: int) -> tuple[int, int, int]:
+    """Colours far apart: the hue goes round by the golden ratio."""
+    hue, value = index * 0.618034 % 1, (0.95, 0.7, 0.5)[index // 8 % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def match_pairs(folder: Path) -> Pairs:
-    """What lies under ``folder``: ``images/X.*`` with ``masks/X.*`` (or ``labels/X.*``), at any depth and
-    with folders below them too, or ``X.tif`` beside ``X_labels.tif``. Hidden files are passed over.
-
-    Raises InputError when the folder is missing.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of labelled images")
-    files = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+def _colored(given: Mapping[str, Entry], ignored: list[Entry]) -> ClassTable:
+    """A table of colours; its classes have the indices in which they stand there, also those that are ignored."""
+    numbers = [v for v in ignored if isinstance(v, int)]
+    names = {v for v in ignored if isinstance(v, str)}
+    kept = [name for name in given if name not in names]
+    if clash := [n for n in numbers if 0 <= n < len(given)]:
+        raise ValueError(
+            f"ignore has the index {clash[0]}, which is that of class {list(given)[clash[0]]}; give the classes "
+            f"indices too, as in {kept[0] if kept else 'name'} = 1"
+        )
+    colors = {name: color for name, color in given.items() if isinstance(color, tuple)}
+    dropped = [pack_color(colors[name]) for name in given if name in names]
+    classes = tuple(ClassInfo(name, colors[name]) for name in kept)
+    packed = (*(pack_color(v) for v in ignored if isinstance(v, tuple)), *dropped)
+    if not numbers and not names:
+        return ClassTable(classes, packed)
+    places = {i: kept.index(name) if name in kept else NODATA for i, name in enumerate(given)}
+    return ClassTable(
+        classes, packed, tuple({**places, NODATA: NODATA, **dict.fromkeys(numbers, NODATA)}.items())
     )
-    places = {path: _place(folder, path) for path in files}
-    label_of = _flat_pairs(places)
-    taken = {*label_of, *label_of.values()}
-    label_of |= _folder_pairs({path: place for path, place in places.items() if path not in taken})
-    taken = {*label_of, *label_of.values()}
-    rest = {path: place for path, place in places.items() if path not in taken}
-    images = tuple(path for path, place in rest.items() if "images" in place[0])
-    labels = tuple(path for path, place in rest.items() if _is_label(place))
-    known = {*images, *labels}
-    loose = tuple(p for p in rest if p.suffix.lower() in RASTER_SUFFIXES and p not in known)
-    return Pairs(tuple(sorted(label_of.items())), images, labels, loose)
 
 
-def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(image, label) files under ``folder``, sorted; see ``match_pairs``.
-
-    Raises InputError when the folder is missing, holds no pair, or an image in ``images`` lacks its mask.
-    """
-    found = match_pairs(folder)
-    if found.images:
-        raise InputError(
-            f"{len(found.images)} images have no mask, first {found.images[0]}; expected the same name in masks/"
-        )
-    if not found.pairs:
-        raise InputError(
-            f"{folder} holds no labelled image; expected images/X.* with masks/X.*, or X.tif with X_labels.tif"
-        )
-    return list(found.pairs)
-
-
-Place = tuple[tuple[str, ...], str]
-
-
-def _place(folder: Path, path: Path) -> Place:
-    """Names of the folders between ``folder`` and a file, and the file's stem."""
-    return path.relative_to(folder).parent.parts, path.stem
+def _numbered(
+    given: Mapping[str, Entry], ignored: list[Entry], colors: Mapping[str, tuple[int, int, int]]
+) -> ClassTable:
+    """A table of indices, sorted by them."""
+    if stray := sorted(set(colors) - set(given)):
+        raise ValueError(f"[colors] names {stray[0]}, which is not in [classes]")
+    numbers = {v: name for name, v in given.items() if isinstance(v, int)}
+    if len(numbers) < len(given):
+        raise ValueError("two classes have the same index")
+    unlabelled = {given[v] if isinstance(v, str) else v for v in ignored}
+    if clash := sorted(v for v in ignored if isinstance(v, int) and v in numbers):
+        raise ValueError(f"the index {clash[0]} is class {numbers[clash[0]]} and in ignore")
+    kept = [v for v in sorted(numbers) if v not in unlabelled]
+    names = [numbers[v] for v in kept]
+    classes = tuple(ClassInfo(n, colors.get(n, distinct_color(i))) for i, n in enumerate(names))
+    packed = tuple(pack_color(v) for v in unlabelled if isinstance(v, tuple))
+    nothing = sorted(v for v in unlabelled if isinstance(v, int))
+    return ClassTable(
+        classes, packed, (*zip(kept, range(len(kept)), strict=True), *((v, NODATA) for v in nothing))
+    )
 
 
-def _is_label(place: Place) -> bool:
-    parents, stem = place
-    in_masks = not set(MASK_FOLDERS).isdisjoint(parents)
-    return "images" not in parents and (in_masks or stem.endswith(LABEL_SUFFIX))
+def _all_numbers(given: Mapping[str, Entry]) -> bool:
+    numbers = sum(isinstance(v, int) for v in given.values())
+    if numbers not in {0, len(given)}:
+        raise ValueError("some classes have a colour and some an index; give all of them the same")
+    return numbers > 0
 
 
-def _flat_pairs(places: Mapping[Path, Place]) -> dict[Path, Path]:
-    """``X.tif`` beside ``X_labels.*``."""
-    rasters = {place: path for path, place in places.items() if path.suffix.lower() in RASTER_SUFFIXES}
-    pairs = {}
-    for path, (parents, stem) in places.items():
-        partner = rasters.get((parents, stem.removesuffix(LABEL_SUFFIX)))
-        if stem.endswith(LABEL_SUFFIX) and partner:
-            pairs[partner] = path
-    return pairs
-
-
-def _folder_pairs(places: Mapping[Path, Place]) -> dict[Path, Path]:
-    """The same path below ``images`` and below ``masks`` (first) or ``labels``."""
-    by_place = {place: path for path, place in places.items()}
-    pairs = {}
-    for path, (parents, stem) in places.items():
-        if "images" in parents:
-            last = len(parents) - 1 - parents[::-1].index("images")
-            wanted = [((*parents[:last], name, *parents[last + 1 :]), stem) for name in MASK_FOLDERS]
-            masks = [by_place[place] for place in wanted if place in by_place]
-            if masks:
-                pairs[path] = masks[0]
-    return pairs
+def _entry(value: object) -> Entry:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError(f"{value!r} is neither #RRGGBB nor an index")
+    return value if isinstance(value, int) else _rgb(value)
 
 
 def _rgb(color: str) -> tuple[int, int, int]:
-    digits = color.removeprefix("#")
-    if len(digits) != 6:
+    if not re.fullmatch("#?[0-9A-Fa-f]{6}", color):
         raise ValueError(f"colour {color!r} is not #RRGGBB")
-    return unpack_color(int(digits, 16))
+    return unpack_color(int(color.removeprefix("#"), 16))

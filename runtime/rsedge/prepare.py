@@ -10,7 +10,7 @@ from rsedge.conditions import usable_cores
 from rsedge.errors import InputError
 from rsedge.manifest import Manifest
 from rsedge.options import Options
-from rsedge.raster import BandPlan, Grid, RasterReader, check_target, plan_bands
+from rsedge.raster import BandPlan, Grid, RasterReader, check_target, describe_orientation, plan_bands
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
@@ -103,6 +103,11 @@ def run_notes(
     grid, notes = reader.grid, list(plan.notes)
     if valid_pixels == 0:
         notes.append("the raster holds no valid pixel: the mask is all nodata")
+    if reader.orientation != 1:
+        notes.append(
+            f"viewers show the picture {describe_orientation(reader.orientation)} (EXIF orientation "
+            f"{reader.orientation}); the mask lies on its pixels as they are stored"
+        )
     training = model.bundle.manifest.provenance.get("training")
     if isinstance(training, dict) and training.get("rehearsal"):
         notes.append("the model comes from a rehearsal (--quick): its weights are not meant for use")

@@ -11,8 +11,8 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from rsedge.errors import InputError
-from rsedge.labels import LABEL_SUFFIX
 from rsedge.manifest import ClassInfo
+from rsedge.pairs import LABEL_SUFFIX
 from rsedge.raster import Grid, RasterWriter, bounded_cache
 from rsedge.sample import CLASSES, SampleScene
 from rsedge.window import Window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,13 +191,20 @@ class Thumbnail:
 
 
 class ScoreSink:
-    """Compares the mask with the truth as it comes."""
+    """Compares the mask with the truth as it comes.
+
+    Pixels that do not count: ``no_data``, where the image holds none, and ``unlabelled`` others, by what labels store.
+    """
 
     def __init__(self, truth: LabelReader, width: int, classes: int) -> None:
         self._truth, self._width, self._classes = truth, width, classes
         self.confusion = Confusion(np.zeros((classes, classes), np.int64))
+        self.no_data, self.unlabelled = 0, Counter[str]()
 
     def take(self, strip: Strip) -> None:
         """Add the strip's confusion."""
-        truth = self._truth.read(Window(strip.row, 0, len(strip.mask), self._width))
+        window = Window(strip.row, 0, len(strip.mask), self._width)
+        scored = strip.mask != NODATA
+        self.no_data += scored.size - int(np.count_nonzero(scored))
+        truth = self._truth.read(window, self.unlabelled, scored)
         self.confusion += Confusion.of(truth, strip.mask, self._classes)

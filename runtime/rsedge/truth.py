@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.labels import LabelColors, describe_colors, pack, pack_color
+from rsedge.labels import LabelColors, describe_colors, look_up, pack, pack_color
 from rsedge.manifest import NODATA
-from rsedge.raster import RasterReader
+from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.window import Window
+
+ALLOW_MISSING = "--allow-missing-classes"
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,10 @@ class Decoded:
 class LabelReader:
     """A label raster opened for reading by window; not safe for two threads at once.
 
-    Three bands hold colours. One band holds class indices, with 255 or its own nodata value where
-    unlabelled. A palette counts as colours where it has those of all classes, or where most of its
-    colours are known: a palette PNG holds only the colours that occur in it.
+    Three bands hold colours. One band holds what ``colors.values`` says, else class indices, with 255 where
+    unlabelled (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it. A palette
+    counts as colours where it has those of all classes, or where most of its colours are known: a palette PNG
+    holds only the colours that occur in it. A palette of greys that are their own values says nothing.
 
     Raises InputError when it cannot be opened.
     """
@@ -41,6 +47,7 @@ class LabelReader:
         self.raster = RasterReader(path)
         self._colors, self._classes = colors, classes
         self._palette = self._palette_colors()
+        self._values = self._meaning()
 
     @property
     def holds_colors(self) -> bool:
@@ -55,15 +62,27 @@ class LabelReader:
     ) -> None:
         self.raster.__exit__(kind, error, trace)
 
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """Class indices (h, w), NODATA where unlabelled.
+    def read(
+        self,
+        window: Window,
+        unlabelled: Counter[str] | None = None,
+        counted: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Class indices (h, w), NODATA where unlabelled; see ``count_unlabelled`` for the others.
 
         Raises InputError when the window holds values or colours that are no class.
         """
         decoded = self.decode(window)
         if decoded.unknown.any():
             raise InputError(self._complaint(decoded, window))
+        if unlabelled is not None:
+            unlabelled.update(self.count_unlabelled(decoded, counted))
         return decoded.labels
+
+    def strips(self) -> tuple[Window, ...]:
+        """Windows that tile the raster, top down."""
+        grid = self.raster.grid
+        return self.raster.row_strips(Window(0, 0, grid.height, grid.width))
 
     def decode(self, window: Window) -> Decoded:
         """What the window says, unknown values included; see ``read``."""
@@ -76,18 +95,48 @@ class LabelReader:
             labels, unknown = self._colors.lookup(packed)
             return Decoded(labels, packed, unknown)
         values = pixels[0]
-        ignored = np.isnan(values)
-        if (nodata := stored_nodata(self.raster.nodata, values.dtype.name)) is not None:
-            ignored |= is_nodata(values, nodata)
-        if self._palette is not None:
-            packed = self._palette[values]
-            labels, unknown = self._colors.lookup(packed)
-            labels[ignored] = NODATA
-            return Decoded(labels, packed, unknown & ~ignored & (values != NODATA))
-        ignored |= values == NODATA
-        known = (values >= 0) & (values < self._classes) & (values == np.floor(values))
-        labels = np.where(known & ~ignored, values, NODATA).astype(np.uint8)
-        return Decoded(labels, values, ~known & ~ignored)
+        if self._palette is None:
+            return Decoded(*self._look_up(values))
+        packed = self._palette[values]
+        labels, unknown = self._colors.lookup(packed)
+        ignored = np.asarray((values == self.raster.nodata) | (values == NODATA) & unknown)
+        labels[ignored] = NODATA
+        return Decoded(labels, packed, unknown & ~ignored)
+
+    def count_unlabelled(self, decoded: Decoded, counted: NDArray[np.bool_] | None = None) -> dict[str, int]:
+        """Pixels of each value or colour that is unlabelled, by its name for people; the unknown left out.
+
+        ``counted``: where (h, w) pixels count; None: everywhere.
+        """
+        nothing = (decoded.labels == NODATA) & ~decoded.unknown
+        stored = decoded.stored[nothing if counted is None else nothing & counted]
+        left, found = len(stored), dict[str, int]()
+        meaning = self._colors.index if self.holds_colors else self._values
+        for value in (v for v, index in meaning.items() if index == NODATA):
+            pixels = int(np.count_nonzero(stored == value)) if left else 0
+            if pixels:
+                found[self.name(value)] = pixels
+                left -= pixels
+        return found | ({"nodata": left} if left > 0 else {})
+
+    def name(self, stored: float) -> str:
+        """A stored value or colour for people."""
+        return f"#{int(stored):06X}" if self.holds_colors else f"{stored:g}"
+
+    def _look_up(self, values: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.bool_]]:
+        labels, unknown = look_up(self._values, values)
+        nodata = stored_nodata(self.raster.nodata, values.dtype.name)
+        if nodata is not None and values.dtype.kind == "f":  # a rounded tag is no key of a table
+            unknown &= ~is_nodata(values, nodata)
+        return labels, values, unknown
+
+    def _meaning(self) -> Mapping[int, int]:
+        """What values of one band stand for; the class table is asked before the file's own nodata value."""
+        values, nodata = self._colors.values_for(self._classes), self.raster.nodata
+        if nodata is None or not math.isfinite(nodata) or int(nodata) != nodata:
+            return values
+        own = {int(nodata): NODATA}
+        return own | dict(values) if self._colors.told else dict(values) | own
 
     def _palette_colors(self) -> NDArray[np.uint32] | None:
         """Packed colour of each of 256 values; None without a palette that shows the classes."""
@@ -97,6 +146,8 @@ class LabelReader:
         table = np.zeros(256, np.uint32)
         for value, rgba in palette.items():
             table[value] = pack_color((rgba[0], rgba[1], rgba[2]))
+        if all(table[value] == value * 0x010101 for value in palette):
+            return None
         wanted = {color for color, index in self._colors.index.items() if index != NODATA}
         present = {int(color) for color in table} - ({0} - wanted)  # GDAL fills palettes up with black
         known = present & set(self._colors.index)
@@ -111,8 +162,116 @@ class LabelReader:
             )
         rows, cols = np.nonzero(decoded.unknown)
         values = ", ".join(f"{v:g}" for v in np.unique(decoded.stored[decoded.unknown])[:5])
+        if self._colors.told:
+            named = ", ".join(map(str, sorted(self._values)))
+            known = f"the class table names {named}; add them there under [classes] or ignore"
+        else:
+            known = (
+                f"the classes are 0 to {len(self._values) - 1 - (NODATA in self._values)}, {NODATA} is unlabelled; say "
+                "otherwise in a class table (--classes FILE, with name = INDEX)"
+            )
         return (
             f"{self.raster.path} holds label values {values} ({rows.size} px, first at row "
-            f"{window.row + rows[0]}, column {window.col + cols[0]}); the classes are 0 to "
-            f"{self._classes - 1}, {NODATA} is unlabelled"
+            f"{window.row + rows[0]}, column {window.col + cols[0]}); {known}"
         )
+
+
+def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[LabelColors, tuple[str, ...]]:
+    """The same ``colors``, with greys for values where one-band ``labels`` are pictures in them; and a note.
+
+    One band holds class indices unless all values of all these labels are greys of the table, and more of its
+    classes occur if they are read so: 0 and 255 under a table of black and white. Labels that cannot be opened are
+    passed over. Labels are read up to the first value that is no grey.
+    """
+    greys, plain = colors.greys, colors.values_for(classes)
+    if colors.told or all(i in {NODATA, plain.get(grey)} for grey, i in greys.items()):
+        return colors, ()
+    seen = set[float]()
+    for path in labels:
+        for values in _values(path, colors, classes):
+            seen |= values
+            if not values <= greys.keys():
+                return colors, ()
+    as_greys, as_indices = ({m[int(v)] for v in seen if v in m} - {NODATA} for m in (greys, plain))
+    if len(as_greys) <= len(as_indices):
+        return colors, ()
+    listed = ", ".join(f"{v:g}" for v in sorted(seen))
+    return replace(colors, values=greys, told=True), (
+        f"one-band labels hold {listed}: they are read as the greys of the class table, not as indices",
+    )
+
+
+def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float]]:
+    """Which values occur in a one-band label, strip by strip; the file's own nodata value and NaN left out."""
+    try:
+        with LabelReader(path, colors, classes) as reader, bounded_cache(reader.raster.row_of_blocks_bytes):
+            for window in reader.strips() if not reader.holds_colors else ():
+                band = reader.raster.read_raw(window)[0]
+                if band.dtype == np.uint8:
+                    found = set(map(float, np.flatnonzero(np.bincount(band.ravel(), minlength=256))))
+                else:
+                    found = set(map(float, np.unique(band[~np.isnan(band)])))
+                yield found - {reader.raster.nodata}
+    except InputError:
+        return  # whoever reads it whole says why
+
+
+def doubts(colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int]) -> tuple[str, ...]:
+    """A note where NODATA is unlabelled in index masks though the class table has a class of that grey.
+
+    ``names``: of the classes that ``colors`` has the indices of; ``unlabelled``: pixels by value.
+    """
+    pixels, index = unlabelled.get(str(NODATA), 0), colors.greys.get(NODATA, NODATA)
+    if colors.told or not pixels or index == NODATA:
+        return ()
+    name = names[index]
+    return (
+        f"{pixels} px of {NODATA} in one-band labels are taken for unlabelled, since others hold indices; if they are "
+        f'the white of class {name}, give the classes their values in a class table, as in "{name}" = {NODATA}',
+    )
+
+
+def find_missing(
+    labels: Sequence[Path], colors: LabelColors, classes: int
+) -> tuple[frozenset[int], Counter[str]]:
+    """Classes that the table names and no label shows, and what is unlabelled instead: pixels by value.
+
+    Reads strips of labels until all classes were met; the count is of all labels where one is missing. Raises
+    InputError for values that are no class.
+    """
+    missing, unlabelled = set(named_classes(colors, classes)), Counter[str]()
+    for path in labels:
+        with LabelReader(path, colors, classes) as reader, bounded_cache(reader.raster.row_of_blocks_bytes):
+            for window in reader.strips():
+                missing -= set(np.flatnonzero(np.bincount(reader.read(window, unlabelled).ravel())))
+                if not missing:
+                    return frozenset(), unlabelled
+    return frozenset(missing), unlabelled
+
+
+def named_classes(colors: LabelColors, classes: int) -> frozenset[int]:
+    """Indices of the classes that labels can show, of those a model knows."""
+    return colors.classes if colors.values is not None else frozenset(range(classes))
+
+
+def describe_missing(names: Sequence[str], unlabelled: Mapping[str, int], unknown: int = 0) -> str:
+    """What to say where classes of these names have no label pixel.
+
+    ``unlabelled``: pixels of each value or colour taken for that; ``unknown``: pixels that belong to no class.
+    """
+    which = f"class{'es' * (len(names) > 1)} {', '.join(names)}"
+    most = Counter(unlabelled).most_common(5)
+    said = (
+        [f"taken for unlabelled: {', '.join(f'{value} ({pixels} px)' for value, pixels in most)}"]
+        if most
+        else []
+    )
+    said += [f"{unknown} px belong to no class"] if unknown else []
+    if said:
+        value = most[0][0] if most else "1"
+        value = f'"{value}"' if value.startswith("#") else value if value.lstrip("-").isdigit() else "1"
+        what = f'If that is wrong, name the values in a class table, such as "{names[0]}" = {value}'
+    else:
+        what = "Take labels that show them, or correct the class table"
+    listed = "; ".join(said) or "no pixel is unlabelled"
+    return f"no label pixel of {which}; {listed}. {what}; {ALLOW_MISSING} goes on without"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable, LabelColors
 from rsedge.manifest import NODATA, ClassInfo
-from rsedge.truth import LabelReader
+from rsedge.truth import LabelReader, describe_missing, find_missing, settle
 from rsedge.window import Window
 
 TABLE = ClassTable(
@@ -111,3 +112,130 @@ def test_colours_of_a_model_leave_black_unlabelled(tmp_path: Path) -> None:
     path = save(tmp_path / "m.png", paint(labels, TABLE))
     with LabelReader(path, LabelColors.of_classes(TABLE.classes), 3) as reader:
         np.testing.assert_array_equal(reader.read(Window(0, 0, 1, 3)), labels)
+
+
+# --- greys of the class table, values by number, and what is unlabelled
+
+BLACK, GREY, WHITE = (0, 0, 0), (128, 128, 128), (255, 255, 255)
+NO_YES = ClassTable((ClassInfo("no", BLACK), ClassInfo("yes", WHITE)))
+YES_NO = ClassTable((ClassInfo("yes", WHITE), ClassInfo("no", BLACK)))
+THREE = ClassTable((ClassInfo("low", BLACK), ClassInfo("high", WHITE), ClassInfo("mid", GREY)))
+ISPRS = ClassTable.read(Path(__file__).parents[2] / "train" / "rsedge_train" / "datasets" / "isprs.toml")
+
+
+def settled(table: ClassTable, *masks: np.ndarray | Path, folder: Path) -> list[np.ndarray]:
+    paths = [m if isinstance(m, Path) else save(folder / f"{i}.png", m) for i, m in enumerate(masks)]
+    classes = len(table.classes)
+    colors, notes = settle(table.colors, paths, classes)
+    assert bool(notes) == (colors != table.colors)
+    found = []
+    for path in paths:
+        with LabelReader(path, colors, classes) as reader:
+            grid = reader.raster.grid
+            found.append(reader.read(Window(0, 0, grid.height, grid.width)))
+    return found
+
+
+@pytest.mark.parametrize("table", [NO_YES, YES_NO, THREE])
+@pytest.mark.parametrize("form", ["grey", "ramp", "uint16", "float32", "nodata 0"])
+def test_greys_of_the_table_say_what_the_same_three_bands_say(
+    tmp_path: Path, table: ClassTable, form: str
+) -> None:
+    rgb = paint(indices(24, 32, len(table.classes)), table)
+    if form == "grey":
+        path = save(tmp_path / "m.png", rgb[0])
+    elif form == "ramp":  # as Pillow makes of a grey picture: the palette says nothing
+        path = save_palette(tmp_path / "m.png", rgb[0], [v * 0x010101 for v in range(256)])
+    elif form == "nodata 0":  # as gdal_rasterize leaves it; the class table is asked first
+        path = save_tif(tmp_path / "m.tif", rgb[:1], nodata=0)
+    else:
+        path = save_tif(tmp_path / "m.tif", rgb[:1].astype(form))
+    (found,) = settled(table, path, folder=tmp_path)
+    np.testing.assert_array_equal(found, table.colors.encode(rgb, "three bands"))
+
+
+def test_indices_stay_indices_where_the_table_has_greys(tmp_path: Path) -> None:
+    labels = indices(16, 16, 2)
+    labels[0] = NODATA
+    for table in (NO_YES, YES_NO, ISPRS):
+        np.testing.assert_array_equal(settled(table, labels, folder=tmp_path)[0], labels)
+    one = np.zeros((8, 8), np.uint8)
+    one[0] = NODATA
+    np.testing.assert_array_equal(
+        settled(ISPRS, one, folder=tmp_path)[0], one
+    )  # white is one class either way
+    np.testing.assert_array_equal(settled(TABLE, one, folder=tmp_path)[0], one)
+
+
+def test_a_mask_of_one_value_is_read_as_its_neighbours_are(tmp_path: Path) -> None:
+    empty, full = np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)
+    mixed = indices(8, 16, 2) * 255
+    nothing, everything, both = settled(YES_NO, empty, full, mixed, folder=tmp_path)
+    assert (set(nothing.ravel()), set(everything.ravel())) == ({1}, {0})
+    np.testing.assert_array_equal(both, np.where(mixed == 255, 0, 1))
+    plain = indices(8, 16, 2)
+    nothing, unlabelled, both = settled(YES_NO, empty, full, plain, folder=tmp_path)
+    assert (set(nothing.ravel()), set(unlabelled.ravel())) == ({0}, {NODATA})
+    np.testing.assert_array_equal(both, plain)
+
+
+def test_a_grey_that_is_no_class_is_refused_where_greys_were_settled(tmp_path: Path) -> None:
+    mask = indices(16, 16, 2) * 255
+    colors, _ = settle(NO_YES.colors, [save(tmp_path / "a.png", mask)], 2)
+    mask[3, 4] = 7
+    with (
+        LabelReader(save(tmp_path / "b.png", mask), colors, 2) as reader,
+        pytest.raises(
+            InputError, match=r"values 7 \(1 px, first at row 3, column 4\); the class table names 0, 255"
+        ),
+    ):
+        reader.read(Window(0, 0, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", None), ("int16", 0), ("uint16", 300), ("float32", 0)]
+)
+def test_values_by_number_and_what_is_unlabelled(tmp_path: Path, dtype: str, nodata: float | None) -> None:
+    (tmp_path / "classes.toml").write_text("ignore = [0, 255]\n[classes]\none = 1\ntwo = 2\nthree = 3\n")
+    table = ClassTable.read(tmp_path / "classes.toml")
+    labels = indices(20, 30, 3)
+    stored = (labels + 1).astype(dtype)
+    stored[:2], stored[2, :5] = 0, 255
+    path = save_tif(tmp_path / "m.tif", stored[None], nodata=nodata)
+    expected = labels.copy()
+    expected[:2], expected[2, :5] = NODATA, NODATA
+    counted = np.ones((20, 30), np.bool_)
+    counted[0] = False
+    with LabelReader(path, table.colors, 3) as reader:
+        found = Counter[str]()
+        np.testing.assert_array_equal(reader.read(Window(0, 0, 20, 30), found, counted), expected)
+    assert found == {"0": 30, "255": 5}
+
+
+def test_unlabelled_pixels_are_told_apart(tmp_path: Path) -> None:
+    labels = indices(16, 16, 3)
+    labels[0], labels[1, :4] = NODATA, NODATA
+    rgb = paint(labels, TABLE, UNLABELLED)
+    real = labels.astype(np.float32)
+    real[0], real[1, :4] = np.nan, -9
+    for path, expected in (
+        (save(tmp_path / "rgb.png", rgb), {"#9B9B9B": 20}),
+        (save(tmp_path / "plain.png", labels), {"255": 20}),
+        (save_tif(tmp_path / "real.tif", real[None], nodata=-9), {"-9": 4, "nodata": 16}),
+    ):
+        with LabelReader(path, TABLE.colors, 3) as reader:
+            assert reader.count_unlabelled(reader.decode(Window(0, 0, 16, 16))) == expected
+
+
+def test_missing_classes_are_those_of_all_labels_together(tmp_path: Path) -> None:
+    first, second = np.full((9, 9), 0, np.uint8), np.full((9, 9), 1, np.uint8)
+    first[0] = NODATA
+    paths = [save(tmp_path / f"{i}.png", mask) for i, mask in enumerate((first, second))]
+    assert find_missing(paths, TABLE.colors, 3) == ({2}, {"255": 9})
+    second[5] = 2
+    paths.append(save(tmp_path / "2.png", second))
+    assert find_missing(paths, TABLE.colors, 3)[0] == frozenset()
+    text = describe_missing(["c"], {"255": 9, "7": 20})
+    assert "no label pixel of class c; taken for unlabelled: 7 (20 px), 255 (9 px)" in text
+    assert "--allow-missing-classes" in text
+    assert "no pixel is unlabelled" in describe_missing(["a", "b"], {})

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from labelled import indices, paint, pixels, save, save_tif, scene_folder
 from rsedge.errors import InputError
-from rsedge_train.datasets import check, open_dataset
+from rsedge.labels import LOVEDA
+from rsedge.window import Window
+from rsedge_train.datasets import SceneReader, check, open_dataset, scan
 from rsedge_train.datasets.detect import KNOWN
+from rsedge_train.prepare import check_present
 
 DUBAI = KNOWN["dubai"]
 
@@ -163,3 +168,152 @@ def test_samples_share_an_invented_place_without_leaking(tmp_path: Path) -> None
 def test_nothing_to_check_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no labelled image"):
         check(tmp_path)
+
+
+GREYS = '[classes]\nback = "#000000"\nroof = "#FFFFFF"\n'
+
+
+def one_band(root: Path, change: Callable[[np.ndarray], np.ndarray], classes: int = 2) -> Path:
+    """Scenes a, b and c with one-band masks, in some other values than indices."""
+    for number, scene in enumerate("abc"):
+        save(root / scene / "images" / "p.png", pixels(48, 48, number))
+        mask = change(indices(48, 48, classes, number))
+        save(root / scene / "masks" / "p.png", mask)
+    return root
+
+
+@pytest.mark.parametrize("table", [GREYS, "[classes]\nback = 0\nroof = 255\n"])
+def test_masks_of_0_and_255_are_read_as_the_table_says(tmp_path: Path, table: str) -> None:
+    one_band(tmp_path, lambda k: k * 255)
+    (tmp_path / "classes.toml").write_text(table)
+    report = check(tmp_path, val=("c",))
+    expected = sum(np.bincount(indices(48, 48, 2, n).ravel()) for n in range(2))
+    assert report.ok
+    assert report.sides["train"].class_pixels == tuple(expected)
+    assert report.sides["train"].unlabelled == 0
+    dataset = open_dataset(tmp_path, val=("c",))
+    assert (scan(dataset, dataset.train).counts == expected).all()
+
+
+def test_a_table_s_class_without_a_label_pixel_is_a_problem(tmp_path: Path) -> None:
+    one_band(tmp_path, lambda k: np.where(k == 1, 255, 0).astype(np.uint8))
+    (tmp_path / "classes.toml").write_text('[classes]\nred = "#FF0000"\nblue = "#0000FF"\n')
+    report = check(tmp_path, val=("c",))
+    lost = sum(int(indices(48, 48, 2, n).sum()) for n in range(3))
+    (problem,) = report.problems
+    assert f"no label pixel of class blue; taken for unlabelled: 255 ({lost} px)" in problem
+    assert report.sides["train"].unlabelled_by == {"255": report.sides["train"].unlabelled}
+    assert f"unlabelled are 255 ({lost:,} px)" in report.to_text()
+    assert check(tmp_path, val=("c",), allow_missing=True).ok
+    dataset = open_dataset(tmp_path, val=("c",))
+    scans = [*scan(dataset, dataset.train).scenes, *scan(dataset, dataset.val).scenes]
+    with pytest.raises(InputError, match=rf"data .* hold no label pixel of class blue; .* 255 \({lost} px\)"):
+        check_present(dataset, scans, allow_missing=False)
+    check_present(dataset, scans, allow_missing=True)
+
+
+def test_a_class_may_stand_in_one_raster_of_either_side(tmp_path: Path) -> None:
+    one_band(tmp_path, lambda k: k * 0)
+    save(tmp_path / "c/masks/p.png", indices(48, 48, 2))
+    (tmp_path / "classes.toml").write_text('[classes]\nred = "#FF0000"\nblue = "#0000FF"\n')
+    assert check(tmp_path, val=("c",)).ok
+    assert not check(tmp_path, test=("c",)).ok  # neither trains nor validates
+
+
+def test_a_label_that_cannot_be_read_is_the_only_problem(tmp_path: Path) -> None:
+    one_band(tmp_path, lambda k: k * 0)
+    (tmp_path / "a/masks/p.png").write_bytes(b"")
+    (tmp_path / "classes.toml").write_text('[classes]\nred = "#FF0000"\nblue = "#0000FF"\n')
+    (problem,) = check(tmp_path, val=("c",)).problems
+    assert "a/masks/p.png" in problem
+
+
+def test_index_0_is_no_data_where_the_table_says_so(tmp_path: Path) -> None:
+    def change(labels: np.ndarray) -> np.ndarray:
+        found = labels + 1
+        found[:, :7] = 0
+        return found
+
+    one_band(tmp_path, change, classes=3)
+    report = check(tmp_path, val=("c",))
+    (note,) = (n for n in report.notes if "one-band masks" in n)
+    assert report.classes == ("class0", "class1", "class2", "class3")
+    assert "ignore = [0]" in note
+    (tmp_path / "classes.toml").write_text(note.split(":\n", 1)[1])  # what is proposed is a table
+    assert check(tmp_path, val=("c",)).classes == report.classes
+    for text in ("ignore = [0]\n[classes]\nred = 1\ngreen = 2\nblue = 3\n", NAMED):
+        (tmp_path / "classes.toml").write_text(text)
+        found = check(tmp_path, val=("c",))
+        assert (found.ok, found.classes) == (True, ("red", "green", "blue"))
+        assert found.sides["train"].unlabelled_by == {"0": 2 * 48 * 7}
+    (tmp_path / "classes.toml").write_text(
+        '[classes]\nred = "#FF0000"\ngreen = "#00FF00"\nblue = "#0000FF"\n'
+    )
+    assert all("as in NAME = 1, or in ignore" in p for p in check(tmp_path, val=("c",)).problems)
+
+
+NAMED = (
+    'ignore = ["none"]\n[classes]\nnone = "#000000"\nred = "#FF0000"\ngreen = "#00FF00"\nblue = "#0000FF"\n'
+)
+
+
+@pytest.mark.parametrize("areas", [("Urban", "Rural"), ("Urban",)])
+def test_loveda_as_it_is_downloaded(tmp_path: Path, areas: tuple[str, ...]) -> None:
+    mask = indices(48, 48, 7) + 1
+    mask[:, :5] = 0
+    for number, side in enumerate(("Train", "Val", "Test")):
+        for place, area in enumerate(areas):
+            folder = tmp_path / side / area
+            save(folder / "images_png" / f"{number}.png", pixels(48, 48, 10 * number + place))
+            if side != "Test":
+                save(folder / "masks_png" / f"{number}.png", mask)
+    report = check(tmp_path)
+    assert (report.ok, report.layout, report.problems) == (True, "LoveDA", ())
+    assert report.classes == LOVEDA.names
+    for side in ("train", "val"):
+        assert report.sides[side].rasters == len(areas)
+        assert report.sides[side].unlabelled == len(areas) * 48 * 5
+        assert report.sides[side].class_pixels[6] == len(areas) * int((mask == 7).sum())
+    assert any("have no masks and are left out" in note for note in report.notes)
+    dataset = open_dataset(tmp_path)
+    assert {f.scene for f in dataset.val} == {f"Val/{area}" for area in areas}
+    with SceneReader(dataset.train[0], dataset) as reader:
+        np.testing.assert_array_equal(
+            reader.read_labels(Window(0, 0, 48, 48)), np.where(mask == 0, 255, mask - 1)
+        )
+
+
+def test_a_known_data_set_may_lack_classes_but_not_all_but_one(tmp_path: Path) -> None:
+    for side in ("Train", "Val"):
+        save(tmp_path / side / "Rural/images_png/1.png", pixels(48, 48, ord(side[0])))
+        save(tmp_path / side / "Rural/masks_png/1.png", indices(48, 48, 2) + 1)
+    assert check(tmp_path).ok
+    for side in ("Train", "Val"):
+        save(tmp_path / side / "Rural/masks_png/1.png", indices(48, 48, 2))
+    (problem,) = check(tmp_path).problems
+    assert "no label pixel of classes building, road, water, barren, forest, agriculture" in problem
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_turned_images_are_problems(tmp_path: Path, orientation: int) -> None:
+    one_band(tmp_path, lambda k: k)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.moveaxis(pixels(48, 48), 0, 2)).save(tmp_path / "a/images/p.png", exif=exif)
+    (problem,) = check(tmp_path, val=("c",)).problems
+    assert f"has EXIF orientation {orientation}" in problem
+    dataset = open_dataset(tmp_path, val=("c",))
+    with pytest.raises(InputError, match=f"has EXIF orientation {orientation}"):
+        scan(dataset, dataset.train)
+
+
+def test_indices_beside_0_and_255_are_told(tmp_path: Path) -> None:
+    """Half of the masks store the white class as 1 and half as 255: nobody can tell 255 from unlabelled."""
+    one_band(tmp_path, lambda k: k * 255)
+    save(tmp_path / "a/masks/p.png", indices(48, 48, 2))
+    (tmp_path / "classes.toml").write_text(GREYS)
+    report = check(tmp_path, val=("c",))
+    lost = sum(int(indices(48, 48, 2, n).sum()) for n in (1, 2))
+    assert any(f"{lost} px of 255 in one-band labels are taken for unlabelled" in n for n in report.notes)
+    one_band(tmp_path, lambda k: k)
+    assert not any("taken for unlabelled" in n for n in check(tmp_path, val=("c",)).notes)

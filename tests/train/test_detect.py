@@ -9,9 +9,9 @@ import pytest
 
 from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
+from rsedge.labels import ClassTable, distinct_color
 from rsedge.manifest import NODATA, ClassInfo
-from rsedge_train.datasets.detect import KNOWN, MASKS_READ, _color, count_runs, detect_table
+from rsedge_train.datasets.detect import KNOWN, MASKS_READ, count_runs, detect_table
 
 OWN = ClassTable(
     (ClassInfo("#010203", (1, 2, 3)), ClassInfo("#0A0B0C", (10, 11, 12)), ClassInfo("#FF0000", (255, 0, 0)))
@@ -78,7 +78,7 @@ def test_indices_become_numbered_classes(tmp_path: Path) -> None:
         [save(tmp_path / "m.png", labels), save_tif(tmp_path / "n.tif", own[None], nodata=-9)]
     )
     assert table.names == ("class0", "class1", "class2", "class3", "class4")
-    assert len({_color(i) for i in range(64)}) == 64
+    assert len({distinct_color(i) for i in range(64)}) == 64
 
 
 def test_few_of_many_masks_are_read(tmp_path: Path) -> None:

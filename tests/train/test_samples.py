@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelled import scene_folder
+from labelled import indices, save, scene_folder
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
 from rsedge.sample import CLASSES, SampleScene
@@ -87,6 +87,19 @@ def test_samples_join_data_of_the_same_classes(tmp_path: Path, dubai: Path) -> N
     np.testing.assert_array_equal(labels, expected)
     with pytest.raises(InputError, match="has a scene sample1000 already"):
         with_samples(more, tmp_path / "s", 2, SIDE)
+
+
+def test_samples_hold_indices_whatever_the_data_s_own_labels_hold(tmp_path: Path, dubai: Path) -> None:
+    names = "\n".join(f"{name} = {i + 1}" for i, name in enumerate(KNOWN["dubai"].names))
+    for scene in "ab":
+        save(dubai / scene / "masks" / "p0.png", indices(48, 48, 5) + 1)
+    (dubai / "classes.toml").write_text(f"ignore = [0]\n[classes]\n{names}\n")
+    more = with_samples(open_dataset(dubai), tmp_path / "s", 1, SIDE)
+    window = Window(0, 0, 48, 48)
+    _, drawn = SampleScene(SIDE, SIDE, 1000, GSDS_M[0]).render(Window(0, 0, SIDE, SIDE))
+    for files, expected in zip(more.train, (indices(48, 48, 5), drawn[:48, :48]), strict=True):
+        with SceneReader(files, more) as reader:
+            np.testing.assert_array_equal(reader.read_labels(window), expected)
 
 
 def test_samples_do_not_join_what_they_do_not_fit(tmp_path: Path, dubai: Path) -> None:

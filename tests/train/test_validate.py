@@ -66,3 +66,12 @@ def test_means_leave_out_what_is_uncounted_and_what_does_not_occur():
     assert facts["oa"] == pytest.approx(18 / 24)
     assert facts["majority"]["oa"] == pytest.approx(10 / 24)
     assert facts["pixels"] == 24
+
+
+def test_a_few_validation_scenes_may_lack_classes(noise, write_raster):
+    """The set as a whole was looked at before the first step."""
+    truth = np.zeros((1, 64, 64), np.uint8)
+    files = SceneFiles("s", "s", write_raster(noise(64, 64)), write_raster(truth, "truth.tif"))
+    dataset = Dataset("toy", TABLE, (files,), told=True)
+    result = score(Strongest(), dataset, (files,), dataset.manifest("m", 64), crop=64)
+    assert result.confusion.counts.sum(1).tolist() == [64 * 64, 0, 0]

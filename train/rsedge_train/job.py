@@ -62,6 +62,7 @@ class Job:
     class_weights: bool = False
     sample_share: float | None = None  # share of crops from sample scenes, where the data hold others too
     skip_damaged: bool = False
+    allow_missing: bool = False  # classes of the table without a label pixel
     device: str = "auto"
     workers: int = 2
     ram_bytes: int = 4 << 30  # scenes are kept in memory if all fit into this

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from rsedge.errors import InputError, OutputError
+from rsedge.truth import describe_missing
 from rsedge_train.crops import SceneStore
-from rsedge_train.datasets import Dataset, Scan
+from rsedge_train.datasets import Dataset, Scan, SceneScan
+from rsedge_train.datasets.scan import missing_classes
 from rsedge_train.fit import FitConfig
 from rsedge_train.job import Job, NetChoice
 from rsedge_train.nets.encoder_weights import AUTO, HUB, NONE, EncoderWeights, find_weights
@@ -44,6 +47,20 @@ def check_classes(dataset: Dataset) -> None:
         raise InputError(
             f"data {dataset.name}: one class only ({dataset.table.names[0]}); segmentation needs two"
         )
+
+
+def check_present(dataset: Dataset, scans: Sequence[SceneScan], *, allow_missing: bool) -> None:
+    """Raise InputError where a class has no label pixel in the scenes to train and to validate on.
+
+    Where no class table says the classes, two that occur are enough.
+    """
+    if allow_missing or all(s.files.drawn for s in scans):
+        return
+    counts = np.sum([s.counts for s in scans], axis=0)
+    missing = missing_classes(dataset.table.names, counts, told=dataset.told)
+    if missing:
+        unlabelled = sum((Counter(s.unlabelled) for s in scans), Counter[str]())
+        raise InputError(f"data {dataset.name} hold {describe_missing(missing, unlabelled)}")
 
 
 def build_net(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:

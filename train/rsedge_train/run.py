@@ -32,6 +32,7 @@ from rsedge_train.prepare import (
     build_net,
     check_classes,
     check_folder,
+    check_present,
     class_weights,
     encoder_facts,
     scene_weights,
@@ -76,6 +77,7 @@ class _Training:
         self.scanned = scan(dataset, dataset.train, skip_damaged=job.skip_damaged)
         self.left_out = list(self.scanned.skipped)
         self.val, self.val_sha256 = self._check_val()
+        check_present(dataset, (*self.scanned.scenes, *self.val), allow_missing=job.allow_missing)
         self._check_ground()
         if job.compare:
             Run.read(job.compare)  # only wanted at the end: better to know now that it is not there

@@ -92,7 +92,7 @@ def score(
     )
     pairs = [(f.for_scoring().image, f.for_scoring().label) for f in files]
     with TorchBackend(net, manifest, device) as backend:
-        return evaluate(backend, pairs, options, dataset.table.colors)
+        return evaluate(backend, pairs, options, dataset.table.colors, allow_missing=True)
 
 
 def summary(confusion: Confusion, names: Sequence[str], uncounted: Sequence[str] = ()) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import OVERLAP, WARMUP, Turns, check_side
 from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, InputError, ModelError
-from rsedge.labels import LabelColors, find_pairs
+from rsedge.evaluation import find_labelled
 
 __all__ = ["BUSY", "WARMUP", "BenchOptions", "BenchResult", "Contender", "bench", "example_tile"]
 
@@ -51,9 +51,10 @@ def bench(
     machine = machine_facts()  # before measuring, which makes load of its own
     contenders, not_run = of_bundles(bundles, options)
     if options.data:  # errors now rather than after minutes
-        find_pairs(Path(options.data))
-    if options.classes:
-        LabelColors.read(Path(options.classes), _classes(bundles[0]))
+        table = Path(options.classes) if options.classes else None
+        for path in {_classes(path): path for path in bundles}.values():
+            manifest = Bundle.open(path).manifest
+            find_labelled(manifest, options.data, classes=table, allow_missing=options.allow_missing)
     if teacher and len({_classes(path) for path in bundles}) > 1:
         raise InputError(
             "models of different classes have no teacher in common; give --teacher none, or one at a time"

@@ -36,6 +36,7 @@ class BenchOptions:
     classes: str | None = None  # TOML table of the labels' colours
     bands: tuple[int, ...] | None = None  # of the labelled images, 1-based
     scale: tuple[float, float] | None = None  # of their values
+    allow_missing: bool = False  # labels may lack classes
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

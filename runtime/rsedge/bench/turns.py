@@ -18,6 +18,8 @@ from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.options import Options
 from rsedge.tiling import Axis
 
+EVALUATED = ("data", "classes", "bands", "scale", "allow_missing")  # options that scoring on labels takes
+
 WARMUP = 3  # runs not counted: first touches of memory, a GPU's choice of kernels
 SLOW_S = 1.0  # a run of more than that is warmed up once
 RASTER_S = 30.0  # a model that needs more for the raster gets a smaller one
@@ -95,7 +97,7 @@ class Turns:
                 with self._losing(going, worker):
                     mine.scores = worker.ask(
                         "evaluate",
-                        **{key: getattr(self._options, key) for key in ("data", "classes", "bands", "scale")},
+                        **{key: getattr(self._options, key) for key in EVALUATED},
                     )
         return [mine for _, mine in found if mine.times_s[1]]
 

@@ -127,7 +127,12 @@ class Server:
         return {"peak_rss_bytes": peak_rss_bytes()}
 
     def evaluate(
-        self, data: str, classes: str | None, bands: list[int] | None, scale: list[float] | None
+        self,
+        data: str,
+        classes: str | None,
+        bands: list[int] | None,
+        scale: list[float] | None,
+        allow_missing: bool,
     ) -> Facts:
         """Score the model on labelled rasters."""
         from rsedge.evaluation import evaluate  # noqa: PLC0415
@@ -139,7 +144,7 @@ class Server:
         options = Options(
             bands=tuple(bands) if bands else None, scale=(scale[0], scale[1]) if scale else None
         )
-        return evaluate(self._backend, data, options, colors).to_dict()
+        return evaluate(self._backend, data, options, colors, allow_missing=allow_missing).to_dict()
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ def bench(
     classes: Annotated[Path | None, typer.Option(help="TOML table of the label colours of --data.")] = None,
     bands: common.Bands = None,
     scale: common.Scale = None,
+    allow_missing: common.AllowMissing = False,
     rounds: Annotated[int, typer.Option(help="Rounds in which the models take turns.")] = 5,
     seconds: Annotated[float, typer.Option(help="Seconds of single tiles, each model, all rounds.")] = 5.0,
     size: Annotated[int, typer.Option(help="Side of the end-to-end raster, pixels.")] = 2048,
@@ -75,6 +76,7 @@ def bench(
         classes=str(classes) if classes else None,
         bands=common.parse_bands(bands),
         scale=common.parse_scale(scale),
+        allow_missing=allow_missing,
     )
     paths: list[str | None] = (
         [*bundles] if bundles else [common.model_or_default(None, quiet, "`rsedge bench BUNDLE`")]

@@ -123,6 +123,9 @@ Precision = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model.", show_default="all cores")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing-classes", help="Go on where labels lack a class of the table.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 

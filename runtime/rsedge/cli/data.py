@@ -23,7 +23,7 @@ def check_command(
     path: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images/X.* with masks/X.*, of X.tif with X_labels.tif, or of ISPRS.",
+            help="Folder of images/X.* with masks/X.*, of X.tif with X_labels.tif, of ISPRS or LoveDA.",
             show_default=False,
         ),
     ],
@@ -33,8 +33,11 @@ def check_command(
     test: Annotated[str | None, typer.Option(help="Scenes kept for a test.", metavar="SCENE,...")] = None,
     classes: Annotated[
         Path | None,
-        typer.Option(help="TOML table of label colours.", show_default="classes.toml, or detected"),
+        typer.Option(
+            help="TOML table of label colours or indices.", show_default="classes.toml, or detected"
+        ),
     ] = None,
+    allow_missing: common.AllowMissing = False,
     bands: common.Bands = None,
     band_names: Annotated[
         str | None, typer.Option(help="What these bands are.", metavar="A,B,C", show_default="red,green,blue")
@@ -69,6 +72,7 @@ def check_command(
             masking=Masking(common.parse_nodata(nodata), common.parse_alpha(alpha)),
             eroded=eroded,
             images=full,
+            allow_missing=allow_missing,
             progress=progress,
         )
     if not quiet:

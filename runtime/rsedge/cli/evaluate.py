@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -22,8 +23,13 @@ def evaluate_command(
         ),
     ],
     classes: Annotated[
-        Path | None, typer.Option(help="TOML table of label colours.", show_default="the model's own colours")
+        Path | None,
+        typer.Option(
+            help="TOML table of label colours or indices.",
+            show_default="classes.toml in the folder, else the model's own colours",
+        ),
     ] = None,
+    allow_missing: common.AllowMissing = False,
     model: common.Model = None,
     overlap: common.Overlap = 0.25,
     seam: common.Seam = "blend",
@@ -58,7 +64,7 @@ def evaluate_command(
     ):
         names = tuple(c.name for c in backend.bundle.manifest.classes)
         colors = LabelColors.read(classes, names) if classes else None
-        result = evaluate(backend, data, options, colors, progress)
+        result = evaluate(backend, data, options, colors, progress, allow_missing=allow_missing)
     for note in result.notes:
         common.note(note, quiet)
     if not quiet:
@@ -71,10 +77,22 @@ def _show(result: Evaluation) -> None:
     scores = result.confusion
     share = scores.counts.sum(1) / scores.counts.sum()
     width = max(len(n) for n in (*result.class_names, "class"))
-    common.say(f"{result.model} on {result.rasters} rasters, {scores.counts.sum() / 1e6:.2f} Mpx labelled")
+    common.say(
+        f"{result.model} on {result.rasters} rasters, {scores.counts.sum() / 1e6:.2f} Mpx labelled, "
+        f"{result.uncounted_share:.1%} not counted{_why_not(result)}"
+    )
     common.say(f"  {'class':{width}}    IoU     F1  share")
     for name, iou, f1, part in zip(result.class_names, scores.iou, scores.f1, share, strict=True):
         common.say(f"  {name:{width}}  {iou:.3f}  {f1:.3f}  {part:5.1%}")
     base = scores.majority
     common.say(f"  {'mean':{width}}  {scores.miou:.3f}  {scores.mean_f1:.3f}  OA {scores.oa:.3f}")
     common.say(f"  always {result.class_names[int(share.argmax())]}: mIoU {base.miou:.3f}, OA {base.oa:.3f}")
+
+
+def _why_not(result: Evaluation) -> str:
+    """Which pixels do not count, the most first."""
+    pixels = Counter({f"labelled {value}": n for value, n in result.unlabelled.items()})
+    pixels["image without data"] = result.no_data
+    total = max(1, result.uncounted + int(result.confusion.counts.sum()))
+    listed = ", ".join(f"{what} {n / total:.1%}" for what, n in pixels.most_common(5) if n)
+    return f" ({listed})" if listed else ""

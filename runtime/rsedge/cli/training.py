@@ -132,6 +132,7 @@ def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
         class_weights=options.class_weights,
         sample_share=options.sample_share,
         skip_damaged=options.damaged == "skip",
+        allow_missing=options.allow_missing,
         device=options.device,
         workers=options.workers,
         ram_bytes=int(options.ram_gib * GIB),

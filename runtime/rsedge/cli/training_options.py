@@ -30,7 +30,9 @@ class TrainOptions:
         str | None, _option(help="Scenes to validate on, e.g. tile7,tile9; or none.", panel=DATA)
     ] = None
     test: Annotated[str | None, _option(help="Scenes to leave out.", panel=DATA)] = None
-    classes: Annotated[Path | None, _option(help="TOML table of label colours.", panel=DATA)] = None
+    classes: Annotated[Path | None, _option(help="TOML table of label colours or indices.", panel=DATA)] = (
+        None
+    )
     bands: Annotated[
         str | None, _option(help="1-based bands that feed the network, e.g. 4,3,2.", panel=DATA)
     ] = None
@@ -51,6 +53,9 @@ class TrainOptions:
         str, _option(help="A file that cannot be read: stop, or skip it and say so.", panel=DATA,
                      metavar="stop|skip"),
     ] = "stop"  # fmt: skip
+    allow_missing: Annotated[
+        bool, _option("--allow-missing-classes", help="Go on where labels lack a class of the table.", panel=DATA)
+    ] = False  # fmt: skip
     sample_share: Annotated[
         float | None, _option(help="Mix in sample scenes: their share of the crops, 0 to 1.", panel=DATA)
     ] = None

@@ -3,6 +3,8 @@
 from rsedge.raster.bands import BandPlan, plan_bands
 from rsedge.raster.cache import bounded_cache, exact_cache
 from rsedge.raster.grid import Grid
+from rsedge.raster.orientation import describe_orientation
+from rsedge.raster.place import pixels_apart
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.resample import Resampled, open_resampled, resample_factor, upsample_index
 from rsedge.raster.scaling import survey_scale
@@ -18,8 +20,10 @@ __all__ = [
     "Resampled",
     "bounded_cache",
     "check_target",
+    "describe_orientation",
     "exact_cache",
     "open_resampled",
+    "pixels_apart",
     "plan_bands",
     "resample_factor",
     "survey_scale",

@@ -19,6 +19,7 @@ from rsedge.errors import InputError
 from rsedge.raster import blocks, buffers, opening, values
 from rsedge.raster.bands import BandPlan
 from rsedge.raster.grid import unreferenced_allowed
+from rsedge.raster.orientation import read_orientation
 from rsedge.raster.values import Pixels, Scaling, Valid
 from rsedge.window import Window
 
@@ -87,6 +88,11 @@ class RasterReader:
     def stored_size(self) -> tuple[int, int]:
         """Rows and columns of the raster as stored, also where it is read on another grid."""
         return int(self._src.height), int(self._src.width)
+
+    @cached_property
+    def orientation(self) -> int:
+        """How viewers turn the picture, 1 to 8 as in EXIF (1: not at all); pixels are read as they are stored."""
+        return read_orientation(self._src)
 
     def colormap(self) -> dict[int, tuple[int, ...]] | None:
         """Palette of the first band, value to RGBA; None where it has none."""

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rsedge.errors import InputError
-from rsedge.evaluation import check_grids
+from rsedge.evaluation import check_grids, check_labels
 from rsedge.labels import LabelColors
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.preview import PAPER, displayable
 from rsedge.raster import RasterReader, thinned, thinned_rgb
 from rsedge.raster.writer import tag_of
-from rsedge.truth import LabelReader
+from rsedge.truth import LabelReader, settle
 
 LONGEST = 900  # px a side
 MOST_CHARS = 2_400_000  # of all pictures together; the page is to stay under 3 MB
@@ -142,8 +142,9 @@ def _truth(
     own = LabelColors.of_classes(classes)
     colors = LabelColors.read(sources.classes, names) if sources.classes else own
     assert sources.truth is not None
+    colors, _ = settle(colors, [sources.truth], len(classes))
     with LabelReader(sources.truth, colors, len(classes)) as truth:
-        check_grids(image, truth.raster)
+        check_labels(image, truth.raster)
         decoded = truth.interpret(thinned(truth.raster, LONGEST, progress=progress)[0])
         if decoded.unknown.any():
             odd = np.unique(decoded.stored[decoded.unknown])[:5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.evaluation import check_grids
-from rsedge.labels import ClassTable
+from rsedge.evaluation import check_labels
+from rsedge.labels import ClassTable, LabelColors
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import Grid, RasterReader, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
@@ -77,6 +78,7 @@ class Dataset:
     uncounted: tuple[str, ...] = ()  # classes left out of mean scores, e.g. ISPRS clutter
     gsd_m: tuple[float, float] | None = None  # where the files do not say it themselves
     notes: tuple[str, ...] = ()  # what the user should know: how it was split, what was guessed
+    told: bool = False  # a class table says the classes; else they were found in the data or are its makers'
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -93,6 +95,11 @@ class Dataset:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.table.classes)
+
+    def colors_of(self, files: SceneFiles) -> LabelColors:
+        """What the label of one of its scenes holds: of a sample scene, always class indices."""
+        colors = self.table.colors
+        return replace(colors, values=None, told=False) if files.drawn else colors
 
     def manifest(self, name: str, tile: int) -> Manifest:
         """What a network trained on this expects and answers."""
@@ -123,8 +130,8 @@ class SceneReader:
         self.files = files
         self._image = RasterReader(files.image)
         try:
-            self._label = LabelReader(files.label, dataset.table.colors, dataset.num_classes)
-            check_grids(self._image, self._label.raster)
+            self._label = LabelReader(files.label, dataset.colors_of(files), dataset.num_classes)
+            check_labels(self._image, self._label.raster)
             manifest = dataset.manifest(dataset.name, tile=1)
             self.plan = plan_bands(
                 self._image, manifest, dataset.bands.indexes, dataset.bands.scale, dataset.bands.masking
@@ -151,10 +158,13 @@ class SceneReader:
         """Height and width in pixels."""
         return self.grid.height, self.grid.width
 
-    def read(self, window: Window) -> tuple[UInt8, UInt8]:
-        """Image (3, h, w) and labels (h, w), both uint8; pixels without data are filled and IGNORE."""
+    def read(self, window: Window, unlabelled: Counter[str] | None = None) -> tuple[UInt8, UInt8]:
+        """Image (3, h, w) and labels (h, w), both uint8; pixels without data are filled and IGNORE.
+
+        ``unlabelled`` as in ``read_labels``.
+        """
         pixels, valid = self._image.read(window, self.plan)
-        labels = self._label.read(window)
+        labels = self._label.read(window, unlabelled)
         if not valid.all():
             pixels, labels = np.where(valid, pixels, self._fill), np.where(valid, labels, IGNORE)
         return np.asarray(pixels, np.uint8), np.asarray(labels, np.uint8)
@@ -163,9 +173,9 @@ class SceneReader:
         """What one look at a sample of the image says; see `rsedge.raster.look`."""
         return (*self.plan.notes, *look(self._image, self.plan))
 
-    def read_labels(self, window: Window) -> UInt8:
-        """Labels (h, w) alone."""
-        return self._label.read(window)
+    def read_labels(self, window: Window, unlabelled: Counter[str] | None = None) -> UInt8:
+        """Labels (h, w) alone; adds the pixels of each unlabelled value to ``unlabelled``."""
+        return self._label.read(window, unlabelled)
 
     @property
     def row_of_blocks_bytes(self) -> int:

@@ -11,12 +11,14 @@ import numpy as np
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
 from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.truth import describe_missing, doubts
 from rsedge_train.datasets.base import SPLITS
 from rsedge_train.datasets.examine import Facts, examine
 from rsedge_train.datasets.found import NO_VAL, Found
 from rsedge_train.datasets.layouts import choose_table, find_layout
 from rsedge_train.datasets.leaks import identical_images, overlapping, shared_scenes
 from rsedge_train.datasets.report import Report, SideReport, Size
+from rsedge_train.datasets.scan import missing_classes
 
 
 def check(
@@ -31,11 +33,13 @@ def check(
     masking: Masking = AS_TAGGED,
     eroded: bool = False,
     images: bool = True,
+    allow_missing: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Read every label under ``path`` by strips, and with ``images`` every image, and gather all problems.
 
-    The options are those of ``open_dataset``; ``progress`` is called with (rasters done, rasters in all).
+    The options are those of ``open_dataset``; ``allow_missing``: classes of a table may lack label pixels in the
+    scenes to train and to validate on; ``progress`` is called with (rasters done, rasters in all).
 
     Raises InputError when there is nothing to check.
     """
@@ -52,7 +56,7 @@ def check(
         found = find((NO_VAL,), ())  # without a split the files can still be read
         problems.append(str(error))
     problems += found.problems
-    table, notes = _table(path, classes, found, problems)
+    table, told, notes = _table(path, classes, found, problems)
     sides = _examine_all(found, table, images, progress)
     every = [f for facts in sides.values() for f in facts]
     problems += [f"{f.files.name}: {problem}" for f in every for problem in f.problems]
@@ -60,6 +64,9 @@ def check(
     problems += [*shared_scenes(sides), *overlapping(sides), *doubled]
     reports = {side: _side(facts) for side, facts in sides.items()}
     names = table.names if table else ()
+    seen = [f for side in ("train", "val") for f in sides[side]]
+    if not allow_missing and all(f.counted for f in seen):  # else nobody knows what the others hold
+        problems += _missing(names, seen, told)
     return Report(
         str(path),
         found.layout,
@@ -68,7 +75,7 @@ def check(
         dict(Counter(f"{f.stored}, {f.fed or 'unusable'}" for f in every if f.height)),
         _gsd(every) or found.gsd_m,
         images,
-        (*found.notes, *notes, *_repeated(every)),
+        (*found.notes, *notes, *_doubts(table, every), *_repeated(every)),
         (*_absent(names, reports), *twice),
         tuple(problems),
     )
@@ -76,12 +83,12 @@ def check(
 
 def _table(
     path: Path, classes: Path | None, found: Found, problems: list[str]
-) -> tuple[ClassTable | None, tuple[str, ...]]:
+) -> tuple[ClassTable | None, bool, tuple[str, ...]]:
     try:
         return choose_table(path, classes, found)
     except InputError as error:
         problems.append(str(error))
-        return None, ()
+        return None, False, ()
 
 
 def _examine_all(
@@ -116,7 +123,21 @@ def _side(facts: Sequence[Facts]) -> SideReport:
         sum(f.unlabelled for f in facts),
         sum(f.unknown for f in facts),
         sum(f.empty for f in facts),
+        dict(sum((Counter(f.unlabelled_by) for f in facts), Counter[str]())),
     )
+
+
+def _missing(names: Sequence[str], facts: Sequence[Facts], told: bool) -> list[str]:
+    """The problem that classes have no label pixel to train or to validate on."""
+    missing = missing_classes(names, np.sum([f.counts for f in facts], axis=0), told=told)
+    unlabelled = sum((f.unlabelled_by for f in facts), Counter[str]())
+    unknown = sum(f.unknown for f in facts)
+    return [describe_missing(missing, unlabelled, unknown)] if missing else []
+
+
+def _doubts(table: ClassTable | None, facts: Sequence[Facts]) -> tuple[str, ...]:
+    unlabelled = sum((f.unlabelled_by for f in facts), Counter[str]())
+    return doubts(table.colors, table.names, unlabelled) if table else ()
 
 
 def _gsd(facts: Sequence[Facts]) -> tuple[float, float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable, pack, pack_color, unpack_color
+from rsedge.labels import ClassTable, distinct_color, pack, pack_color, unpack_color
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster import RasterReader, bounded_cache
-from rsedge.raster.values import is_nodata, stored_nodata
+from rsedge.raster.values import stored_nodata
 from rsedge.sample_files import LANDCOVER
 from rsedge.window import Window
 from rsedge_train.datasets import isprs
@@ -42,6 +41,7 @@ class Seen:
     colors: Counter[int] = field(default_factory=Counter)
     values: Counter[int] = field(default_factory=Counter)
     declared: set[int] = field(default_factory=set)
+    ignored: int = 0  # pixels of NODATA or a nodata value, in one-band masks
     masks: int = 0
     broken: int = 0
 
@@ -96,11 +96,10 @@ def _look(path: Path, seen: Seen) -> None:
 
 
 def _count_band(band: NDArray[Any], nodata: float | None, colors: dict[int, int], seen: Seen) -> None:
-    known = ~np.isnan(band)
-    if (found := stored_nodata(nodata, band.dtype.name)) is not None:
-        known &= ~is_nodata(band, found)
-    for value, count in count_runs(band[known]).items() if known.any() else ():
-        if value == NODATA:
+    tag = stored_nodata(nodata, band.dtype.name)
+    for value, count in count_runs(band[~np.isnan(band)]).items() if band.size else ():
+        if value == NODATA or (tag is not None and tag[0] <= value <= tag[1]):
+            seen.ignored += count * (value == NODATA)
             continue
         if colors:
             seen.colors[colors.get(value, 0)] += count
@@ -139,26 +138,36 @@ def _by_color(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
 
 def _by_value(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
     low, high = min(seen.values), max(seen.values)
-    if low < 0 or high >= MOST_CLASSES or any(v != int(v) for v in seen.values):
+    whole = all(v == int(v) for v in seen.values) and len(seen.values) + bool(seen.ignored) <= MOST_CLASSES
+    if low < 0 or high >= MOST_CLASSES or not whole:
         common = ", ".join(f"{v:g} ({n} px)" for v, n in seen.values.most_common(8))
         raise InputError(
             f"values {low:g} to {high:g} {source} are not class indices 0 to {MOST_CLASSES - 1} ({NODATA} is "
-            f"unlabelled); most frequent: {common}; write indices, or give --classes FILE and store colours"
+            f"unlabelled); most frequent: {common}"
+            + (_proposal(seen) if whole else "; store indices or colours")
         )
     if len(seen.values) < 2:
         raise InputError(
             f"only the value {low:g} {source}, besides {NODATA}, which is unlabelled; training needs two "
-            "classes. If 255 is your second class, store the mask as 0 and 1"
+            f"classes{_proposal(seen) if seen.ignored else ''}"
         )
-    table = ClassTable(tuple(ClassInfo(f"class{i}", _color(i)) for i in range(int(high) + 1)))
+    table = ClassTable(tuple(ClassInfo(f"class{i}", distinct_color(i)) for i in range(int(high) + 1)))
     return table, (
-        f"one-band masks with indices 0 to {high:g} {source}; to name them, write classes.toml into the "
-        f"folder, in the order of the indices:\n{table.to_toml()}",
+        f"one-band masks with indices {low:g} to {high:g} {source}; nothing says what they mean{_proposal(seen)}",
     )
 
 
-def _color(index: int) -> tuple[int, int, int]:
-    """Colours far apart: the hue goes round by the golden ratio."""
-    hue, value = index * 0.618034 % 1, (0.95, 0.7, 0.5)[index // 8 % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
-    return round(255 * red), round(255 * green), round(255 * blue)
+def _proposal(seen: Seen) -> str:
+    """A class table of the values that occur, to be put right: nobody knows yet what they are."""
+    single = len(seen.values) < 2  # then NODATA may be the second class
+    values = sorted({int(v) for v in seen.values} | ({NODATA} if single else set()))
+    ignored = [NODATA] if seen.ignored and not single else []
+    names = "\n".join(f"class{v} = {v}" if v >= 0 else f"class_minus{-v} = {v}" for v in values)
+    if single:
+        hint = f". If {NODATA} is your second class, store the mask as 0 and 1, or write classes.toml into the folder"
+    else:
+        hint = (
+            f". To name them, write classes.toml into the folder; where {values[0]} is no class but means no data, "
+            f"as 0 in LoveDA, take it out: ignore = {[values[0], *ignored]}"
+        )
+    return f"{hint}:\nignore = {ignored}\n\n[classes]\n{names}\n"

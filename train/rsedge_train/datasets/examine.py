@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rsedge.errors import InputError, unexpected
-from rsedge.evaluation import check_grids
+from rsedge.evaluation import check_labels
 from rsedge.labels import ClassTable
 from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
@@ -38,7 +39,9 @@ class Facts:
     gsd_m: float | None = None
     footprint: Footprint | None = None
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # by class
+    counted: bool = False  # all labels were read
     unlabelled: int = 0
+    unlabelled_by: Counter[str] = field(default_factory=Counter)  # value or colour -> pixels
     unknown: int = 0  # pixels of colours or values that are no class
     empty: int = 0  # pixels of the image without data; known only where images are read
     notes: list[str] = field(default_factory=list)
@@ -74,7 +77,7 @@ def _examine_label(facts: Facts, path: Path, table: ClassTable | None, *, count:
         with RasterReader(path) as label:
             if facts.height:
                 with RasterReader(facts.files.image) as image:
-                    check_grids(image, label)
+                    check_labels(image, label)
         if table is not None:
             with LabelReader(path, table.colors, len(table.classes)) as reader:
                 _count(facts, reader, count=count)
@@ -92,8 +95,10 @@ def _count(facts: Facts, reader: LabelReader, *, count: bool) -> None:
                 facts.counts += found[: len(facts.counts)]
                 facts.unknown += strangers
                 facts.unlabelled += int(found[NODATA]) - strangers
+                facts.unlabelled_by.update(reader.count_unlabelled(decoded))
             if strangers:
                 _gather_unknown(unknown, decoded, window)
+    facts.counted |= count
     if unknown:
         facts.problems.append(_describe_unknown(reader, unknown))
 
@@ -110,11 +115,11 @@ def _describe_unknown(reader: LabelReader, unknown: dict[float, list[int]]) -> s
     worst = sorted(unknown.items(), key=lambda item: -item[1][0])[:UNKNOWN_LISTED]
     what = "colours" if reader.holds_colors else "values"
     listed = ", ".join(
-        f"{f'#{int(value):06X}' if reader.holds_colors else f'{value:g}'} "
-        f"({count} px, first at row {row}, column {col})"
+        f"{reader.name(value)} ({count} px, first at row {row}, column {col})"
         for value, (count, row, col) in worst
     )
-    return f"{reader.raster.path}: {len(unknown)} {what} belong to no class: {listed}"
+    how = "" if reader.holds_colors else " by their index, as in NAME = 1, or in ignore, as in ignore = [0]"
+    return f"{reader.raster.path}: {len(unknown)} {what} belong to no class: {listed}; name them in a class table{how}"
 
 
 def _read_image(facts: Facts, image: RasterReader, plan: BandPlan) -> None:

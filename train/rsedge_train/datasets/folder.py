@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rsedge.errors import InputError
-from rsedge.labels import LABEL_SUFFIX, Pairs, match_pairs
+from rsedge.labels import LOVEDA, is_loveda
+from rsedge.pairs import LABEL_SUFFIX, Pairs, image_folder, match_pairs
 from rsedge.raster import RasterReader
 from rsedge_train.datasets.base import BandChoice, SceneFiles
 from rsedge_train.datasets.found import NO_VAL, Found, choose_sides, listed
@@ -42,10 +43,12 @@ def find_folder(root: Path, val: Sequence[str], test: Sequence[str], bands: Band
         sides[side].append(files)
     split, notes = _split(sides, val, test)
     every = [files for part in split for files in part]
+    known = is_loveda(label for _, label in found.pairs)
     return Found(
-        "images and masks",
+        "LoveDA" if known else "images and masks",
         *split,
         bands=bands,
+        table=LOVEDA if known else None,
         gsd_m=gsd_range([f.image for f in every]),
         notes=(*notes, *_leftovers(found)),
         problems=tuple(_problems(found, every)),
@@ -72,12 +75,13 @@ def _scene(root: Path, image: Path, label: Path) -> tuple[str, SceneFiles]:
     parents = image.relative_to(root).parent.parts
     side = next((SIDE_OF[p.lower()] for p in parents if p.lower() in SIDE_OF), "")
     flat = label.stem == image.stem + LABEL_SUFFIX and label.parent == image.parent
-    if flat or "images" not in parents:
+    last = image_folder(parents)
+    if flat or last is None:
         holder: tuple[str, ...] = ()
         name = "/".join((*parents, image.stem))
     else:
-        last = len(parents) - 1 - parents[::-1].index("images")
-        holder = tuple(p for p in parents[:last] if p.lower() not in SIDE_OF)
+        whole = is_loveda([label])  # its train and val have an Urban each, of other cities
+        holder = tuple(p for p in parents[:last] if whole or p.lower() not in SIDE_OF)
         name = "/".join((*parents[:last], *parents[last + 1 :], image.stem))
     return side, SceneFiles(name, "/".join(holder) or name, image, label)
 
@@ -129,6 +133,10 @@ def _leftovers(found: Pairs) -> list[str]:
     notes = list[str]()
     if found.labels:
         notes.append(f"{len(found.labels)} masks have no image and are left out, first {found.labels[0]}")
+    if found.tests:
+        notes.append(
+            f"{len(found.tests)} images of the test have no masks and are left out, first {found.tests[0]}"
+        )
     if found.loose:
         notes.append(
             f"{len(found.loose)} rasters have no X{LABEL_SUFFIX} beside them and are left out, first "
@@ -138,7 +146,10 @@ def _leftovers(found: Pairs) -> list[str]:
 
 
 def _nothing(root: Path, found: Pairs) -> str:
-    expected = "expected images/X.* with masks/X.*, X.tif with X_labels.tif, or the files of ISPRS"
+    expected = (
+        "expected images/X.* with masks/X.* (or labels/X.*), images_png/X.* with masks_png/X.*, X.tif with "
+        "X_labels.tif, or the files of ISPRS"
+    )
     if found.images:
         return (
             f"none of {len(found.images)} images under {root} has a mask, first {found.images[0]}; {expected}"

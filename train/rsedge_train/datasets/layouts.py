@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
+from rsedge.labels import CLASSES_FILE, ClassTable
 from rsedge.manifest import NODATA
 from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.truth import settle
 from rsedge_train.datasets import isprs, samples
 from rsedge_train.datasets.base import Dataset
 from rsedge_train.datasets.detect import detect_table
 from rsedge_train.datasets.folder import find_folder
 from rsedge_train.datasets.found import Asked, Found
 from rsedge_train.datasets.isprs import find_isprs
-
-CLASSES_FILE = "classes.toml"
 
 
 def open_dataset(
@@ -35,10 +35,10 @@ def open_dataset(
     sample_side: int = samples.SIDE,
     progress: samples.Progress | None = None,
 ) -> Dataset:
-    """The labelled data under ``path``: ISPRS Vaihingen or Potsdam, or a folder of images and masks.
+    """The labelled data under ``path``: ISPRS Vaihingen or Potsdam, LoveDA, or a folder of images and masks.
 
     ``val``, ``test``: names of scenes; ``val=("none",)`` trains without validation. ``classes``: a TOML
-    table of label colours; None takes ``classes.toml`` in the folder, else what the masks show.
+    table of label colours or indices; None takes ``classes.toml`` in the folder, else what the masks show.
     ``bands``: 1-based, with ``band_names`` where they are not red, green, blue. ``scale``: raster values
     mapped to 0 and 255, needed where images are not 8-bit. ``masking``: nodata values and alpha, where the
     images' own are not right. ``eroded``: score with ISPRS's eroded labels.
@@ -59,8 +59,8 @@ def open_dataset(
     if found.problems:
         more = f" ({len(found.problems) - 1} problems more)" if len(found.problems) > 1 else ""
         raise InputError(f"{found.problems[0]}{more}; `rsedge data check {path}` lists all that is wrong")
-    table, notes = choose_table(path, classes, found)
-    return as_dataset(path, found, table, notes)
+    table, told, notes = choose_table(path, classes, found)
+    return replace(as_dataset(path, found, table, notes), told=told)
 
 
 def find_layout(
@@ -92,18 +92,24 @@ def find_layout(
     return found
 
 
-def choose_table(path: Path, classes: Path | None, found: Found) -> tuple[ClassTable, tuple[str, ...]]:
-    """Classes from ``classes``, ``classes.toml`` in the folder, the layout, or what the masks show; and notes.
+def choose_table(path: Path, classes: Path | None, found: Found) -> tuple[ClassTable, bool, tuple[str, ...]]:
+    """Classes from ``classes``, ``classes.toml`` in the folder, the layout, or what the masks show.
 
-    Raises InputError when it cannot be read, found, or used.
+    Also whether a file says them, and notes. Raises InputError when it cannot be read, found, or used.
     """
     own = path / CLASSES_FILE
-    if classes is None and not own.is_file():
-        return (found.table, ()) if found.table else detect_table([f.label for f in found.files])
-    table = ClassTable.read(classes or own)
+    labels = [f.label for f in found.files]
+    told = classes is not None or own.is_file()
+    if not told:
+        table, notes = (found.table, ()) if found.table else detect_table(labels)
+    else:
+        table, notes = ClassTable.read(classes or own), (f"classes as in {classes or own}",)
     if not 2 <= len(table.classes) <= NODATA:
         raise InputError(f"{classes or own} has {len(table.classes)} classes; training needs 2 to {NODATA}")
-    return table, (f"classes as in {classes or own}",)
+    colors, more = settle(table.colors, labels, len(table.classes))
+    if more:
+        table = replace(table, values=tuple((colors.values or {}).items()))
+    return table, told, (*notes, *more)
 
 
 def as_dataset(path: Path, found: Found, table: ClassTable, notes: Sequence[str] = ()) -> Dataset:

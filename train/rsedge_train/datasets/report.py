@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Size = tuple[int, int]  # width, height in pixels
@@ -23,6 +24,7 @@ class SideReport:
     unlabelled: int  # pixels
     unknown: int  # pixels of colours or values that are no class
     empty: int  # pixels of images without data; 0 where images were not read
+    unlabelled_by: Mapping[str, int] = field(default_factory=dict)  # value or colour -> unlabelled pixels
 
     def share(self, index: int) -> float:
         """Share of a class among the labelled pixels."""
@@ -101,14 +103,21 @@ def _class_table(classes: Sequence[str], sides: Mapping[str, SideReport]) -> lis
     for index, name in enumerate(classes):
         cells = [(f"{s.class_pixels[index]:,}", f"{s.share(index):.1%}") for s in shown.values()]
         rows.append([name, *(text for pair in cells for text in pair)])
-    for title, field in (("unlabelled", "unlabelled"), ("no class", "unknown"), ("no data", "empty")):
-        counts = [int(getattr(s, field)) for s in shown.values()]
-        if any(counts) or field == "unlabelled":
+    for title, kind in (("unlabelled", "unlabelled"), ("no class", "unknown"), ("no data", "empty")):
+        counts = [int(getattr(s, kind)) for s in shown.values()]
+        if any(counts) or kind == "unlabelled":
             cells = [
                 (f"{n:,}", f"{n / max(1, s.pixels):.1%}") for n, s in zip(counts, shown.values(), strict=True)
             ]
             rows.append([f"({title})", *(text for pair in cells for text in pair)])
-    return aligned(rows)
+    return [*aligned(rows), *_unlabelled(shown.values())]
+
+
+def _unlabelled(sides: Iterable[SideReport]) -> list[str]:
+    """Which values or colours are taken for unlabelled."""
+    found = sum((Counter(side.unlabelled_by) for side in sides), Counter[str]())
+    listed = ", ".join(f"{value} ({pixels:,} px)" for value, pixels in found.most_common(5))
+    return [f"unlabelled are {listed}"] if listed else []
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

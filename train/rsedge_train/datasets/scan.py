@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class SceneScan:
     present: NDArray[np.bool_] = field(repr=False)  # (classes, rows, columns) of BLOCK x BLOCK pixels
     footprint: Footprint | None = None
     notes: tuple[str, ...] = ()  # on the image
+    unlabelled: Mapping[str, int] = field(default_factory=dict, repr=False)  # value or colour -> pixels
 
     def blocks_of(self, class_index: int) -> NDArray[np.int64]:
         """Flat indices of the blocks that hold a class."""
@@ -60,6 +62,12 @@ class Scan:
         return np.asarray(np.sum([s.counts for s in self.scenes], axis=0))
 
 
+def missing_classes(names: Sequence[str], counts: NDArray[np.int64], *, told: bool) -> list[str]:
+    """Classes without a label pixel, where that is an error: of a class table (``told``) any, else all but one."""
+    missing = [name for name, count in zip(names, counts, strict=True) if not count]
+    return missing if told or len(names) - len(missing) < 2 else []
+
+
 def scan(
     dataset: Dataset,
     files: tuple[SceneFiles, ...],
@@ -76,6 +84,8 @@ def scan(
     digest = hashlib.sha256(repr((dataset.table, dataset.bands)).encode())
     if dataset.bands.masking != AS_TAGGED:
         digest.update(repr(dataset.bands.masking).encode())
+    if dataset.table.values is not None:
+        digest.update(repr(dataset.table.values).encode())
     for done, entry in enumerate(files, 1):
         try:
             scenes.append(_scan_scene(dataset, entry, images))
@@ -101,15 +111,20 @@ def _scan_scene(dataset: Dataset, files: SceneFiles, images: bool) -> SceneScan:
     with SceneReader(files, dataset) as reader:
         height, width = reader.shape
         counts = np.zeros(classes, np.int64)
+        unlabelled = Counter[str]()
         present = np.zeros((classes, -(-height // BLOCK), -(-width // BLOCK)), np.bool_)
         with bounded_cache(reader.row_of_blocks_bytes):
             for block_row, window in enumerate(strips(reader.grid)):
-                labels = reader.read(window)[1] if images else reader.read_labels(window)
+                read = (
+                    reader.read(window, unlabelled)[1] if images else reader.read_labels(window, unlabelled)
+                )
                 for col in range(present.shape[2]):
-                    found = np.bincount(labels[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
+                    found = np.bincount(read[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
                     counts += found[:classes]
                     present[:, block_row, col] = found[:classes] > 0
-        return SceneScan(files, height, width, counts, present, footprint(reader.grid), reader.look())
+        return SceneScan(
+            files, height, width, counts, present, footprint(reader.grid), reader.look(), unlabelled
+        )
 
 
 def _hash_ends(digest: hashlib._Hash, path: Path) -> None:
