@@ -167,7 +167,7 @@ def open_network(
 
 
 @torch.inference_mode()
-def turn(*which: str, seconds: float, **how: Any) -> Facts:
+def turn(*which: Any, seconds: float, **how: Any) -> Facts:
     """``open_network``, then count passes for ``seconds``, one at least."""
     net = open_network(*which, **how)
     counted = passes(net.one, seconds)
