@@ -55,8 +55,9 @@ def stored_nodata(value: float | None, dtype: str) -> Range | None:
 def _close_to(value: float, kind: np.dtype[Any]) -> Range:
     with np.errstate(over="ignore"):
         tag = kind.type(value)
-        if not np.isfinite(tag):
-            return tag, tag
+        if not np.isfinite(tag):  # rounded beyond the largest number: GDAL reads infinity, and masks nothing
+            least, greatest = sorted((tag, kind.type(np.copysign(np.finfo(kind).max, tag))))
+            return least, greatest
         most = _place(np.finfo(kind).max)
         ends = [_last_alike(tag, _place(tag), far) for far in (-most, most)]
     return ends[0], ends[1]
