@@ -198,12 +198,12 @@ def test_accuracy_of_bands_and_values_that_are_told(
     (tmp_path / "data").mkdir()
     write_raster(pixels[::-1].astype(np.uint16) * 100, "data/a.tif")
     write_raster(pixels.argmax(0).astype(np.uint8)[None], "data/a_labels.tif")
-    told = {"data": str(tmp_path / "data"), "bands": (3, 2, 1), "scale": (0, 25500)}
+    told = {"data": str(tmp_path / "data"), "bands": (3, 2, 1), "scale": (0, 25500), "nodata": (65535,)}
     result = bench([bundle], BenchOptions(1, 0, 100, "cpu", threads=1, **told))
     assert result.rows[0].accuracy is not None
     assert result.rows[0].accuracy.oa > 0.99
     method = result.to_dict()["method"]
-    assert (method["bands"], method["scale"]) == ("3,2,1", "0,25500")
+    assert (method["bands"], method["scale"], method["nodata"]) == ("3,2,1", "0,25500", "65535")
 
 
 class TestWhatCannotRun:

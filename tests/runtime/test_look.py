@@ -299,7 +299,9 @@ def test_every_command_that_reads_rasters_takes_them(
 ) -> None:
     pixels = noise(90, 90)
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/classes.toml").write_text('[classes]\na = "#FF0000"\nb = "#00FF00"\nc = "#0000FF"\n')
+    (tmp_path / "in/classes.toml").write_text(
+        '[classes]\nred = "#FF0000"\ngreen = "#00FF00"\nblue = "#0000FF"\n'
+    )
     write_raster(np.concatenate([pixels, near_infrared(90, 90)[None]]), "in/t.tif")
     write_raster(strongest(pixels)[None], "in/t_labels.tif")
     write_raster(strongest(pixels)[None], "in/u_labels.tif")

@@ -116,6 +116,8 @@ def _method(options: BenchOptions, turns: Turns) -> dict[str, Any]:
         "classes": options.classes,
         "bands": _listed(options.bands),
         "scale": _listed(options.scale),
+        "nodata": _listed(options.nodata),
+        "alpha": None if options.alpha is None else str(options.alpha),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class BenchOptions:
     classes: str | None = None  # TOML table of the labels' colours
     bands: tuple[int, ...] | None = None  # of the labelled images, 1-based
     scale: tuple[float, float] | None = None  # of their values
+    nodata: tuple[float, ...] | None = None  # of them, one value or one a band; None: as in the files
+    alpha: int | Literal["none"] | None = None  # their alpha band; None: as tagged
     allow_missing: bool = False  # labels may lack classes
 
     def __post_init__(self) -> None:
@@ -49,8 +51,9 @@ class BenchOptions:
             raise InputError(f"device {self.device!r} is unknown; choose one of {', '.join(DEVICES)}")
         if self.classes and not self.data:
             raise InputError("--classes are the label colours of --data, which was not given")
-        if (self.bands or self.scale) and not self.data:
-            raise InputError("--bands and --scale belong to the images of --data, which was not given")
+        told = [n for n in ("bands", "scale", "nodata", "alpha") if getattr(self, n) is not None]
+        if told and not self.data:
+            raise InputError(f"--{told[0]} belongs to the images of --data, which was not given")
 
 
 @dataclass(frozen=True)

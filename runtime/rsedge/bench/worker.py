@@ -126,24 +126,16 @@ class Server:
         """Highest memory since the model was opened, or since the last raster began."""
         return {"peak_rss_bytes": peak_rss_bytes()}
 
-    def evaluate(
-        self,
-        data: str,
-        classes: str | None,
-        bands: list[int] | None,
-        scale: list[float] | None,
-        allow_missing: bool,
-    ) -> Facts:
-        """Score the model on labelled rasters."""
+    def evaluate(self, data: str, classes: str | None, allow_missing: bool, **reading: Any) -> Facts:
+        """Score the model on labelled rasters; ``reading`` are fields of Options, tuples as lists."""
         from rsedge.evaluation import evaluate  # noqa: PLC0415
         from rsedge.labels import LabelColors  # noqa: PLC0415
         from rsedge.options import Options  # noqa: PLC0415
 
         names = tuple(c.name for c in self._backend.bundle.manifest.classes)
         colors = LabelColors.read(Path(classes), names) if classes else None
-        options = Options(
-            bands=tuple(bands) if bands else None, scale=(scale[0], scale[1]) if scale else None
-        )
+        told = {key: tuple(value) if isinstance(value, list) else value for key, value in reading.items()}
+        options = Options(**told)
         return evaluate(self._backend, data, options, colors, allow_missing=allow_missing).to_dict()
 
 

@@ -46,6 +46,8 @@ def bench(
     classes: Annotated[Path | None, typer.Option(help="TOML table of the label colours of --data.")] = None,
     bands: common.Bands = None,
     scale: common.Scale = None,
+    nodata: common.Nodata = None,
+    alpha: common.Alpha = None,
     allow_missing: common.AllowMissing = False,
     rounds: Annotated[int, typer.Option(help="Rounds in which the models take turns.")] = 5,
     seconds: Annotated[float, typer.Option(help="Seconds of single tiles, each model, all rounds.")] = 5.0,
@@ -76,6 +78,8 @@ def bench(
         classes=str(classes) if classes else None,
         bands=common.parse_bands(bands),
         scale=common.parse_scale(scale),
+        nodata=common.parse_nodata(nodata),
+        alpha=common.parse_alpha(alpha),
         allow_missing=allow_missing,
     )
     paths: list[str | None] = (

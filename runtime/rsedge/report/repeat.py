@@ -21,7 +21,7 @@ def _bench(bench: Bench) -> str:
         "--teacher": teacher,
         **{
             f"--{key}": bench.method.text(key)
-            for key in ("device", "precision", "data", "classes", "bands", "scale")
+            for key in ("device", "precision", "data", "classes", "bands", "scale", "nodata", "alpha")
         },
         "--threads": bench.method.count("threads"),
         "--rounds": bench.method.count("rounds"),
