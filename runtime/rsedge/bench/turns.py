@@ -18,15 +18,8 @@ from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.options import Options
 from rsedge.tiling import Axis
 
-EVALUATED = (
-    "data",
-    "classes",
-    "bands",
-    "scale",
-    "nodata",
-    "alpha",
-    "allow_missing",
-)  # options that scoring on labels takes
+# options that scoring on labels takes
+EVALUATED = ("data", "classes", "bands", "scale", "nodata", "alpha", "allow_missing")
 
 WARMUP = 3  # runs not counted: first touches of memory, a GPU's choice of kernels
 SLOW_S = 1.0  # a run of more than that is warmed up once

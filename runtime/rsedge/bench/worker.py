@@ -134,7 +134,9 @@ class Server:
 
         names = tuple(c.name for c in self._backend.bundle.manifest.classes)
         colors = LabelColors.read(Path(classes), names) if classes else None
-        told: Facts = {key: tuple(value) if isinstance(value, list) else value for key, value in reading.items()}
+        told: Facts = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in reading.items()
+        }
         options = Options(**told)
         return evaluate(self._backend, data, options, colors, allow_missing=allow_missing).to_dict()
 
