@@ -189,7 +189,7 @@ def test_a_student_is_not_scored_on_what_its_teacher_saw(alone, dataset, tmp_pat
 
 def test_an_unfinished_teacher_does_not_teach(alone, dataset, tmp_path):
     Run.read(alone).write(tmp_path)
-    with pytest.raises(InputError, match=r"is not finished; go on with it with --resume"):
+    with pytest.raises(InputError, match=r"is not finished; go on with it with .*--resume"):
         train(job(tmp_path / "d", distillation=Distillation((tmp_path,))), dataset)
 
 
