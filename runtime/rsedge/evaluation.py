@@ -13,6 +13,7 @@ import numpy as np
 
 from rsedge import engine
 from rsedge.backends import Backend
+from rsedge.boundaries import TOLERANCE_PX, BoundaryCounts
 from rsedge.errors import InputError
 from rsedge.labels import LabelColors, choose_colors
 from rsedge.manifest import Manifest
@@ -40,6 +41,7 @@ class Evaluation:
     rasters: int
     class_names: tuple[str, ...]
     confusion: Confusion
+    boundaries: BoundaryCounts
     notes: tuple[str, ...] = ()  # each with the raster it is about
     no_data: int = 0  # pixels of images without data: not counted
     unlabelled: Mapping[str, int] = field(
@@ -77,14 +79,18 @@ class Evaluation:
             "miou": _number(c.miou),
             "mean_f1": _number(c.mean_f1),
             "oa": _number(c.oa),
+            "mean_boundary_f": _number(self.boundaries.mean_f),
+            "boundary_tolerance_px": TOLERANCE_PX,
             "majority_baseline": {
                 "class": self.class_names[int(support.argmax())],
                 "miou": _number(baseline.miou),
                 "oa": _number(baseline.oa),
             },
             "classes": [
-                {"name": n, "iou": _number(i), "f1": _number(f), "pixels": int(p)}
-                for n, i, f, p in zip(self.class_names, c.iou, c.f1, support, strict=True)
+                {"name": n, "iou": _number(i), "f1": _number(f), "boundary_f": _number(b), "pixels": int(p)}
+                for n, i, f, b, p in zip(
+                    self.class_names, c.iou, c.f1, self.boundaries.f, support, strict=True
+                )
             ],
             "confusion_truth_by_row": c.counts.tolist(),
             "notes": list(self.notes),
@@ -158,6 +164,7 @@ def evaluate(
     found = find_labelled(manifest, data, colors, allow_missing=allow_missing)
     notes, no_data, unlabelled = list(found.notes), 0, Counter[str]()
     total = Confusion(np.zeros((len(manifest.classes), len(manifest.classes)), np.int64))
+    boundaries = BoundaryCounts.none(len(manifest.classes))
     for done, (image, label) in enumerate(found.pairs, 1):
         with (
             RasterReader(image) as reader,
@@ -171,6 +178,7 @@ def evaluate(
             said = run_notes(reader, plan, model, stats.valid_pixels)
             notes += [f"{image.name}: {n}" for n in (*said, *seen, scale_note) if n]
         total += sink.confusion
+        boundaries += sink.boundaries.finish()
         no_data += sink.no_data
         unlabelled.update(sink.unlabelled)
         if progress:
@@ -190,6 +198,7 @@ def evaluate(
         len(found.pairs),
         names,
         total,
+        boundaries,
         tuple(notes),
         no_data,
         unlabelled,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rsedge.boundaries import BoundaryCounter
 from rsedge.engine import Pixels, Strip
 from rsedge.errors import OutputError
 from rsedge.journal import Part, PartFile, describe
@@ -191,7 +192,7 @@ class Thumbnail:
 
 
 class ScoreSink:
-    """Compares the mask with the truth as it comes.
+    """Compares the mask with the truth as it comes; ``boundaries`` wants to be finished.
 
     Pixels that do not count: ``no_data``, where the image holds none, and ``unlabelled`` others, by what labels store.
     """
@@ -199,6 +200,7 @@ class ScoreSink:
     def __init__(self, truth: LabelReader, width: int, classes: int) -> None:
         self._truth, self._width, self._classes = truth, width, classes
         self.confusion = Confusion(np.zeros((classes, classes), np.int64))
+        self.boundaries = BoundaryCounter(width, classes)
         self.no_data, self.unlabelled = 0, Counter[str]()
 
     def take(self, strip: Strip) -> None:
@@ -208,3 +210,4 @@ class ScoreSink:
         self.no_data += scored.size - int(np.count_nonzero(scored))
         truth = self._truth.read(window, self.unlabelled, scored)
         self.confusion += Confusion.of(truth, strip.mask, self._classes)
+        self.boundaries.add(truth, strip.mask)

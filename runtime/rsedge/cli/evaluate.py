@@ -81,11 +81,13 @@ def _show(result: Evaluation) -> None:
         f"{result.model} on {result.rasters} rasters, {scores.counts.sum() / 1e6:.2f} Mpx labelled, "
         f"{result.uncounted_share:.1%} not counted{_why_not(result)}"
     )
-    common.say(f"  {'class':{width}}    IoU     F1  share")
-    for name, iou, f1, part in zip(result.class_names, scores.iou, scores.f1, share, strict=True):
-        common.say(f"  {name:{width}}  {iou:.3f}  {f1:.3f}  {part:5.1%}")
+    edges = result.boundaries
+    common.say(f"  {'class':{width}}    IoU     F1  edges  share")
+    for name, *row, part in zip(result.class_names, scores.iou, scores.f1, edges.f, share, strict=True):
+        common.say(f"  {name:{width}}  {'  '.join(f'{v:.3f}' for v in row)}  {part:5.1%}")
     base = scores.majority
-    common.say(f"  {'mean':{width}}  {scores.miou:.3f}  {scores.mean_f1:.3f}  OA {scores.oa:.3f}")
+    means = "  ".join(f"{v:.3f}" for v in (scores.miou, scores.mean_f1, edges.mean_f))
+    common.say(f"  {'mean':{width}}  {means}  OA {scores.oa:.3f}")
     common.say(f"  always {result.class_names[int(share.argmax())]}: mIoU {base.miou:.3f}, OA {base.oa:.3f}")
 
 
