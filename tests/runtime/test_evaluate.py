@@ -12,6 +12,7 @@ from rasterio.transform import Affine
 
 from rsedge import InputError, Options, open_model
 from rsedge.backends import Backend
+from rsedge.boundaries import BoundaryCounter, BoundaryCounts
 from rsedge.evaluation import evaluate, find_labelled
 from rsedge.labels import LOVEDA
 from rsedge.manifest import ClassInfo
@@ -46,7 +47,7 @@ def save(path: Path, pixels: np.ndarray) -> None:
 def test_scores_equal_a_count_over_the_whole_masks(
     bundle: Path, noise: Noise, tmp_path: Path, painted: bool
 ) -> None:
-    total = Confusion(np.zeros((3, 3), np.int64))
+    total, edges = Confusion(np.zeros((3, 3), np.int64)), BoundaryCounts.none(3)
     for seed in range(2):
         pixels = noise(130, 150, seed)
         labels = spoil(strongest(pixels))
@@ -58,12 +59,17 @@ def test_scores_equal_a_count_over_the_whole_masks(
             palette[labels].transpose(2, 0, 1) if painted else labels[None],
         )
         total += Confusion.of(labels, strongest(pixels), 3)
+        counter = BoundaryCounter(150, 3)
+        counter.add(labels, strongest(pixels))
+        edges += counter.finish()
     with open_model(bundle) as model:
         result = evaluate(model, tmp_path)
     np.testing.assert_array_equal(result.confusion.counts, total.counts)
     facts = result.to_dict()
     assert facts["miou"] == pytest.approx(total.miou)
     assert facts["classes"][1]["iou"] == pytest.approx(total.iou[1])
+    assert [c["boundary_f"] for c in facts["classes"]] == pytest.approx(list(edges.f))
+    assert facts["mean_boundary_f"] == pytest.approx(edges.mean_f)
     assert facts["majority_baseline"]["oa"] == pytest.approx(total.counts.sum(1).max() / total.counts.sum())
 
 
