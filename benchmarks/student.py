@@ -33,7 +33,7 @@ from rsedge_train.watch.logbook import LOG_NAME
 
 log = logging.getLogger("student")
 TRIAL_STEPS = 60  # the first third is warm-up
-SPARE = 0.96  # share of a stage's time that is planned with
+AROUND_S = 20.0  # what a stage takes beside its steps, until one has shown it
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Stage:
 STAGES = (
     Stage("teacher-a", "efficientnet_lite2-fine", 0.22, 42),
     Stage("teacher-b", "efficientnet_lite2", 0.22, 43),
-    Stage("student", "efficientnet_lite0-w64-fine-int8", 0.32, 42, taught=True),
-    Stage("student-coarse", "efficientnet_lite0-w64-int8", 0.12, 42, taught=True),
-    Stage("alone", "efficientnet_lite0-w64-fine-int8", 0.12, 42, teaches=False),
+    Stage("student", "efficientnet_lite0-w64-fine-int8", 0.26, 42, taught=True),
+    Stage("student-coarse", "efficientnet_lite0-w64-int8", 0.15, 42, taught=True),
+    Stage("alone", "efficientnet_lite0-w64-fine-int8", 0.15, 42, teaches=False),
 )
 
 
@@ -64,23 +64,28 @@ def main() -> None:
     dataset = open_dataset(args.data, val=tuple(args.val.split(",")))
     if args.sample_share:
         dataset = with_samples(dataset)
-    for stage in STAGES:
-        if args.stages and stage.name not in args.stages:
-            continue
-        began = time.monotonic()
-        steps = args.steps or _planned_steps(args, stage, dataset)
+    end, around_s = time.monotonic() + args.minutes * 60, AROUND_S
+    asked = [s for s in STAGES if not args.stages or s.name in args.stages]
+    left = [s for s in asked if not _is_finished(args.out / s.name)]
+    while left:
+        stage, began = left[0], time.monotonic()
+        until = began + (end - began) * stage.share / sum(s.share for s in left)
+        seconds, steps = _planned(args, stage, dataset, until - around_s)
         if not args.trial:
-            _train(args, stage, dataset, steps)
+            folder = args.out / stage.name
+            begins = time.monotonic()
+            train(
+                replace(_job(args, stage, steps), resume=(folder / STATE_NAME).is_file(), overwrite=True),
+                dataset,
+            )
+            around_s = max(0.0, time.monotonic() - begins - steps * seconds)
         log.info("%s: %d steps, %.0f s", stage.name, steps, time.monotonic() - began)
+        left.pop(0)
     print(table(args.out))
 
 
-def _train(args: argparse.Namespace, stage: Stage, dataset: Dataset, steps: int) -> None:
-    folder = args.out / stage.name
-    if (folder / LAST_NAME).is_file() and "val_last" in Run.read(folder).progress:
-        return
-    job = _job(args, stage, steps)
-    train(replace(job, resume=(folder / STATE_NAME).is_file(), overwrite=True), dataset)
+def _is_finished(folder: Path) -> bool:
+    return (folder / LAST_NAME).is_file() and "val_last" in Run.read(folder).progress
 
 
 def _job(args: argparse.Namespace, stage: Stage, steps: int) -> Job:
@@ -103,18 +108,18 @@ def _job(args: argparse.Namespace, stage: Stage, steps: int) -> Job:
     )
 
 
-def _planned_steps(args: argparse.Namespace, stage: Stage, dataset: Dataset) -> int:
-    """The steps of a stage: those planned before, else as many as its share of the minutes holds."""
+def _planned(args: argparse.Namespace, stage: Stage, dataset: Dataset, until: float) -> tuple[float, int]:
+    """Seconds a step and the steps of a stage: those planned before, else as many as go in ``until`` then."""
     path = args.out / f"{stage.name}.plan.json"
     plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not plan:
-        plan = {"network": stage.network, "seconds_per_step": _trial(args, stage, dataset)}
-    if "steps" not in plan or args.replan:
-        plan["steps"] = max(1, round(stage.share * args.minutes * 60 * SPARE / plan["seconds_per_step"]))
+        seconds = _trial(args, stage, dataset)
+        steps = args.steps or max(1, int((until - time.monotonic()) / seconds))
+        plan = {"network": stage.network, "seconds_per_step": seconds, "steps": steps}
         args.out.mkdir(parents=True, exist_ok=True)
         with whole_or_nothing(path) as partial:
             partial.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
-    return int(plan["steps"])
+    return float(plan["seconds_per_step"]), args.steps or int(plan["steps"])
 
 
 def _trial(args: argparse.Namespace, stage: Stage, dataset: Dataset) -> float:
@@ -161,7 +166,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--stages", nargs="*", help="only these")
     parser.add_argument("--steps", type=int, help="so many in each stage, whatever they take")
     parser.add_argument("--trial", action="store_true", help="measure and plan only")
-    parser.add_argument("--replan", action="store_true", help="set the steps anew for --minutes")
     parser.add_argument("--weights", type=Path, help="folder of EfficientNet-Lite .pth files")
     parser.add_argument("--encoder-weights", default="auto", help="where --weights has none")
     parser.add_argument("--crop", type=int, default=512)

@@ -97,7 +97,10 @@ def _timm_encoder(name: str, pretrained: bool | str | Path) -> Any:
     if isinstance(pretrained, str | Path):
         if not Path(pretrained).is_file():
             raise ModelError(f"no weights at {pretrained}; expected is a timm checkpoint of {name!r}")
-        options["pretrained_cfg_overlay"] = {"state_dict": fit_state(Path(pretrained), name)}
+        state, used = fit_state(Path(pretrained), name), probe.state_dict()
+        # timm warns of what it does not use; encoders whose tensors it renames get all.
+        kept = {key: value for key, value in state.items() if key in used}
+        options["pretrained_cfg_overlay"] = {"state_dict": kept if "conv_stem.weight" in used else state}
     try:
         return timm.create_model(name, pretrained=pretrained is not False, **options)
     except Exception as error:
