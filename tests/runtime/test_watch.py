@@ -15,6 +15,7 @@ from rsedge import BackendError, InputError, Options, OutputError, open_model, s
 from rsedge.backends import Backend
 from rsedge.engine import Progress
 from rsedge.raster import RasterReader
+from rsedge.raster.trust import NAMED, Trust
 from rsedge.watch import Done, Refused, Waiting, Watch
 from rsedge.watch_ledger import PULSE, Ledger
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
@@ -422,10 +423,10 @@ def test_an_error_nobody_foresaw_refuses_one_raster(
         drop(name)
     opened = RasterReader.__init__
 
-    def fail(self: RasterReader, path: Path | str, threads: int = 1) -> None:
+    def fail(self: RasterReader, path: Path | str, threads: int = 1, trust: Trust = NAMED) -> None:
         if Path(path).name == "b.tif" and Path(path).parent == place.inbox:
             raise IndexError("tuple index out of range")
-        opened(self, path, threads)
+        opened(self, path, threads, trust)
 
     monkeypatch.setattr(RasterReader, "__init__", fail)
     told = place.once()
