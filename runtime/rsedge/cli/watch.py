@@ -33,6 +33,13 @@ def watch(
     ] = None,
     settle: Annotated[float, typer.Option(help="A file is complete when unchanged for so long, s.")] = 10.0,
     every: Annotated[float, typer.Option(help="Between two looks, s.")] = 5.0,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Further drivers of GDAL's, e.g. vrt, netcdf.", metavar="DRIVER"),
+    ] = None,
+    max_pixels: Annotated[
+        str, typer.Option(help="Refuse rasters of more, e.g. 20G.", metavar="NUMBER")
+    ] = "100G",
     once: Annotated[bool, typer.Option("--once", help="Do what is complete now, and end.")] = False,
     health: Annotated[
         bool,
@@ -72,6 +79,7 @@ def watch(
 
     if settle < 0 or every <= 0:
         raise InputError(f"--settle {settle:g} must not be below 0, --every {every:g} must be above")
+    most_pixels = common.parse_number(max_pixels, "--max-pixels")
     hush_libtiff()
     options = Options(
         overlap=overlap,
@@ -91,11 +99,22 @@ def watch(
         model = common.model_or_default(model, quiet)
         with common.stops_wait():
             backend = stack.enter_context(open_model(model, device, threads, precision))
-        watcher = Watch(backend, folder, ledger, options, pattern or PATTERNS, preview, settle, every)
+        watcher = Watch(
+            backend,
+            folder,
+            ledger,
+            options,
+            pattern or PATTERNS,
+            preview,
+            settle,
+            every,
+            most_pixels=most_pixels,
+            allow=tuple(allow or ()),
+        )
         net = (backend.bundle.manifest.tile * (1 - overlap)) ** 2  # pixels that a window adds
         watcher.show = lambda source: common.progress_bar(source.name, quiet, net)
         _greet(watcher, quiet)
-        with common.stopping_says(lambda: STOPPED):
+        with common.stopping_says(lambda: ledger.leave() or STOPPED):
             refused = sum(_tell(event, quiet, as_json) == "refused" for event in watcher.run(once))
     if refused:
         raise InputError(f"{common.counted(refused, 'raster')} refused, see above")

@@ -204,8 +204,14 @@ def _check_kind(path: str) -> None:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path} is a device, a pipe or a socket; give a file")
-    if (real := _real(path)).startswith(("/proc/", "/sys/", "/dev/")) and not real.startswith("/dev/shm/"):
-        raise InputError(f"{path} leads to {real}, which is no raster; remove the link")
+    if leads_to_system(path):
+        raise InputError(f"{path} leads to {os.path.realpath(path)}, which is no raster; remove the link")
+
+
+def leads_to_system(path: str) -> bool:
+    """Whether a path is, or leads to, one of the kernel's files: some of them never end."""
+    real = _real(path)
+    return real.startswith(("/proc/", "/sys/", "/dev/")) and not real.startswith("/dev/shm/")
 
 
 def _check_side_files(path: str) -> None:
