@@ -15,6 +15,7 @@ from rsedge.errors import InputError
 if TYPE_CHECKING:
     from rsedge.tiling import Seam
     from rsedge.watch import Event, Watch
+    from rsedge.watch_ledger import Ledger
 
 STOPPED = "interrupted; what is finished is kept: the same command goes on"
 
@@ -114,10 +115,15 @@ def watch(
         net = (backend.bundle.manifest.tile * (1 - overlap)) ** 2  # pixels that a window adds
         watcher.show = lambda source: common.progress_bar(source.name, quiet, net)
         _greet(watcher, quiet)
-        with common.stopping_says(lambda: ledger.leave() or STOPPED):
+        with common.stopping_says(lambda: _stopped(ledger)):
             refused = sum(_tell(event, quiet, as_json) == "refused" for event in watcher.run(once))
     if refused:
         raise InputError(f"{common.counted(refused, 'raster')} refused, see above")
+
+
+def _stopped(ledger: Ledger) -> str:
+    ledger.leave()  # being stopped is no fault of the raster's
+    return STOPPED
 
 
 def _greet(watcher: Watch, quiet: bool) -> None:
