@@ -27,7 +27,7 @@ from rsedge.window import Window
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
 MOST_OF_MACHINE = 0.85
 WARM_RUNS = 2  # ONNX Runtime plans its memory by a model's first run, and takes it on the second
-FEW_BLOCKS, MOST_BLOCKS = 32, 20_000  # of columns
+FEW_BLOCKS, MOST_BLOCKS = 32, 4096  # of columns
 LARGE_CACHE_BYTES = 64 << 20
 INSIDE_BYTES = 4 << 20  # of an area of interest while its polygons are filled
 

@@ -152,7 +152,9 @@ def test_two_thousand_bad_entries_hold_no_raster_up(
     watched: Callable[..., list[Done | Refused]],
     server: ThreadingHTTPServer,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # thousands, on whatever disk the tests have
     folder, rng = tmp_path / "in", random.Random(5)
     (secret := tmp_path / "in" / "secret.cfg").write_bytes(SECRET)
     caplog.set_level(logging.CRITICAL)
