@@ -75,6 +75,11 @@ class Inside(Protocol):
         """Of each pixel, (h, w), whether it is."""
         ...
 
+    @property
+    def filling_bytes(self) -> int:
+        """What `inside` takes beside its result."""
+        ...
+
 
 @dataclass(frozen=True)
 class Source:

@@ -29,7 +29,6 @@ MOST_OF_MACHINE = 0.85
 WARM_RUNS = 2  # ONNX Runtime plans its memory by a model's first run, and takes it on the second
 FEW_BLOCKS, MOST_BLOCKS = 32, 4096  # of columns
 LARGE_CACHE_BYTES = 64 << 20
-INSIDE_BYTES = 4 << 20  # of an area of interest while its polygons are filled
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     pixel_bytes = len(m.bands) * np.dtype(m.dtype).itemsize
     pixel_bytes += work.reader.may_have_nodata(work.bands) or work.inside is not None
     strip_bytes = strip_rows * outline.width * pixel_bytes
-    inside_bytes = 0 if work.inside is None else strip_rows * outline.width + INSIDE_BYTES
+    inside_bytes = 0 if work.inside is None else strip_rows * outline.width + work.inside.filling_bytes
     finished = spans.rows.most_own * outline.width * (1 + classes * work.probabilities)
     carried = 4 * classes * (spans.rows.most_carried * outline.width + spans.cols.most_carried * side)
     tile_bytes = side * side * (4 * classes * (ANSWERS_AHEAD + 1) + pixel_bytes) * max(1, backend.batch)
