@@ -27,6 +27,7 @@ from rsedge.window import Window
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
 MOST_OF_MACHINE = 0.85
 WARM_RUNS = 2  # ONNX Runtime plans its memory by a model's first run, and takes it on the second
+ROW_INSIDE_BYTES = 10  # of a pixel of a row that is filled
 FEW_BLOCKS, MOST_BLOCKS = 32, 4096  # of columns
 LARGE_CACHE_BYTES = 64 << 20
 
@@ -155,7 +156,9 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     pixel_bytes = len(m.bands) * np.dtype(m.dtype).itemsize
     pixel_bytes += work.reader.may_have_nodata(work.bands) or work.inside is not None
     strip_bytes = strip_rows * outline.width * pixel_bytes
-    inside_bytes = 0 if work.inside is None else strip_rows * outline.width + work.inside.filling_bytes
+    inside_bytes = 0
+    if work.inside is not None:  # its result, and at least one row at a time
+        inside_bytes = (strip_rows + ROW_INSIDE_BYTES) * outline.width + work.inside.filling_bytes
     finished = spans.rows.most_own * outline.width * (1 + classes * work.probabilities)
     carried = 4 * classes * (spans.rows.most_carried * outline.width + spans.cols.most_carried * side)
     tile_bytes = side * side * (4 * classes * (ANSWERS_AHEAD + 1) + pixel_bytes) * max(1, backend.batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rsedge.errors import InputError
 from rsedge.manifest import Manifest
 from rsedge.options import Options
 from rsedge.raster import BandPlan, Grid, RasterReader, check_target, describe_orientation, plan_bands
-from rsedge.raster.trust import Trust
+from rsedge.raster.trust import NAMED, Trust
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
@@ -52,7 +53,7 @@ def resample_by(gsd_m: float, trained: tuple[float, float]) -> float:
     return handy if abs(factor / handy - 1) <= SAME_GSD else factor
 
 
-def check_whole(raster: Path | str, trust: Trust, most_pixels: float) -> None:
+def check_whole(raster: Path | str, trust: Trust = NAMED, most_pixels: float = math.inf) -> None:
     """Raise InputError where the raster cannot be opened, or its last pixel not read: the end may be missing.
 
     Also where it has more pixels than ``most_pixels``, each side counted as long as LEAST_SIDE at least.

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,17 +19,12 @@ import rasterio
 from rasterio.drivers import raster_driver_extensions
 
 from rsedge.errors import InputError
+from rsedge.gdal_settings import NO_RAW_BANDS, REMOTE
 
 # Their files hold their own pixels, and no other file's or server's.
 PLAIN = (
     "GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JP2Lura", "WEBP", "BMP", "GIF", "BIGGIF",
     "HFA", "ENVI", "EHdr",
-)  # fmt: skip
-# Never asked, whoever names them: they fetch what their file says, and a download is one command away.
-REMOTE = (
-    "WMS", "WCS", "WMTS", "HTTP", "STACIT", "STACTA", "EEDA", "EEDAI", "PLMOSAIC", "PLSCENES", "DAAS", "GTI", "ESRIC",
-    "KMLSUPEROVERLAY", "OGCAPI", "RASTERLITE2", "PostGISRaster", "NGW", "CSW", "WFS", "OAPIF", "Elasticsearch", "CARTO",
-    "AmigoCloud", "DERIVED", "MRF",
 )  # fmt: skip
 # Beside GDAL's own suffixes, of which each has one driver.
 BY_SUFFIX = {
@@ -40,7 +35,6 @@ BY_SUFFIX = {
     "sid": ("MrSID",), "ecw": ("ECW",), "pbm": ("PNM",), "tga": ("TGA",), "adf": ("AIG",), "flt": ("EHdr",),
 }  # fmt: skip
 OUTSIDE = "outside"  # allowed: a VRT's sources may lie outside its folder
-NO_RAW_BANDS = {"GDAL_VRT_ENABLE_RAWRASTERBAND": "NO", "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "NO"}
 NO_NETWORK = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}
 LOCAL_VSI = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsimem/")
 PREFIX = re.compile(r"(?!vrt://)([A-Za-z][A-Za-z0-9_]+):(?!//)")  # NETCDF:"a.nc":red
@@ -121,18 +115,6 @@ def is_remote(path: str) -> bool:
 def options_for(path: str) -> Mapping[str, str]:
     """GDAL's settings for all that is done with the raster."""
     return NO_RAW_BANDS if is_remote(path) else {**NO_RAW_BANDS, **NO_NETWORK}
-
-
-def restrict_process(arguments: Sequence[str]) -> None:
-    """Set GDAL's defaults of a command's whole process, before GDAL is used.
-
-    Drivers that read from servers are not there; without a URL among the ``arguments`` no file is fetched.
-    """
-    skipped = os.environ.get("GDAL_SKIP", "")
-    os.environ["GDAL_SKIP"] = ",".join([*filter(None, skipped.split("," if "," in skipped else None)), *REMOTE])
-    remote = any("://" in text or "/vsi" in text for text in arguments)
-    for key, value in {**NO_RAW_BANDS, **({} if remote else NO_NETWORK)}.items():
-        os.environ.setdefault(key, value)
 
 
 class Check:
