@@ -172,7 +172,7 @@ def _spans(low: Points, high: Points, grid: Grid) -> tuple[NDArray[np.bool_], ND
     """Of each polygon's bounds, whether centres lie within; their first column and row, and those after the last."""
     most = np.array([grid.width, grid.height])
     first, end = (np.clip(np.ceil(side - 0.5), 0, most).astype(np.int64) for side in (low, high))
-    return (first < end).all(1), first, end
+    return np.asarray((first < end).all(1)), first, end
 
 
 def _meet(a: Window, b: Window) -> bool:

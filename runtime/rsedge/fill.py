@@ -60,7 +60,14 @@ class Edges:
         bottoms = np.maximum.accumulate(np.maximum.reduceat(end, begins)) if len(kept) else np.zeros(0, int)
         tops = top[owner[used][begins]] if len(kept) else np.zeros(0, int)
         return cls(
-            upper[used], lower[used], _runs(owner[used]), first, end, tops, bottoms, np.append(begins, len(used))
+            upper[used],
+            lower[used],
+            _runs(owner[used]),
+            first,
+            end,
+            tops,
+            bottoms,
+            np.append(begins, len(used)),
         )
 
     @property
@@ -75,7 +82,9 @@ class Edges:
             self.begins[np.searchsorted(self.bottoms, window.row, side="right")],
             self.begins[np.searchsorted(self.tops, window.row_end)],
         )
-        near = np.flatnonzero((self.first[some] < window.row_end) & (self.end[some] > window.row)) + some.start
+        near = (
+            np.flatnonzero((self.first[some] < window.row_end) & (self.end[some] > window.row)) + some.start
+        )
         step = min(max(1, PIECE_PIXELS // window.width), PIECE_ROWS)
         for row in range(window.row, window.row_end, step):
             end = min(row + step, window.row_end)
@@ -96,7 +105,9 @@ class Edges:
         for part in self._parts(few, window, self.polygon[few]):
             found |= self._union(part, window)
         crowded = edges[many]
-        for mine in np.split(crowded, np.flatnonzero(np.diff(self.polygon[crowded])) + 1) if many.any() else ():
+        for mine in (
+            np.split(crowded, np.flatnonzero(np.diff(self.polygon[crowded])) + 1) if many.any() else ()
+        ):
             flips = np.zeros(window.height * (window.width + 1), np.uint8)
             for part in self._parts(mine, window, mine):
                 _, place = self._crossings(part, window)

@@ -156,7 +156,9 @@ class Watch:
                     continue
                 with suppress(OSError):  # a link that cannot be followed, or that has gone meanwhile
                     facts = entry.stat()
-                    if not stat.S_ISREG(facts.st_mode) or (entry.is_symlink() and leads_to_system(entry.path)):
+                    if not stat.S_ISREG(facts.st_mode) or (
+                        entry.is_symlink() and leads_to_system(entry.path)
+                    ):
                         self._odd += [] if stat.S_ISDIR(facts.st_mode) else [entry.name]
                     else:
                         found[entry.name] = State.by(facts)

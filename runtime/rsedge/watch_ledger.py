@@ -195,7 +195,9 @@ class Ledger:
             self._uncount(left)
         elif isinstance(begun := facts.pop("begun", None), str):
             kept_bytes = int(facts.pop("kept_bytes", 0))
-            state = State(**facts) if facts else State(-1, -1)  # of an older ledger: these contents are not known
+            state = (
+                State(**facts) if facts else State(-1, -1)
+            )  # of an older ledger: these contents are not known
             self._count(begun, Attempt(state, kept_bytes))
         else:
             self._note(Entry(**facts))

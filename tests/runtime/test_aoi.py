@@ -420,7 +420,16 @@ def test_a_citys_buildings_are_found_by_their_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["http://127.0.0.1:9/crs.wkt", "/etc/passwd", "a.prj", "ftp://x/y", "{x", "+init=/etc/x:y", "SRS from a friend"]
+    "name",
+    [
+        "http://127.0.0.1:9/crs.wkt",
+        "/etc/passwd",
+        "a.prj",
+        "ftp://x/y",
+        "{x",
+        "+init=/etc/x:y",
+        "SRS from a friend",
+    ],
 )
 def test_a_crs_is_a_text_and_no_address(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)

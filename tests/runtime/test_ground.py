@@ -1,8 +1,8 @@
 """Ground areas against another way to them: Green's theorem in longitude and latitude, on the ellipsoid."""
 
-import tracemalloc
 import json
 import math
+import tracemalloc
 import warnings
 
 import numpy as np

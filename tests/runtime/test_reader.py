@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
-from rsedge.raster import opening
-from rsedge.raster import BandPlan, RasterReader, bounded_cache, exact_cache
+from rsedge.raster import BandPlan, RasterReader, bounded_cache, exact_cache, opening
 from rsedge.raster.cache import LEAST_BYTES
 from rsedge.window import Window
 from toys import SHARED, shared

@@ -47,7 +47,17 @@ def test_a_plan_is_arithmetic(
     tmp_path: Path, bundle: Path, height: int, width: int, memory: str, code: int
 ) -> None:
     path = vrt(tmp_path / "a.vrt", height, width)
-    arguments = ["infer", path, "--out", tmp_path / "m.tif", "--model", bundle, "--dry-run", "--max-ram", memory]
+    arguments = [
+        "infer",
+        path,
+        "--out",
+        tmp_path / "m.tif",
+        "--model",
+        bundle,
+        "--dry-run",
+        "--max-ram",
+        memory,
+    ]
     done = subprocess.run(
         [sys.executable, "-c", PLAN, *map(str, arguments)],
         capture_output=True,

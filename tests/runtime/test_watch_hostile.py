@@ -65,11 +65,15 @@ def vrt(source: str, kind: str = "", size: tuple[int, int] = (48, 1)) -> str:
 def raw(secret: Path) -> str:
     """Shows a file's bytes as pixels."""
     layout = "<ImageOffset>0</ImageOffset><PixelOffset>1</PixelOffset><LineOffset>48</LineOffset>"
-    return vrt(f"<SourceFilename relativeToVRT='0'>{secret}</SourceFilename>{layout}", " subClass='VRTRawRasterBand'")
+    return vrt(
+        f"<SourceFilename relativeToVRT='0'>{secret}</SourceFilename>{layout}", " subClass='VRTRawRasterBand'"
+    )
 
 
 def simple(source: object) -> str:
-    return vrt(f"<SimpleSource><SourceFilename>{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>")
+    return vrt(
+        f"<SimpleSource><SourceFilename>{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+    )
 
 
 def documents(secret: Path, url: str) -> dict[str, str]:
@@ -120,7 +124,7 @@ def spoil(folder: Path, number: int, tiny: bytes, texts: list[str], rng: random.
         lambda: path.symlink_to("/nowhere/at/all"),
         lambda: path.symlink_to("/proc/kmsg"),
         lambda: os.mkfifo(path),
-        lambda: path.mkdir(),
+        path.mkdir,
         lambda: path.write_bytes(b""),
         lambda: path.write_bytes(rng.randbytes(60)),
         lambda: path.write_bytes(tiny[: rng.randrange(8, len(tiny) - 60)]),
@@ -130,7 +134,10 @@ def spoil(folder: Path, number: int, tiny: bytes, texts: list[str], rng: random.
         lambda: (path.write_bytes(tiny), os.mkfifo(aux)),
         lambda: (path.write_bytes(tiny), os.mkfifo(path.with_suffix(".tfw"))),
         lambda: (path.write_bytes(tiny), aux.symlink_to("/proc/kmsg")),
-        lambda: (path.write_bytes(tiny), aux.write_bytes("<PAMDataset><SRS>Gauß</SRS></PAMDataset>".encode("latin-1"))),
+        lambda: (
+            path.write_bytes(tiny),
+            aux.write_bytes("<PAMDataset><SRS>Gauß</SRS></PAMDataset>".encode("latin-1")),
+        ),
         lambda: (path.write_bytes(tiny), path.with_name(f"{path.name}.msk").write_text(rng.choice(texts))),
         lambda: (
             path.write_bytes(tiny),
@@ -140,7 +147,9 @@ def spoil(folder: Path, number: int, tiny: bytes, texts: list[str], rng: random.
             ),
         ),
         lambda: (folder / f"{'x' * 240}{number:04}.tif").write_bytes(tiny),
-        lambda: Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9\x1b[2J\n%d.tif" % number)).write_bytes(tiny),
+        lambda: Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9\x1b[2J\n%d.tif" % number)).write_bytes(
+            tiny
+        ),
     ]
     kinds[number % len(kinds)]()
 
@@ -186,7 +195,9 @@ def test_rpcs_that_cannot_be_read_are_a_note(
     kind: str,
 ) -> None:
     path = write_raster(noise(30, 40), "made.tif").replace(tmp_path / "in" / "a.tif")
-    lines = {f"{k}_{what}": "1" for k in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT") for what in ("OFF", "SCALE")}
+    lines = {
+        f"{k}_{what}": "1" for k in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT") for what in ("OFF", "SCALE")
+    }
     lines |= {f"{k}_{n}_COEFF": " ".join(["1"] * 20) for k in ("LINE", "SAMP") for n in ("NUM", "DEN")}
     if kind == "lacks a line":
         del lines["HEIGHT_OFF"]
@@ -344,7 +355,13 @@ def test_headers_that_promise_too_much_are_refused(
     tmp_path: Path, write_raster: Write, noise: Noise, watched: Callable[..., list[Done | Refused]]
 ) -> None:
     path = tmp_path / "in" / "a.tif"
-    options = {"tiled": True, "blockxsize": 4096, "blockysize": 4096, "sparse_ok": True, "compress": "deflate"}
+    options = {
+        "tiled": True,
+        "blockxsize": 4096,
+        "blockysize": 4096,
+        "sparse_ok": True,
+        "compress": "deflate",
+    }
     options |= {"width": 400_000, "height": 300_000, "transform": Affine(1, 0, 5, 0, -1, 9)}
     with rasterio.open(path, "w", driver="GTiff", count=3, dtype="uint8", **options):
         pass

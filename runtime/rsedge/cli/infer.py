@@ -83,7 +83,8 @@ def infer(
     allow: Annotated[
         list[str] | None,
         typer.Option(
-            help="outside: a VRT's sources need not lie below it; or a further driver of GDAL's.", metavar="WHAT"
+            help="outside: a VRT's sources need not lie below it; or a further driver of GDAL's.",
+            metavar="WHAT",
         ),
     ] = None,
     max_ram: Annotated[

@@ -28,7 +28,9 @@ CRS_TEXT = re.compile(
     r"\s*(?:[A-Za-z][\w.-]*:[\w.:,+-]+|[A-Za-z]\w*\s*[\[(].*|\{.*|\+proj=(?!.*(?:/|init|grids|geoid)).*|[A-Z]{2,5}\d{2})\s*$",
     re.DOTALL,
 )
-OGC_CRS = re.compile(r"https?://(?:www\.)?opengis\.net/def/crs/(\w+)/[\w.]+/(\w+)")  # a name, not to be fetched
+OGC_CRS = re.compile(
+    r"https?://(?:www\.)?opengis\.net/def/crs/(\w+)/[\w.]+/(\w+)"
+)  # a name, not to be fetched
 STRAIGHT_PX = 0.05  # how far a reprojected edge may be from the straight line that stands for it
 MOST_HALVINGS = 24
 MARGIN = 0.1  # of the raster's size: how far beside it polygons of another CRS are looked at
@@ -144,8 +146,8 @@ def _all_clipped(rings: Sequence[Points], bounds: tuple[float, float, float, flo
     begins = np.cumsum([0, *map(len, rings)])[:-1]
     every = np.concatenate(rings)
     low, high = np.minimum.reduceat(every, begins), np.maximum.reduceat(every, begins)
-    within = (low >= bounds[:2]).all(1) & (high <= bounds[2:]).all(1)
-    outside = (low > bounds[2:]).any(1) | (high < bounds[:2]).any(1)
+    within = np.asarray((low >= bounds[:2]).all(1) & (high <= bounds[2:]).all(1))
+    outside = np.asarray((low > bounds[2:]).any(1) | (high < bounds[:2]).any(1))
     nothing = np.zeros((0, 2))
     return [
         ring if is_within else nothing if is_outside else _clipped(ring, bounds)

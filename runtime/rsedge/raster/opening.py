@@ -48,8 +48,7 @@ def open_source(path: str, threads: int, trust: Trust = NAMED) -> Any:
         source = open_with(path, trust.drivers(path))
         try:
             check.opened(source)
-            if not source.count:
-                raise InputError(_what_is_inside(path, source))
+            _check_bands(path, source)
         except BaseException:
             source.close()
             raise
@@ -116,6 +115,11 @@ def pages(src: Any, path: str) -> tuple[str, ...]:
     )
 
 
+def _check_bands(path: str, src: Any) -> None:
+    if not src.count:
+        raise InputError(_what_is_inside(path, src))
+
+
 def _what_is_inside(path: str, src: Any) -> str:
     """Of a container of rasters, or of no raster at all, and how to go on."""
     tags = src.tags(ns="SUBDATASETS")
@@ -177,5 +181,9 @@ def _why_not(path: str, error: Exception) -> str:
         return f"{path} is an archive; name the raster in it, such as {inside}/NAME.tif"
     if isinstance(error, RasterioError) and (reason := why_not_plain(path)):
         return reason
-    said = str(error) if isinstance(error, RasterioError | CPLE_BaseError) else f"{type(error).__name__}: {error}"
+    said = (
+        str(error)
+        if isinstance(error, RasterioError | CPLE_BaseError)
+        else f"{type(error).__name__}: {error}"
+    )
     return f"{path} is not a raster GDAL can open: {said}"

@@ -77,7 +77,9 @@ class RasterReader:
     def stored_bits(self) -> tuple[int, ...]:
         """Bits that each band's values are stored in, as far as the file says: fewer than its dtype's, or as many."""
         with opening.readable(self.path):
-            said = [self._src.tags(i, ns="IMAGE_STRUCTURE").get("NBITS") for i in range(1, len(self.dtypes) + 1)]
+            said = [
+                self._src.tags(i, ns="IMAGE_STRUCTURE").get("NBITS") for i in range(1, len(self.dtypes) + 1)
+            ]
             pairs = zip(said, self.dtypes, strict=True)
             return tuple(int(bits) if bits else 8 * buffers.pixel_bytes([dtype]) for bits, dtype in pairs)
 
@@ -282,7 +284,9 @@ class RasterReader:
 
     def _guard(self, read: Callable[[GdalWindow], Any], window: Window) -> Pixels:
         try:
-            with rasterio.Env(**HONEST, **self._options) if self._src.driver in ASKED_AGAIN else nullcontext():
+            with (
+                rasterio.Env(**HONEST, **self._options) if self._src.driver in ASKED_AGAIN else nullcontext()
+            ):
                 return np.asarray(read(GdalWindow(window.col, window.row, window.width, window.height)))
         except (RsedgeError, MemoryError):
             raise
@@ -338,7 +342,7 @@ class RasterReader:
     @cached_property
     def _sources(self) -> tuple[tuple[int, int], ...]:
         """Of some of a VRT's sources: height of their blocks, and bytes to decode them."""
-        sources, found = [f for f in self.files[1:] if not opening.is_vrt(str(f))], []
+        sources, found = [f for f in map(str, self.files[1:]) if not opening.is_vrt(f)], []
         for path in sources[:: max(1, -(-len(sources) // SOURCES_ASKED))]:
             try:
                 with unreferenced_allowed(), opening.open_with(path, NAMED.drivers(path)) as source:

@@ -57,7 +57,10 @@ class Resampled(RasterReader):
 
         Neighbouring strips share a row of source pixels or two, so that is never 0.
         """
-        begin, end = self._cols(replace(area, width=1)).begin, self._cols(replace(area, col=area.col_end - 1, width=1)).end
+        begin, end = (
+            self._cols(replace(area, width=1)).begin,
+            self._cols(replace(area, col=area.col_end - 1, width=1)).end,
+        )
         source = Window(self._rows(replace(area, height=1)).begin, begin, 1, end - begin)
         return self._unaligned_cache_bytes(source, plan, blocks.MOST_ROWS)
 

@@ -38,12 +38,29 @@ OUTSIDE = "outside"  # allowed: a VRT's sources may lie outside its folder
 NO_NETWORK = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}
 LOCAL_VSI = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsimem/")
 PREFIX = re.compile(r"(?!vrt://)([A-Za-z][A-Za-z0-9_]+):(?!//)")  # NETCDF:"a.nc":red
-QUOTED = re.compile(r'^(?:NETCDF|HDF5|ZARR|HDF4_\w+:\w+|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?(?::.*)?$', re.IGNORECASE)
+QUOTED = re.compile(
+    r'^(?:NETCDF|HDF5|ZARR|HDF4_\w+:\w+|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?(?::.*)?$', re.IGNORECASE
+)
 HEAD_BYTES = 1024
 TIFF_OR_HFA = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"EHFA")
-MARKUP = (b"<VRTDataset", b"<OGRVRT", b"<GDAL_W", b"<WCS_GDAL", b"<WMS_", b"<Capabilities", b"<TileMap", b"<kml")
+MARKUP = (
+    b"<VRTDataset",
+    b"<OGRVRT",
+    b"<GDAL_W",
+    b"<WCS_GDAL",
+    b"<WMS_",
+    b"<Capabilities",
+    b"<TileMap",
+    b"<kml",
+)
 SOURCES = {"sourcefilename", "sourcedataset", "dempath", "arraysource"}  # elements of a VRT that name a file
-BANDS = {"", "vrtsourcedrasterband", "vrtderivedrasterband", "vrtwarpedrasterband", "vrtpansharpenedrasterband"}
+BANDS = {
+    "",
+    "vrtsourcedrasterband",
+    "vrtderivedrasterband",
+    "vrtwarpedrasterband",
+    "vrtpansharpenedrasterband",
+}
 DATASETS = {"", "vrtwarpeddataset", "vrtpansharpeneddataset"}
 MOST_VRT_BYTES, MOST_VRTS, MOST_SIDE_FILES = 256 << 20, 1000, 32
 
@@ -174,7 +191,9 @@ class Check:
                 _check_side_files(local)
                 if _is_markup(local):
                     if not local.lower().endswith(".vrt"):
-                        raise InputError(f"{path}: its source {name} names other files or servers; take it out")
+                        raise InputError(
+                            f"{path}: its source {name} names other files or servers; take it out"
+                        )
                     nested.append(local)
         return nested
 
@@ -278,7 +297,7 @@ def _check_place(name: str, path: str, folder: str, relative: bool = False, anyw
     if is_remote(path) or path.startswith(LOCAL_VSI):
         base = path.rpartition("/")[0]
         place = os.path.normpath(inner if inner.startswith("/") else f"{base}/{inner}")
-        inside = f"{place}/".startswith(f"{os.path.normpath(base)}/") or relative and ".." not in inner
+        inside = f"{place}/".startswith(f"{os.path.normpath(base)}/") or (relative and ".." not in inner)
         local = ""
     else:
         local = os.path.abspath(there)

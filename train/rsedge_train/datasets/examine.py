@@ -147,7 +147,9 @@ def _verify_png(path: Path) -> None:
                 head = file.read(8)
                 size, kind = int.from_bytes(head[:4], "big"), head[4:]
                 if _crc_of(file, size, zlib.crc32(kind)) != int.from_bytes(file.read(4), "big"):
-                    raise InputError(f"{path} is truncated or damaged: the checksum of {kind!r} is wrong; copy it anew")
+                    raise InputError(
+                        f"{path} is truncated or damaged: the checksum of {kind!r} is wrong; copy it anew"
+                    )
     except EOFError as error:
         raise InputError(f"{path} is truncated or damaged: it ends too early; copy it anew") from error
     except OSError as error:
