@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.raster.areas import check_placed, map_bounds, parse_crs, ring_in_pixels
+from rsedge.fill import Edges
+from rsedge.raster.areas import check_placed, map_bounds, parse_crs, rings_in_pixels
 from rsedge.raster.grid import Grid
 from rsedge.vector_file import read_polygon_file
 from rsedge.window import Window
@@ -26,7 +27,6 @@ from rsedge.window import Window
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
 JSON_SUFFIXES = (".geojson", ".json")
-PIECE_PIXELS = 1 << 18  # of which crossings are counted at a time
 SNAP = 1024  # parts of a pixel: PROJ's last digits must not move an edge across a pixel's centre
 
 
@@ -78,15 +78,20 @@ class Aoi:
         if not polygons:
             raise InputError(f"{where} holds no polygon")
         of = None if crs is None else parse_crs(crs, where)
-        found = []
-        for rings in polygons:
-            there = [np.round(ring_in_pixels(ring, of, grid, where) * SNAP) / SNAP for ring in rings]
-            found.append(tuple(ring for ring in there if len(ring)))
-        there_are = [rings for rings in found if rings]
-        found = [rings for rings in there_are if _rows_and_cols(rings, grid)]
-        if not found and any(_reach(rings, grid) for rings in there_are):
+        sizes = [len(rings) for rings in polygons]
+        there = rings_in_pixels([ring for rings in polygons for ring in rings], of, grid, where)
+        found = list[tuple[Points, ...]]()
+        begin = 0
+        for size in sizes:
+            some = [np.round(ring * SNAP) / SNAP for ring in there[begin : begin + size] if len(ring)]
+            begin += size
+            if some:
+                found.append(tuple(some))
+        low, high = _bounds(found)
+        holding = _spans(low, high, grid)[0]
+        if not holding.any() and ((low < (grid.width, grid.height)) & (high > 0)).all(1).any():
             raise InputError(f"{where} holds no pixel's centre; make it larger")
-        if not found:
+        if not holding.any():
             every = np.concatenate([ring for rings in polygons for ring in rings])
             raise InputError(
                 f"{where} and the raster have no pixel in common: it spans "
@@ -94,16 +99,17 @@ class Aoi:
                 f"{_spelled(map_bounds(grid))} in {grid.crs} (west, south, east, north), "
                 f"{grid.height} rows and {grid.width} columns"
             )
-        return cls(grid, tuple(found))
+        return cls(grid, tuple(rings for rings, holds in zip(found, holding, strict=True) if holds))
 
     @cached_property
     def extent(self) -> Window:
         """The smallest window that holds every pixel whose centre lies within the polygons' bounds."""
-        spans = np.array([s for rings in self.polygons if (s := _rows_and_cols(rings, self.grid))])
-        if not len(spans):
+        holding, first, end = _spans(*_bounds(self.polygons), self.grid)
+        if not holding.any():
             raise InputError("the area of interest holds no pixel's centre; make it larger")
-        first, end = spans[:, :2].min(0), spans[:, 2:].max(0)
-        return Window(int(first[0]), int(first[1]), int(end[0] - first[0]), int(end[1] - first[1]))
+        col, row = first[holding].min(0).tolist()
+        col_end, row_end = end[holding].max(0).tolist()
+        return Window(row, col, row_end - row, col_end - col)
 
     @cached_property
     def digest(self) -> str:
@@ -121,22 +127,16 @@ class Aoi:
 
     def inside(self, window: Window) -> NDArray[np.bool_]:
         """(h, w): pixels whose centre is inside; the same for a pixel in whichever window it is asked."""
-        found = np.zeros((window.height, window.width), np.bool_)
-        for rings, bounds in zip(self.polygons, self._bounds, strict=True):
-            low_col, low_row, high_col, high_row = bounds
-            if (
-                low_row < window.row_end
-                and high_row > window.row
-                and low_col < window.col_end
-                and high_col > window.col
-            ):
-                _fill(rings, window, found)
-        return found
+        return self._edges.inside(window)
+
+    @property
+    def filling_bytes(self) -> int:
+        """What `inside` takes beside its result, and what is kept for it."""
+        return self._edges.filling_bytes
 
     @cached_property
-    def _bounds(self) -> list[tuple[float, ...]]:
-        joined = (np.concatenate(rings) for rings in self.polygons)
-        return [(*p.min(0).tolist(), *p.max(0).tolist()) for p in joined]
+    def _edges(self) -> Edges:
+        return Edges.of(self.polygons, self.grid.height)
 
 
 def parse_bbox(text: str) -> Bounds:
@@ -159,62 +159,20 @@ def check_bounds(bounds: Bounds) -> Bounds:
     return bounds
 
 
-def _fill(rings: tuple[Points, ...], window: Window, found: NDArray[np.bool_]) -> None:
-    """Set ``found``, (h, w) of the window, by the even-odd rule, a few rows at a time.
-
-    A pixel is inside when an odd number of edges cross its row left of its centre. Crossings are computed from
-    the edge and the row's number alone, so they do not depend on the window.
-    """
-    begin = np.concatenate([r[:-1] for r in rings])
-    end = np.concatenate([r[1:] for r in rings])
-    down = begin[:, 1] < end[:, 1]
-    upper, lower = np.where(down[:, None], begin, end), np.where(down[:, None], end, begin)
-    spans = np.stack([np.ceil(end[:, 1] - 0.5) for end in (upper, lower)], 1)
-    spans = np.clip(spans, window.row, window.row_end).astype(np.int64)
-    used = spans[:, 0] < spans[:, 1]
-    upper, lower, spans = upper[used], lower[used], spans[used]
-    step = max(1, PIECE_PIXELS // window.width)
-    for row in range(window.row, window.row_end, step):
-        piece = Window(row, window.col, min(step, window.row_end - row), window.width)
-        cut = np.clip(spans, piece.row, piece.row_end)
-        some = np.flatnonzero(cut[:, 0] < cut[:, 1])
-        if len(some):
-            rows = slice(row - window.row, piece.row_end - window.row)
-            found[rows] |= _parity(upper[some], lower[some], cut[some], piece)
+def _bounds(polygons: Sequence[Sequence[Points]]) -> tuple[Points, Points]:
+    """Lowest and highest column and row of each polygon, (p, 2) each."""
+    if not polygons:
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    points = np.concatenate([ring for rings in polygons for ring in rings])
+    begins = np.cumsum([0, *(sum(map(len, rings)) for rings in polygons)])[:-1]
+    return np.minimum.reduceat(points, begins), np.maximum.reduceat(points, begins)
 
 
-def _parity(a: Points, b: Points, spans: NDArray[np.int64], window: Window) -> NDArray[np.bool_]:
-    """Whether a pixel, (h, w), lies right of an odd number of the edges from ``a`` down to ``b``.
-
-    ``spans``: first row of the window that each edge crosses, and the one after the last.
-    """
-    first, count = spans[:, 0], spans[:, 1] - spans[:, 0]
-    edge = np.repeat(np.arange(len(count)), count)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    a, b = a[edge], b[edge]
-    x = a[:, 0] + (row + 0.5 - a[:, 1]) * (b[:, 0] - a[:, 0]) / (b[:, 1] - a[:, 1])
-    col = np.clip(np.ceil(x - 0.5), window.col, window.col_end).astype(np.int64)
-    place = (row - window.row) * (window.width + 1) + col - window.col
-    places, times = np.unique(place, return_counts=True)
-    flips = np.zeros(window.height * (window.width + 1), np.uint8)
-    flips[places[times % 2 == 1]] = 1
-    parity = np.bitwise_xor.accumulate(flips.reshape(window.height, window.width + 1)[:, :-1], 1)
-    return np.asarray(parity.view(np.bool_))
-
-
-def _reach(rings: Sequence[Points], grid: Grid) -> bool:
-    """Whether the bounds of the rings and the grid's outline overlap."""
-    points = np.concatenate(rings)
-    return bool((points.min(0) < (grid.width, grid.height)).all() and (points.max(0) > 0).all())
-
-
-def _rows_and_cols(rings: Sequence[Points], grid: Grid) -> tuple[int, int, int, int] | None:
-    """Row, column, row end and column end of the pixels whose centres lie within the bounds; None: none do."""
-    points = np.concatenate(rings)
+def _spans(low: Points, high: Points, grid: Grid) -> tuple[NDArray[np.bool_], NDArray[Any], NDArray[Any]]:
+    """Of each polygon's bounds, whether centres lie within; their first column and row, and those after the last."""
     most = np.array([grid.width, grid.height])
-    col, row = np.clip(np.ceil(points.min(0) - 0.5), 0, most).astype(int).tolist()
-    col_end, row_end = np.clip(np.ceil(points.max(0) - 0.5), 0, most).astype(int).tolist()
-    return (row, col, row_end, col_end) if row < row_end and col < col_end else None
+    first, end = (np.clip(np.ceil(side - 0.5), 0, most).astype(np.int64) for side in (low, high))
+    return np.asarray((first < end).all(1)), first, end
 
 
 def _meet(a: Window, b: Window) -> bool:
@@ -229,7 +187,7 @@ def _read_geojson(path: Path) -> tuple[list[Any], str]:
     """Geometries of a FeatureCollection, a Feature or a geometry, and their CRS."""
     try:
         root = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as GeoJSON: {error}") from error
     kind = root.get("type") if isinstance(root, dict) else None
     if kind == "FeatureCollection":
@@ -265,15 +223,19 @@ def _polygons(geometries: Sequence[Any], path: Path) -> Iterator[list[Points]]:
                 f"{path}: feature {number} is a {kind}; an area of interest is made of polygons only"
             )
         polygons = geometry.get("coordinates") or []
+        if not isinstance(polygons, list | tuple):
+            raise InputError(f"{path}: feature {number} has no list of coordinates")
         for rings in polygons if kind == "MultiPolygon" else [polygons]:
-            if len(rings):
+            if not isinstance(rings, list | tuple):
+                raise InputError(f"{path}: feature {number} has a polygon that is no list of rings")
+            if rings:
                 yield [_ring(ring, f"{path}: feature {number}") for ring in rings]
 
 
 def _ring(ring: Any, where: str) -> Points:
     try:
         points = np.array([position[:2] for position in ring], np.float64).reshape(-1, 2)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where} has a ring that is no list of positions") from error
     if len(points) < 3 or not np.isfinite(points).all():
         raise InputError(f"{where} has a ring of {len(points)} positions that bounds nothing")

@@ -60,7 +60,12 @@ class Span:
     @property
     def most_carried(self) -> int:
         """The most pixels that a window leaves to the next."""
-        return max((self.axis.size - self.own(n) for n in self.windows), default=0)
+        return max(0, self.axis.size - self.axis.steps(self.windows)[0])
+
+    @property
+    def most_own(self) -> int:
+        """The most pixels of a window that no later one holds: all of the last one's."""
+        return self.axis.size
 
 
 class Spans:
@@ -101,7 +106,7 @@ class RollingBand:
         across = spans.outline.width
         self._rows = np.zeros((max(1, spans.rows.most_carried), classes, across), np.float32)
         self._left = np.zeros((height, classes, max(1, spans.cols.most_carried)), np.float32)
-        most_done = max(spans.rows.own(row) for row in spans.rows.windows)
+        most_done = spans.rows.most_own
         self._mask = np.zeros((most_done, across), np.uint8)
         self._percent = np.zeros((classes, most_done, across), np.uint8) if probabilities else None
         # Percentages are made of whole planes of sums, which the kernel does not keep.

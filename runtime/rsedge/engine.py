@@ -75,6 +75,11 @@ class Inside(Protocol):
         """Of each pixel, (h, w), whether it is."""
         ...
 
+    @property
+    def filling_bytes(self) -> int:
+        """What `inside` takes beside its result."""
+        ...
+
 
 @dataclass(frozen=True)
 class Source:
@@ -222,8 +227,9 @@ class _Strips:
 
     def __init__(self, source: Source, spans: Spans, stats: Stats, fill: tuple[float, ...]) -> None:
         self._source, self._stats = source, stats
-        self._windows = source.reader.row_strips(spans.outline)
-        self._shape = max(w.height for w in self._windows), spans.outline.width
+        self._windows = source.reader.iter_strips(spans.outline)
+        first = source.reader.first_strips(spans.outline)
+        self._shape = max(w.height for w in first), spans.outline.width
         self._fill = np.array(fill, source.plan.dtype)[:, None, None]
         self._may_lack = source.reader.may_have_nodata(source.plan)
         self._free: SimpleQueue[tuple[NDArray[Any], NDArray[np.bool_]]] = SimpleQueue()

@@ -312,7 +312,8 @@ def identity(reader: RasterReader) -> str:
             continue  # statistics that QGIS leaves there; what it says of grid and nodata stands above
         try:
             state = path.stat()
-            facts.append([absolute(str(path)), state.st_size, state.st_mtime_ns])
+            # Not the inode: on some file systems it is another at each mount, and a run could not go on.
+            facts.append([absolute(str(path)), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
         except OSError:
             facts.append(str(path))  # a URL or an archive's member: GDAL's grid and bands must do
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from rsedge.errors import InputError
 from rsedge.raster.bands import Masking
 from rsedge.raster.parts import COMPRESSIONS
+from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.writer import Format
 from rsedge.tiling import Seam
 
@@ -42,6 +43,7 @@ class Options:
     max_ram_bytes: int | None = None  # work in columns where a whole row of windows would need more
     resume: bool = False  # go on where an earlier run of the same options was stopped
     overwrite: bool = False  # also a raster that rsedge did not write; also an unfinished run
+    trust: Trust = NAMED  # what the raster may open beside itself
     dask: str | None = None  # address of a dask.distributed scheduler whose workers share the work
 
     def __post_init__(self) -> None:

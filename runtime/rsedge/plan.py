@@ -19,7 +19,7 @@ from rsedge.errors import InputError
 from rsedge.memory import machine_bytes, rss_bytes
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.raster.cache import LEAST_BYTES
-from rsedge.raster.parts import part_areas
+from rsedge.raster.parts import part_areas, part_height
 from rsedge.raster.writer import BLOCK
 from rsedge.tiling import Tiling
 from rsedge.window import Window
@@ -27,8 +27,9 @@ from rsedge.window import Window
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
 MOST_OF_MACHINE = 0.85
 WARM_RUNS = 2  # ONNX Runtime plans its memory by a model's first run, and takes it on the second
+ROW_INSIDE_BYTES = 10  # of a pixel of a row that is filled
+FEW_BLOCKS, MOST_BLOCKS = 32, 4096  # of columns
 LARGE_CACHE_BYTES = 64 << 20
-INSIDE_BYTES = 4 << 20  # of an area of interest while its polygons are filled
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,6 @@ def make_plan(
     if max_ram_bytes is None:
         max_ram_bytes = round(machine_bytes() * MOST_OF_MACHINE)
     base_bytes = warm_up(backend)
-    area, count = work.area, 1
     if begun:
         plan = _plan(backend, work, begun[0], base_bytes)
         if plan.bound_bytes > max_ram_bytes:
@@ -90,14 +90,29 @@ def make_plan(
                 f"{plan.bound_bytes / 2**20:.0f} MiB; allow that with --max-ram, or begin anew with --overwrite"
             )
         return plan
+    return _widest(backend, work, base_bytes, max_ram_bytes)
+
+
+def _widest(backend: Backend, work: Work, base_bytes: int, max_ram_bytes: int) -> Plan:
+    """As few columns as keep to the memory: one by one while they are few, then by halves."""
+    area, count, too_few = work.area, 1, 0
     while True:
         width = -(-area.width // count // BLOCK) * BLOCK
         plan = _plan(backend, work, width, base_bytes)
         if plan.bound_bytes <= max_ram_bytes:
-            return plan
+            break
         if width <= BLOCK or width <= work.tiling.cols.tile:
             raise InputError(_too_little(plan, max_ram_bytes))
-        count = max(count + 1, -(-area.width // (width - BLOCK)))
+        too_few = count
+        count = max(count + 1, -(-area.width // (width - BLOCK))) if count < FEW_BLOCKS else 2 * count
+    while count - too_few > 1 and count > FEW_BLOCKS:
+        middle = (too_few + count) // 2
+        found = _plan(backend, work, -(-area.width // middle // BLOCK) * BLOCK, base_bytes)
+        if found.bound_bytes <= max_ram_bytes:
+            plan, count = found, middle
+        else:
+            too_few = middle
+    return plan
 
 
 def _too_little(plan: Plan, max_ram_bytes: int) -> str:
@@ -117,6 +132,11 @@ def _too_little(plan: Plan, max_ram_bytes: int) -> str:
 
 def _plan(backend: Backend, work: Work, width: int, base_bytes: int) -> Plan:
     area = work.area
+    if area.width > MOST_BLOCKS * width:
+        raise InputError(
+            f"{area.width} columns would be cut into blocks of {width}, more than {MOST_BLOCKS}; allow more memory "
+            "with --max-ram"
+        )
     blocks = tuple(
         Window(area.row, col, area.height, min(width, area.col_end - col))
         for col in range(area.col, area.col_end, width)
@@ -130,19 +150,20 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     """Bytes of everything that grows with the width of the block, at the busiest moment."""
     m, outline, area = backend.bundle.manifest, spans.outline, spans.area
     classes, side = len(m.classes), work.tiling.rows.tile
-    strip_rows = max(w.height for w in work.reader.row_strips(outline))
+    strip_rows = max(strip.height for strip in work.reader.first_strips(outline))
     # Those that a row of windows touches, and those that are being read meanwhile.
     strips = min(-(-side // strip_rows) + 1 + AHEAD, -(-outline.height // strip_rows))
     pixel_bytes = len(m.bands) * np.dtype(m.dtype).itemsize
     pixel_bytes += work.reader.may_have_nodata(work.bands) or work.inside is not None
     strip_bytes = strip_rows * outline.width * pixel_bytes
-    inside_bytes = 0 if work.inside is None else strip_rows * outline.width + INSIDE_BYTES
-    most_done = max(spans.rows.own(row) for row in spans.rows.windows)
-    finished = most_done * outline.width * (1 + classes * work.probabilities)
+    inside_bytes = 0
+    if work.inside is not None:  # its result, and at least one row at a time
+        inside_bytes = (strip_rows + ROW_INSIDE_BYTES) * outline.width + work.inside.filling_bytes
+    finished = spans.rows.most_own * outline.width * (1 + classes * work.probabilities)
     carried = 4 * classes * (spans.rows.most_carried * outline.width + spans.cols.most_carried * side)
     tile_bytes = side * side * (4 * classes * (ANSWERS_AHEAD + 1) + pixel_bytes) * max(1, backend.batch)
     totals = 4 * classes * side * side * 2
-    part_rows = max(part.height for part in part_areas(area))
+    part_rows = min(area.height, part_height(area.width))
     needed = {
         "strips": strips * strip_bytes,
         "reading": work.reader.extra_bytes(outline, work.bands) + inside_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ from rsedge.errors import InputError
 from rsedge.manifest import Manifest
 from rsedge.options import Options
 from rsedge.raster import BandPlan, Grid, RasterReader, check_target, describe_orientation, plan_bands
+from rsedge.raster.trust import NAMED, Trust
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
 RESAMPLE = "; --resample reads it at the model's GSD"
 SAME_GSD = 0.01  # share by which ground sampling distances may differ and no model sees it
+LEAST_SIDE = 512  # pixels: a model sees at least a tile, however narrow the raster
+MOST_PIXELS, MOST_WINDOWS = 4 * 10**12, 10**8  # of a run that ends some day
 MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
 
 
 def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> RasterReader:
     """The raster, resampled to the model's GSD where that was asked for and is known to differ."""
-    reader = RasterReader(raster, threads=read_threads())
+    reader = RasterReader(raster, read_threads(), options.trust)
     if not options.resample:
         return reader
     with reader:
@@ -31,10 +35,10 @@ def open_reader(raster: Path | str, manifest: Manifest, options: Options) -> Ras
         raise InputError(f"resample was asked for, but the GSD of the {which} is unknown; leave it out")
     factor = resample_by(gsd_m, trained)
     if factor == 1:
-        return RasterReader(raster, threads=read_threads())
+        return RasterReader(raster, read_threads(), options.trust)
     from rsedge.raster.resample import Resampled  # noqa: PLC0415 - wanted seldom
 
-    return Resampled(raster, factor, threads=read_threads())
+    return Resampled(raster, factor, read_threads(), options.trust)
 
 
 def resample_by(gsd_m: float, trained: tuple[float, float]) -> float:
@@ -49,9 +53,18 @@ def resample_by(gsd_m: float, trained: tuple[float, float]) -> float:
     return handy if abs(factor / handy - 1) <= SAME_GSD else factor
 
 
-def check_whole(raster: Path | str) -> None:
-    """Raise InputError where the raster cannot be opened, or its last pixel not read: the end may be missing."""
-    with RasterReader(raster) as reader:
+def check_whole(raster: Path | str, trust: Trust = NAMED, most_pixels: float = math.inf) -> None:
+    """Raise InputError where the raster cannot be opened, or its last pixel not read: the end may be missing.
+
+    Also where it has more pixels than ``most_pixels``, each side counted as long as LEAST_SIDE at least.
+    """
+    with RasterReader(raster, trust=trust) as reader:
+        height, width = reader.stored_size
+        if (pixels := max(height, LEAST_SIDE) * max(width, LEAST_SIDE)) > most_pixels:
+            raise InputError(
+                f"{height} rows and {width} columns take as long as {pixels / 1e6:.0f} Mpx; allowed are "
+                f"{most_pixels / 1e6:g} (--max-pixels)"
+            )
         reader.read_raw(Window(reader.grid.height - 1, reader.grid.width - 1, 1, 1))
 
 
@@ -93,7 +106,13 @@ def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tupl
     """Which bands feed the model and which windows cover the raster. Raises InputError where that cannot be."""
     plan = plan_bands(reader, manifest, options.bands, options.scale, options.masking)
     grid = reader.grid
-    return plan, Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
+    tiling = Tiling.of(grid.height, grid.width, manifest.tile, options.overlap, options.seam)
+    if grid.height * grid.width > MOST_PIXELS or tiling.windows > MOST_WINDOWS:
+        raise InputError(
+            f"{reader.path} has {grid.height} rows and {grid.width} columns, {tiling.windows} windows: no raster is "
+            f"that large ({MOST_PIXELS / 1e12:g} Tpx and {MOST_WINDOWS} windows are allowed); cut it"
+        )
+    return plan, tiling
 
 
 def run_notes(

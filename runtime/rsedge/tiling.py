@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,27 @@ from rsedge.window import Window
 
 Seam = Literal["blend", "crop"]
 MAX_OVERLAP = 0.75
+MOST_LISTED = 1 << 16  # windows of an axis that are kept as a list, which is quicker
+
+
+@dataclass(frozen=True)
+class _Spread(Sequence[int]):
+    """``steps`` + 1 whole numbers spread evenly from ``first`` to ``first`` + ``last``, none of them kept."""
+
+    last: int
+    steps: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return self.steps + 1
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return tuple(self[n] for n in range(*number.indices(len(self))))
+        number += len(self) * (number < 0)
+        if not 0 <= number <= self.steps:
+            raise IndexError(number)
+        return self.first + number * self.last // max(1, self.steps)
 
 
 @dataclass(frozen=True)
@@ -53,21 +74,40 @@ class Axis:
         """The most pixels from one window's start to the next."""
         return max(1, self.tile - round(self.tile * self.overlap))
 
+    @property
+    def count(self) -> int:
+        """How many windows."""
+        return len(self.starts) if self.shift else self._steps + 1
+
+    @property
+    def _steps(self) -> int:
+        return -(-max(0, self.length - self.tile) // self.stride)
+
     @cached_property
-    def starts(self) -> tuple[int, ...]:
+    def starts(self) -> Sequence[int]:
         """First pixel of every window, ascending."""
         last = max(0, self.length - self.tile)
         if self.shift:
             offset = min(last, round(self.stride * self.shift))
             rest = Axis(self.length - offset, self.tile, self.overlap, self.seam).starts
             return tuple(sorted({0, *(offset + start for start in rest)}))
-        steps = -(-last // self.stride)
-        return tuple(i * last // max(1, steps) for i in range(steps + 1))
+        spread = _Spread(last, self._steps)
+        return spread if len(spread) > MOST_LISTED else tuple(spread)
 
     @cached_property
-    def ends(self) -> tuple[int, ...]:
+    def ends(self) -> Sequence[int]:
         """First pixel beyond every window."""
+        if isinstance(self.starts, _Spread):
+            return replace(self.starts, first=self.size)
         return tuple(start + self.size for start in self.starts)
+
+    def steps(self, windows: range) -> tuple[int, int]:
+        """The fewest and the most pixels from one of some windows to the next; of very many, bounds."""
+        if isinstance(self.starts, _Spread):
+            last, steps = self.starts.last, self.starts.steps
+            return last // steps, -(-last // steps)
+        found = [self.starts[n + 1] - self.starts[n] for n in windows[:-1]]
+        return min(found, default=self.size), max(found, default=self.size)
 
     def covering(self, begin: int, end: int) -> range:
         """The windows that hold one of the pixels ``begin`` .. ``end``, by number."""
@@ -135,8 +175,13 @@ class Tiling:
         """Tiling of a raster of ``height`` x ``width`` pixels by square tiles."""
         return cls(Axis(height, tile, overlap, seam, shift), Axis(width, tile, overlap, seam, shift))
 
+    @property
+    def windows(self) -> int:
+        """How many there are; `len` cannot say more than 2^63."""
+        return self.rows.count * self.cols.count
+
     def __len__(self) -> int:
-        return len(self.rows.starts) * len(self.cols.starts)
+        return self.windows
 
     def __iter__(self) -> Iterator[Window]:
         for row in self.rows.starts:

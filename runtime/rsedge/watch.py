@@ -2,6 +2,9 @@
 
 Polled, since network mounts tell nobody of new files. A raster is taken when it and its side files have stayed the
 same for a while and its last pixel can be read; one that changes all the same while it is read waits again.
+
+Others feed the folder: no entry may end the watcher. Whatever reading one raises refuses that one; one that ends the
+process all the same is known by the ledger to the next, which refuses it.
 """
 
 from __future__ import annotations
@@ -9,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,8 +24,10 @@ from pathlib import Path
 from rsedge.backends import Backend
 from rsedge.engine import Progress
 from rsedge.errors import BackendError, BusyError, InputError, RsedgeError, unexpected
+from rsedge.journal import folder_of
 from rsedge.options import Options, Result
 from rsedge.prepare import check_whole
+from rsedge.raster.trust import Trust, leads_to_system
 from rsedge.raster.writer import tag_of
 from rsedge.segmentation import is_done, segment
 from rsedge.version import __version__
@@ -30,7 +36,8 @@ from rsedge.watch_ledger import PULSE_S, Entry, Ledger, State
 PATTERNS = ("*.tif", "*.tiff")
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".temp", ".swp", "~")
 MOST_NAME_BYTES = 235  # of a mask; file systems take 255, and names of hidden files beside it are longer
-TRIES = 2  # of a raster; one that has ended the watcher as often waits behind all others
+TRIES = 2  # of a raster; one that has ended the watcher as often is refused
+MOST_PIXELS = 100_000_000_000  # of a raster; a header that says more would keep the watcher from all others
 SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".tfw", ".tifw", ".wld", ".prj")
 
 
@@ -69,6 +76,8 @@ class Watch:
 
     ``patterns``: of the rasters' names, whatever their case. ``settle_s``: for how long a file must not have
     changed; ``every_s``: between two looks. ``preview``: a PNG beside each mask. ``show`` gives a raster's progress.
+    ``most_pixels``: larger rasters are refused. ``allow``: see `Trust`; neither VRTs nor what its name says is
+    opened without.
 
     Raises InputError where the two folders are one, or the folder is none.
     """
@@ -81,15 +90,20 @@ class Watch:
     preview: bool = False
     settle_s: float = 10.0
     every_s: float = 5.0
+    most_pixels: float = MOST_PIXELS
+    allow: tuple[str, ...] = ()
     show: Show = lambda _: nullcontext()
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
         check_folders(self.folder, self.ledger.folder)
+        self.options = replace(self.options, trust=Trust(named=False, allow=self.allow))
+        self._odd: list[str] = []  # names in the folder that are no files: reading one may never end
         self._seen: dict[str, tuple[object, float]] = {}  # how a raster looked, and since when
         self._told: set[tuple[str, str]] = set()
-        about = [__version__, self.model.bundle.sha256, self.model.bundle.precision, asdict(self.options)]
+        bundle = self.model.bundle
+        about = [__version__, bundle.sha256, bundle.precision, asdict(self.options), self.most_pixels]
         self._settings = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
 
     def run(self, once: bool = False) -> Iterator[Event]:
@@ -113,11 +127,12 @@ class Watch:
     def of_other_models(self) -> int:
         """How many of the folder's rasters are done already, by another model: they stay as they are."""
         listing = self._listing()
-        done = [e for e in self.ledger.entries.values() if not e.reason and listing.get(e.source) == e.state]
+        there = [(e, listing[e.source]) for e in self.ledger.entries.values() if e.source in listing]
+        done = [e for e, state in there if not e.reason and e.state.is_same(state)]
         return sum(e.model_sha256 != self.model.bundle.sha256 for e in done)
 
     def _ready(self) -> list[tuple[str, State]]:
-        """Rasters complete and not accounted for, the oldest first; last, those the watcher does not survive."""
+        """Rasters complete and not accounted for, the oldest first."""
         self.ledger.beat()
         listing, now, ready = self._listing(), self.clock(), list[tuple[str, State]]()
         names = sorted(listing)
@@ -130,13 +145,24 @@ class Watch:
             if now - self._seen[name][1] >= self.settle_s:
                 ready.append((name, listing[name]))
         self._seen = {name: seen for name, seen in self._seen.items() if name in listing}
-        return sorted(ready, key=lambda r: (self.ledger.unfinished[r[0]] >= TRIES, r[1].mtime_ns, r[0]))
+        return sorted(ready, key=lambda r: (r[1].mtime_ns, r[0]))
 
     def _listing(self) -> Mapping[str, State]:
+        """The files of the folder; of links, those that lead to one. Raises OSError where the folder has gone."""
+        found, self._odd = dict[str, State](), list[str]()
         with os.scandir(self.folder) as entries:
-            names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
-        states = {name: State.of(self.folder / name) for name in names}
-        return {name: state for name, state in states.items() if state}
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                with suppress(OSError):  # a link that cannot be followed, or that has gone meanwhile
+                    facts = entry.stat()
+                    if not stat.S_ISREG(facts.st_mode) or (
+                        entry.is_symlink() and leads_to_system(entry.path)
+                    ):
+                        self._odd += [] if stat.S_ISDIR(facts.st_mode) else [entry.name]
+                    else:
+                        found[entry.name] = State.by(facts)
+        return found
 
     def _is_wanted(self, name: str) -> bool:
         name = name.lower()
@@ -147,39 +173,59 @@ class Watch:
     def _do(self, name: str, state: State) -> Event | None:
         """Segment a raster and note that. None where there is nothing to tell."""
         source, target = self.folder / name, self.ledger.folder / f"{Path(name).stem}.tif"
-        done = Entry(
-            name, state.size_bytes, state.mtime_ns, target.name, self.model.bundle.sha256, self._settings
-        )
+        sha256, facts = self.model.bundle.sha256, asdict(state)
+        done = Entry(source=name, out=target.name, model_sha256=sha256, settings=self._settings, **facts)
         try:
-            self._check(source, target, state)
-            self.ledger.begin(name)
+            self._check_entry(source, target, state)
+            self.ledger.begin(name, state, _kept_bytes(target))  # before anything of it is read
+            self._check(source, target)
             result = self._segment(source, target)
-        except InputError as error:
-            self.ledger.beat()  # an output folder that has gone is no fault of the raster's
-            if State.of(source) != state or isinstance(error, BusyError):
-                return self._later(source, str(error))
-            self.ledger.add(replace(done, reason=str(error)))
-            return Refused(source, str(error))
         except BackendError as error:
+            self.ledger.leave()
             raise BackendError(f"{name}: {error}") from error
-        except (RsedgeError, OSError, MemoryError):
-            raise  # no fault of the raster's
-        except Exception as error:  # the others may be well
-            self.ledger.beat()
-            reason = unexpected(str(source), error)
-            self.ledger.add(replace(done, reason=reason))
-            return Refused(source, reason)
+        except Exception as error:
+            if isinstance(error, RsedgeError) and not isinstance(error, InputError):
+                self.ledger.leave()
+                raise  # of the model or of the output folder: no fault of the raster's
+            return self._refuse(source, state, done, error)
+        except BaseException:
+            self.ledger.leave()  # Ctrl-C
+            raise
         self.ledger.add(done)
         return Done(source, target, result)
 
-    def _check(self, source: Path, target: Path, state: State) -> None:
-        """Raise InputError where the raster is not whole, or its mask would take another file's place."""
+    def _refuse(self, source: Path, state: State, done: Entry, error: Exception) -> Event | None:
+        """What follows from an error of a raster's: the others may be well."""
+        self.ledger.beat()  # an output folder that has gone is no fault of the raster's
+        is_ours = isinstance(error, InputError)
+        if isinstance(error, BusyError) or (is_ours and State.of(source) != state):
+            self.ledger.leave()
+            return self._later(source, str(error))
+        reason = str(error) if is_ours else unexpected(str(source), error)
+        self.ledger.add(replace(done, reason=reason))
+        return Refused(source, reason)
+
+    def _check_entry(self, source: Path, target: Path, state: State) -> None:
+        """Raise InputError where a raster is not even to be begun. Nothing of it is read."""
         _check_name(target)
         if State.of(source) != state:
             raise BusyError("it is being written")
         if not os.access(source, os.R_OK):
             raise BusyError(f"no permission to read it; `chmod +r {source.name}`")
-        check_whole(source)
+        if (times := self.ledger.endings(source.name, state)) >= TRIES:
+            raise InputError(
+                f"it has ended the watcher {times} times; `rsedge infer` on it tells more, `touch` has it tried again"
+            )
+        if not state.size_bytes:
+            raise InputError("it is empty")
+        stem = source.stem.casefold()
+        for name in self._odd:  # GDAL looks for many names beside a raster, and a pipe never ends
+            if stem in name.casefold():
+                raise InputError(f"{name} beside it is a device, a pipe or a socket; remove that")
+
+    def _check(self, source: Path, target: Path) -> None:
+        """Raise InputError where the raster is not whole, or its mask would take another file's place."""
+        check_whole(source, self.options.trust, self.most_pixels)
         owner = self.ledger.owner(target.name)
         if owner not in {None, source.name}:
             raise InputError(f"its mask would take the place of {owner}'s, {target.name}; rename it")
@@ -216,6 +262,13 @@ class Watch:
         while (left := end - self.clock()) > 0:
             self.sleep(min(left, PULSE_S))
             self.ledger.keep_beating()
+
+
+def _kept_bytes(target: Path) -> int:
+    """Of the journal of a run that was cut off: more where it has come further."""
+    with suppress(OSError):
+        return sum(e.stat(follow_symlinks=False).st_size for e in os.scandir(folder_of(target)))
+    return 0
 
 
 def _check_name(target: Path) -> None:

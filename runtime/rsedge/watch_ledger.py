@@ -1,6 +1,7 @@
 """What a watcher has done, on the disk beside its masks, so that it does nothing twice whatever ends it.
 
-    .rsedge-watch.jsonl    a line when a raster is begun, one when it is done or refused, on the disk before it goes on
+    .rsedge-watch.jsonl    a line when a raster is begun, one when it is done, refused or left, on the disk before
+                           anything of it is read and before it goes on
     .rsedge-watch.lock     locked while a watcher is at work; the lock ends with its process
     .rsedge-watch.alive    touched while it is well
 
@@ -14,9 +15,8 @@ import contextlib
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -32,24 +32,38 @@ PULSE_S, LOST_S = 10.0, 300.0
 
 @dataclass(frozen=True)
 class State:
-    """What tells a file's contents from those it had before."""
+    """What tells a file's contents from those it had before. None: an older ledger does not say."""
 
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int | None = None  # with `cp -p` and `rsync -t` it alone tells
+    inode: int | None = None
 
     @classmethod
     def of(cls, path: Path) -> State | None:
         """None where there is no such file."""
         try:
-            facts = path.stat()
+            return cls.by(path.stat())
         except OSError:
             return None
-        return cls(facts.st_size, facts.st_mtime_ns)
+
+    @classmethod
+    def by(cls, facts: os.stat_result) -> State:
+        """Of what the system says of a file."""
+        return cls(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+
+    def is_same(self, other: State) -> bool:
+        """Whether the contents are the same, by all that both say."""
+        pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
+        return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of a raster: done, or refused for a ``reason``. ``settings``: a digest of model and options."""
+    """What became of a raster: done, or refused for a ``reason``. ``settings``: a digest of model and options.
+
+    Raises TypeError where a field is of another kind: a line that is not ours.
+    """
 
     source: str
     size_bytes: int
@@ -58,11 +72,28 @@ class Entry:
     model_sha256: str
     settings: str
     reason: str | None = None
+    ctime_ns: int | None = None
+    inode: int | None = None
+
+    def __post_init__(self) -> None:
+        texts = self.source, self.out, self.model_sha256, self.settings, self.reason or ""
+        numbers = self.size_bytes, self.mtime_ns, self.ctime_ns or 0, self.inode or 0
+        if not all(isinstance(t, str) for t in texts) or not all(isinstance(n, int) for n in numbers):
+            raise TypeError(f"no entry of a ledger: {texts} {numbers}")
 
     @property
     def state(self) -> State:
         """Of the raster, then."""
-        return State(self.size_bytes, self.mtime_ns)
+        return State(self.size_bytes, self.mtime_ns, self.ctime_ns, self.inode)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How often contents were begun and never came to an end, with ``kept_bytes`` of the run's journal at the last."""
+
+    state: State
+    kept_bytes: int
+    times: int = 1
 
 
 class Ledger:
@@ -73,7 +104,8 @@ class Ledger:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.entries = folder, dict[str, Entry]()
-        self.unfinished = Counter[str]()  # how often a raster was begun since it last came to an end
+        self.unfinished = dict[str, Attempt]()  # by raster
+        self._begun: str | None = None  # now
         self._clock = clock
         self._owners: dict[str, str] = {}  # mask to source; some file systems know no capitals
 
@@ -96,10 +128,27 @@ class Ledger:
     ) -> None:
         self._open.close()
 
-    def begin(self, source: str) -> None:
-        """Note that a raster is begun, so that should it end this process, the next one knows."""
-        self._write({"begun": source})
-        self.unfinished[source] += 1
+    def begin(self, source: str, state: State, kept_bytes: int = 0) -> None:
+        """Note that a raster is begun, so that should it end this process, the next one knows.
+
+        ``kept_bytes``: of what is on the disk of an earlier run; where that has grown, the earlier run was not in vain.
+        """
+        self._write({"begun": source, "kept_bytes": kept_bytes, **asdict(state)})
+        self._count(source, Attempt(state, kept_bytes))
+        self._begun = source
+
+    def leave(self) -> None:
+        """Note that the raster begun last did not end this process, whatever did; nothing where it came to an end."""
+        source, self._begun = self._begun, None
+        if source is not None and source in self.unfinished:
+            with contextlib.suppress(OutputError):  # counted then, as if it had been the raster
+                self._write({"left": source})
+                self._uncount(source)
+
+    def endings(self, source: str, state: State) -> int:
+        """How often these contents have ended a watcher that had not come further since."""
+        attempt = self.unfinished.get(source)
+        return attempt.times if attempt and attempt.state.is_same(state) else 0
 
     def add(self, entry: Entry) -> None:
         """Note what became of a raster; it is on the disk when this returns."""
@@ -109,7 +158,7 @@ class Ledger:
     def accounts_for(self, source: str, state: State, settings: str) -> bool:
         """Whether nothing is left to do: these contents are done, or were refused by the same model and options."""
         entry = self.entries.get(source)
-        if entry is None or entry.state != state:
+        if entry is None or not entry.state.is_same(state):
             return False
         return entry.reason is None or entry.settings == settings
 
@@ -135,12 +184,34 @@ class Ledger:
     def _load(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             for line in (self.folder / LINES).read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, TypeError):
-                    facts = json.loads(line)
-                    if isinstance(facts, dict) and isinstance(begun := facts.get("begun"), str):
-                        self.unfinished[begun] += 1
-                    else:
-                        self._note(Entry(**facts))
+                with contextlib.suppress(ValueError, TypeError, RecursionError):  # torn, or not ours
+                    self._take(json.loads(line))
+
+    def _take(self, facts: object) -> None:
+        """One line. Raises TypeError where it is none of ours."""
+        if not isinstance(facts, dict):
+            return
+        if isinstance(left := facts.get("left"), str):
+            self._uncount(left)
+        elif isinstance(begun := facts.pop("begun", None), str):
+            kept_bytes = int(facts.pop("kept_bytes", 0))
+            state = (
+                State(**facts) if facts else State(-1, -1)
+            )  # of an older ledger: these contents are not known
+            self._count(begun, Attempt(state, kept_bytes))
+        else:
+            self._note(Entry(**facts))
+
+    def _count(self, source: str, attempt: Attempt) -> None:
+        before = self.unfinished.get(source)
+        if before and before.state.is_same(attempt.state) and attempt.kept_bytes <= before.kept_bytes:
+            attempt = replace(attempt, times=before.times + 1)
+        self.unfinished[source] = attempt
+
+    def _uncount(self, source: str) -> None:
+        attempt = self.unfinished.pop(source, None)
+        if attempt and attempt.times > 1:
+            self.unfinished[source] = replace(attempt, times=attempt.times - 1)
 
     def _write(self, facts: Mapping[str, object]) -> None:
         with disk_errors(self.folder):

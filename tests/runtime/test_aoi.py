@@ -4,6 +4,7 @@ import importlib.util
 import json
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyogrio.raw
@@ -18,7 +19,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
-from rsedge import aoi
+from rsedge import fill
 from rsedge.aoi import Aoi, parse_bbox
 from rsedge.errors import BackendError, InputError
 from rsedge.raster.areas import cropped_grid
@@ -94,12 +95,18 @@ def test_inside_is_by_centres_whatever_the_window(shapes: list, window: Window):
 
 
 @settings(max_examples=50, deadline=None)
-@given(shapes=st.lists(triangles, min_size=1, max_size=3), window=windows, pixels=st.integers(1, 500))
-def test_inside_does_not_depend_on_the_pieces(shapes: list, window: Window, pixels: int):
+@given(
+    shapes=st.lists(triangles, min_size=1, max_size=6),
+    window=windows,
+    pixels=st.integers(1, 500),
+    crossings=st.integers(1, 60),
+)
+def test_inside_does_not_depend_on_the_pieces(shapes: list, window: Window, pixels: int, crossings: int):
     area = Aoi(GRID, tuple((closed(points),) for points in shapes))
     expected = area.inside(window)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aoi, "PIECE_PIXELS", pixels)
+        patch.setattr(fill, "PIECE_PIXELS", pixels)
+        patch.setattr(fill, "PIECE_CROSSINGS", crossings)
         np.testing.assert_array_equal(area.inside(window), expected)
 
 
@@ -368,3 +375,92 @@ def test_control_points_and_rpcs_are_shifted():
     assert crop.transform.is_identity
     with pytest.raises(InputError, match="leaves a raster"):
         cropped_grid(GRID, Window(30, 0, 11, 5))
+
+
+def zigzag(rows: int, width: int, teeth: int) -> np.ndarray:
+    """A ring whose every edge crosses all rows."""
+    across = np.linspace(1, width - 1, 2 * teeth + 1)
+    down = np.where(np.arange(len(across)) % 2, rows - 0.3, 0.3)
+    return closed([*zip(across, down, strict=True), (width - 1, -5.0), (1.0, -5.0)])
+
+
+def test_edges_that_cross_every_row_take_little_memory():
+    grid = Grid(4000, 3000, UTM, Affine(0.5, 0, 500000, 0, -0.5, 5400000))
+    area, window = Aoi(grid, ((zigzag(4000, 3000, 3000),),)), Window(1000, 0, 512, 3000)
+    area.inside(Window(0, 0, 1, 1))
+    tracemalloc.start()
+    found = area.inside(window)
+    peak_bytes = tracemalloc.get_traced_memory()[1] - found.nbytes
+    tracemalloc.stop()
+    assert peak_bytes < area.filling_bytes < 12 << 20
+    expected = area.inside(Window(1200, 0, 3, 3000))
+    np.testing.assert_array_equal(found[200:203], expected)
+    assert 0.3 < found.mean() < 0.7
+
+
+def test_a_citys_buildings_are_found_by_their_rows(tmp_path):
+    """Work grows with the polygons in reach: counted as edges looked at, whatever the machine's speed."""
+    grid, count = Grid(20_000, 20_000, UTM, Affine(0.5, 0, 500000, 0, -0.5, 5400000)), 20_000
+    rng = np.random.default_rng(1)
+    at = rng.integers(0, 19_980, (count, 2)) + 0.25
+    squares = [[closed([(x, y), (x + 9, y), (x + 9, y + 9), (x, y + 9)])] for x, y in at]
+    lonlat = [
+        np.column_stack(transform_points(UTM, "EPSG:4326", *on_map(s, grid).T.tolist())) for (s,) in squares
+    ]
+    area = Aoi.from_file(geojson(tmp_path / "city.geojson", [[ring] for ring in lonlat], crs=None), grid)
+    window = Window(7000, 3000, 200, 9000)
+    expected = np.zeros((200, 9000), bool)
+    for x, y in at - 0.25:
+        top, left = int(y) - 7000, int(x) - 3000
+        expected[max(top, 0) : max(top + 9, 0), max(left, 0) : max(left + 9, 0)] = True
+    found = area.inside(window)
+    assert np.count_nonzero(found != expected) <= found.size * 1e-4  # where PROJ's way back is off
+    edges = area._edges
+    assert np.searchsorted(edges.tops, 7200) - np.searchsorted(edges.bottoms, 7000, side="right") < count / 50
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "http://127.0.0.1:9/crs.wkt",
+        "/etc/passwd",
+        "a.prj",
+        "ftp://x/y",
+        "{x",
+        "+init=/etc/x:y",
+        "SRS from a friend",
+    ],
+)
+def test_a_crs_is_a_text_and_no_address(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.prj").write_text(UTM.to_wkt())
+    asked = []
+    stub = SimpleNamespace(from_user_input=lambda text: asked.append(text) or CRS.from_user_input(text))
+    monkeypatch.setattr("rsedge.raster.areas.CRS", stub)
+    ring = closed([(0, 0), (1, 0), (1, 1)])
+    with pytest.raises(InputError, match="CRS"):
+        Aoi.from_file(geojson(tmp_path / "a.geojson", [[ring]], crs=name), GRID)
+    assert asked in ([], ["{x"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EPSG:32631", "urn:ogc:def:crs:EPSG::32631", "+proj=utm +zone=31 +datum=WGS84", UTM.to_wkt(),
+        "http://www.opengis.net/def/crs/EPSG/0/32631", json.dumps(UTM.to_dict(projjson=True)),
+    ],
+)  # fmt: skip
+def test_ways_to_write_a_crs(tmp_path, name):
+    ring = on_map(closed([(0, 0), (20, 0), (20, 20), (0, 20)]), GRID)
+    area = Aoi.from_file(geojson(tmp_path / "a.geojson", [[ring]], crs=name), GRID)
+    assert area.extent == Window(0, 0, 20, 20)
+
+
+@pytest.mark.parametrize(
+    "coordinates", ["5", "[5]", "[[5]]", '"x"', "[[[0, 0], [1, 0], [1e400, 1]]]", f"[[[0, 0], [{10**400}, 0], [1, 1]]]",
+                    "[" * 100_000],
+)  # fmt: skip
+def test_coordinates_that_are_none(tmp_path, coordinates):
+    (path := tmp_path / "a.json").write_text(f'{{"type": "Polygon", "coordinates": {coordinates}}}')
+    with pytest.raises(InputError):
+        Aoi.from_file(path, GRID)

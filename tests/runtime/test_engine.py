@@ -319,7 +319,8 @@ def test_batches_and_overwritten_answers_change_nothing(tmp_path: Path, kept: in
 def test_strips_are_read_into_memory_that_is_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RasterReader.row_strips, "__defaults__", (32,))
+    for strips in (RasterReader.iter_strips, RasterReader.first_strips):
+        monkeypatch.setattr(strips, "__defaults__", (32,))
     pixels = np.ones((3, 1200, 90), np.uint8)
     raster = write(tmp_path / "raster.tif", pixels, tiled=True, blockxsize=16, blockysize=16)
     places: list[int] = []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -257,3 +258,16 @@ def test_what_does_not_fit_is_refused():
             PixelAreas(np.array([0.5]), np.array([0.0, 9.0]), m2)
     with pytest.raises(ValueError, match="1 columns"):
         PixelAreas(np.array([0.5]), np.array([0.0]), np.ones((1, 1)))
+
+
+def test_a_raster_of_any_height_takes_no_memory_of_its_own() -> None:
+    for height in (10**9, 2**31 - 1):
+        tracemalloc.start()
+        areas = pixel_areas(CRS.from_epsg(4326), Affine(1e-9, 0, 5, 0, -1e-9, 1), height, 1)
+        assert areas is not None
+        rows = areas.of(Window(height - 10, 0, 10, 1))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak_bytes < 5 << 20
+        assert rows.shape == (10, 1)
+        assert (rows > 0).all()

@@ -22,6 +22,7 @@ from rsedge.backends import Backend
 from rsedge.errors import unexpected
 from rsedge.raster import RasterReader
 from rsedge.raster.grid import unreferenced_allowed
+from rsedge.raster.trust import NAMED, Trust
 from toys import read, strongest
 
 Write = Callable[..., Path]
@@ -96,10 +97,10 @@ def test_an_error_nobody_foresaw_is_one_rasters_failure(
     rasters = [write_raster(noise(40, 50), f"{i}.tif") for i in range(3)]
     opened = RasterReader.__init__
 
-    def fail(self: RasterReader, path: Path | str, threads: int = 1) -> None:
+    def fail(self: RasterReader, path: Path | str, threads: int = 1, trust: Trust = NAMED) -> None:
         if str(path).endswith("1.tif") and threads:
             raise error
-        opened(self, path, threads)
+        opened(self, path, threads, trust)
 
     monkeypatch.setattr(RasterReader, "__init__", fail)
     code, _, complaint = call_rsedge("infer", *rasters, "--out-dir", tmp_path / "out", "--model", bundle)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 
-from rsedge.raster import BandPlan, RasterReader, bounded_cache, exact_cache
+from rsedge.raster import BandPlan, RasterReader, bounded_cache, exact_cache, opening
 from rsedge.raster.cache import LEAST_BYTES
 from rsedge.window import Window
 from toys import SHARED, shared
@@ -80,6 +80,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return really_open(path, opener=lambda name, mode="rb", **_: CountedFile(name, "rb"), **options)
 
     monkeypatch.setattr(rasterio, "open", opened)
+    monkeypatch.setattr(opening, "open_with", lambda path, _: opened(path))
     return count
 
 

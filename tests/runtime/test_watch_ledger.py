@@ -83,7 +83,14 @@ def test_a_state_is_the_files_size_and_time(tmp_path: Path) -> None:
     assert State.of(path) is None
     path.write_bytes(b"123")
     os.utime(path, ns=(1, 987654321))
-    assert State.of(path) == State(3, 987654321)
+    state = State.of(path)
+    assert state is not None
+    assert state.is_same(State(3, 987654321))
+    assert not state.is_same(State(3, 987654322))
+    os.utime(path, ns=(1, 987654321))  # as `cp -p` does
+    again = State.of(path)
+    assert again is not None
+    assert not again.is_same(state)
 
 
 def test_a_watcher_is_well_while_its_pulse_is_young(tmp_path: Path) -> None:

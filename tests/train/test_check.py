@@ -317,3 +317,9 @@ def test_indices_beside_0_and_255_are_told(tmp_path: Path) -> None:
     assert any(f"{lost} px of 255 in one-band labels are taken for unlabelled" in n for n in report.notes)
     one_band(tmp_path, lambda k: k)
     assert not any("taken for unlabelled" in n for n in check(tmp_path, val=("c",)).notes)
+
+
+def test_a_mask_of_any_size_is_no_decompression_bomb(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # as 14000 x 14000 exceed Pillow's own
+    report = check(root)
+    assert report.ok

@@ -1,5 +1,7 @@
 """The state of a run: whole, checked, and put back as it was."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -78,6 +80,21 @@ def test_a_missing_a_damaged_and_a_foreign_file(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "s")
     with pytest.raises(ModelError, match="no whole state"):
         parts.load(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": None}, {"position": 7}, {"facts": 5}, {"scaler": []}, {"position": {"step": "1"}},
+        {"position": {"step": 1, "seconds": [1]}}, {"position": {"unknown": 1}},
+    ],
+)  # fmt: skip
+def test_odd_facts_of_a_state_are_an_error(tmp_path, change):
+    header = {"schema": 1, "position": {"step": 1}, "scaler": {}, "facts": {}, **change}
+    for path, text in ((tmp_path / "a", json.dumps(header)), (tmp_path / "b", "[]"), (tmp_path / "c", "5")):
+        save_file({"x": torch.zeros(1)}, path, {"rsedge_state": text})
+        with pytest.raises(ModelError, match="no whole state"):
+            check_resumable(path, {})
 
 
 def test_weights_that_cannot_be_written_say_why(tmp_path):

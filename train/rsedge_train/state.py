@@ -108,12 +108,25 @@ def read_state(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dic
         # place, header and tensors would be of two files. Whoever wants the header alone gets one opening.
         with safe_open(path, "pt" if tensors else "np") as file:
             header = json.loads(file.metadata()[HEADER_KEY])
+            _check_header(header)
             names = file.keys() if tensors else ()
             return header, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path} is no whole state of a run ({error}); begin again without --resume"
         ) from error
+
+
+def _check_header(header: Any) -> None:
+    """Raise TypeError or KeyError where it is none of ours."""
+    if not isinstance(header, dict) or not all(
+        isinstance(header[k], dict) for k in ("facts", "position", "scaler")
+    ):
+        raise TypeError("its header is no header of a run")
+    place = vars(Position(**header["position"]))
+    wrong = [k for k, v in place.items() if isinstance(v, bool) or not isinstance(v, float | int | None)]
+    if wrong or not isinstance(place["step"], int):
+        raise TypeError(f"its position {place} is none")
 
 
 def compare_facts(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

@@ -189,6 +189,14 @@ def parse_bytes(text: str | None) -> int | None:
     return round(float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[found[2].upper()])
 
 
+def parse_number(text: str, option: str) -> float:
+    """``"20G"`` or ``"1e9"`` to a number; units of 1000."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d{1,2})?)\s*([KMG]?)\s*", text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise InputError(f"{option} {text!r} is not a number such as 500M or 20G")
+    return float(found[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[found[2].upper()]
+
+
 @contextmanager
 def stopping_says(text: Callable[[], str]) -> Iterator[None]:
     """While the block lasts, Ctrl-C says ``text()``, and within two seconds, since what is finished is on disk."""

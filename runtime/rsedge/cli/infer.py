@@ -80,6 +80,13 @@ def infer(
     compress: Annotated[
         str, typer.Option(help="Of the mask; deflate and lzw for old software.", metavar="zstd|deflate|lzw")
     ] = "zstd",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="outside: a VRT's sources need not lie below it; or a further driver of GDAL's.",
+            metavar="WHAT",
+        ),
+    ] = None,
     max_ram: Annotated[
         str | None,
         typer.Option(help="Memory not to exceed, e.g. 800M: works in columns where needed.", metavar="SIZE"),
@@ -104,6 +111,7 @@ def infer(
     """Segment rasters of any size into class masks on the same grids."""
     from rsedge.options import Options
     from rsedge.raster.quiet import hush_libtiff
+    from rsedge.raster.trust import Trust
     from rsedge.segmentation import open_model
 
     hush_libtiff()
@@ -132,6 +140,7 @@ def infer(
         max_ram_bytes=common.parse_bytes(max_ram),
         resume=resume,
         overwrite=overwrite,
+        trust=Trust(allow=tuple(allow or ())),
         dask=dask,
     )
     targets = choose_targets(sources, out, out_dir)
@@ -246,12 +255,14 @@ def _survey_scale(
 
     bands, masking = options.bands or manifest, options.masking
     try:
-        low, high = survey_scale(sources, bands, masking=masking)
+        low, high = survey_scale(sources, bands, masking=masking, trust=options.trust)
     except InputError:
-        good = [source for source in sources if _is_readable(source)]
+        good = [source for source in sources if _is_readable(source, options)]
         if len(good) in {0, len(sources)}:
             raise
-        low, high = survey_scale(good, bands, masking=masking)  # the others are told of when it is their turn
+        low, high = survey_scale(
+            good, bands, masking=masking, trust=options.trust
+        )  # the others are told of when it is their turn
     common.note(
         f"--scale {low:g},{high:g}, the 2nd and 98th percentile; give it for further rasters of this survey",
         quiet,
@@ -259,11 +270,11 @@ def _survey_scale(
     return low, high
 
 
-def _is_readable(source: str) -> bool:
+def _is_readable(source: str, options: Options) -> bool:
     from rsedge.prepare import check_whole
 
     try:
-        check_whole(source)
+        check_whole(source, options.trust)
     except InputError:
         return False
     return True

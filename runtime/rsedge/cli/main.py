@@ -25,6 +25,7 @@ from rsedge.cli import (
 from rsedge.cli.common import INTERRUPTED, STOPS
 from rsedge.cli.settings import read_settings
 from rsedge.errors import RsedgeError
+from rsedge.gdal_settings import restrict_process
 from rsedge.version import __version__
 
 app = typer.Typer(
@@ -70,6 +71,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
     for stop in STOPS:
         signal.signal(stop, common.stop)
+    restrict_process()
     try:
         app(prog_name="rsedge")
     except RsedgeError as error:

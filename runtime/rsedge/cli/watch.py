@@ -15,6 +15,7 @@ from rsedge.errors import InputError
 if TYPE_CHECKING:
     from rsedge.tiling import Seam
     from rsedge.watch import Event, Watch
+    from rsedge.watch_ledger import Ledger
 
 STOPPED = "interrupted; what is finished is kept: the same command goes on"
 
@@ -33,6 +34,13 @@ def watch(
     ] = None,
     settle: Annotated[float, typer.Option(help="A file is complete when unchanged for so long, s.")] = 10.0,
     every: Annotated[float, typer.Option(help="Between two looks, s.")] = 5.0,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Further drivers of GDAL's, e.g. vrt, netcdf.", metavar="DRIVER"),
+    ] = None,
+    max_pixels: Annotated[
+        str, typer.Option(help="Refuse rasters of more, e.g. 20G.", metavar="NUMBER")
+    ] = "100G",
     once: Annotated[bool, typer.Option("--once", help="Do what is complete now, and end.")] = False,
     health: Annotated[
         bool,
@@ -72,6 +80,7 @@ def watch(
 
     if settle < 0 or every <= 0:
         raise InputError(f"--settle {settle:g} must not be below 0, --every {every:g} must be above")
+    most_pixels = common.parse_number(max_pixels, "--max-pixels")
     hush_libtiff()
     options = Options(
         overlap=overlap,
@@ -91,14 +100,30 @@ def watch(
         model = common.model_or_default(model, quiet)
         with common.stops_wait():
             backend = stack.enter_context(open_model(model, device, threads, precision))
-        watcher = Watch(backend, folder, ledger, options, pattern or PATTERNS, preview, settle, every)
+        watcher = Watch(
+            backend,
+            folder,
+            ledger,
+            options,
+            pattern or PATTERNS,
+            preview,
+            settle,
+            every,
+            most_pixels=most_pixels,
+            allow=tuple(allow or ()),
+        )
         net = (backend.bundle.manifest.tile * (1 - overlap)) ** 2  # pixels that a window adds
         watcher.show = lambda source: common.progress_bar(source.name, quiet, net)
         _greet(watcher, quiet)
-        with common.stopping_says(lambda: STOPPED):
+        with common.stopping_says(lambda: _stopped(ledger)):
             refused = sum(_tell(event, quiet, as_json) == "refused" for event in watcher.run(once))
     if refused:
         raise InputError(f"{common.counted(refused, 'raster')} refused, see above")
+
+
+def _stopped(ledger: Ledger) -> str:
+    ledger.leave()  # being stopped is no fault of the raster's
+    return STOPPED
 
 
 def _greet(watcher: Watch, quiet: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import attr
@@ -20,6 +23,14 @@ from rsedge.raster.grid import Grid
 from rsedge.window import Window
 
 Points = NDArray[np.float64]
+# A code or URN, WKT, PROJJSON, PROJ's terms without files, or a datum's name such as WGS84.
+CRS_TEXT = re.compile(
+    r"\s*(?:[A-Za-z][\w.-]*:[\w.:,+-]+|[A-Za-z]\w*\s*[\[(].*|\{.*|\+proj=(?!.*(?:/|init|grids|geoid)).*|[A-Z]{2,5}\d{2})\s*$",
+    re.DOTALL,
+)
+OGC_CRS = re.compile(
+    r"https?://(?:www\.)?opengis\.net/def/crs/(\w+)/[\w.]+/(\w+)"
+)  # a name, not to be fetched
 STRAIGHT_PX = 0.05  # how far a reprojected edge may be from the straight line that stands for it
 MOST_HALVINGS = 24
 MARGIN = 0.1  # of the raster's size: how far beside it polygons of another CRS are looked at
@@ -49,7 +60,15 @@ def cropped_grid(grid: Grid, window: Window) -> Grid:
 
 
 def parse_crs(text: str, where: str) -> CRS:
-    """A CRS of a user's text. Raises InputError, naming ``where``, when PROJ does not know it."""
+    """A CRS of a user's text: AUTHORITY:CODE, URN, WKT, PROJJSON or a PROJ string.
+
+    Raises InputError, naming ``where``, when PROJ does not know it, and where it names a server or a file: GDAL
+    would fetch it.
+    """
+    if of_ogc := OGC_CRS.fullmatch(text.strip()):
+        text = f"{of_ogc[1]}:{of_ogc[2]}"
+    if not CRS_TEXT.match(text) or os.path.exists(text):
+        raise InputError(f"{where}: {text[:80]!r} is not the text of a CRS; give one such as EPSG:32631")
     try:
         return CRS.from_user_input(text)
     except (CRSError, ValueError) as error:
@@ -80,22 +99,24 @@ def map_bounds(grid: Grid) -> tuple[float, float, float, float]:
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
-def ring_in_pixels(ring: Points, crs: CRS | None, grid: Grid, where: str) -> Points:
-    """A closed ring (v, 2) of x, y in ``crs`` (None: the grid's) as columns and rows of ``grid``.
+def rings_in_pixels(rings: Sequence[Points], crs: CRS | None, grid: Grid, where: str) -> list[Points]:
+    """Closed rings (v, 2) of x, y in ``crs`` (None: the grid's) as columns and rows of ``grid``, all in one go.
 
-    In another CRS only what lies within the raster's surroundings is kept, perhaps nothing: (0, 2).
+    In another CRS only what lies within the raster's surroundings is kept of each, perhaps nothing: (0, 2).
 
     Edges are straight in their own CRS, as GIS programs draw them: where one bends on the way it is halved until no
     part is off by more than STRAIGHT_PX. Raises InputError, naming ``where``, when a point has no place in the
     grid's CRS.
     """
     if crs is None or crs == grid.crs:
-        return _to_pixels(ring, grid)
-    points = _clipped(ring, _surroundings(grid, crs))
+        return _apart(_to_pixels(np.concatenate(rings), grid), [len(ring) for ring in rings])
+    rings = _all_clipped(rings, _surroundings(grid, crs))
+    owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
+    points = np.concatenate(rings)
     if not len(points):
-        return np.zeros((0, 2))
+        return list(rings)
     pixels = _project(points, crs, grid, where)
-    open_edges = np.ones(len(points) - 1, np.bool_)
+    open_edges = owner[:-1] == owner[1:]  # what lies between two rings is none
     for _ in range(MOST_HALVINGS):
         edge = np.flatnonzero(open_edges)
         if not len(edge):
@@ -109,10 +130,29 @@ def ring_in_pixels(ring: Points, crs: CRS | None, grid: Grid, where: str) -> Poi
         split = edge[bent]
         points = np.insert(points, split + 1, inner[1, bent], axis=0)
         pixels = np.insert(pixels, split + 1, there[1, bent], axis=0)
+        owner = np.insert(owner, split + 1, owner[split])
         halves = np.zeros(len(open_edges), np.int64)
         halves[split] = 1
         open_edges = np.repeat(halves > 0, halves + 1)
-    return pixels
+    return _apart(pixels, np.bincount(owner, minlength=len(rings)))
+
+
+def _apart(points: Points, sizes: Sequence[int] | NDArray[np.int64]) -> list[Points]:
+    return np.split(points, np.cumsum(sizes)[:-1])
+
+
+def _all_clipped(rings: Sequence[Points], bounds: tuple[float, float, float, float]) -> list[Points]:
+    """Each ring `_clipped`; most lie within the bounds, or all outside."""
+    begins = np.cumsum([0, *map(len, rings)])[:-1]
+    every = np.concatenate(rings)
+    low, high = np.minimum.reduceat(every, begins), np.maximum.reduceat(every, begins)
+    within = np.asarray((low >= bounds[:2]).all(1) & (high <= bounds[2:]).all(1))
+    outside = np.asarray((low > bounds[2:]).any(1) | (high < bounds[:2]).any(1))
+    nothing = np.zeros((0, 2))
+    return [
+        ring if is_within else nothing if is_outside else _clipped(ring, bounds)
+        for ring, is_within, is_outside in zip(rings, within, outside, strict=True)
+    ]
 
 
 def _surroundings(grid: Grid, crs: CRS) -> tuple[float, float, float, float]:

@@ -24,13 +24,23 @@ def strip_ends(begin: int, end: int, block_rows: int, most_rows: int = MOST_ROWS
         yield min(row, end)
 
 
-def strips_of(area: Window, block_rows: int, most_rows: int = MOST_ROWS) -> tuple[Window, ...]:
+def iter_strips(area: Window, block_rows: int, most_rows: int = MOST_ROWS) -> Iterator[Window]:
     """Windows that tile ``area`` top down, full width, as `strip_ends` cuts it."""
-    strips, row = list[Window](), area.row
+    row = area.row
     for end in strip_ends(area.row, area.row_end, block_rows, most_rows):
-        strips.append(Window(row, area.col, end - row, area.width))
+        yield Window(row, area.col, end - row, area.width)
         row = end
-    return tuple(strips)
+
+
+def strips_of(area: Window, block_rows: int, most_rows: int = MOST_ROWS) -> tuple[Window, ...]:
+    """As `iter_strips`, all at once."""
+    return tuple(iter_strips(area, block_rows, most_rows))
+
+
+def first_strips(area: Window, block_rows: int, most_rows: int = MOST_ROWS) -> tuple[Window, ...]:
+    """The first of `strips_of`: as many as tell of the highest, and of whether any but the last cuts a block."""
+    some = Window(area.row, area.col, min(area.height, 3 * max(most_rows, 1)), area.width)
+    return strips_of(some, block_rows, most_rows)
 
 
 def touched(begin: int, end: int, block: int) -> int:

@@ -55,7 +55,11 @@ class PixelAreas:
 
     def at(self, rows: NDArray[Any], cols: NDArray[Any]) -> Floats:
         """Area of a pixel with its centre at each of ``rows`` (h,) and ``cols`` (w,), m2: (h, w)."""
-        return _between(self.cols, _between(self.rows, self.m2, rows).T, cols).T
+        return _between(self.cols, self._at_rows(rows).T, cols).T
+
+    def _at_rows(self, rows: NDArray[Any]) -> Floats:
+        """Area of a pixel at each of ``rows`` (h,) and each column of the nodes, (h, c)."""
+        return _between(self.rows, self.m2, rows)
 
     def of(self, window: Window) -> Floats:
         """Area of each pixel of a window, m2: (h, w)."""
@@ -71,7 +75,7 @@ class PixelAreas:
         begins = np.concatenate(
             [[0.0], self.cols[1:-1]]
         )  # of the pieces of columns within which areas are linear
-        here = _between(self.rows, self.m2, np.arange(row, row + rows) + 0.5)
+        here = self._at_rows(np.arange(row, row + rows) + 0.5)
         slope = np.diff(here) / np.diff(self.cols)
         first = here[:, :-1] + slope * (begins - self.cols[:-1])
         widths = np.diff(begins)
@@ -88,6 +92,19 @@ class PixelAreas:
             return np.asarray(whole + along * (level + along / 2 * rise), np.float64)
 
         return measure
+
+
+@dataclass(frozen=True)
+class Parallels(PixelAreas):
+    """Exact areas where rows run along parallels; told of the rows asked for, however many the raster has.
+
+    ``of_rows`` gives the area (m2) of a pixel with its centre at each of rows (h,).
+    """
+
+    of_rows: Callable[[NDArray[Any]], Floats]
+
+    def _at_rows(self, rows: NDArray[Any]) -> Floats:
+        return np.repeat(self.of_rows(rows)[:, None], len(self.cols), axis=1)
 
 
 @lru_cache(maxsize=8)
@@ -147,11 +164,14 @@ class _Earth:
 
     def parallels(self, t: Affine, height: int, width: int) -> PixelAreas:
         """Exact areas where rows run along parallels."""
-        edges = (t.f + t.e * np.arange(height + 1)) * self.radian
-        sine = self._authalic_sine(np.clip(edges, -math.pi / 2, math.pi / 2))
-        m2 = np.asarray(np.abs(np.diff(sine) * t.a * self.radian) * self.authalic_m**2, np.float64)
-        rows = np.arange(0.5, height, dtype=np.float64)
-        return PixelAreas(rows, np.array([0.0, width]), np.repeat(m2[:, None], 2, axis=1))
+
+        def of_rows(rows: NDArray[Any]) -> Floats:
+            edges = (t.f + t.e * (np.stack([rows - 0.5, rows + 0.5]))) * self.radian
+            sine = self._authalic_sine(np.clip(edges, -math.pi / 2, math.pi / 2))
+            return np.asarray(np.abs(np.diff(sine, axis=0)[0] * t.a * self.radian) * self.authalic_m**2)
+
+        ends = np.array([0.5, height - 0.5]) if height > 1 else np.array([0.5])
+        return Parallels(ends, np.array([0.0, width]), np.repeat(of_rows(ends)[:, None], 2, axis=1), of_rows)
 
     @property
     def authalic_m(self) -> float:

@@ -5,37 +5,63 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
+from rasterio._path import _parse_path
+from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 
-from rsedge.errors import InputError
+from rsedge.errors import InputError, RsedgeError
 from rsedge.raster.grid import UNREFERENCED, Grid, unreferenced_allowed
+from rsedge.raster.trust import NAMED, Check, Trust, why_not_plain
 
 MOST_VRTS = 1000  # looked into, of those that a VRT is made of
 MOST_LISTED = 20  # rasters in a container
 
 
-def open_source(path: str, threads: int) -> Any:
+@contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Turn whatever rasterio raises of a raster that is odd into InputError: it has no one error for that."""
+    try:
+        yield
+    except (RsedgeError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(_why_not(path, error)) from error
+
+
+def open_source(path: str, threads: int, trust: Trust = NAMED) -> Any:
     """The raster at ``path`` as a rasterio dataset with at least one band.
 
-    Raises InputError where GDAL cannot open it, or where it is a container of rasters.
+    Raises InputError where GDAL cannot open it, where it is a container of rasters, or where it would read what
+    ``trust`` does not allow.
     """
-    try:
-        source = rasterio.open(path)
-        if not source.count:
-            with source:
-                raise InputError(_what_is_inside(path, source))
+    with readable(path):
+        check = Check(path, trust)
+        check.before()
+        source = open_with(path, trust.drivers(path))
+        try:
+            check.opened(source)
+            _check_bands(path, source)
+        except BaseException:
+            source.close()
+            raise
         if threads < 2 or source.driver != "GTiff":  # other drivers would warn of an option they do not know
             return source
         source.close()
         return rasterio.open(path, driver="GTiff", num_threads=threads)
-    except RasterioError as error:
-        raise InputError(_why_not(path, error)) from error
+
+
+@ensure_env_with_credentials  # type: ignore[untyped-decorator]
+def open_with(path: str, drivers: Sequence[str]) -> Any:
+    """As `rasterio.open`, which takes one driver only, by the first of ``drivers`` that likes the content."""
+    return DatasetReader(_parse_path(path), driver=list(drivers), sharing=False)
 
 
 def place(src: Any) -> tuple[Grid, tuple[str, ...]]:
@@ -44,7 +70,12 @@ def place(src: Any) -> tuple[Grid, tuple[str, ...]]:
     What is not finite, or gives pixels no area, places nothing.
     """
     gcps, gcp_crs = src.gcps
-    notes, t, rpcs = list[str](), src.transform, src.rpcs
+    notes, t = list[str](), src.transform
+    try:
+        rpcs = src.rpcs
+    except Exception:  # a number that is none, or a line that is not there
+        rpcs = None
+        notes.append("the raster's RPCs cannot be read: they are not used")
     if not all(math.isfinite(v) for p in gcps for v in (p.row, p.col, p.x, p.y, p.z or 0)):
         gcps = []
         notes.append("a ground control point of the raster is not finite: they are not used")
@@ -84,6 +115,11 @@ def pages(src: Any, path: str) -> tuple[str, ...]:
     )
 
 
+def _check_bands(path: str, src: Any) -> None:
+    if not src.count:
+        raise InputError(_what_is_inside(path, src))
+
+
 def _what_is_inside(path: str, src: Any) -> str:
     """Of a container of rasters, or of no raster at all, and how to go on."""
     tags = src.tags(ns="SUBDATASETS")
@@ -107,9 +143,9 @@ def files_of(src: Any) -> list[str]:
     found = dict.fromkeys(src.files)
     for path in _nested(found, src.files[1:]):
         try:
-            with unreferenced_allowed(), rasterio.open(path) as source:
+            with unreferenced_allowed(), open_with(path, ["VRT"]) as source:
                 found.update(dict.fromkeys(source.files))
-        except RasterioError:
+        except Exception:
             continue  # reading will tell
     return list(found)
 
@@ -143,4 +179,11 @@ def _why_not(path: str, error: Exception) -> str:
     if path.endswith(".zip"):
         inside = path if path.startswith("/vsizip/") else f"/vsizip/{path}"
         return f"{path} is an archive; name the raster in it, such as {inside}/NAME.tif"
-    return f"{path} is not a raster GDAL can open: {error}"
+    if isinstance(error, RasterioError) and (reason := why_not_plain(path)):
+        return reason
+    said = (
+        str(error)
+        if isinstance(error, RasterioError | CPLE_BaseError)
+        else f"{type(error).__name__}: {error}"
+    )
+    return f"{path} is not a raster GDAL can open: {said}"

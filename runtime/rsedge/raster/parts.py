@@ -68,11 +68,16 @@ class Finish:
 
 def part_areas(area: Window) -> tuple[Window, ...]:
     """An area cut into parts from the top down, each of whole rows of blocks but the last."""
-    height = BLOCK * max(1, PART_PIXELS // (BLOCK * area.width))
+    height = part_height(area.width)
     return tuple(
         Window(row, area.col, min(height, area.row_end - row), area.width)
         for row in range(area.row, area.row_end, height)
     )
+
+
+def part_height(width: int) -> int:
+    """Rows of a part, but for the last."""
+    return BLOCK * max(1, PART_PIXELS // (BLOCK * width))
 
 
 def write_part(path: Path, layer: str, pixels: NDArray[np.uint8]) -> PartFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
-from rsedge.errors import InputError
+from rsedge.errors import InputError, RsedgeError
 from rsedge.raster import blocks, buffers, opening, values
 from rsedge.raster.bands import BandPlan
 from rsedge.raster.grid import unreferenced_allowed
 from rsedge.raster.orientation import read_orientation
+from rsedge.raster.trust import NAMED, Trust, options_for
 from rsedge.raster.values import Pixels, Scaling, Valid
 from rsedge.window import Window
 
@@ -28,31 +28,31 @@ SCALED_BYTES, PALETTE_BYTES = 24, 12  # of a pixel of a piece: float64 twice and
 # Else GDAL decodes a PNG in one go, and says nothing where the file ends too early.
 HONEST = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
 OF_FILES = {"VRT", "SENTINEL2", "DIMAP", "GTI", "STACIT", "TIL"}  # drivers that read other rasters
+ASKED_AGAIN = {"PNG", "VRT"}  # drivers that look at GDAL's settings while they read
 SOURCES_ASKED = 4  # of a VRT, for the height of their blocks and what it takes to decode them
 
 
 class RasterReader:
     """A raster opened for reading by window. Not safe for two threads at once.
 
-    ``threads``: how many decode the blocks of one request; GDAL has them for GeoTIFF only.
+    ``threads``: how many decode the blocks of one request; GDAL has them for GeoTIFF only. ``trust``: what may be
+    opened; as it is, whatever the user names.
 
-    Raises InputError when the path is no raster GDAL can read, or, while reading, when it is
-    damaged.
+    Raises InputError when the path is no raster GDAL can read or one that reads what it may not, or, while reading,
+    when it is damaged.
     """
 
-    def __init__(self, path: Path | str, threads: int = 1) -> None:
-        self.path = str(path)
-        with unreferenced_allowed(), rasterio.Env(**HONEST):
-            self._src = opening.open_source(self.path, threads)
-            self.grid, self.misplaced = opening.place(
-                self._src
-            )  # notes on a georeference that cannot be used
-        self.notes: tuple[str, ...] = (*self.misplaced, *opening.pages(self._src, self.path))
-        self.color_interp: tuple[ColorInterp, ...] = self._src.colorinterp
-        self.dtypes: tuple[str, ...] = self._src.dtypes
-        self.nodata: float | None = self._src.nodata  # of the first band
-        self.scaling = Scaling()
-        self._threads = threads
+    def __init__(self, path: Path | str, threads: int = 1, trust: Trust = NAMED) -> None:
+        self.path, self._threads, self.scaling = str(path), threads, Scaling()
+        self._options = options_for(self.path)
+        with opening.readable(self.path), unreferenced_allowed(), rasterio.Env(**HONEST, **self._options):
+            self._src = opening.open_source(self.path, threads, trust)
+            # misplaced: notes on a georeference that cannot be used
+            self.grid, self.misplaced = opening.place(self._src)
+            self.notes: tuple[str, ...] = (*self.misplaced, *opening.pages(self._src, self.path))
+            self.color_interp: tuple[ColorInterp, ...] = self._src.colorinterp
+            self.dtypes: tuple[str, ...] = self._src.dtypes
+            self.nodata: float | None = self._src.nodata  # of the first band
 
     def __enter__(self) -> RasterReader:
         return self
@@ -70,14 +70,18 @@ class RasterReader:
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """Every file the raster is read from: side files and a VRT's sources included, and theirs."""
-        return tuple(Path(f) for f in opening.files_of(self._src))
+        with opening.readable(self.path), rasterio.Env(**self._options):
+            return tuple(Path(f) for f in opening.files_of(self._src))
 
     @property
     def stored_bits(self) -> tuple[int, ...]:
         """Bits that each band's values are stored in, as far as the file says: fewer than its dtype's, or as many."""
-        said = (self._src.tags(i, ns="IMAGE_STRUCTURE").get("NBITS") for i in range(1, len(self.dtypes) + 1))
-        pairs = zip(said, self.dtypes, strict=True)
-        return tuple(int(bits) if bits else 8 * buffers.pixel_bytes([dtype]) for bits, dtype in pairs)
+        with opening.readable(self.path):
+            said = [
+                self._src.tags(i, ns="IMAGE_STRUCTURE").get("NBITS") for i in range(1, len(self.dtypes) + 1)
+            ]
+            pairs = zip(said, self.dtypes, strict=True)
+            return tuple(int(bits) if bits else 8 * buffers.pixel_bytes([dtype]) for bits, dtype in pairs)
 
     @property
     def decodes_from_start(self) -> bool:
@@ -92,7 +96,8 @@ class RasterReader:
     @cached_property
     def orientation(self) -> int:
         """How viewers turn the picture, 1 to 8 as in EXIF (1: not at all); pixels are read as they are stored."""
-        return read_orientation(self._src)
+        with opening.readable(self.path):
+            return read_orientation(self._src)
 
     def colormap(self) -> dict[int, tuple[int, ...]] | None:
         """Palette of the first band, value to RGBA; None where it has none."""
@@ -107,7 +112,20 @@ class RasterReader:
         Read in this order, inside a cache of `cache_bytes`, every stored block is decoded once: strips end
         where blocks end, and blocks higher than ``most_rows`` are cut but never joined.
         """
-        return blocks.strips_of(area, self.block_shape[0], most_rows)
+        return tuple(self.iter_strips(area, most_rows))
+
+    def iter_strips(self, area: Window, most_rows: int = blocks.MOST_ROWS) -> Iterator[Window]:
+        """The `row_strips` of ``area``, one after the other: a narrow raster may have millions."""
+        return blocks.iter_strips(area, self._strip_unit, most_rows)
+
+    def first_strips(self, area: Window, most_rows: int = blocks.MOST_ROWS) -> tuple[Window, ...]:
+        """The first of `row_strips`, among them one as high as any."""
+        return blocks.first_strips(area, self._strip_unit, most_rows)
+
+    @property
+    def _strip_unit(self) -> int:
+        """Rows that strips are made of."""
+        return self.block_shape[0]
 
     def cache_bytes(
         self, area: Window, plan: BandPlan | None = None, most_rows: int = blocks.MOST_ROWS
@@ -118,7 +136,7 @@ class RasterReader:
         all bands where they are stored together, else of those that ``plan`` reads (None: all). A VRT does
         not tell where its sources' blocks end, so for it this is an upper bound.
         """
-        strips = self.row_strips(area, most_rows)
+        strips = self.first_strips(area, most_rows)
         if self._src.driver == "VRT":
             return self._unaligned_cache_bytes(area, plan, strips[0].height)
         cut = any(strip.row_end % self.block_shape[0] for strip in strips[:-1])
@@ -130,7 +148,7 @@ class RasterReader:
         The strip as stored where a scale, palette or alpha is to be applied, masks, pieces of float64, and what
         the format's decoder holds.
         """
-        rows = max(strip.height for strip in self.row_strips(area))
+        rows = max(strip.height for strip in self.first_strips(area))
         return self._beside_bytes(rows, area.width, plan) + self._decoder_bytes
 
     def may_have_nodata(self, plan: BandPlan) -> bool:
@@ -266,9 +284,13 @@ class RasterReader:
 
     def _guard(self, read: Callable[[GdalWindow], Any], window: Window) -> Pixels:
         try:
-            with rasterio.Env(**HONEST) if self._src.driver in {"PNG", "VRT"} else nullcontext():
+            with (
+                rasterio.Env(**HONEST, **self._options) if self._src.driver in ASKED_AGAIN else nullcontext()
+            ):
                 return np.asarray(read(GdalWindow(window.col, window.row, window.width, window.height)))
-        except (RasterioError, ValueError) as error:
+        except (RsedgeError, MemoryError):
+            raise
+        except Exception as error:
             detail = str(error.__cause__ or error).partition(" (this error can be turned")[0]  # GDAL's advice
             raise InputError(
                 f"{self.path} cannot be read at {window}; it may be truncated or damaged: {detail}"
@@ -320,12 +342,12 @@ class RasterReader:
     @cached_property
     def _sources(self) -> tuple[tuple[int, int], ...]:
         """Of some of a VRT's sources: height of their blocks, and bytes to decode them."""
-        sources, found = [f for f in self.files[1:] if not opening.is_vrt(str(f))], []
+        sources, found = [f for f in map(str, self.files[1:]) if not opening.is_vrt(f)], []
         for path in sources[:: max(1, -(-len(sources) // SOURCES_ASKED))]:
             try:
-                with unreferenced_allowed(), rasterio.open(path) as source:
+                with unreferenced_allowed(), opening.open_with(path, NAMED.drivers(path)) as source:
                     found.append((int(source.block_shapes[0][0]), buffers.decoder_bytes(source)))
-            except RasterioError:
+            except Exception:
                 continue  # a side file, or missing: reading will tell
         return tuple(found)
 
@@ -341,7 +363,8 @@ class RasterReader:
 
     @cached_property
     def _mask_flags(self) -> Any:
-        return self._src.mask_flag_enums  # looks for side files each time
+        with opening.readable(self.path):
+            return self._src.mask_flag_enums  # looks for side files each time
 
     def _masks(self, plan: BandPlan) -> tuple[int, ...]:
         """Bands whose masks are to be read: one where all share it, else those that have their own."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rsedge.raster import blocks
 from rsedge.raster.bands import BandPlan
 from rsedge.raster.grid import Grid
 from rsedge.raster.reader import RasterReader
+from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.values import PIECE_PIXELS, Pixels, Valid, pieces
 from rsedge.window import Window
 
@@ -39,16 +39,16 @@ class Resampled(RasterReader):
     for a factor that is no number from 1/32 upwards.
     """
 
-    def __init__(self, path: Path | str, factor: float, threads: int = 1) -> None:
+    def __init__(self, path: Path | str, factor: float, threads: int = 1, trust: Trust = NAMED) -> None:
         if not (math.isfinite(factor) and factor >= FINEST):
             raise InputError(f"a raster cannot be resampled by {factor:g}; the factor is at least {FINEST:g}")
-        super().__init__(path, threads)
+        super().__init__(path, threads, trust)
         self.source_grid, self.factor = self.grid, factor
         self.grid = scaled_grid(self.grid, factor)
 
-    def row_strips(self, area: Window, most_rows: int = blocks.MOST_ROWS) -> tuple[Window, ...]:
-        """Windows that tile ``area`` top down, full width, each of at most ``most_rows`` rows."""
-        return blocks.strips_of(area, 1, most_rows)
+    @property
+    def _strip_unit(self) -> int:
+        return 1
 
     def cache_bytes(
         self, area: Window, plan: BandPlan | None = None, most_rows: int = blocks.MOST_ROWS
@@ -57,15 +57,16 @@ class Resampled(RasterReader):
 
         Neighbouring strips share a row of source pixels or two, so that is never 0.
         """
-        cols = self._cols(area)
-        begin, end = int(cols.index.min()), int(cols.index.max()) + 1
-        rows = self._rows(area)
-        source = Window(int(rows.index.min()), begin, 1, end - begin)
+        begin, end = (
+            self._cols(replace(area, width=1)).begin,
+            self._cols(replace(area, col=area.col_end - 1, width=1)).end,
+        )
+        source = Window(self._rows(replace(area, height=1)).begin, begin, 1, end - begin)
         return self._unaligned_cache_bytes(source, plan, blocks.MOST_ROWS)
 
     def extra_bytes(self, area: Window, plan: BandPlan) -> int:
         """As `RasterReader.extra_bytes`: the source pixels of a group of rows, and what they pass through."""
-        cols, strip_rows = self._cols(area), max(strip.height for strip in self.row_strips(area))
+        cols, strip_rows = self._cols(area), max(strip.height for strip in self.first_strips(area))
         width, ratio = cols.end - cols.begin, self.source_grid.height / self.grid.height
         rows = min(
             self.source_grid.height,
@@ -76,7 +77,8 @@ class Resampled(RasterReader):
         source_bytes = rows * width * (plan.outputs * np.dtype(plan.dtype).itemsize + 1)
         some = max(1, min(strip_rows, PIECE_PIXELS // max(width, area.width)))
         summing = some * (width * DOWN_BYTES + area.width * ACROSS_BYTES) + rows * width * maybe
-        kept = sum(side.index.nbytes + side.weight.nbytes for side in (self._all_rows, self._all_cols))
+        some_rows = self._rows(Window(area.row, area.col, min(area.height, strip_rows), 1))
+        kept = sum(side.index.nbytes + side.weight.nbytes for side in (some_rows, cols))
         reading = self._beside_bytes(rows, width, plan)
         return source_bytes + max(reading, summing) + 2 * kept + self._decoder_bytes
 
@@ -96,8 +98,8 @@ class Resampled(RasterReader):
 
     def read_raw(self, window: Window) -> Pixels:
         """All bands as stored, (bands, h, w), of the source pixels that the new pixels' centres lie in."""
-        rows = upsample_index(self.source_grid.height, self.grid.height)[window.row : window.row_end]
-        cols = upsample_index(self.source_grid.width, self.grid.width)[window.col : window.col_end]
+        rows = upsample_index(self.source_grid.height, self.grid.height, window.row, window.row_end)
+        cols = upsample_index(self.source_grid.width, self.grid.width, window.col, window.col_end)
         source = Window(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
         return super().read_raw(source)[:, rows - rows[0]][:, :, cols - cols[0]]
 
@@ -110,18 +112,10 @@ class Resampled(RasterReader):
         return _resample(source, holds, rows.moved(), cols.moved(), image, valid)
 
     def _rows(self, window: Window) -> Taps:
-        return self._all_rows.part(window.row, window.row_end)
+        return taps(self.source_grid.height, self.grid.height, window.row, window.row_end)
 
     def _cols(self, window: Window) -> Taps:
-        return self._all_cols.part(window.col, window.col_end)
-
-    @cached_property
-    def _all_rows(self) -> Taps:
-        return taps(self.source_grid.height, self.grid.height)
-
-    @cached_property
-    def _all_cols(self) -> Taps:
-        return taps(self.source_grid.width, self.grid.width)
+        return taps(self.source_grid.width, self.grid.width, window.col, window.col_end)
 
 
 @dataclass(frozen=True)
@@ -207,25 +201,29 @@ def _scaled_rpcs(rpcs: Any, down: float, along: float) -> Any:
     return scaled
 
 
-def upsample_index(coarse: int, fine: int) -> NDArray[np.intp]:
-    """For each of ``fine`` pixels, which of ``coarse`` along the same line its centre lies in, (fine,)."""
-    return np.asarray((2 * np.arange(fine, dtype=np.int64) + 1) * coarse // (2 * fine), np.intp)
+def upsample_index(coarse: int, fine: int, begin: int = 0, end: int | None = None) -> NDArray[np.intp]:
+    """For each of ``fine`` pixels, ``begin`` to ``end``, which of ``coarse`` along the line its centre lies in."""
+    number = np.arange(begin, fine if end is None else end, dtype=np.int64)
+    return np.asarray((2 * number + 1) * coarse // (2 * fine), np.intp)
 
 
-def taps(source: int, made: int) -> Taps:
-    """Along a side of ``source`` pixels that becomes ``made``: mean where fewer, else linear interpolation."""
-    number = np.arange(made, dtype=np.int64)
+def taps(source: int, made: int, first: int = 0, end: int | None = None) -> Taps:
+    """Along a side of ``source`` pixels that becomes ``made``: mean where fewer, else linear interpolation.
+
+    Of the made pixels ``first`` to ``end``; None: all.
+    """
+    number = np.arange(first, made if end is None else end, dtype=np.int64)
     if made <= source:
         # In units of 1/made of a source pixel, which is `made` long, a made pixel is `source` long.
-        begin, end = number * source, (number + 1) * source
-        index = (begin // made)[:, None] + np.arange(-(-source // made) + 1)
-        weight = np.minimum(end[:, None], (index + 1) * made) - np.maximum(begin[:, None], index * made)
+        left, right = number * source, (number + 1) * source
+        index = (left // made)[:, None] + np.arange(-(-source // made) + 1)
+        weight = np.minimum(right[:, None], (index + 1) * made) - np.maximum(left[:, None], index * made)
         total = source
     else:
         # Centres in units of 1/(2 made) of a source pixel, from the centre of the first.
         centre = (2 * number + 1) * source - made
-        first, beyond = np.divmod(centre, 2 * made)
-        index = np.stack([first, first + 1], 1)
+        near, beyond = np.divmod(centre, 2 * made)
+        index = np.stack([near, near + 1], 1)
         weight, total = np.stack([2 * made - beyond, beyond], 1), 2 * made
     weight = np.maximum(weight, 0)
     used = weight.any(0)

@@ -16,6 +16,7 @@ from rsedge.manifest import Manifest
 from rsedge.raster.bands import AS_TAGGED, BandPlan, Masking, choose_bands, masked
 from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader
+from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.values import Scaling
 from rsedge.window import Window
 
@@ -34,6 +35,7 @@ class _Sample:
     path: Path | str
     plan: BandPlan
     windows: tuple[Window, ...]
+    trust: Trust
 
     @property
     def values(self) -> int:
@@ -46,6 +48,7 @@ def survey_scale(
     low: float = 2,
     high: float = 98,
     masking: Masking = AS_TAGGED,
+    trust: Trust = NAMED,
 ) -> tuple[float, float]:
     """One (low, high) for all ``paths``: percentiles of a sample of their valid pixels, all bands pooled.
 
@@ -53,7 +56,7 @@ def survey_scale(
     `plan_bands` would. ``low`` and ``high`` are percentiles, 0..100. At most 64 windows of 256 x 256 pixels
     are read of a raster, spread evenly, each of few blocks; where all of them lack data, 4096. Nothing is
     drawn at random. Where both percentiles are the same value, the least and the greatest take their place.
-    ``masking``: nodata values and alpha, where the rasters' own are not right.
+    ``masking``: nodata values and alpha, where the rasters' own are not right; ``trust``: what they may open.
 
     Raises InputError when nothing is valid, all values are equal, a percentile is a value that no sensor delivers
     but fills gaps with, or a raster cannot be read.
@@ -63,7 +66,7 @@ def survey_scale(
     if not paths:
         raise InputError("there is no raster to take a scale from; name at least one")
     for most in MOST_WINDOWS:
-        samples = [_plan(path, bands, most, masking) for path in paths]
+        samples = [_plan(path, bands, most, masking, trust) for path in paths]
         step = -(-sum(s.values for s in samples) // MOST_VALUES) | 1  # odd: not the same columns in every row
         pool = np.concatenate([_values(sample, step) for sample in samples])
         if pool.size:
@@ -110,8 +113,10 @@ def _share_blocks(windows: Sequence[Window], block: tuple[int, int]) -> bool:
     return len(set(touched)) < len(touched)
 
 
-def _plan(path: Path | str, bands: Sequence[int] | Manifest, most: int, masking: Masking) -> _Sample:
-    with RasterReader(path) as reader:
+def _plan(
+    path: Path | str, bands: Sequence[int] | Manifest, most: int, masking: Masking, trust: Trust
+) -> _Sample:
+    with RasterReader(path, trust=trust) as reader:
         indexes = (
             choose_bands(reader, bands, masking=masking)[0] if isinstance(bands, Manifest) else tuple(bands)
         )
@@ -123,13 +128,13 @@ def _plan(path: Path | str, bands: Sequence[int] | Manifest, most: int, masking:
         windows = spread_windows((reader.grid.height, reader.grid.width), reader.block_shape, most)
         plan = BandPlan(indexes, np.result_type(*kinds).name)
         named = not isinstance(bands, Manifest)
-        return _Sample(path, masked(reader, plan, masking, named=named), windows)
+        return _Sample(path, masked(reader, plan, masking, named=named), windows, trust)
 
 
 def _values(sample: _Sample, step: int) -> NDArray[Any]:
     """Every ``step``-th valid pixel of each window, all bands in one row."""
     found: list[NDArray[Any]] = []
-    with RasterReader(sample.path) as reader:
+    with RasterReader(sample.path, trust=sample.trust) as reader:
         area = Window(0, 0, reader.grid.height, reader.grid.width)
         with exact_cache(reader.cache_bytes(area, sample.plan, WINDOW)):
             for window in sample.windows:

@@ -24,6 +24,7 @@ from rsedge.errors import InputError, OutputError
 from rsedge.files import sync
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster.grid import Grid, unreferenced_allowed
+from rsedge.raster.trust import why_not_plain
 
 Format = Literal["cog", "gtiff"]
 BLOCK = 512
@@ -188,18 +189,20 @@ def check_target(
 
 def _is_foreign_raster(path: Path, ours: str) -> bool:
     try:
-        with unreferenced_allowed(), rasterio.open(path) as src:
+        with unreferenced_allowed(), rasterio.open(path, driver="GTiff") as src:
             return not any(tag.startswith(ours) for tag in src.tags())
     except RasterioError:
-        return False  # not there, or no raster
+        return why_not_plain(str(path)) is not None  # else not there, or no raster
+    except Exception:
+        return True  # its tags cannot be read: no tags of ours
 
 
 def tag_of(path: Path, tag: str) -> str | None:
     """A tag of a raster; None where there is no raster or no such tag."""
     try:
-        with unreferenced_allowed(), rasterio.open(path) as src:
+        with unreferenced_allowed(), rasterio.open(path, driver="GTiff") as src:
             return src.tags().get(tag)  # type: ignore[no-any-return]
-    except RasterioError:
+    except Exception:
         return None
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from rsedge.errors import InputError, unexpected
 from rsedge.evaluation import check_labels
@@ -25,6 +26,8 @@ from rsedge_train.datasets.base import BandChoice, SceneFiles, strips
 from rsedge_train.datasets.footprint import Footprint, footprint
 
 UNKNOWN_LISTED = 5
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PIECE_BYTES = 1 << 20  # read at a time
 
 
 @dataclass
@@ -136,10 +139,31 @@ def _verify_png(path: Path) -> None:
     if path.suffix.lower() != ".png":
         return
     try:
-        with Image.open(path) as file:
-            file.verify()
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path} is truncated or damaged: {error}") from error
+        with path.open("rb") as file:
+            if file.read(8) != PNG_SIGNATURE:
+                return  # GDAL tells what it is
+            kind = b""
+            while kind != b"IEND":
+                head = file.read(8)
+                size, kind = int.from_bytes(head[:4], "big"), head[4:]
+                if _crc_of(file, size, zlib.crc32(kind)) != int.from_bytes(file.read(4), "big"):
+                    raise InputError(
+                        f"{path} is truncated or damaged: the checksum of {kind!r} is wrong; copy it anew"
+                    )
+    except EOFError as error:
+        raise InputError(f"{path} is truncated or damaged: it ends too early; copy it anew") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _crc_of(file: BinaryIO, size: int, crc: int) -> int:
+    """CRC-32 of the next ``size`` bytes, a piece at a time. Raises EOFError where the file ends before."""
+    while size:
+        piece = file.read(min(size, PIECE_BYTES))
+        if not piece:
+            raise EOFError
+        crc, size = zlib.crc32(piece, crc), size - len(piece)
+    return crc
 
 
 def _note_grid(facts: Facts, image: RasterReader) -> None:
