@@ -19,8 +19,10 @@ from rsedge import open_model
 from rsedge.backends import Backend
 from rsedge.cli import main
 from rsedge.kernels import compiled
+from rsedge.ort_module import TELEMETRY_OFF
 from toys import make_bundle, pointwise_graph, pointwise_manifest
 
+os.environ.setdefault(TELEMETRY_OFF, "1")  # tests import onnxruntime themselves
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("rsedge", deadline=None)
 settings.load_profile("rsedge")
