@@ -165,3 +165,28 @@ def test_systemd_understands_the_service(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", there], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert UNIT.name not in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")
+def test_the_service_may_do_little() -> None:
+    """At most 2.5 of 10: "OK" begins there, and a GPU's watcher needs no more."""
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=25", "--no-pager", UNIT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_watcher_that_hangs_is_started_anew() -> None:
+    from rsedge.watch_ledger import LOST_S, PULSE_S
+
+    settings = settings_of(UNIT.read_text())
+    assert settings["Restart"] == "on-failure"  # a missed watchdog is one
+    assert settings["NotifyAccess"] == "main"
+    assert float(settings["WatchdogSec"]) >= max(LOST_S, 10 * PULSE_S)
+
+
+def test_the_service_reaches_no_network_and_runs_nothing_that_lands_in_its_folders() -> None:
+    settings = settings_of(UNIT.read_text())
+    assert settings["PrivateNetwork"] == "yes"
+    assert settings["IPAddressDeny"] == "any"
+    assert settings["RestrictAddressFamilies"] == "AF_UNIX"  # the watchdog's
+    assert {"/srv/rsedge/in", "/srv/rsedge/out"} <= set(settings["NoExecPaths"].split())
