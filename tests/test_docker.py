@@ -10,14 +10,21 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 from dockerfile_parse import DockerfileParser
+from packaging.requirements import Requirement
 
 from rsedge.cli.main import app
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docker"
@@ -93,13 +100,43 @@ def test_layers_hold_no_leavings(path: Path) -> None:
         assert run.count("pip install") == run.count("pip install --no-cache-dir")
 
 
+REQUIREMENTS = {"Dockerfile": "cpu", "Dockerfile.gpu": "gpu", **dict.fromkeys(JETSON, "jetson")}
+
+
 @each
-def test_tensorrt_comes_with_the_base(path: Path) -> None:
-    for run in (run for stage in stages(path) for run in values(stage, "RUN") if "pip install" in run):
-        assert not re.search(r"tensorrt|\btrt\b", run), run
-        assert ("pycuda" in run) is (path.name != "Dockerfile")
-        assert ("onnxruntime-gpu==" in run) is (path.name == "Dockerfile.gpu")
-        assert "/src[" in run
+def test_what_is_installed_is_known_by_its_hash(path: Path) -> None:
+    (run,) = (run for stage in stages(path) for run in values(stage, "RUN") if "pip install" in run)
+    installs = [part for part in run.split("&&") if "pip install" in part]
+    assert len(installs) == 3
+    assert all("--require-hashes -r " in part or "--no-deps --no-index" in part for part in installs)
+    assert re.search(rf"REQUIREMENTS\.txt|requirements/{REQUIREMENTS[path.name]}\.txt", run)
+    if "$REQUIREMENTS" in run:
+        assert "REQUIREMENTS=cpu" in values(stages(path)[0], "ARG")
+
+
+def pinned(name: str) -> dict[str, set[str]]:
+    """Packages of a file of requirements, and their versions, one for each kind of machine."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    found: dict[str, set[str]] = {}
+    for line in re.split(r"\n(?! )", text.strip()):
+        package, version = re.match(r"([\w.-]+)==([\w.+]+)( ;[^\\]*)? \\", line).groups()[:2]
+        assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}", line)) == line.count("--hash=") > 0, package
+        found.setdefault(package, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu-openvino", "gpu", "jetson", "build"])
+def test_requirements_are_what_the_project_asks_for(name: str) -> None:
+    found = pinned(name)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {"cpu-openvino": ["cpu", "openvino"], "jetson": ["cpu"], "build": []}.get(name, [name])
+    asked = [word for extra in extras for word in project["optional-dependencies"][extra]]
+    for text in [*asked, *(project["dependencies"] if extras else ["hatchling"])]:
+        wanted = Requirement(text)
+        assert all(wanted.specifier.contains(v, prereleases=True) for v in found[wanted.name]), text
+    assert ("pycuda" in found) is (name in {"gpu", "jetson"})
+    assert (found.get("onnxruntime-gpu") == {"1.23.2"}) is (name == "gpu")
+    assert not {"tensorrt", "torch"} & set(found)  # TensorRT comes with the base
 
 
 @each
@@ -135,7 +172,7 @@ def test_the_readme_names_every_base() -> None:
     text = (FOLDER / "README.md").read_text()
     for path in DOCKERFILES:
         assert f"| `{path.name}` |" in text
-        assert values(stages(path)[0], "FROM")[0].split()[0] in text
+        assert values(stages(path)[0], "FROM")[0].split()[0].partition("@")[0] in text  # without its digest
 
 
 def settings_of(unit: str) -> dict[str, str]:
