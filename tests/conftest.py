@@ -28,6 +28,15 @@ settings.register_profile("rsedge", deadline=None)
 settings.load_profile("rsedge")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``fuzz`` take minutes, so they run only where they are asked for."""
+    if "fuzz" in (config.getoption("-m") or ""):
+        return
+    for item in items:
+        if item.get_closest_marker("fuzz"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with `-m fuzz`"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What `rsedge verify` measured on this machine must not change what tests pick. The compiled kernels stay."""

@@ -227,3 +227,27 @@ def test_the_service_reaches_no_network_and_runs_nothing_that_lands_in_its_folde
     assert settings["IPAddressDeny"] == "any"
     assert settings["RestrictAddressFamilies"] == "AF_UNIX"  # the watchdog's
     assert {"/srv/rsedge/in", "/srv/rsedge/out"} <= set(settings["NoExecPaths"].split())
+
+
+SHUT_IN = ("--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--network none")
+
+
+def test_containers_are_run_shut_in() -> None:
+    texts = [
+        path.read_text().replace("\\\n#", " ").replace("\\\n", " ")
+        for path in (FOLDER / "README.md", *DOCKERFILES)
+    ]
+    runs = re.findall(r"docker run [^\n]*", "\n".join(texts))
+    assert len(runs) == 3
+    for run in runs:
+        assert all(option in run for option in SHUT_IN), run
+
+
+def test_the_security_page_is_linked_and_its_links_lead_somewhere() -> None:
+    for name in ("README.md", "docker/README.md"):
+        assert "SECURITY.md)" in (ROOT / name).read_text(encoding="utf-8")
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (ROOT / name).exists(), name
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`make\s+(\w+)", text)) <= set(targets)

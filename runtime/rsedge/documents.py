@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ MOST_BYTES = 64 << 20  # of a JSON file, unless its reader says otherwise; ours 
 MOST_TOML_BYTES = 1 << 20
 MOST_DEPTH = 100  # of lists and objects in each other; whoever walks them does so by calling itself
 MOST_NAME = 200  # characters
-# They turn the text around them about, so that a line reads otherwise than it is.
-BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of surrogate pairs, ends of lines
+# Controls; what breaks a line or turns its text about; what nobody sees; halves of surrogate pairs. Not joiners (U+200C,
+# U+200D): Persian and Hindi are written with them.
+HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
@@ -79,8 +82,8 @@ def odd_name(value: object, most: int = MOST_NAME) -> str | None:
         return "is empty"
     if len(value) > most:
         return f"has {len(value)} characters; at most {most} are a name"
-    odd = next((c for c in value if c in BIDIRECTIONAL or unicodedata.category(c) in UNPRINTABLE), None)
-    return None if odd is None else f"holds the character U+{ord(odd):04X}, which cannot be printed"
+    odd = HIDDEN.search(value)
+    return None if odd is None else f"holds the character U+{ord(odd[0]):04X}, which cannot be printed"
 
 
 TOO_DEEP = f"its lists and tables are nested deeper than {MOST_DEPTH}"
