@@ -22,8 +22,8 @@ MOST_BYTES = 64 << 20  # of a JSON file, unless its reader says otherwise; ours 
 MOST_TOML_BYTES = 1 << 20
 MOST_DEPTH = 100  # of lists and objects in each other; whoever walks them does so by calling itself
 MOST_NAME = 200  # characters
-# Controls; what breaks a line or turns its text about; what nobody sees; halves of surrogate pairs. Not joiners (U+200C,
-# U+200D): Persian and Hindi are written with them.
+# Controls; what breaks a line or turns its text about; what nobody sees; halves of surrogate pairs. Joiners (U+200C and
+# U+200D) are not among them: Persian and Hindi are written with them.
 HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
