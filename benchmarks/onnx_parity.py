@@ -20,10 +20,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import nn
 
+from rsedge.ort_module import import_onnxruntime
 from rsedge_export.graph import trace
 from rsedge_train.nets import registry
 from rsedge_train.nets.complexity import macs
@@ -72,6 +72,7 @@ def compare(net: nn.Module, name: str, tile: int, deployed: bool, repeats: int) 
     """Export, run batch 2, time batch 1 on one thread."""
     x = torch.randn(2, 3, tile, tile, generator=torch.Generator().manual_seed(1))
     graph = trace(net, x, ("image", "logits"))
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])

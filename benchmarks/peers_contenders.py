@@ -30,6 +30,7 @@ from streaming_peers import (
 )
 
 from rsedge.conditions import usable_cores
+from rsedge.ort_module import import_onnxruntime
 
 
 def monai(raster: str, out: str, model: str, tile: int, overlap: float = 0.25) -> Facts:
@@ -97,7 +98,7 @@ def same_session(contender: Callable[..., Facts]) -> Callable[..., Facts]:
 
     @wraps(contender)
     def run(**args: Any) -> Facts:
-        ort: Any = import_module("onnxruntime")
+        ort = import_onnxruntime()
         opened = ort.InferenceSession
 
         def open_session(model: Any, *_: Any, **__: Any) -> Any:

@@ -124,7 +124,7 @@ def hook_windows(call: Callable[[], None]) -> None:
     def hooked(self: OrtBackend, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         return stream(self, noted(batches))
 
-    OrtBackend.stream = hooked  # type: ignore[method-assign]
+    OrtBackend.stream = hooked  # type: ignore[assignment, method-assign]
 
 
 def first_tile(src: Any, backend: Backend) -> NDArray[Any]:

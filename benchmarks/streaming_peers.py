@@ -9,6 +9,7 @@ Runs one and prints its facts as one line of JSON: ``wall_s`` is of the work alo
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -24,6 +25,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as rsedge.ort_module does, also for geodeep
 Facts = dict[str, Any]
 BLOCK = 512
 MASK_PROFILE = {

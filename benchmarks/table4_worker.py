@@ -22,7 +22,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from streaming_peers import Facts, report
 from table4_tables import DEPLOYED, passes
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 
 from rsedge.conditions import cpu_name, load_1min, usable_cores
 from rsedge.errors import BackendError, ModelError
+from rsedge.ort_module import import_onnxruntime
 from rsedge.version import __version__
 from rsedge_train.nets import registry
 from rsedge_train.nets.complexity import PAPER_CLASSES
@@ -37,6 +37,7 @@ from rsedge_train.nets.deploy import deploy
 from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.table import model_row
 
+onnxruntime = import_onnxruntime()
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 AMP = "amp-"  # begins the name of a dtype that autocast uses, weights and input staying fp32
 NAMES = ("image", "logits")  # of the exported graph's input and output

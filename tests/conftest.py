@@ -19,11 +19,22 @@ from rsedge import open_model
 from rsedge.backends import Backend
 from rsedge.cli import main
 from rsedge.kernels import compiled
+from rsedge.ort_module import TELEMETRY_OFF
 from toys import make_bundle, pointwise_graph, pointwise_manifest
 
+os.environ.setdefault(TELEMETRY_OFF, "1")  # tests import onnxruntime themselves
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("rsedge", deadline=None)
 settings.load_profile("rsedge")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``fuzz`` take minutes, so they run only where they are asked for."""
+    if "fuzz" in (config.getoption("-m") or ""):
+        return
+    for item in items:
+        if item.get_closest_marker("fuzz"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with `-m fuzz`"))
 
 
 @pytest.fixture(scope="session", autouse=True)

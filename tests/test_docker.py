@@ -10,14 +10,21 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 from dockerfile_parse import DockerfileParser
+from packaging.requirements import Requirement
 
 from rsedge.cli.main import app
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docker"
@@ -93,13 +100,43 @@ def test_layers_hold_no_leavings(path: Path) -> None:
         assert run.count("pip install") == run.count("pip install --no-cache-dir")
 
 
+REQUIREMENTS = {"Dockerfile": "cpu", "Dockerfile.gpu": "gpu", **dict.fromkeys(JETSON, "jetson")}
+
+
 @each
-def test_tensorrt_comes_with_the_base(path: Path) -> None:
-    for run in (run for stage in stages(path) for run in values(stage, "RUN") if "pip install" in run):
-        assert not re.search(r"tensorrt|\btrt\b", run), run
-        assert ("pycuda" in run) is (path.name != "Dockerfile")
-        assert ("onnxruntime-gpu==" in run) is (path.name == "Dockerfile.gpu")
-        assert "/src[" in run
+def test_what_is_installed_is_known_by_its_hash(path: Path) -> None:
+    (run,) = (run for stage in stages(path) for run in values(stage, "RUN") if "pip install" in run)
+    installs = [part for part in run.split("&&") if "pip install" in part]
+    assert len(installs) == 3
+    assert all("--require-hashes -r " in part or "--no-deps --no-index" in part for part in installs)
+    assert re.search(rf"REQUIREMENTS\.txt|requirements/{REQUIREMENTS[path.name]}\.txt", run)
+    if "$REQUIREMENTS" in run:
+        assert "REQUIREMENTS=cpu" in values(stages(path)[0], "ARG")
+
+
+def pinned(name: str) -> dict[str, set[str]]:
+    """Packages of a file of requirements, and their versions, one for each kind of machine."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    found: dict[str, set[str]] = {}
+    for line in re.split(r"\n(?! )", text.strip()):
+        package, version = re.match(r"([\w.-]+)==([\w.+]+)( ;[^\\]*)? \\", line).groups()[:2]
+        assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}", line)) == line.count("--hash=") > 0, package
+        found.setdefault(package, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu-openvino", "gpu", "jetson", "build"])
+def test_requirements_are_what_the_project_asks_for(name: str) -> None:
+    found = pinned(name)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {"cpu-openvino": ["cpu", "openvino"], "jetson": ["cpu"], "build": []}.get(name, [name])
+    asked = [word for extra in extras for word in project["optional-dependencies"][extra]]
+    for text in [*asked, *(project["dependencies"] if extras else ["hatchling"])]:
+        wanted = Requirement(text)
+        assert all(wanted.specifier.contains(v, prereleases=True) for v in found[wanted.name]), text
+    assert ("pycuda" in found) is (name in {"gpu", "jetson"})
+    assert (found.get("onnxruntime-gpu") == {"1.23.2"}) is (name == "gpu")
+    assert not {"tensorrt", "torch"} & set(found)  # TensorRT comes with the base
 
 
 @each
@@ -135,7 +172,7 @@ def test_the_readme_names_every_base() -> None:
     text = (FOLDER / "README.md").read_text()
     for path in DOCKERFILES:
         assert f"| `{path.name}` |" in text
-        assert values(stages(path)[0], "FROM")[0].split()[0] in text
+        assert values(stages(path)[0], "FROM")[0].split()[0].partition("@")[0] in text  # without its digest
 
 
 def settings_of(unit: str) -> dict[str, str]:
@@ -165,3 +202,52 @@ def test_systemd_understands_the_service(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", there], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert UNIT.name not in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")
+def test_the_service_may_do_little() -> None:
+    """At most 2.5 of 10: "OK" begins there, and a GPU's watcher needs no more."""
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=25", "--no-pager", UNIT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_watcher_that_hangs_is_started_anew() -> None:
+    from rsedge.watch_ledger import LOST_S, PULSE_S
+
+    settings = settings_of(UNIT.read_text())
+    assert settings["Restart"] == "on-failure"  # a missed watchdog is one
+    assert settings["NotifyAccess"] == "main"
+    assert float(settings["WatchdogSec"]) >= max(LOST_S, 10 * PULSE_S)
+
+
+def test_the_service_reaches_no_network_and_runs_nothing_that_lands_in_its_folders() -> None:
+    settings = settings_of(UNIT.read_text())
+    assert settings["PrivateNetwork"] == "yes"
+    assert settings["IPAddressDeny"] == "any"
+    assert settings["RestrictAddressFamilies"] == "AF_UNIX"  # the watchdog's
+    assert {"/srv/rsedge/in", "/srv/rsedge/out"} <= set(settings["NoExecPaths"].split())
+
+
+SHUT_IN = ("--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--network none")
+
+
+def test_containers_are_run_shut_in() -> None:
+    texts = [
+        path.read_text().replace("\\\n#", " ").replace("\\\n", " ")
+        for path in (FOLDER / "README.md", *DOCKERFILES)
+    ]
+    runs = re.findall(r"docker run [^\n]*", "\n".join(texts))
+    assert len(runs) == 3
+    for run in runs:
+        assert all(option in run for option in SHUT_IN), run
+
+
+def test_the_security_page_is_linked_and_its_links_lead_somewhere() -> None:
+    for name in ("README.md", "docker/README.md"):
+        assert "SECURITY.md)" in (ROOT / name).read_text(encoding="utf-8")
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (ROOT / name).exists(), name
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`make\s+(\w+)", text)) <= set(targets)

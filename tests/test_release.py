@@ -97,7 +97,7 @@ def test_the_wheel_holds_files_where_the_tree_has_links(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in bundle.artifacts:
             packed = archive.read(f"rsedge/models/{DEFAULT_BUNDLE.name}/{name}")
-            assert packed == bundle.file(name).read_bytes()
+            assert packed == bundle.read(name)
 
 
 def test_installed_it_is_small(wheel: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import onnx
 
 def open_session(model: onnx.ModelProto) -> Any:
     """A session on the CPU provider."""
-    import onnxruntime as ort  # noqa: PLC0415 - slow to load, and `rsedge export --help` needs none of it
+    from rsedge.conditions import usable_cores  # noqa: PLC0415 - `rsedge export --help` needs none of it
+    from rsedge.ort_module import import_onnxruntime  # noqa: PLC0415
 
-    from rsedge.conditions import usable_cores  # noqa: PLC0415
-
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3

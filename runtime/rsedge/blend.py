@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsedge.errors import ModelError
 from rsedge.kernels import compiled
 from rsedge.tiling import Axis, Tiling
 from rsedge.window import Window
@@ -129,6 +130,14 @@ class RollingBand:
             cols.own(col),
         )
         down, across = tiling.rows.weights_of(self._row), tiling.cols.weights_of(col)
+        # The kernel is given no more than a pointer and one side.
+        if scores.shape != (self._classes, scores.shape[-1], scores.shape[-1]) or scores.shape[-1] < max(
+            down.size, across.size
+        ):
+            raise ModelError(
+                f"the model answered {scores.shape} for a tile of {self._classes} classes and {down.size} x "
+                f"{across.size} pixels or more; export it again"
+            )
         finite = (self._add_compiled if self._kernel else self._add)(scores, down, across, at)
         if finite and self._percent is not None and self._totals is not None:
             first, _, _, done, _, ready = at

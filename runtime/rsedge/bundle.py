@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rsedge.documents import MOST_BYTES, odd_name, parse_json, read_bytes
 from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
+from rsedge.graph_file import onnx_metadata
 from rsedge.manifest import Manifest
-from rsedge.protobuf import fields, messages, text
 
 MANIFEST_NAME = "manifest.json"
 REPORT_NAME = "report.json"
 SPEEDS_NAME = "speeds.json"  # what `rsedge verify` measured; each machine's own, so no manifest lists it
 METADATA_KEY = "rsedge"  # key of the manifest in an ONNX file's metadata_props
-METADATA_FIELD = 14  # of an ONNX file, a ModelProto
+MOST_MODEL_BYTES = (1 << 31) - 1  # of an ONNX file, a protobuf message; engines are smaller, too
 PRECISION_KEY = (
     "rsedge_precision"  # key beside it: one of PRECISIONS; absent in files of rsedge 0.1, which are fp32
 )
+MOST_PART_BYTES = 512 << 20  # of what lies beside it
 # Of a graph's arithmetic. INT8 comes as CPUs want it (uint8 activations), as TensorRT 8 and as TensorRT 10 do.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-trt8", "int8-trt10")
 # The wheel holds what CPUs take; what GPUs take would triple it, and lies in the repository.
@@ -42,6 +46,7 @@ class Bundle:
     artifacts: Mapping[str, str] = field(
         default_factory=dict
     )  # every file's name and SHA-256, as the manifest says
+    _opened: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path | str | None = None, precision: str | None = None) -> Bundle:
@@ -76,9 +81,9 @@ class Bundle:
         """
         if REPORT_NAME not in self.artifacts or not (self.path / REPORT_NAME).is_file():
             return {}
-        text = self.file(REPORT_NAME).read_bytes()
+        text = self.read(REPORT_NAME)
         try:
-            facts = json.loads(text)
+            facts = parse_json(text)
         except ValueError:
             return {}
         return facts if isinstance(facts, dict) else {}
@@ -99,14 +104,16 @@ class Bundle:
         if any(p.startswith(precision) for p in self.precisions):
             return None
         kind = precision.partition("-")[0].upper()
-        said = [str(note) for note in self.report.get("notes") or [] if kind in str(note)]
-        for rung in self.report.get("ladder") or []:
-            if any(p.startswith(precision) for p in rung["precisions"]) and not rung["passed"]:
-                said += rung["why"]
+        said = list[str]()
+        with suppress(AttributeError, KeyError, TypeError):  # a report of another kind tells no more
+            said += [str(note) for note in self.report.get("notes") or [] if kind in str(note)]
+            for rung in self.report.get("ladder") or []:
+                if any(p.startswith(precision) for p in rung["precisions"]) and not rung["passed"]:
+                    said += map(str, rung["why"])
         return "; ".join(said) or elsewhere(self.path) or "it was not exported"
 
-    def file(self, name: str) -> Path:
-        """One of the ``artifacts``, by its name, hash checked.
+    def read(self, name: str) -> bytes:
+        """One of the ``artifacts``, by its name: the very bytes whose hash was checked.
 
         Raises ModelError when it is not listed, missing or edited.
         """
@@ -114,12 +121,22 @@ class Bundle:
             known = ", ".join(sorted(self.artifacts)) or "none"
             raise ModelError(f"{self.path} has no {name}; its artifacts: {known}")
         path = self.path if self.artifact == self.path else self.path / name
-        _check_hash(path, self.artifacts[name])
-        return path
+        return _read_hashed(path, self.artifacts[name], MOST_PART_BYTES)
+
+    def artifact_bytes(self) -> bytes:
+        """The artifact to run, for a runtime to load: no file that took its place meanwhile gets there.
+
+        Those that were checked when the bundle was opened; they are not kept beyond the first call, later ones read
+        and check again. Raises ModelError when it has gone or was edited.
+        """
+        if self._opened:
+            return self._opened.pop()
+        return _read_hashed(self.artifact, self.sha256, MOST_MODEL_BYTES)
 
     @classmethod
     def _open_file(cls, path: Path, precision: str | None) -> Bundle:
-        metadata = onnx_metadata(path)
+        data = _read(path, MOST_MODEL_BYTES)
+        metadata = onnx_metadata(data, str(path))
         if METADATA_KEY not in metadata:
             raise ModelError(
                 f"{path} carries no rsedge metadata, so its bands, classes and tile are unknown; "
@@ -127,36 +144,53 @@ class Bundle:
             )
         manifest = Manifest.from_json(metadata[METADATA_KEY], str(path))
         found = metadata.get(PRECISION_KEY, "fp32")
+        if found not in PRECISIONS:
+            raise ModelError(f"{path} says that its precision is {found!r:.60}; export the model again")
         if precision not in {None, found}:
             raise ModelError(
                 f"{path} is {found}, {precision} was asked for; give the folder of its bundle, or no --precision"
             )
-        digest = file_sha256(path)
-        return cls(path, manifest, path, digest, found, {path.name: digest})
+        digest = hashlib.sha256(data).hexdigest()
+        opened = cls(path, manifest, path, digest, found, {path.name: digest})
+        opened._opened.append(data)
+        return opened
 
     @classmethod
     def _open_folder(cls, path: Path, precision: str) -> Bundle:
         manifest_path = path / MANIFEST_NAME
         if not manifest_path.is_file():
             raise ModelError(f"{path} is not a bundle: it has no {MANIFEST_NAME}")
-        text = manifest_path.read_bytes()
+        text = _read(manifest_path)
         manifest = Manifest.from_json(text, str(manifest_path))
-        listed = json.loads(text).get("artifacts")
-        artifacts = {n: str(h) for n, h in listed.items()} if isinstance(listed, dict) else {}
+        artifacts = _artifacts(parse_json(text).get("artifacts"), manifest_path)
         name = f"model.{precision}.onnx"
         if name not in artifacts:
             known = ", ".join(sorted(artifacts)) or "none"
             has = ", ".join(_precisions(artifacts)) or "none"
             others = elsewhere(path) or "make others with `rsedge export`"
             raise ModelError(f"{path} has no {name}; its artifacts: {known}; its precisions: {has}; {others}")
-        _check_hash(path / name, artifacts[name])
-        own = onnx_metadata(path / name).get(METADATA_KEY)
+        data = _read_hashed(path / name, artifacts[name], MOST_MODEL_BYTES)
+        own = onnx_metadata(data, str(path / name)).get(METADATA_KEY)
         if own is not None and Manifest.from_json(own, name) != manifest:
             raise ModelError(
                 f"{manifest_path} does not say what {name} says of itself: one of them was edited; copy or export the "
                 "bundle again"
             )
-        return cls(path, manifest, path / name, artifacts[name], precision, artifacts)
+        opened = cls(path, manifest, path / name, artifacts[name], precision, artifacts)
+        opened._opened.append(data)
+        return opened
+
+
+def _artifacts(listed: Any, source: Path) -> dict[str, str]:
+    """Names and hashes as a manifest lists them. Raises ModelError where they are none."""
+    if not isinstance(listed, dict):
+        return {}
+    for name, digest in listed.items():
+        if (wrong := odd_name(name)) is not None:
+            raise ModelError(f"{source}: the name of an artifact {wrong}; copy or export the bundle again")
+        if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+            raise ModelError(f"{source}: {name} has no SHA-256; copy or export the bundle again")
+    return listed
 
 
 def _precisions(artifacts: Mapping[str, str]) -> tuple[str, ...]:
@@ -170,18 +204,29 @@ def elsewhere(path: Path) -> str:
     return f"the default model for GPUs and TensorRT is in a clone of rsedge: give its folder {FULL_BUNDLE}"
 
 
-def _check_hash(path: Path, expected: str) -> None:
-    """Raise ModelError unless the file is there and is the one its manifest names."""
+def _read(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    try:
+        return read_bytes(path, most_bytes)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} cannot be read: {error}; copy or export the bundle again") from error
+
+
+def _read_hashed(path: Path, expected: str, most_bytes: int) -> bytes:
+    """The bytes of a file. Raises ModelError unless it is there and is the one its manifest names."""
     if not path.is_file():
         raise ModelError(
             f"{path.parent}: {path.name} is listed in {MANIFEST_NAME} but missing; copy the bundle again"
         )
-    found = file_sha256(path)
+    data = _read(path, most_bytes)
+    found = hashlib.sha256(data).hexdigest()
     if found != expected:
         raise ModelError(
             f"{path} is not the file its manifest names (SHA-256 {found[:12]}..., "
             f"expected {expected[:12]}...); copy or export the bundle again"
         )
+    return data
 
 
 def write_bundle_manifest(folder: Path, manifest: Manifest) -> None:
@@ -203,20 +248,3 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def onnx_metadata(path: Path) -> dict[str, str]:
-    """``metadata_props`` of an ONNX file, read without the onnx package.
-
-    An ONNX file is a protobuf message; its metadata are the top-level fields number 14, each a
-    message of two strings (onnx.proto: StringStringEntryProto). Weights and graph are skipped.
-
-    Raises ModelError when the file is not such a message.
-    """
-    try:
-        entries = [dict(fields(message)) for message in messages(path.read_bytes(), METADATA_FIELD)]
-        return {text(entry[1]): text(entry.get(2)) for entry in entries}
-    except (IndexError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} is not an ONNX file ({error}); it may be damaged or incomplete") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Protocol, TypeVar
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,11 @@ from rsedge.window import Window
 REFERENCE_NAME = "reference.npz"
 T = TypeVar("T")
 COARSE = 8  # every so many pixels the reference answer holds a score
+MOST_ARRAY_BYTES = 1 << 30  # of one array of the reference answer, unpacked
+HEADERS: Mapping[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 SEED = 900  # of the first scene; none of these was trained or calibrated on
 
 
@@ -56,22 +63,46 @@ class ReferenceAnswer:
         """That of ``bundle``; None where it has none. Raises ModelError when it is damaged."""
         if REFERENCE_NAME not in bundle.artifacts or bundle.path == bundle.artifact:
             return None
-        path, m = bundle.file(REFERENCE_NAME), bundle.manifest
+        path, m, data = bundle.path / REFERENCE_NAME, bundle.manifest, bundle.read(REFERENCE_NAME)
+        coarse = -(-m.tile // COARSE)
+        shapes = {
+            "pixels": (len(m.bands), m.tile, m.tile),
+            "classes": (m.tile, m.tile),
+            "scores": (len(m.classes), coarse, coarse),
+        }
+        kinds = {"pixels": (m.dtype,), "classes": ("uint8",), "scores": ("float16", "float32")}
         try:
-            with np.load(path, allow_pickle=False) as file:
-                answer = cls(file["pixels"], file["classes"], file["scores"].astype(np.float32))
-        except (KeyError, ValueError, OSError, EOFError) as error:
+            with ZipFile(BytesIO(data)) as archive:
+                count, *others = (_tiles_of(archive, name, shapes[name], kinds[name]) for name in shapes)
+                if others != [count, count]:
+                    raise ValueError(f"it holds {count}, {others[0]} and {others[1]} tiles")  # noqa: TRY301
+                arrays = {name: _array(archive, name) for name in shapes}
+        except Exception as error:  # numpy and zipfile raise a dozen unrelated types here
             raise ModelError(f"{path} cannot be read ({error}); export the bundle again") from error
-        n, coarse = len(answer.pixels), -(-m.tile // COARSE)
-        wanted = (
-            (n, len(m.bands), m.tile, m.tile),
-            (n, m.tile, m.tile),
-            (n, len(m.classes), coarse, coarse),
-        )
-        found = (answer.pixels.shape, answer.classes.shape, answer.scores.shape)
-        if not n or found != wanted or answer.pixels.dtype.name != m.dtype:
-            raise ModelError(f"{path} holds {found}, its manifest asks for {wanted}; export the bundle again")
-        return answer
+        return cls(arrays["pixels"], arrays["classes"], arrays["scores"].astype(np.float32))
+
+
+def _tiles_of(archive: ZipFile, name: str, shape: tuple[int, ...], kinds: tuple[str, ...]) -> int:
+    """How many tiles an array says that it has; its bytes are not unpacked.
+
+    Raises ValueError where it is another array than asked for, or has none or too many.
+    """
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in HEADERS:
+            raise ValueError(f"{name} is of version {version}")
+        found, _, dtype = HEADERS[version](file)
+    if found[1:] != shape or not found or dtype.name not in kinds:
+        raise ValueError(f"{name} is {dtype.name} {found}, its manifest asks for {kinds[0]} (n, *{shape})")
+    if not 1 <= found[0] * math.prod(shape) * dtype.itemsize <= MOST_ARRAY_BYTES:
+        raise ValueError(f"{name} has {found[0]} tiles")
+    return int(found[0])
+
+
+def _array(archive: ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
 
 
 class SampleTiles:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsedge.documents import parse_toml, read_bytes
 from rsedge.errors import InputError
 from rsedge.manifest import NODATA, ClassInfo, Manifest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 CLASSES_FILE = "classes.toml"
 Entry = int | str | tuple[int, int, int]  # of a class table: an index, the name of a class, a colour
@@ -136,7 +131,7 @@ class ClassTable:
         holds colours, indices, or names of classes. Raises InputError when it cannot be read.
         """
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = parse_toml(read_bytes(path))
             given = {str(name): _entry(value) for name, value in table["classes"].items()}
             ignored = [v if v in given else _entry(v) for v in table.get("ignore", [])]
             colors = {str(name): _rgb(str(value)) for name, value in table.get("colors", {}).items()}

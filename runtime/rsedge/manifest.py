@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rsedge.documents import odd_name, parse_json
 from rsedge.errors import ModelError
 
 SCHEMA = 1
 NODATA = 255  # mask value of pixels without data; never a class, so at most 255 classes
 DTYPES = ("uint8", "uint16", "float32")
+LARGEST = {"uint8": 255.0, "uint16": 65535.0, "float32": 3.4028234e38}  # value of each
+MOST_TILE = 8192  # pixels
+MOST_BYTES = 16 << 20  # of the JSON
 
 
 @dataclass(frozen=True)
@@ -22,10 +27,8 @@ class ClassInfo:
     color: tuple[int, int, int]  # RGB, 0..255
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ModelError("a class has no name")
-        if len(self.color) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in self.color):
-            raise ModelError(f"class {self.name!r}: color {self.color} is not three integers 0..255")
+        _check_name("the name of a class", self.name)
+        _check_color(f"class {self.name!r}: color", self.color)
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,40 @@ class Manifest:
     complexity: Mapping[str, Any] = field(default_factory=dict)  # params, MACs of student and teacher
 
     def __post_init__(self) -> None:
+        _check_name("its name", self.name)
+        for band in self.bands:
+            _check_name("the name of a band", band)
         if not self.bands or len(self.fill) != len(self.bands):
             raise ModelError(f"{len(self.fill)} fill values for {len(self.bands)} bands; give one a band")
         if self.dtype not in DTYPES:
-            raise ModelError(f"input dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
-        if self.tile < 1:
-            raise ModelError(f"tile {self.tile} is not a positive number of pixels")
+            raise ModelError(f"input dtype {self.dtype!r:.60} is not one of {', '.join(DTYPES)}")
+        if not (_is_number(self.tile, int) and 1 <= self.tile <= MOST_TILE):
+            raise ModelError(f"tile {self.tile!r:.60} is not a positive number of pixels up to {MOST_TILE}")
         if not 2 <= len(self.classes) <= NODATA:
             raise ModelError(f"{len(self.classes)} classes; a mask holds 2 to {NODATA}")
         names = [c.name for c in self.classes]
         if len(set(names)) != len(names):
             raise ModelError(f"class names repeat: {', '.join(names)}")
-        if self.gsd_m is not None and not 0 < self.gsd_m[0] <= self.gsd_m[1]:
-            raise ModelError(f"gsd_m {self.gsd_m} is not (finest, coarsest) in metres")
+        for what, facts in (("provenance", self.provenance), ("complexity", self.complexity)):
+            if not isinstance(facts, Mapping):
+                raise ModelError(f"{what} is a {type(facts).__name__}, not an object")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        lowest = -LARGEST["float32"] if self.dtype == "float32" else 0
+        for value in self.fill:
+            if not (_is_number(value) and lowest <= value <= LARGEST[self.dtype]):
+                raise ModelError(
+                    f"fill {value!r:.60} is no value of {self.dtype}; give each band one of its own"
+                )
+        if self.gsd_m is not None and not (
+            len(self.gsd_m) == 2
+            and all(map(_is_number, self.gsd_m))
+            and 0 < self.gsd_m[0] <= self.gsd_m[1] < math.inf
+        ):
+            raise ModelError(f"gsd_m {self.gsd_m!r:.60} is not (finest, coarsest) in metres")
+        for color in self.unlabelled:
+            _check_color("unlabelled", color)
 
     @property
     def takes_rgb8(self) -> bool:
@@ -77,29 +101,59 @@ class Manifest:
         Raises ModelError when it is not JSON, of another schema, or lacks a field.
         """
         try:
-            facts = json.loads(text)
-            schema = facts.pop("rsedge_schema")
-            if schema != SCHEMA:
-                raise ModelError(
-                    f"{source}: manifest schema {schema}, this rsedge reads {SCHEMA}; upgrade rsedge"
-                )
-            classes = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in facts.pop("classes"))
-            gsd_m = facts.pop("gsd_m", None)
+            facts = parse_json(text, MOST_BYTES)
+            _check_schema(facts.pop("rsedge_schema"))
             return cls(
-                name=str(facts["name"]),
-                bands=tuple(map(str, facts["bands"])),
-                dtype=str(facts["dtype"]),
-                tile=int(facts["tile"]),
-                classes=classes,
-                fill=tuple(map(float, facts["fill"])),
-                unlabelled=tuple((int(r), int(g), int(b)) for r, g, b in facts.get("unlabelled", ())),
-                gsd_m=(float(gsd_m[0]), float(gsd_m[1])) if gsd_m else None,
-                provenance=dict(facts.get("provenance", {})),
-                complexity=dict(facts.get("complexity", {})),
+                name=facts["name"],
+                bands=_listed(facts, "bands"),
+                dtype=facts["dtype"],
+                tile=facts["tile"],
+                classes=tuple(ClassInfo(c["name"], _listed(c, "color")) for c in _listed(facts, "classes")),
+                fill=_floats(_listed(facts, "fill")),
+                unlabelled=tuple(map(tuple, _listed({"unlabelled": [], **facts}, "unlabelled"))),
+                gsd_m=None if facts.get("gsd_m") is None else _floats(_listed(facts, "gsd_m")),
+                provenance=facts.get("provenance", {}),
+                complexity=facts.get("complexity", {}),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            if isinstance(error, ModelError):
-                raise
+        except ModelError as error:
+            raise ModelError(f"{source}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(
                 f"{source}: not an rsedge manifest ({type(error).__name__}: {error}); export the model again"
             ) from error
+
+
+def _check_schema(schema: object) -> None:
+    if schema != SCHEMA:
+        raise ModelError(f"manifest schema {schema!r:.60}, this rsedge reads {SCHEMA}; upgrade rsedge")
+
+
+def _check_name(what: str, value: object) -> None:
+    """Raise ModelError where it is none: it is printed, and stands in files that others read."""
+    if (wrong := odd_name(value)) is not None:
+        raise ModelError(f"{what} {wrong}")
+
+
+def _check_color(what: str, color: object) -> None:
+    if not (
+        isinstance(color, tuple)
+        and len(color) == 3
+        and all(_is_number(v, int) and 0 <= v <= 255 for v in color)
+    ):
+        raise ModelError(f"{what} {color!r:.60} is not three integers 0..255")
+
+
+def _is_number(value: object, kinds: Any = int | float) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _floats(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Numbers as floats; what is none is left to be refused."""
+    return tuple(float(v) if _is_number(v) else v for v in values)
+
+
+def _listed(facts: Mapping[str, Any], key: str) -> tuple[Any, ...]:
+    """The list at a key."""
+    if not isinstance(facts[key], list):
+        raise ModelError(f"{key} is a {type(facts[key]).__name__}, not a list")
+    return tuple(facts[key])

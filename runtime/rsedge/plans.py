@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rsedge.bundle import Bundle, elsewhere, file_sha256
+from rsedge.documents import odd_name, parse_json, read_bytes
 from rsedge.errors import InputError, ModelError, OutputError
 from rsedge.files import whole_or_nothing
 
@@ -67,6 +68,19 @@ class PlanFacts:
     date: str  # UTC, ISO 8601
 
     def __post_init__(self) -> None:
+        words = (
+            self.file,
+            self.sha256,
+            self.precision,
+            self.onnx,
+            self.onnx_sha256,
+            self.rsedge_version,
+            self.date,
+        )
+        device = (v for v in asdict(self.device).values() if v is not None)
+        for word in (*words, *device):
+            if (wrong := odd_name(word)) is not None:
+                raise ModelError(f"a name in it {wrong}")
         if self.precision not in PRECISIONS:
             raise ModelError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if Path(self.file).name != self.file or not self.file.endswith(".plan"):
@@ -85,7 +99,7 @@ class PlanFacts:
     def from_json(cls, text: str | bytes, source: str) -> PlanFacts:
         """Parse ``to_json``'s output; ``source`` is named in the ModelError when it is something else."""
         try:
-            facts: dict[str, Any] = json.loads(text)
+            facts: dict[str, Any] = parse_json(text)
             schema = facts.pop("rsedge_plan_schema")
             if schema != SCHEMA:
                 raise ModelError(
@@ -212,6 +226,8 @@ def command(bundle: Path, precision: str | None) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} cannot be read: {error}; delete it and its .plan") from error

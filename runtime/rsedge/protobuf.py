@@ -14,6 +14,8 @@ def fields(data: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
     data, at = memoryview(data), 0
     while at < len(data):
         key, at = _varint(data, at)
+        if key > 0xFFFFFFFF:  # readers differ in what they make of it
+            raise ValueError("a field number that is too large")
         number, wire_type = key >> 3, key & 7
         if number == 0:
             raise ValueError("field number 0")

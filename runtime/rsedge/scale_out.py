@@ -40,6 +40,11 @@ WINDOW_ROWS = 4, 24  # of a band: with fewer the border costs over a quarter, mo
 BAND_BYTES = 256 << 20  # uncompressed result of a band: it is one message
 AHEAD = 2  # bands on their way, per worker
 POLL_S = 0.5
+TLS = "DASK_DISTRIBUTED__COMM__TLS__"  # begins the names of Dask's settings, as variables
+OPEN = (
+    "{address} has neither encryption nor passwords: whoever reaches it can run programs on all its machines and on "
+    "this one; use it in a network that you trust, or tls://"
+)
 GO_ON = "what is finished is kept: go on with --resume"
 
 
@@ -58,6 +63,8 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         distributed = import_distributed()
+        if self.address.startswith("tls://"):
+            _check_certificates(distributed, self.address)
         try:
             _check_reachable(self.address)
             self._client = distributed.Client(self.address, timeout=CONNECT_S, set_as_default=False)
@@ -218,6 +225,32 @@ def _check_reachable(address: str) -> None:
             if isinstance(error, socket.gaierror) or time.monotonic() - begin > CONNECT_S:
                 raise
         time.sleep(POLL_S / 2)
+
+
+def _check_certificates(distributed: Any, address: str) -> None:
+    """Raise BackendError where Dask is not told of certificates: it finds out late, and not in words."""
+    try:
+        context = distributed.Security().get_connection_args("client").get("ssl_context")
+    except (OSError, TypeError, ValueError) as error:  # OSError: also what is wrong with a certificate
+        raise BackendError(
+            f"the certificates for {address} cannot be used ({_first_line(error)}); check the files that "
+            f"{TLS}CA_FILE, {TLS}CLIENT__CERT and {TLS}CLIENT__KEY name"
+        ) from error
+    if context is None:
+        raise BackendError(
+            f"{address} needs certificates, and Dask is told of none; set {TLS}CA_FILE, {TLS}CLIENT__CERT and "
+            f"{TLS}CLIENT__KEY, here and likewise where scheduler and workers run"
+        )
+
+
+def is_open_to_others(address: str) -> bool:
+    """Whether a cluster's messages, which are programs, cross a network without TLS."""
+    scheme, _, place = address.rpartition("://")
+    try:
+        host = urlsplit(f"//{place}").hostname or ""
+    except ValueError:
+        return False  # which is said by who connects
+    return scheme in {"", "tcp"} and host not in {"localhost", "::1", ""} and not host.startswith("127.")
 
 
 def run_on_cluster(job: Job, plan: Plan, journal: Journal, progress: Progress | None = None) -> Stats:

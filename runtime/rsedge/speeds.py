@@ -12,6 +12,7 @@ from typing import Any
 
 from rsedge.bundle import DEFAULT_BUNDLE, SPEEDS_NAME, Bundle
 from rsedge.conditions import BOARD, cpu_name, usable_cores
+from rsedge.documents import odd_name, parse_json, read_bytes
 from rsedge.errors import InputError, ModelError
 from rsedge.files import user_cache, whole_or_nothing
 from rsedge.plans import list_engines
@@ -20,6 +21,7 @@ SCHEMA = 1
 GPUS = Path("/proc/driver/nvidia/gpus")
 ON_CPU = ("cpu", "openvino")  # devices whose speed depends on the number of threads
 ENGINES = ("tensorrt", "ort-tensorrt")  # devices that are taken only when a precision is asked for
+DEVICES = (*ON_CPU, "cuda", *ENGINES)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Speed:
     machine: Machine
 
     def __post_init__(self) -> None:
+        names = (self.precision, self.device, self.provider, self.version, self.sha256, self.date)
+        for name in names:
+            if (wrong := odd_name(name)) is not None:
+                raise InputError(f"a name in it {wrong}")
+        if self.device not in DEVICES:
+            raise InputError(f"device {self.device} is none of {', '.join(DEVICES)}")
         if not (self.tile_ms > 0 and self.reference_ms > 0 and 0 <= self.agreement <= 1):
             raise InputError(
                 f"{self.tile_ms} ms a tile, {self.reference_ms} ms of the reference and agreement {self.agreement} "
@@ -78,7 +86,7 @@ def load_speeds(bundle: Bundle) -> tuple[tuple[Speed, ...], str | None]:
     found, wrong = dict[tuple[Any, ...], Speed](), list[str]()
     for path in _places(bundle):
         try:
-            facts = json.loads(path.read_bytes())
+            facts = parse_json(read_bytes(path))
             if facts["rsedge_speeds_schema"] != SCHEMA:
                 raise InputError(f"schema {facts['rsedge_speeds_schema']}, this rsedge reads {SCHEMA}")
             for speed in map(Speed.from_dict, facts["speeds"]):
@@ -87,7 +95,7 @@ def load_speeds(bundle: Bundle) -> tuple[tuple[Speed, ...], str | None]:
                     found[key] = speed
         except FileNotFoundError:
             continue
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             wrong.append(f"{path} is not what rsedge writes ({type(error).__name__}: {error})")
     return tuple(found.values()), "; ".join(wrong) or None
 

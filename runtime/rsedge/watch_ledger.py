@@ -23,6 +23,7 @@ from types import TracebackType
 from rsedge.errors import InputError, OutputError, RsedgeError
 from rsedge.files import disk_errors, write_all
 from rsedge.journal import sync_folder
+from rsedge.service import tell_systemd
 
 LINES, LOCK, PULSE = ".rsedge-watch.jsonl", ".rsedge-watch.lock", ".rsedge-watch.alive"
 # How often the pulse beats while a model is at work; without one for so long, nobody watches. Between two beats
@@ -175,6 +176,7 @@ class Ledger:
             path.touch()
             os.utime(path, (now, now))  # by our clock, not by a file server's
         self._beaten = self._clock()
+        tell_systemd("WATCHDOG=1")
 
     def keep_beating(self) -> None:
         """`beat`, where the last one is some time ago."""

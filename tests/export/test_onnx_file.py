@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rsedge.bundle import PRECISIONS, Bundle, onnx_metadata
+from rsedge.bundle import PRECISIONS, Bundle
 from rsedge.errors import ModelError
+from rsedge.graph_file import onnx_metadata
 from rsedge_export.onnx_file import metadata, save
 from toys import TILE, pointwise_graph, pointwise_manifest
 
@@ -22,7 +23,7 @@ def test_a_saved_graph_carries_its_manifest_and_precision_and_nothing_else(tmp_p
         save(graph, manifest, precision, path := tmp_path / f"{precision}.onnx")
         opened = Bundle.open(path)
         assert (opened.manifest, opened.precision) == (manifest, precision)
-        assert onnx_metadata(path) == metadata(manifest, precision)
+        assert onnx_metadata(path.read_bytes(), "m") == metadata(manifest, precision)
         stored = onnx.load(path)
         assert (stored.producer_name, stored.producer_version) == ("rsedge", "")
         assert stored.graph == graph.graph

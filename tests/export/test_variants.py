@@ -17,8 +17,9 @@ from onnx import TensorProto
 from graphs import graph, make, ops
 from labelled import save_tif
 from rsedge import InputError
-from rsedge.bundle import PRECISION_KEY, Bundle, onnx_metadata, write_bundle_manifest
+from rsedge.bundle import PRECISION_KEY, Bundle, write_bundle_manifest
 from rsedge.check_tiles import SampleTiles
+from rsedge.graph_file import onnx_metadata
 from rsedge_export import variants
 from rsedge_export.calibration import CalibrationTiles, Imagery
 from rsedge_export.gate import Limits, Verdict
@@ -100,7 +101,7 @@ def test_every_artifact_opens_agrees_and_says_what_it_is(whole: Made, precision:
     path = folder / f"model.{precision}.onnx"
     assert files(folder) == ["fp16", "fp32", "int8", "int8-trt10", "int8-trt8"]
     assert onnx.load(path).opset_import[0].version == opset
-    assert onnx_metadata(path)[PRECISION_KEY] == precision
+    assert onnx_metadata(path.read_bytes(), "m")[PRECISION_KEY] == precision
     assert Bundle.open(folder, precision).artifact == path
     assert agreement(path) > (0.999 if precision == "fp16" else 0.98)
     assert int8_layers(path) == (set() if precision == "fp16" else set(LAYER_NAMES))

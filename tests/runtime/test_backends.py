@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from artifacts import graph_of, make_artifacts
 from rsedge import BackendError, InputError, ModelError, open_model
@@ -41,6 +43,90 @@ def test_a_graph_other_than_its_manifest_is_refused(
     )
     with pytest.raises(ModelError, match=message):
         open_model(folder)
+
+
+DEVICES = ["cpu", "openvino"]
+
+
+def moody_graph(claims: list[object] | None, height: int = 5) -> onnx.ModelProto:
+    """Answers one tile's scores by the pixels: where the first is not 0, (1, 5, 12, ``height``)."""
+    manifest = pointwise_manifest()
+    model = pointwise_graph(manifest)
+    del model.graph.node[1:], model.graph.output[:], model.graph.initializer[:]
+    ints = {
+        "zeros": [0, 0, 0, 0],
+        "ones": [1, 1, 1, 1],
+        "four": [4],
+        "right": [1, 3, TILE, TILE],
+        "apart": [0, 2, 12 - TILE, height - TILE],
+    }
+    ints["axes"] = [0, 1, 2, 3]
+    for name, values in ints.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    zero = numpy_helper.from_array(np.zeros(1, np.float32), "zero")
+    model.graph.initializer.append(zero)
+    model.graph.node.extend([
+        helper.make_node("Slice", ["real", "zeros", "ones", "axes"], ["first"]),
+        helper.make_node("Cast", ["first"], ["odd"], to=TensorProto.BOOL),
+        helper.make_node("Cast", ["odd"], ["mood"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["mood", "minus"], ["flat"]),
+        helper.make_node("Mul", ["flat", "apart"], ["more"]),
+        helper.make_node("Add", ["right", "more"], ["shape"]),
+        helper.make_node("Expand", ["zero", "shape"], ["scores"]),
+    ])  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "minus"))
+    model.graph.output.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, claims))
+    return model
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("claims", [None, ["n", "c", "h", "w"], ["n", 3, "h", "w"], ["batch", 3, TILE, TILE]])
+def test_an_answer_whose_shape_only_the_pixels_know_is_refused(
+    tmp_path: Path, device: str, claims: list[object] | None
+) -> None:
+    pytest.importorskip(device if device == "openvino" else "onnxruntime")
+    folder = make_bundle(tmp_path / "b", pointwise_manifest(), moody_graph(claims, 100_004))
+    odd = np.full((1, 3, TILE, TILE), 7, np.uint8)
+    try:
+        model = open_model(folder, device, 1)
+    except ModelError as error:
+        assert "its output is" in str(error)  # noqa: PT017
+        return
+    with model:  # it said what was asked for
+        for answer in (model.infer, lambda batch: list(model.stream([batch]))):
+            with pytest.raises((ModelError, BackendError), match="answered|failed"):
+                answer(odd)
+
+
+class Moody(OrtBackend):
+    """Answers what it is told to, whatever its graph says."""
+
+    answer: np.ndarray
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        return self.answer
+
+    def _answers(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        return (self.answer for _ in batches)
+
+    def _classes(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        return (self.answer[:, 0].astype(np.float64) for _ in batches)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [np.zeros(s, np.float32) for s in ((1, 5, 12, 5), (1, 3, TILE, TILE - 1), (1, 1, TILE, TILE), (1, 4, TILE, TILE),
+                                       (3, TILE, TILE), (2, 3, TILE, TILE), (0, 3, TILE, TILE))]
+    + [np.zeros((1, 3, TILE, TILE), kind) for kind in ("float64", "float16", "uint8")],
+    ids=lambda answer: f"{answer.dtype}{answer.shape}",
+)  # fmt: skip
+def test_every_answer_is_what_the_manifest_promises(bundle: Path, answer: np.ndarray) -> None:
+    with Moody(Bundle.open(bundle), "cpu", 1) as model:
+        model.answer = answer
+        ways = (model.infer, lambda b: list(model.stream([b])), lambda b: list(model.stream_classes([b])))
+        for way in ways:
+            with pytest.raises(ModelError, match="its manifest says"):
+                way(tiles(1))
 
 
 def test_without_a_precision_it_is_fp32(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsedge.blend import CropBand, RollingBand, Spans, argmax
+from rsedge.errors import ModelError
 from rsedge.kernels import compiled
 from rsedge.tiling import Tiling
 from rsedge.window import Window
@@ -152,3 +153,13 @@ def test_constant_scores_give_a_constant_mask(path: str, seam: str, overlap: flo
 def test_argmax_takes_the_first_of_equals_as_numpy_does(classes: int, seed: int) -> None:
     scores = np.random.default_rng(seed).integers(0, 3, (classes, 7, 9)).astype(np.float32)
     np.testing.assert_array_equal(argmax(scores), scores.argmax(0))
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 8, 8), (4, 8, 8), (3, 8, 7), (3, 7, 8), (3, 7, 7), (3, 8), (1, 8, 8), (3, 0, 0)]
+)
+def test_scores_of_another_shape_never_reach_the_kernel(path: str, shape: tuple[int, ...]) -> None:
+    band = RollingBand(Spans(Tiling.of(20, 20, 8, 0.25, "blend")), 3)
+    with pytest.raises(ModelError, match="the model answered"):
+        band.add(0, np.zeros(shape, np.float32))
+    assert band.add(0, np.zeros((3, 8, 8), np.float32))

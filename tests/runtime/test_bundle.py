@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,12 +18,13 @@ from rsedge.bundle import (
     METADATA_KEY,
     PRECISIONS,
     Bundle,
-    onnx_metadata,
     write_bundle_manifest,
 )
 from rsedge.errors import InputError, ModelError
+from rsedge.graph_file import onnx_metadata
+from rsedge.manifest import Manifest
 from rsedge.plans import Device, choose
-from toys import make_bundle, pointwise_graph, pointwise_manifest
+from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 FULL = Path(__file__).parents[2] / FULL_BUNDLE
 
@@ -44,7 +47,7 @@ def test_metadata_are_read_as_the_onnx_package_reads_them(tmp_path: Path) -> Non
         graph.metadata_props.add(key=key, value=value)
     onnx.save(graph, tmp_path / "m.onnx")
     expected = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
-    assert onnx_metadata(tmp_path / "m.onnx") == expected
+    assert onnx_metadata((tmp_path / "m.onnx").read_bytes(), "m") == expected
     assert METADATA_KEY in expected
 
 
@@ -64,7 +67,7 @@ def test_the_default_bundle_is_whole() -> None:
     assert bundle.manifest.tile == 512
     assert bundle.precisions == ("fp32", "int8")
     for name in bundle.artifacts:
-        assert bundle.file(name).is_file()
+        assert bundle.read(name)
 
 
 def test_what_the_wheel_leaves_out_is_in_the_repository() -> None:
@@ -73,7 +76,7 @@ def test_what_the_wheel_leaves_out_is_in_the_repository() -> None:
     assert full.manifest == part.manifest
     assert set(part.artifacts.items()) < set(full.artifacts.items())
     for name in full.artifacts:
-        assert full.file(name).is_file()
+        assert full.read(name)
         assert not (full.path / name).is_symlink()  # so that the folder can be copied elsewhere
     with pytest.raises(ModelError, match=rf"precisions: fp32, int8; .*{FULL_BUNDLE}"):
         Bundle.open(precision="fp16")
@@ -101,7 +104,7 @@ class TestSeveralArtifacts:
         for opened in (Bundle.open(lone), Bundle.open(lone, "int8")):
             assert (opened.precision, opened.precisions) == ("int8", ("int8",))
             assert opened.artifacts == {"model.int8.onnx": opened.sha256}
-            assert opened.file("model.int8.onnx") == lone
+            assert opened.read("model.int8.onnx") == lone.read_bytes()
             assert (opened.report, opened.record()) == ({}, {})
         with pytest.raises(ModelError, match="is int8, fp32 was asked for"):
             Bundle.open(lone, "fp32")
@@ -172,9 +175,102 @@ class TestSeveralArtifacts:
 
     def test_any_file_of_it_is_checked(self, tmp_path: Path) -> None:
         opened = Bundle.open(self.made(tmp_path, {}))
-        assert opened.file("report.json") == opened.path / "report.json"
+        assert opened.read("report.json") == (opened.path / "report.json").read_bytes()
         with pytest.raises(ModelError, match=r"has no reference\.npz"):
-            opened.file("reference.npz")
+            opened.read("reference.npz")
+
+
+class TestWhatRunsIsWhatWasHashed:
+    def test_the_bytes_are_those_that_were_opened_whatever_takes_their_place(
+        self, bundle: Path, tmp_path: Path
+    ) -> None:
+        folder = make_bundle(tmp_path / "b", pointwise_manifest(), pointwise_graph(pointwise_manifest()))
+        for path in (folder, folder / "model.fp32.onnx"):
+            own = (folder / "model.fp32.onnx").read_bytes()
+            opened = Bundle.open(path)
+            (folder / "model.fp32.onnx").write_bytes(b"another")
+            assert opened.artifact_bytes() == own
+            with pytest.raises(ModelError, match="not the file its manifest names"):
+                opened.artifact_bytes()  # they are not kept
+            (folder / "model.fp32.onnx").write_bytes(own)
+            assert opened.artifact_bytes() == own
+
+    @pytest.mark.parametrize("device", ["cpu", "openvino"])
+    def test_a_file_exchanged_while_it_is_opened_does_not_run(
+        self, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if device == "openvino":
+            pytest.importorskip("openvino")
+        manifest = pointwise_manifest()
+        folder = make_artifacts(tmp_path / "b", manifest, {"fp32": graph_of(manifest)})
+        other = graph_of(manifest, "fp32", (9, 9, 9)).SerializeToString()
+        load = Manifest.from_json
+
+        def exchanged(text: str | bytes, source: str) -> Manifest:
+            if source.endswith(".onnx"):  # its hash has been checked
+                (folder / "model.fp32.onnx").write_bytes(other)
+            return load(text, source)
+
+        monkeypatch.setattr(Manifest, "from_json", exchanged)
+        batch = np.full((1, 3, TILE, TILE), 7, np.uint8)
+        with open_model(folder, device, 1) as model:
+            assert model.infer(batch).max() == 7
+            if device == "openvino":  # reads it again for another number of tiles
+                with pytest.raises(ModelError, match="not the file its manifest names"):
+                    model.infer(np.concatenate([batch, batch]))
+
+    @pytest.mark.parametrize("lone", [False, True])
+    def test_weights_that_no_hash_covers(self, tmp_path: Path, lone: bool) -> None:
+        graph, folder = pointwise_graph(pointwise_manifest()), tmp_path / "b"
+        folder.mkdir()
+        onnx.save(
+            graph, folder / "model.fp32.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+        )
+        write_bundle_manifest(folder, pointwise_manifest())
+        assert "w.bin" in json.loads((folder / "manifest.json").read_text())["artifacts"]
+        with pytest.raises(ModelError, match="keeps weights in other files"):
+            Bundle.open(folder / "model.fp32.onnx" if lone else folder)
+
+    @pytest.mark.parametrize("name", ["manifest.json", "model.fp32.onnx"])
+    def test_what_is_no_file_is_not_waited_for(self, tmp_path: Path, name: str) -> None:
+        folder = make_bundle(tmp_path / "b", pointwise_manifest(), pointwise_graph(pointwise_manifest()))
+        (folder / name).unlink()
+        (folder / name).symlink_to("/dev/zero")
+        with pytest.raises(ModelError):
+            Bundle.open(folder)
+        os.mkfifo(tmp_path / "pipe.onnx")
+        with pytest.raises(ModelError, match="no regular file"):
+            Bundle.open(tmp_path / "pipe.onnx")
+
+    @pytest.mark.parametrize(
+        "artifacts",
+        [{"model.fp32.onnx": 5}, {"model.fp32.onnx": "A" * 64}, {"a\nb": "0" * 64}, {"": "0" * 64}],
+    )
+    def test_a_list_of_artifacts_that_is_none(self, tmp_path: Path, artifacts: object) -> None:
+        facts = {**json.loads(pointwise_manifest().to_json()), "artifacts": artifacts}
+        (tmp_path / "manifest.json").write_text(json.dumps(facts))
+        with pytest.raises(ModelError, match="artifact|SHA-256"):
+            Bundle.open(tmp_path)
+
+    @pytest.mark.parametrize(
+        "report",
+        [{"ladder": 5}, {"ladder": [5]}, {"ladder": [{}]}, {"notes": 5}, {"ladder": [{"precisions": 5}]}],
+    )
+    def test_a_report_of_another_kind(self, tmp_path: Path, report: object) -> None:
+        manifest = pointwise_manifest()
+        folder = make_artifacts(tmp_path / "b", manifest, {"fp32": graph_of(manifest)}, report)
+        assert Bundle.open(folder).why_not("int8") == "it was not exported"
+
+    def test_a_report_that_is_too_deep_says_nothing(self, tmp_path: Path) -> None:
+        folder = make_bundle(tmp_path / "b", pointwise_manifest(), pointwise_graph(pointwise_manifest()))
+        (folder / "report.json").write_text("[" * 100_000)
+        write_bundle_manifest(folder, pointwise_manifest())
+        assert Bundle.open(folder).report == {}
+
+    def test_a_precision_that_is_none(self, tmp_path: Path) -> None:
+        onnx.save(graph_of(pointwise_manifest(), "\x1b[2J"), tmp_path / "m.onnx")
+        with pytest.raises(ModelError, match="says that its precision is"):
+            Bundle.open(tmp_path / "m.onnx")
 
 
 class TestFailures:

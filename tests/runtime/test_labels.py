@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,25 @@ def test_loveda_is_known_by_its_folders() -> None:
     assert colors.values == {0: NODATA, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6}
     with pytest.raises(InputError, match="LoveDA has classes"):
         choose_colors(pointwise_manifest(), [urban])
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 100_000, "[classes]\na = " + "{b = " * 50_000, "x = 1\n" * 400_000]
+)
+def test_a_class_table_that_is_too_deep_or_too_large(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.toml").write_text(text)
+    with pytest.raises(InputError, match="not a class table"):
+        ClassTable.read(tmp_path / "classes.toml")
+
+
+def test_a_class_table_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "classes.toml")
+    with pytest.raises(InputError, match="no regular file"):
+        ClassTable.read(tmp_path / "classes.toml")
+
+
+@pytest.mark.parametrize("name", ["a\\u001b[2J", "a\\u202eb", "x" * 300])
+def test_names_of_a_class_table_are_fit_to_be_printed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "classes.toml").write_text(f'[classes]\n"{name}" = 1\nb = 2\n')
+    with pytest.raises(InputError, match="the name of a class"):
+        ClassTable.read(tmp_path / "classes.toml")

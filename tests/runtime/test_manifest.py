@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -48,3 +49,67 @@ def test_a_later_schema_asks_for_an_upgrade() -> None:
     facts = {**json.loads(pointwise_manifest().to_json()), "rsedge_schema": 2}
     with pytest.raises(ModelError, match="upgrade rsedge"):
         Manifest.from_json(json.dumps(facts), "file")
+
+
+def told(**changes: object) -> str:
+    return json.dumps({**json.loads(pointwise_manifest().to_json()), **changes})
+
+
+BLACK = [0, 0, 0]
+LONG = "x" * 201
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 5}, "its name is a int"),
+        ({"name": ""}, "its name is empty"),
+        ({"name": "a\x1b[2J"}, r"its name holds the character U\+001B"),
+        ({"name": LONG}, "201 characters"),
+        ({"bands": "rgb"}, "bands is a str, not a list"),
+        ({"bands": ["red", "green", True]}, "the name of a band is a bool"),
+        ({"dtype": ["uint8"]}, "input dtype"),
+        ({"tile": 1e18}, "tile 1e.18"),
+        ({"tile": float("inf")}, "tile inf"),
+        ({"tile": 64.0}, "tile 64.0"),
+        ({"tile": True}, "tile True"),
+        ({"tile": 8193}, "up to 8192"),
+        ({"tile": "64"}, "tile '64'"),
+        ({"fill": 1}, "fill is a int"),
+        *(({"fill": [v, 1, 1]}, "is no value of uint8") for v in (math.nan, math.inf, 1e300, -1, 999, "1", None)),
+        ({"fill": [10**400, 1, 1]}, "not an rsedge manifest"),
+        ({"dtype": "uint16", "fill": [65536, 1, 1]}, "is no value of uint16"),
+        ({"dtype": "float32", "fill": [1e39, 1, 1]}, "is no value of float32"),
+        ({"classes": {}}, "classes is a dict"),
+        *(({"classes": [{"name": v, "color": BLACK}] * 2}, "a class is a") for v in (1, 1.5, True, None, [])),
+        ({"classes": [{"name": "a", "color": 5}] * 2}, "color is a int"),
+        ({"classes": [{"name": "a", "color": [0, 0, True]}] * 2}, "0..255"),
+        ({"classes": [{"name": "\ud800", "color": BLACK}] * 2}, r"U\+D800"),
+        ({"classes": [{"name": "a\u202eb", "color": BLACK}] * 2}, r"U\+202E"),
+        ({"classes": [5, 6]}, "not an rsedge manifest"),
+        ({"gsd_m": [1]}, "finest, coarsest"),
+        ({"gsd_m": [1, 2, 3]}, "finest, coarsest"),
+        ({"gsd_m": [1, float("inf")]}, "finest, coarsest"),
+        ({"gsd_m": ["1", "2"]}, "finest, coarsest"),
+        ({"gsd_m": 5}, "gsd_m is a int"),
+        ({"unlabelled": [[1, 2]]}, "unlabelled"),
+        ({"unlabelled": [[1, 2, 256]]}, "unlabelled"),
+        ({"unlabelled": [5]}, "not an rsedge manifest"),
+        ({"provenance": []}, "provenance is a list"),
+        ({"complexity": 5}, "complexity is a int"),
+        ({"rsedge_schema": [2]}, "manifest schema"),
+    ],
+)  # fmt: skip
+def test_each_field_is_of_its_kind_and_range(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        Manifest.from_json(told(**changes), "some/file")
+    assert str(caught.value).startswith("some/file: ")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, told(provenance=json.loads("[" * 200 + "]" * 200))]
+)
+def test_a_manifest_that_is_too_deep(text: str) -> None:
+    with pytest.raises(ModelError, match="some/file: "):
+        Manifest.from_json(text, "some/file")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from rsedge.window import Window
 from toys import CLASSES, make_bundle, pointwise_graph, pointwise_manifest
 
 distributed = pytest.importorskip("distributed")
+dask = pytest.importorskip("dask")
 Write = Callable[..., Path]
 Noise = Callable[..., np.ndarray]
 PART_ROWS = 512
@@ -289,6 +291,57 @@ def test_no_scheduler(
         with pytest.raises(BackendError, match=f"scheduler {wrong} cannot be reached"):
             segment(model, raster, tmp_path / "mask.tif", Options(dask=wrong))
     assert not list(tmp_path.glob("*mask*"))
+
+
+TLS = "DASK_DISTRIBUTED__COMM__TLS__"
+
+
+def test_tls_without_certificates_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith(TLS)]:
+        monkeypatch.delenv(name)
+    begin = time.monotonic()
+    with (
+        pytest.raises(BackendError, match=f"needs certificates.*{TLS}CA_FILE"),
+        scale_out.Cluster("tls://h:1"),
+    ):
+        pass
+    assert time.monotonic() - begin < 10  # Dask alone takes 20 s, and ends in TypeError
+
+
+@pytest.mark.parametrize("contents", [None, "no certificate"])
+def test_certificates_that_cannot_be_used(tmp_path: Path, contents: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if contents:
+        path.write_text(contents)
+    settings = {"distributed.comm.tls.ca-file": str(path), "distributed.comm.tls.client.cert": str(path)}
+    with (
+        dask.config.set(settings),
+        pytest.raises(BackendError, match="certificates for tls://h:1 cannot be used"),
+        scale_out.Cluster("tls://h:1"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "scheduler:8786", "tcp://cluster.lan:8786"])
+def test_a_cluster_that_others_reach_is_open(address: str) -> None:
+    assert scale_out.is_open_to_others(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://127.0.0.1:8786", "localhost:8786", "tcp://[::1]:1", "tls://10.0.0.1:8786", "tcp://[", ""],
+)
+def test_one_of_this_machine_or_with_tls_is_not(address: str) -> None:
+    assert not scale_out.is_open_to_others(address)
+
+
+def test_infer_says_that_a_cluster_is_open(
+    call_rsedge: Callable[..., tuple[int, str, str]], write_raster: Write, noise: Noise, tmp_path: Path
+) -> None:
+    raster, address = write_raster(noise(70, 70)), "tcp://nowhere.invalid:8786"
+    code, _, said = call_rsedge("infer", raster, "--out", tmp_path / "m.tif", "--dask", address)
+    assert code == 1
+    assert f"note: {address} has neither encryption nor passwords" in said
 
 
 def test_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:

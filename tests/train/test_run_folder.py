@@ -34,7 +34,7 @@ def test_it_goes_and_comes(tmp_path):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match=r"no run at .*rsedge train-teacher"):
         Run.read(tmp_path)
-    for text in ("", "{}", "[]", json.dumps({"rsedge_run_schema": 1, "role": "x"})):
+    for text in ("", "{}", "[]", "[" * 100_000, json.dumps({"rsedge_run_schema": 1, "role": "x"})):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(InputError, match=r"run\.json cannot be read"):
             Run.read(tmp_path)

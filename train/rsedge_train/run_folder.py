@@ -19,6 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from rsedge.documents import parse_json, read_bytes
 from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
 from rsedge.manifest import ClassInfo, Manifest
@@ -83,7 +84,7 @@ class Run:
         """Read ``run.json``. Raises InputError when the folder is no run."""
         path = folder / RUN_NAME
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = parse_json(read_bytes(path))
             if facts.pop("rsedge_run_schema") != SCHEMA:
                 raise InputError(f"{path} is of another version of rsedge; train again or use that version")
             facts["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in facts["classes"])

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rsedge.documents import parse_json
 from rsedge.errors import InputError, ModelError, OutputError
 from rsedge.files import whole_or_nothing
 from rsedge_train.average import WeightAverage
@@ -107,7 +108,7 @@ def read_state(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dic
         # "pt" opens the path a second time to map it: beside a training that renames a new state into
         # place, header and tensors would be of two files. Whoever wants the header alone gets one opening.
         with safe_open(path, "pt" if tensors else "np") as file:
-            header = json.loads(file.metadata()[HEADER_KEY])
+            header = parse_json(file.metadata()[HEADER_KEY])
             _check_header(header)
             names = file.keys() if tensors else ()
             return header, {name: file.get_tensor(name) for name in names}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -80,14 +81,26 @@ class Backend(ABC):
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Run the graph on a checked batch."""
 
+    def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+        """What ``stream`` gives, not yet checked."""
+        return map(self._run, batches)
+
+    def _classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
+        """What ``stream_classes`` gives, not yet checked."""
+        return map(self.classify, batches)
+
     @abstractmethod
     def close(self) -> None:
         """Free what the model holds."""
 
     def infer(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Scores of a batch of tiles. Raises BackendError when the model fails or answers NaN."""
+        """Scores of a batch of tiles.
+
+        Raises BackendError when the model fails or answers NaN, ModelError when it answers something else.
+        """
         scores = self._run(batch)
         self.runs += 1
+        self._check_answer(scores, len(batch), "float32", (len(self.bundle.manifest.classes),))
         # One sum a batch: a network that overflows must not pass for one that sees class 0.
         self.check_finite(scores.sum())
         return scores
@@ -105,13 +118,47 @@ class Backend(ABC):
         So ``batches`` is read up to one ahead; each of its arrays is looked at only until the next is asked for.
         Finish or close one stream before the next and before ``infer``. The last ``kept`` answers stay valid,
         also into the next stream; older ones are overwritten. They are not checked for NaN: who blends them
-        reads every number anyway. Raises BackendError when the model fails.
+        reads every number anyway. Raises BackendError when the model fails, ModelError when it answers something else.
         """
-        return map(self._run, batches)
+        return self._checked(self._answers, batches, "float32", (len(self.bundle.manifest.classes),))
 
     def stream_classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
         """``classify`` of each batch, as ``stream`` is ``infer`` of each."""
-        return map(self.classify, batches)
+        return self._checked(self._classes, batches, "uint8", ())
+
+    def _checked(
+        self,
+        answer: Callable[[Iterable[NDArray[Any]]], Iterator[NDArray[Any]]],
+        batches: Iterable[NDArray[Any]],
+        dtype: str,
+        planes: tuple[int, ...],
+    ) -> Iterator[NDArray[Any]]:
+        """What ``answer`` makes of the batches, each of which is what the manifest says."""
+        asked = deque[int]()
+
+        def counted() -> Iterator[NDArray[Any]]:
+            for batch in batches:
+                asked.append(len(batch))
+                yield batch
+
+        answers = answer(counted())
+        try:
+            for found in answers:
+                self._check_answer(found, asked.popleft(), dtype, planes)
+                yield found
+        finally:  # a caller who leaves early, too: a device may be at work on the next
+            if isinstance(answers, Generator):
+                answers.close()
+
+    def _check_answer(self, found: NDArray[Any], tiles: int, dtype: str, planes: tuple[int, ...]) -> None:
+        """Raise ModelError where an answer is not what the manifest promises: it is read by its pointer later."""
+        tile = self.bundle.manifest.tile
+        wanted = (tiles, *planes, tile, tile)
+        if found.shape != wanted or found.dtype != dtype:
+            raise ModelError(
+                f"{self.bundle.artifact} answered {found.dtype} {_sides(found.shape)} on {self.provider}, its manifest "
+                f"says {dtype} {_sides(wanted)}; export the model again"
+            )
 
     def check_finite(self, digest: NDArray[Any] | np.floating[Any]) -> None:
         """Raise BackendError when sums or means of scores tell that some were NaN or infinite."""
@@ -135,7 +182,8 @@ class Backend(ABC):
             ("input", self.input_spec, wanted_in),
             ("output", self.output_spec, wanted_out),
         ):
-            if not _fits(found, wanted):
+            # A graph may leave its input's sides free; what it answers must be known before it runs.
+            if not _fits(found, wanted) or (what == "output" and None in found.shape[1:]):
                 raise ModelError(
                     f"{self.bundle.artifact}: its {what} is {found.dtype} {_show(found)}, its manifest says "
                     f"{wanted.dtype} {_show(wanted)}; export the model again"
@@ -157,4 +205,8 @@ def _fits(found: TensorSpec, wanted: TensorSpec) -> bool:
 
 
 def _show(spec: TensorSpec) -> str:
-    return "x".join("N" if side is None else str(side) for side in spec.shape)
+    return _sides(spec.shape)
+
+
+def _sides(shape: tuple[int | None, ...]) -> str:
+    return "x".join("N" if side is None else str(side) for side in shape)

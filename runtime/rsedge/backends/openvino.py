@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class OpenVinoBackend(Backend):
         with self.copying("copy_out"):
             return np.array(request.get_output_tensor(0).data, np.float32)
 
-    def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+    def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """As the base's; the next batch is fetched while this one is computed, and answers are not copied."""
         running: Any = None
         try:
@@ -109,8 +109,9 @@ class OpenVinoBackend(Backend):
             raise BackendError(f"the model failed on {self.provider}: {_last_line(error)}") from error
 
     def _read(self) -> Any:
+        model = self.bundle.artifact_bytes()
         try:
-            return self._core.read_model(os.fspath(self.bundle.artifact))
+            return self._core.read_model(BytesIO(model))
         except RuntimeError as error:
             raise self._refusal(error) from error
 

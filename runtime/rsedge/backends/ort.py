@@ -16,6 +16,7 @@ from rsedge.bundle import Bundle
 from rsedge.conditions import usable_cores
 from rsedge.errors import BackendError, ModelError
 from rsedge.files import user_cache
+from rsedge.ort_module import import_onnxruntime
 
 # It makes float biases integers, and of fp16 scales theirs underflows (88 % of the pixels right instead of 99.6).
 INEXACT = ["WeightBiasQuantization"]
@@ -42,12 +43,13 @@ class OrtBackend(Backend):
 
     def __init__(self, bundle: Bundle, device: str = "auto", threads: int | None = None) -> None:
         super().__init__(bundle)
-        ort = _import_onnxruntime()
+        ort = import_onnxruntime()
         _check_offered(device, tuple(ort.get_available_providers()))
         self.version, self.threads = str(ort.__version__), threads or usable_cores()
+        model = bundle.artifact_bytes()
         try:
             self._session = ort.InferenceSession(
-                os.fspath(bundle.artifact),
+                model,
                 _session_options(ort, self.threads),
                 providers=_providers(ort, device, bundle),
                 disabled_optimizers=INEXACT,
@@ -56,6 +58,9 @@ class OrtBackend(Backend):
             raise ModelError(
                 f"{bundle.artifact} does not load in onnxruntime {ort.__version__}: {_first_line(error)}"
             ) from error
+        # It would keep the bytes for ever, to load them anew, and on another device than asked for, where a run fails.
+        self._session.disable_fallback()
+        self._session._model_bytes = None
         self.provider = self._session.get_providers()[0]
         if device in BY_DEVICE and self.provider != BY_DEVICE[device]:
             raise BackendError(
@@ -87,7 +92,7 @@ class OrtBackend(Backend):
         self._answer(batch, scores)
         return scores
 
-    def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+    def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """As the base's; scores are written into ``kept`` arrays in turn, so that no tile allocates any."""
         for batch in batches:
             scores = self._turn.next(len(batch))
@@ -150,17 +155,7 @@ class _Turn:
 
 def offered_providers() -> tuple[str, ...]:
     """What this onnxruntime can run on. Raises BackendError where there is none."""
-    return tuple(_import_onnxruntime().get_available_providers())
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime  # noqa: PLC0415 - an extra, and slow to load
-    except ImportError as error:
-        raise BackendError(
-            'onnxruntime is not installed; run `pip install "rsedge[cpu]"` (or `"rsedge[gpu]"` for CUDA)'
-        ) from error
-    return onnxruntime
+    return tuple(import_onnxruntime().get_available_providers())
 
 
 def _check_offered(device: str, offered: tuple[str, ...]) -> None:

@@ -74,11 +74,11 @@ class TensorRtBackend(Backend):
         """As the base's. An engine named int8 was built from int8-trt8 or int8-trt10, not from the CPU's int8."""
         return self.bundle.record(self.facts.source)
 
-    def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
+    def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
         """As the base's; the next batch is on its way to the GPU before this one's scores are waited for."""
         return self._stream(batches, SCORES)
 
-    def stream_classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
+    def _classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
         """As the base's, from the engine's own argmax. Near ties may go the other way than on the host."""
         for classes in self._stream(batches, CLASSES):
             yield classes[:, 0].astype(np.uint8)
@@ -88,7 +88,7 @@ class TensorRtBackend(Backend):
         self._stack.close()
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        return np.concatenate([part.copy() for part in self.stream(self._parts(batch))])
+        return np.concatenate([part.copy() for part in self._answers(self._parts(batch))])
 
     def _parts(self, batch: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """A batch in parts that the engine takes."""
@@ -99,7 +99,7 @@ class TensorRtBackend(Backend):
         self._need(facts.size_bytes, "the engine's weights")
         logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = runtime = trt.Runtime(logger)
-        self._engine = engine = runtime.deserialize_cuda_engine(bundle.artifact.read_bytes())
+        self._engine = engine = runtime.deserialize_cuda_engine(bundle.artifact_bytes())
         rebuild = f"build it again: {command(bundle.path, facts.precision)}"
         if engine is None:
             raise ModelError(f"TensorRT {self.version} does not load {bundle.artifact}; {rebuild}")

@@ -45,6 +45,7 @@ def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     backend = opened(bundle, candidate, contender.threads)
     complexity, record = backend.bundle.manifest.complexity, backend.record
     teacher = complexity.get("teacher")
+    teacher = teacher if isinstance(teacher, dict) else None
     trained = backend.bundle.manifest.provenance.get("training")
     # The network's own scores are those of the file that equals it.
     own = _validated(trained, "progress", "val_best") if backend.bundle.precision == "fp32" else None

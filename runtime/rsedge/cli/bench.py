@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,9 +129,10 @@ def _teacher(asked: str | None, like: str | None, options: BenchOptions, quiet: 
 def _fits(run: Path, like: str | None) -> bool:
     """Whether a finished run of the model's classes lies here, and what it takes to open it."""
     from rsedge.bundle import Bundle
+    from rsedge.documents import parse_json, read_bytes
 
     try:
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        facts = parse_json(read_bytes(run / "run.json"))
         own = [c["name"] for c in facts["classes"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -148,6 +148,8 @@ def infer(
     _check_names(targets, each)
     if out_dir is not None and not dry_run:
         common.make_out_dir(out_dir)
+    if dask is not None:
+        _say_who_is_trusted(dask, quiet)
     model = common.model_or_default(model, quiet)
     with ExitStack() as stack:
         with common.stops_wait():
@@ -173,6 +175,13 @@ def infer(
                 failed.append(source)
     if failed:
         raise InputError(f"{len(failed)} of {len(sources)} rasters failed: {', '.join(failed)}")
+
+
+def _say_who_is_trusted(address: str, quiet: bool) -> None:
+    from rsedge.scale_out import OPEN, is_open_to_others
+
+    if is_open_to_others(address):
+        common.note(OPEN.format(address=address), quiet)
 
 
 def expand(rasters: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rsedge.documents import parse_json
 from rsedge.errors import InputError
 from rsedge.evaluation import check_grids, check_labels
 from rsedge.labels import LabelColors
@@ -129,7 +129,7 @@ def _classes(
 def _names_of_tag(tag: str | None) -> tuple[str, ...]:
     """Class names by value, as ``rsedge infer`` writes them; empty where they are not there."""
     try:
-        names = json.loads(tag or "{}")
+        names = parse_json(tag or "{}")
         return tuple(str(names[str(i)]) for i in range(len(names)))
     except (ValueError, KeyError, TypeError):
         return ()

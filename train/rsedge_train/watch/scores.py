@@ -7,20 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rsedge.documents import parse_json, read_bytes
+from rsedge.errors import InputError
 from rsedge.files import whole_or_nothing
 
 SCORES_NAME = "scores.json"
 
 
 class Scores:
-    """``folder/scores.json``: a list, in order of steps. With ``resume_at`` those up to that step stay."""
+    """``folder/scores.json``: a list, in order of steps. With ``resume_at`` those up to that step stay.
+
+    Raises InputError where it is damaged.
+    """
 
     def __init__(self, folder: Path, resume_at: int | None) -> None:
         self.path = folder / SCORES_NAME
         self.all: list[Mapping[str, Any]] = []
         if resume_at is not None and self.path.is_file():
-            earlier = json.loads(self.path.read_text(encoding="utf-8"))
-            self.all = [facts for facts in earlier if facts["step"] <= resume_at]
+            try:
+                earlier = parse_json(read_bytes(self.path))
+                self.all = [facts for facts in earlier if facts["step"] <= resume_at]
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{self.path} cannot be read ({error}); begin again without --resume"
+                ) from error
 
     def add(self, facts: Mapping[str, Any]) -> None:
         """Append one; the file is whole at any time."""

@@ -1,0 +1,21 @@
+"""A word to systemd, where it started this process and asked for it (sd_notify(3))."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+SOCKET = "NOTIFY_SOCKET"
+
+
+def tell_systemd(state: str) -> None:
+    """Send ``state``, such as "WATCHDOG=1": still well. Nothing where nobody asked; nobody waits for an answer."""
+    address = os.environ.get(SOCKET)
+    if not address:
+        return
+    import socket  # noqa: PLC0415 - few are started so
+
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+        to.setblocking(False)
+        to.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        to.send(state.encode())
