@@ -10,11 +10,20 @@ from rsedge.conditions import usable_cores
 from rsedge.errors import InputError
 from rsedge.manifest import Manifest
 from rsedge.options import Options
-from rsedge.raster import BandPlan, Grid, RasterReader, check_target, describe_orientation, plan_bands
+from rsedge.raster import (
+    BandPlan,
+    Grid,
+    RasterReader,
+    check_replaceable,
+    check_target,
+    describe_orientation,
+    plan_bands,
+)
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
 RESAMPLE = "; --resample reads it at the model's GSD"
+PNG_HEAD_BYTES = 1024  # in which a preview says who drew it
 SAME_GSD = 0.01  # share by which ground sampling distances may differ and no model sees it
 MOST_READ_THREADS = 4  # decode a strip's blocks; more would be ahead of any model
 
@@ -87,6 +96,14 @@ def check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
         check_target(target, options.overwrite, ours="RSEDGE_MODEL")  # not the image of a sample scene
     for target in pictures:
         check_target(target, suffixes=(".png",))
+        check_replaceable(target, options.overwrite, is_preview)
+
+
+def is_preview(path: Path) -> bool:
+    """Whether a PNG is a preview that rsedge drew."""
+    with path.open("rb") as file:
+        head = file.read(PNG_HEAD_BYTES)
+    return head.startswith(b"\x89PNG") and b"tEXtSoftware\0rsedge " in head
 
 
 def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tuple[BandPlan, Tiling]:
