@@ -1,11 +1,12 @@
 """Options as a dataclass, and their defaults from rsedge.toml."""
 
+import inspect
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import pytest
 import typer
@@ -139,7 +140,9 @@ def test_what_is_taken_is_told(call) -> None:
     output = call(text, "distill")["output"]
     assert output == "note: defaults from rsedge.toml (in this folder): steps, val, lr-encoder\n"
     assert call(text, "distill", "--quiet")["output"] == ""
-    assert call("[distill]\nquiet = true\n", "distill")["output"].endswith("folder): quiet\n")  # the user's to say
+    assert call("[distill]\nquiet = true\n", "distill")["output"].endswith(
+        "folder): quiet\n"
+    )  # the user's to say
     assert "steps, val" in call(text, "train-teacher")["output"]  # which has no --quiet
     assert call("[train-teacher]\nsteps = 1\n", "distill")["output"] == ""
 
@@ -150,7 +153,10 @@ def test_what_others_can_write_is_left_alone(call, mode) -> None:
     Path("rsedge.toml").chmod(mode)
     found = call(None, "distill")
     assert found["options"] == More()
-    assert "can be written by others: nothing is taken from it but with --settings rsedge.toml" in found["output"]
+    assert (
+        "can be written by others: nothing is taken from it but with --settings rsedge.toml"
+        in found["output"]
+    )
     assert call(None, "distill", "--quiet")["output"] == ""
     assert call(None, "--settings", "rsedge.toml", "distill")["options"].steps == 9
 
@@ -180,21 +186,21 @@ def test_a_settings_file_without_end_is_refused(call) -> None:
 
 
 READ = {  # options that name what is read
-    "aoi", "bundle", "classes", "compare", "data", "gate", "mask", "onnx", "raster", "run", "settings", "start",
-    "teacher", "truth",
+    "aoi", "bundle", "classes", "compare", "data", "gate", "mask", "onnx", "raster", "run", "seams", "settings",
+    "start", "teacher", "truth",
 }  # fmt: skip
 
 
 def test_each_option_that_is_a_path_is_known_to_be_read_or_written() -> None:
     """A new one must be put where it belongs."""
-    commands = typer.main.get_command(whole).commands.values()
-    paths = {
-        option.removeprefix("--")
-        for command in commands
-        for parameter in command.params
-        for option in parameter.opts
-        if option.startswith("--") and "path" in parameter.type.name.lower()
-    }
+    commands = typer.main.get_command(whole).commands
+    paths = set()
+    for registered in whole.registered_commands:
+        kinds = inspect.signature(registered.callback).parameters
+        hints = get_type_hints(registered.callback)
+        for parameter in commands[registered.name].params:
+            if "Path" in f"{hints.get(parameter.name)} {kinds[parameter.name].annotation}":
+                paths |= {o.removeprefix("--") for o in parameter.opts if o.startswith("--")}
     assert paths <= READ | OUTPUTS
     assert {"out", "csv", "preview", "map", "polygons"} <= paths
 

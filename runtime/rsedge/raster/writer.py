@@ -21,7 +21,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError, OutputError
-from rsedge.files import is_ours, private_folder, sync
+from rsedge.files import private_folder, sync
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.text import xml_text
@@ -170,8 +170,10 @@ def check_target(
     folder = Path(os.path.realpath(path)).parent  # of the file that a link points to
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist; create it first")
-    if path.is_symlink() and not _is_own_link(path):
-        raise InputError(f"{path} is a link that another user made; remove it, or choose another name")
+    if path.is_symlink() and not _is_own_link(path, suffixes):
+        raise InputError(
+            f"{path} is a link that another user made, or to a file of another kind; remove it, or choose another name"
+        )
     if path.exists() and not path.is_file():
         raise InputError(f"{path} exists and is not a file; choose another name")
     if not os.access(folder, os.W_OK):
@@ -194,9 +196,12 @@ def check_replaceable(path: Path, overwrite: bool, is_own: Callable[[Path], bool
         )
 
 
-def _is_own_link(path: Path) -> bool:
+def _is_own_link(path: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a link is not somebody else's, and leads to what could have been written here."""
     facts = path.lstat()
-    return facts.st_uid in {0, path.parent.stat().st_uid} or is_ours(facts)
+    me = os.getuid() if hasattr(os, "getuid") else facts.st_uid
+    own = facts.st_uid in {0, me, path.parent.stat().st_uid}
+    return own and Path(os.path.realpath(path)).suffix.lower() in suffixes
 
 
 def _is_foreign_raster(path: Path, ours: str) -> bool:
@@ -204,7 +209,7 @@ def _is_foreign_raster(path: Path, ours: str) -> bool:
         with unreferenced_allowed(), rasterio.open(path) as src:
             return not any(tag.startswith(ours) for tag in src.tags())
     except RasterioError:
-        return path.is_file() and path.stat().st_size > 0  # no raster, and somebody's all the same
+        return False  # not there, or no raster
 
 
 def tag_of(path: Path, tag: str) -> str | None:
