@@ -69,15 +69,13 @@ def halve(fine: Pixels) -> Pixels:
 def answers_the_same(library: Any) -> bool:
     """Whether a compiled library gives these numbers, on tiles of several shapes that share rows and columns."""
     classes, tile, capacity, beside = 3, 44, 9, 7
-    numbers = np.arange(classes * tile * tile, dtype=np.int64)
+    mixed = np.arange(classes * tile * tile, dtype=np.int64) * 7919 % 10007
     for test in range(TESTS):
         height, width = 5 + test % 4, 33 + test % 11  # one piece of the kernel's and a rest
         across, done, ready = width + test, height - test % 4, width - test % beside
         at = (test, test % capacity, test % 3, done, (5 * test) % beside, ready)
-        span = 5 if test % 2 else 997  # ties, and none
-        scores = ((numbers * 7919 + test) % span).astype(np.float32).reshape(
-            classes, tile, tile
-        ) / np.float32(7)
+        span = 2 if test % 2 else 997  # many ties, and few
+        scores = (mixed % (span + test)).astype(np.float32).reshape(classes, tile, tile) / np.float32(7)
         if test == TESTS - 1:
             scores[1, 2, 3] = np.nan
         down, weights = (np.linspace(0.1, 1, n, dtype=np.float32) for n in (height, width))
@@ -91,7 +89,8 @@ def answers_the_same(library: Any) -> bool:
             return False
         if finite and any(a.tobytes() != b.tobytes() for a, b in zip(own, other, strict=True)):
             return False
-    fine = (numbers[:1024] * 7919 % 3).astype(np.uint8).reshape(16, 64)
-    coarse = np.empty((8, 32), np.uint8)
+    # Every four of four values.
+    fine = np.indices((4, 4, 4, 4), np.uint8).reshape(2, 2, 16, 16).transpose(2, 0, 3, 1).reshape(32, 32)
+    coarse = np.empty((16, 16), np.uint8)
     library.rsedge_halve(fine.ctypes.data, coarse.ctypes.data, *coarse.shape)
     return np.array_equal(coarse, halve(fine))
