@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rsedge.errors import ModelError
 from rsedge.kernels import compiled
 from rsedge.tiling import Axis, Tiling
+from rsedge.twins import add_tile
 from rsedge.window import Window
 
 Scores = NDArray[np.float32]
@@ -147,24 +148,7 @@ class RollingBand:
     def _add(
         self, scores: Scores, down: Scores, across: Scores, at: tuple[int, int, int, int, int, int]
     ) -> bool:
-        """What ``rsedge_add_tile`` of kernels.c does, whole planes at a time.
-
-        ``at``: first column in the band, ring position of the first row, rows that have sums from above, rows that
-        are complete now, columns that have sums from the left, columns that are complete now.
-        """
-        first, top, kept, done, prior, ready = at
-        height, width = down.size, across.size
-        scores, totals = scores[:, :height, :width], self._totals
-        assert totals is not None
-        np.multiply(scores, np.multiply.outer(down, across), out=totals)
-        totals[:, :, :prior] += self._left[:, :, :prior].transpose(1, 0, 2)
-        above = self._ring(top, kept)
-        totals[:, :kept, prior:] += self._rows[above, :, first + prior : first + width].transpose(1, 0, 2)
-        self._mask[:done, first : first + ready] = argmax(totals[:, :done, :ready])
-        below = self._ring(top + done, height - done)
-        self._rows[below, :, first : first + ready] = totals[:, done:, :ready].transpose(1, 0, 2)
-        self._left[:, :, : width - ready] = totals[:, :, ready:].transpose(1, 0, 2)
-        return bool(np.isfinite(scores.sum()))
+        return add_tile(scores, down, across, self._rows, self._left, self._mask, at, self._totals)
 
     def _add_compiled(
         self, scores: Scores, down: Scores, across: Scores, at: tuple[int, int, int, int, int, int]
@@ -177,9 +161,6 @@ class RollingBand:
                 *(array.ctypes.data for array in arrays), *shape, len(self._rows), self._left.shape[2], *at
             )
         )
-
-    def _ring(self, first: int, count: int) -> NDArray[np.intp]:
-        return (first + np.arange(count)) % len(self._rows)
 
     def finish_row(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """The area's rows that are complete now, and moves on to the next row of windows.
@@ -245,20 +226,6 @@ def _own(weights: NDArray[np.float32]) -> tuple[int, int]:
     """Bounds of the pixels that a cropped window keeps along one axis."""
     mine = np.flatnonzero(weights)
     return (int(mine[0]), int(mine[-1]) + 1) if mine.size else (0, 0)
-
-
-def argmax(scores: Scores) -> NDArray[np.uint8]:
-    """Class of the highest score, the first among equals: (classes, h, w) to (h, w).
-
-    Same result as ``scores.argmax(0)``, several times faster on planar scores.
-    """
-    best = scores[0].copy()
-    mask = np.zeros(best.shape, np.uint8)
-    for index in range(1, len(scores)):
-        higher = scores[index] > best
-        np.copyto(mask, index, where=higher)
-        np.maximum(best, scores[index], out=best)
-    return mask
 
 
 def percentages(scores: Scores) -> NDArray[np.uint8]:

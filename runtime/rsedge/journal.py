@@ -2,18 +2,19 @@
 
     .mask.tif.rsedge/
         settings.json     what was asked for: raster, model, options
-        journal.jsonl     one line a finished part, written when the part's files are whole
+        journal.jsonl     one line a finished part with its CRC-32, written when the part's files are whole
         000512-000000.mask.tif ...
 
-A part is a rectangle of the result. A line that is torn, or whose files are not those that it tells of, is as
-if it had not been written, so nothing need be on the disk in any order. The folder is removed when the
-result has its name.
+A part is a rectangle of the result. A line that is torn or damaged, or whose files are not those that it tells of, is
+as if it had not been written, so nothing need be on the disk in any order. The folder is removed when the
+result has its name. It is this user's alone: what others could have put there is not gone on with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -26,11 +27,20 @@ from types import TracebackType
 from typing import Any
 
 from rsedge.errors import BusyError, InputError
-from rsedge.files import disk_errors, sync, write_all
+from rsedge.files import (
+    check_own_folder,
+    disk_errors,
+    open_own,
+    sync,
+    with_crc,
+    without_crc,
+    write_all,
+)
 from rsedge.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
 CHANGED = {"raster_state": "the raster, or a file that it is made of, has changed"}  # its digest says nothing
+OLD_LINE = '{"area": {'  # how lines began before they had a checksum
 LOCK_ATTEMPTS = 20
 SYNC_S = 2.0  # what a power cut may cost; what a kill costs is a part at most
 
@@ -44,6 +54,12 @@ class PartFile:
     crc: int
     pixels_crc: int = 0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.layer, str) or not all(
+            map(_is_count, (self.size_bytes, self.crc, self.pixels_crc))
+        ):
+            raise ValueError(f"{self} is no file of a part")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -54,21 +70,35 @@ class Part:
     pixels: tuple[int, ...]  # of each class
     area_m2: tuple[float, ...] | None  # of each class; None where the grid has no known area
 
+    def __post_init__(self) -> None:
+        area = self.area
+        sides = area.row, area.col, area.height, area.width
+        known = all(map(_is_count, (*sides, *self.pixels))) and sum(self.pixels) <= area.height * area.width
+        if not known or not self.files or len({f.layer for f in self.files}) != len(self.files):
+            raise ValueError(f"{self} is no part")
+        if self.area_m2 is not None and not (
+            len(self.area_m2) == len(self.pixels) and all(0 <= m2 < math.inf for m2 in self.area_m2)
+        ):
+            raise ValueError(f"{self} has other areas than pixels")
+
     def to_json(self) -> str:
-        """One line."""
-        return json.dumps(asdict(self))
+        """One line, its CRC-32 in front."""
+        return with_crc(json.dumps(asdict(self)))
 
     @classmethod
     def from_json(cls, line: str) -> Part:
-        """Parse ``to_json``'s line. Raises ValueError, KeyError or TypeError where it is torn."""
-        facts = json.loads(line)
-        areas = facts["area_m2"]
-        return cls(
-            area=Window(**facts["area"]),
-            files=tuple(PartFile(**f) for f in facts["files"]),
-            pixels=tuple(map(int, facts["pixels"])),
-            area_m2=None if areas is None else tuple(map(float, areas)),
-        )
+        """Parse ``to_json``'s line. Raises ValueError where it is torn, damaged or of something else."""
+        try:
+            facts = json.loads(without_crc(line))
+            areas = facts["area_m2"]
+            return cls(
+                area=Window(**facts["area"]),
+                files=tuple(PartFile(**f) for f in facts["files"]),
+                pixels=tuple(facts["pixels"]),
+                area_m2=None if areas is None else tuple(map(float, areas)),
+            )
+        except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise ValueError(f"no line of a journal: {error!r}") from error
 
 
 @dataclass
@@ -105,7 +135,7 @@ class Journal:
             try:
                 if not self.parts:
                     self._begin()
-                self._lines = os.open(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                self._lines = open_own(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 write_all(self._lines, "\n")  # what was torn ends here
             except BaseException:
                 self._close(keep=bool(self.parts))
@@ -176,15 +206,18 @@ class Journal:
     def _found(self) -> dict[Window, Part]:
         """The parts that are there, whole."""
         parts: dict[Window, Part] = {}
-        try:
-            lines = (self.folder / LINES).read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return {}
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        old = False
+        for line in _read(self.folder / LINES).splitlines():
+            old |= line.startswith(OLD_LINE)
+            with contextlib.suppress(ValueError):
                 part = Part.from_json(line)
                 if all(self._is_whole(part, file) for file in part.files):
                     parts[part.area] = part
+        if old and not parts and not self.overwrite:
+            raise InputError(
+                f"the unfinished run to {self.target} is of an older rsedge, whose journal has no checksums; finish it "
+                "with that one, or begin anew with --overwrite"
+            )
         return parts
 
     def _is_whole(self, part: Part, file: PartFile) -> bool:
@@ -229,10 +262,25 @@ class Journal:
 def settings_of(target: Path) -> Mapping[str, Any]:
     """Settings of a run to ``target`` that is not finished; {} where there is none, or nothing readable."""
     try:
-        settings = json.loads((folder_of(target) / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        check_own_folder(folder_of(target))
+        settings = json.loads(_read(folder_of(target) / SETTINGS))
+    except (OSError, ValueError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
+
+
+def _read(path: Path) -> str:
+    """The text of a file of this user's alone; nothing where there is none."""
+    try:
+        handle = open_own(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return ""
+    with open(handle, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def folder_of(target: Path) -> Path:
@@ -288,10 +336,11 @@ def _locked(folder: Path, target: Path) -> int:
     for attempt in range(LOCK_ATTEMPTS):
         try:
             with contextlib.suppress(FileExistsError):
-                folder.mkdir()
+                folder.mkdir(mode=0o755)  # nobody else writes there, whatever the umask
             if not stat.S_ISDIR(folder.lstat().st_mode):
                 raise InputError(f"{folder} is a link or a file; unfinished work is kept there: remove it")
-            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            check_own_folder(folder)
+            handle = open_own(folder / LOCK, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             if attempt + 1 < LOCK_ATTEMPTS and folder.parent.is_dir():
                 continue  # a run that has just ended took its folder away

@@ -16,6 +16,7 @@ from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid
 from rsedge.raster.reader import RasterReader
 from rsedge.rings import Rings, offsets, ranges
+from rsedge.text import xml_text
 from rsedge.vector_file import LandcoverWriter, check_polygon_target, need_vector_libraries
 from rsedge.window import Window
 
@@ -90,7 +91,7 @@ def write_polygons(
         check_polygons_possible(out, grid, minimum, overwrite)
         rows = strip_rows or max(1, min(MOST_STRIP_ROWS, STRIP_PIXELS // grid.width))
         tracer = OutlineTracer(grid, rows, most_open_vertices, minimum)
-        names = np.array([c.name for c in classes], object)
+        names = np.array([xml_text(c.name) for c in classes], object)
         with bounded_cache(reader.row_of_blocks_bytes), LandcoverWriter(out, _crs(grid)) as file:
             for areas in _batches(tracer.run(_strips(reader, rows, len(names), progress))):
                 file.write(*_on_map(areas, grid), areas.value, names[areas.value], areas.area_m2)

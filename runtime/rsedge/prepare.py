@@ -11,12 +11,21 @@ from rsedge.conditions import usable_cores
 from rsedge.errors import InputError
 from rsedge.manifest import Manifest
 from rsedge.options import Options
-from rsedge.raster import BandPlan, Grid, RasterReader, check_target, describe_orientation, plan_bands
+from rsedge.raster import (
+    BandPlan,
+    Grid,
+    RasterReader,
+    check_replaceable,
+    check_target,
+    describe_orientation,
+    plan_bands,
+)
 from rsedge.raster.trust import NAMED, Trust
 from rsedge.tiling import Tiling
 from rsedge.window import Window
 
 RESAMPLE = "; --resample reads it at the model's GSD"
+PNG_HEAD_BYTES = 1024  # in which a preview says who drew it
 SAME_GSD = 0.01  # share by which ground sampling distances may differ and no model sees it
 LEAST_SIDE = 512  # pixels: a model sees at least a tile, however narrow the raster
 MOST_PIXELS, MOST_WINDOWS = 4 * 10**12, 10**8  # of a run that ends some day
@@ -100,6 +109,14 @@ def check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
         check_target(target, options.overwrite, ours="RSEDGE_MODEL")  # not the image of a sample scene
     for target in pictures:
         check_target(target, suffixes=(".png",))
+        check_replaceable(target, options.overwrite, is_preview)
+
+
+def is_preview(path: Path) -> bool:
+    """Whether a PNG is a preview that rsedge drew."""
+    with path.open("rb") as file:
+        head = file.read(PNG_HEAD_BYTES)
+    return head.startswith(b"\x89PNG") and b"tEXtSoftware\0rsedge " in head
 
 
 def plan_run(reader: RasterReader, manifest: Manifest, options: Options) -> tuple[BandPlan, Tiling]:

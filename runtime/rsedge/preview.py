@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from rsedge.errors import OutputError
 from rsedge.files import whole_or_nothing
 from rsedge.manifest import NODATA, ClassInfo
+from rsedge.text import printable
+from rsedge.version import __version__
 
 GAP, SWATCH, FONT_PX = 8, 18, 15
 PAPER, INK = (255, 255, 255), (30, 30, 30)
@@ -46,10 +49,12 @@ def draw(path: Path, picture: Picture, classes: Sequence[ClassInfo], shares: Seq
         x = GAP + (i % columns) * MIN_WIDTH
         y = height + 3 * GAP + (i // columns) * (SWATCH + GAP)
         pen.rectangle((x, y, x + SWATCH, y + SWATCH), fill=entry.color, outline=INK)
-        pen.text((x + SWATCH + GAP, y), f"{entry.name}  {share:.1%}", fill=INK, font=font)
+        pen.text((x + SWATCH + GAP, y), f"{printable(entry.name)}  {share:.1%}", fill=INK, font=font)
+    about = PngInfo()
+    about.add_text("Software", f"rsedge {__version__}")
     try:
         with whole_or_nothing(path) as partial:
-            sheet.save(partial, format="PNG", optimize=False)
+            sheet.save(partial, format="PNG", optimize=False, pnginfo=about)
     except OSError as error:
         raise OutputError(f"preview {path} cannot be written: {error.strerror or error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import BackendError, InputError, OutputError
-from rsedge.files import sync
-from rsedge.raster.writer import check_target
+from rsedge.files import private_folder, sync
+from rsedge.raster.writer import check_replaceable, check_target
 
 LAYER = "landcover"
 COLUMNS = ("class_id", "class", "area_m2")
-JOURNALS = ("-journal", "-wal", "-shm")  # what SQLite may leave beside a file
 
 
 def need_vector_libraries(purpose: str) -> None:
@@ -35,10 +35,7 @@ def check_polygon_target(path: Path, overwrite: bool = False) -> None:
     The latter is replaced only with ``overwrite``.
     """
     check_target(path, overwrite, (".gpkg",))
-    if path.exists() and not overwrite and not _is_ours(path):
-        raise InputError(
-            f"{path} is a file that rsedge did not write; choose another name, or --overwrite it"
-        )
+    check_replaceable(path, overwrite, _is_ours)
 
 
 def _is_ours(path: Path) -> bool:
@@ -61,8 +58,7 @@ class LandcoverWriter:
 
     def __init__(self, path: Path, crs: str | None) -> None:
         self._path = Path(os.path.realpath(path))  # a link stays a link
-        # GDAL warns of a GeoPackage by another suffix.
-        self._partial = self._path.with_name(f".{self._path.stem}.{os.getpid()}.part.gpkg")
+        self._leftovers = ExitStack()
         self._crs, self._exists = crs, False
         self.written = 0
 
@@ -100,7 +96,11 @@ class LandcoverWriter:
         self.written += len(class_id)
 
     def __enter__(self) -> LandcoverWriter:
-        self._remove_leftovers()
+        try:
+            folder = self._leftovers.enter_context(private_folder(self._path))
+        except OSError as error:
+            raise OutputError(f"{self._path} cannot be written: {error}") from error
+        self._partial = folder / f"{self._path.stem}.gpkg"  # GDAL warns of a GeoPackage by another suffix
         return self
 
     def __exit__(
@@ -110,7 +110,7 @@ class LandcoverWriter:
             if kind is None:
                 self._publish()
         finally:
-            self._remove_leftovers()
+            self._leftovers.close()
 
     def _publish(self) -> None:
         if not self._exists:  # a mask of nodata alone: a layer without polygons
@@ -122,10 +122,6 @@ class LandcoverWriter:
             self._partial.replace(self._path)
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error}") from error
-
-    def _remove_leftovers(self) -> None:
-        for suffix in ("", *JOURNALS):
-            self._partial.with_name(self._partial.name + suffix).unlink(missing_ok=True)
 
 
 def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], str | None]:

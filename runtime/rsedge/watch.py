@@ -26,7 +26,7 @@ from rsedge.engine import Progress
 from rsedge.errors import BackendError, BusyError, InputError, RsedgeError, unexpected
 from rsedge.journal import folder_of
 from rsedge.options import Options, Result
-from rsedge.prepare import check_whole
+from rsedge.prepare import check_whole, is_preview
 from rsedge.raster.trust import Trust, leads_to_system
 from rsedge.raster.writer import tag_of
 from rsedge.segmentation import is_done, segment
@@ -233,11 +233,15 @@ class Watch:
             raise InputError(
                 f"{target} is there and is no mask of rsedge's; move it away, then `touch {source.name}`"
             )
+        picture = self._picture(target)
+        if picture and owner is None and picture.exists() and not is_preview(picture):
+            raise InputError(
+                f"{picture} is there and is no preview of rsedge's; move it away, then `touch {source.name}`"
+            )
 
     def _segment(self, source: Path, target: Path) -> Result | None:
         """The mask; None where it was there. What a killed run has left is gone on with, where it fits."""
-        picture = target.with_suffix(".png") if self.preview else None
-        options = replace(self.options, preview=picture, resume=True, overwrite=True)
+        options = replace(self.options, preview=self._picture(target), resume=True, overwrite=True)
         if is_done(self.model, source, target, options):
             return None
         with self.show(source) as shown:
@@ -248,6 +252,9 @@ class Watch:
                     shown(done, total)
 
             return segment(self.model, source, target, options, report)
+
+    def _picture(self, target: Path) -> Path | None:
+        return target.with_suffix(".png") if self.preview else None
 
     def _later(self, source: Path, reason: str) -> Event | None:
         """Wait anew for the raster to settle."""

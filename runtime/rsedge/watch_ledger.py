@@ -6,7 +6,7 @@
     .rsedge-watch.alive    touched while it is well
 
 The ledger is only ever added to; of several lines of a raster the last counts. One that a power cut has torn is as
-if it had not been written.
+if it had not been written; so is one whose CRC-32 is not its own. The files are this user's alone, and no links.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rsedge.errors import InputError, OutputError, RsedgeError
-from rsedge.files import disk_errors, write_all
+from rsedge.files import disk_errors, open_own, with_crc, without_crc, write_all
 from rsedge.journal import sync_folder
 from rsedge.service import tell_systemd
 
@@ -112,11 +112,11 @@ class Ledger:
 
     def __enter__(self) -> Ledger:
         with contextlib.ExitStack() as stack, disk_errors(self.folder):
-            lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            lock = open_own(self.folder / LOCK, os.O_RDWR | os.O_CREAT)
             stack.callback(os.close, lock)
             _take_lock(lock, self.folder)
             self._load()
-            self._lines = os.open(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._lines = open_own(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             stack.callback(os.close, self._lines)
             write_all(self._lines, "\n")  # what was torn ends here
             sync_folder(self.folder)
@@ -173,8 +173,13 @@ class Ledger:
         with disk_errors(self.folder):
             if not os.access(self.folder, os.W_OK):  # a file that is there can be touched all the same
                 raise OutputError(f"{self.folder} is not writable; change its permissions")
-            path.touch()
-            os.utime(path, (now, now))  # by our clock, not by a file server's
+            pulse = open_own(path, os.O_WRONLY | os.O_CREAT)
+            try:
+                os.utime(
+                    pulse if os.utime in os.supports_fd else path, (now, now)
+                )  # our clock, not a file server's
+            finally:
+                os.close(pulse)
         self._beaten = self._clock()
         tell_systemd("WATCHDOG=1")
 
@@ -185,9 +190,13 @@ class Ledger:
 
     def _load(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            for line in (self.folder / LINES).read_text(encoding="utf-8", errors="replace").splitlines():
+            handle = open_own(self.folder / LINES, os.O_RDONLY)
+            with open(handle, encoding="utf-8", errors="replace") as file:
+                lines = file.read().splitlines()
+            for line in lines:
                 with contextlib.suppress(ValueError, TypeError, RecursionError):  # torn, or not ours
-                    self._take(json.loads(line))
+                    # Lines of rsedge 0.1 have no CRC: their rasters are not done again.
+                    self._take(json.loads(line if line.startswith("{") else without_crc(line)))
 
     def _take(self, facts: object) -> None:
         """One line. Raises TypeError where it is none of ours."""
@@ -217,7 +226,7 @@ class Ledger:
 
     def _write(self, facts: Mapping[str, object]) -> None:
         with disk_errors(self.folder):
-            write_all(self._lines, json.dumps(facts) + "\n")
+            write_all(self._lines, with_crc(json.dumps(facts)) + "\n")
             os.fsync(self._lines)
 
     def _note(self, entry: Entry) -> None:
@@ -231,7 +240,7 @@ def check_pulse(folder: Path) -> None:
     """Raise RsedgeError where no watcher of this output folder has been well for five minutes."""
     path = folder / PULSE
     try:
-        age_s = abs(time.time() - path.stat().st_mtime)
+        age_s = abs(time.time() - path.lstat().st_mtime)
     except OSError:
         raise RsedgeError(f"{folder} has had no watcher: {path.name} is not there") from None
     if age_s >= LOST_S:

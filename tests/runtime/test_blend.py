@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsedge.blend import CropBand, RollingBand, Spans, argmax
+from rsedge.blend import CropBand, RollingBand, Spans
 from rsedge.errors import ModelError
 from rsedge.kernels import compiled
 from rsedge.tiling import Tiling
+from rsedge.twins import argmax
 from rsedge.window import Window
 
 SIZES = {

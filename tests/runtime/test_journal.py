@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rsedge import journal as module
 from rsedge.errors import InputError, OutputError
+from rsedge.files import with_crc, without_crc
 from rsedge.journal import Journal, Part, PartFile, describe, folder_of
 from rsedge.window import Window
 
@@ -44,18 +45,175 @@ def resumed(target: Path) -> dict[Window, Part]:
         return journal.parts
 
 
-@given(
-    area=st.tuples(st.integers(0, 9**9), st.integers(0, 9**9), st.integers(1, 9**6), st.integers(1, 9**6)),
-    files=st.lists(st.tuples(st.text(), st.integers(0), st.integers(0, 2**32 - 1)), max_size=3),
-    pixels=st.lists(st.integers(0), max_size=5),
-    area_m2=st.none() | st.lists(st.floats(0, allow_infinity=False), max_size=5),
+COUNTS = st.integers(0, 10**9)
+AREAS = st.tuples(
+    st.integers(0, 9**9), st.integers(0, 9**9), st.integers(10**5, 10**6), st.integers(10**5, 10**6)
 )
-def test_a_part_survives_its_line(area: tuple, files: list, pixels: list, area_m2: list | None) -> None:
-    there = None if area_m2 is None else tuple(area_m2)
-    made = Part(Window(*area), tuple(PartFile(*f) for f in files), tuple(pixels), there)
+FILES = st.lists(
+    st.tuples(st.text(), st.integers(0), st.integers(0, 2**32 - 1)),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda file: file[0],
+)
+
+
+@given(
+    area=AREAS,
+    files=FILES,
+    classes=st.lists(st.tuples(COUNTS, st.floats(0, 1e300)), max_size=5),
+    known=st.booleans(),
+)
+def test_a_part_survives_its_line(area: tuple, files: list, classes: list, known: bool) -> None:
+    area_m2 = tuple(m2 for _, m2 in classes) if known else None
+    made = Part(Window(*area), tuple(PartFile(*f) for f in files), tuple(n for n, _ in classes), area_m2)
     line = made.to_json()
     assert "\n" not in line
     assert Part.from_json(line) == made
+
+
+LINE = Part(Window(512, 0, 512, 900), (PartFile("mask", 7, 99, 5),), (1, 20), (0.25, 5.0)).to_json()
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_no_bit_of_a_line_can_be_another(bit: int) -> None:
+    data = LINE.encode()
+    for at in range(len(data)):
+        damaged = data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+        with pytest.raises(ValueError):
+            Part.from_json(damaged.decode("utf-8", "replace"))
+
+
+FACTS = json.loads(without_crc(LINE))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": []},
+        {"files": 7},
+        {"files": [FACTS["files"][0]] * 2},
+        {"files": [{**FACTS["files"][0], "size_bytes": -1}]},
+        {"files": [{**FACTS["files"][0], "layer": 5}]},
+        {"files": [{**FACTS["files"][0], "crc": 1.5}]},
+        {"pixels": [1]},
+        {"pixels": [1, -800000]},
+        {"pixels": [1, True]},
+        {"pixels": [1, 2.5]},
+        {"pixels": [1, "2"]},
+        {"pixels": [1, 512 * 900]},
+        {"pixels": None},
+        {"area_m2": [1.0]},
+        {"area_m2": [1.0, -1.0]},
+        {"area_m2": [1.0, float("nan")]},
+        {"area_m2": [1.0, 1e400]},
+        {"area_m2": 5},
+        {"area": {"row": 0, "col": 0, "height": 2.5, "width": 10**9}},
+        {"area": []},
+        {"area": {**FACTS["area"], "more": 1}},
+    ],
+    ids=str,
+)
+def test_a_line_of_other_kinds_is_none(change: dict) -> None:
+    """Whoever made it: its checksum is right."""
+    with pytest.raises(ValueError):
+        Part.from_json(with_crc(json.dumps({**FACTS, **change})))
+
+
+def test_json_without_end_is_no_line() -> None:
+    with pytest.raises(ValueError):
+        Part.from_json(with_crc('{"area": ' + "[" * 100_000))
+
+
+def test_an_unfinished_run_of_the_version_before_says_why_it_cannot_go_on(tmp_path: Path) -> None:
+    target = tmp_path / "mask.tif"
+    unfinished(target)
+    lines = folder_of(target) / "journal.jsonl"
+    old = [line.partition(" ")[2] for line in lines.read_text().splitlines() if line]
+    lines.write_text("\n".join(old) + "\n")
+    for how in ({}, {"resume": True}):
+        with (
+            pytest.raises(InputError, match="older rsedge, whose journal has no checksums"),
+            Journal(target, SETTINGS, **how),
+        ):
+            pass
+    assert len(list(folder_of(target).iterdir())) == 6  # nothing was lost
+    with Journal(target, SETTINGS, overwrite=True) as journal:
+        assert journal.parts == {}
+
+
+needs_owners = pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners there")
+
+
+@needs_owners
+@pytest.mark.parametrize("whose", ["mode", "owner"])
+def test_a_folder_that_others_can_write_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    target = tmp_path / "mask.tif"
+    unfinished(target)
+    folder = folder_of(target)
+    if whose == "mode":
+        folder.chmod(0o777)
+    else:
+        pretend_owner(folder, monkeypatch)
+    before = sorted(folder.iterdir())
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with (
+            pytest.raises(OutputError, match="is another user's or can be written by others; remove it"),
+            Journal(target, SETTINGS, **how),
+        ):
+            pass
+    assert module.settings_of(target) == {}
+    assert sorted(folder.iterdir()) == before
+
+
+def pretend_owner(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a file were another user's; only root could make one that is."""
+    real = Path.lstat
+
+    def lstat(self: Path) -> os.stat_result:
+        facts = real(self)
+        return os.stat_result((*facts[:4], 54321, *facts[5:])) if self == path else facts
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+
+
+@needs_owners
+@pytest.mark.parametrize("name", ["journal.jsonl", "lock"])
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "fifo"])
+def test_links_in_the_folder_are_not_written_through(tmp_path: Path, name: str, kind: str) -> None:
+    target, victim = tmp_path / "mask.tif", tmp_path / "victim.txt"
+    unfinished(target)
+    path = folder_of(target) / name
+    path.unlink()
+    if kind != "dangling":
+        victim.write_text("years of work")
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "hard link":
+        path.hardlink_to(victim)
+    else:
+        path.symlink_to(victim)
+    with pytest.raises(OutputError), Journal(target, SETTINGS, overwrite=True) as journal:
+        journal.add(part(journal, 0))
+    assert not victim.exists() if kind == "dangling" else victim.read_text() == "years of work"
+
+
+@needs_owners
+def test_a_file_system_that_knows_neither_owners_nor_modes_has_journals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A USB stick: all is one user's, and everybody may write."""
+    lstat, fstat = Path.lstat, os.fstat
+
+    def alike(facts: os.stat_result) -> os.stat_result:
+        return os.stat_result((facts[0] | 0o777, *facts[1:4], 54321, *facts[5:]))
+
+    monkeypatch.setattr(Path, "lstat", lambda self: alike(lstat(self)))
+    monkeypatch.setattr(os, "fstat", lambda handle: alike(fstat(handle)))
+    target = tmp_path / "mask.tif"
+    left = unfinished(target)
+    assert resumed(target) == left
 
 
 def test_finished_parts_are_there_again(tmp_path: Path) -> None:
@@ -108,6 +266,7 @@ def test_garbage_in_the_journal_is_ignored(tmp_path_factory: pytest.TempPathFact
     target = tmp_path_factory.mktemp("garbage") / "mask.tif"
     left = unfinished(target)
     lines = folder_of(target) / "journal.jsonl"
+    garbage = garbage.replace(module.OLD_LINE.encode(), b"")
     lines.write_bytes(garbage + b'\n{"area": 7}\n[]\n7\nnull\n"area"\n' + lines.read_bytes())
     assert resumed(target) == left
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsedge import kernels
+from rsedge import files, kernels
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="compilers are looked for on Unix only")
 HAS_CC = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
@@ -100,10 +100,12 @@ def test_without_a_compiler_there_is_none(cache: Path, monkeypatch: pytest.Monke
 def test_a_broken_compiler_is_as_none(cache: Path, compiler: Callable[[str], Path], script: str) -> None:
     calls = compiler(script)
     assert kernels.compiled() is None
-    assert list(cache.iterdir()) == []
+    assert [p.suffix for p in cache.iterdir()] == [".failed"]
     tried = calls.read_text().splitlines()
     assert "-march=native" in tried[0]
     assert any("native" not in line for line in tried)
+    assert again() is None
+    assert calls.read_text().splitlines() == tried  # not tried at every start
 
 
 @needs_cc
@@ -134,7 +136,119 @@ def test_a_compiler_that_hangs_is_tried_once(
     monkeypatch.setattr(kernels, "COMPILE_LIMIT_S", 0.3)
     assert kernels.compiled() is None
     assert len(calls.read_text().splitlines()) == 1
-    assert list(cache.iterdir()) == []
+    assert again() is None
+    assert len(calls.read_text().splitlines()) == 1
+    monkeypatch.setattr(kernels, "RETRY_S", -1.0)
+    assert again() is None
+    assert len(calls.read_text().splitlines()) == 2  # a day later: it may have been the disk
+
+
+@needs_cc
+def test_another_compiler_than_the_one_that_failed_is_tried(
+    cache: Path, compiler: Callable[[str], Path], tmp_path: Path
+) -> None:
+    compiler("exit 1")
+    assert kernels.compiled() is None
+    path = tmp_path / "bin" / "cc"
+    path.write_text(f'#!/bin/sh\nPATH={os.environ["PATH"]}:/usr/bin:/bin\nexec gcc "$@"\n')
+    assert halves(again())
+    assert [p.suffix for p in cache.iterdir()] == [".so"]
+
+
+@needs_cc
+def test_a_compilers_messages_are_not_kept_in_memory(
+    cache: Path, compiler: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict] = []
+    run = subprocess.run
+    monkeypatch.setattr(kernels.subprocess, "run", lambda *a, **k: seen.append(k) or run(*a, **k))
+    compiler("exit 1")
+    kernels.compiled()
+    assert all(k["stdout"] is k["stderr"] is subprocess.DEVNULL for k in seen)
+    assert seen
+
+
+@needs_cc
+def test_a_library_of_which_a_bit_has_changed_is_not_loaded(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 60 flipped bits 17 killed every start and 3 gave wrong masks; cut files killed all."""
+    assert kernels.compiled() is not None
+    path = cache / kernels._name()
+    whole = path.read_bytes()
+
+    def put(data: bytes) -> None:
+        """Another file: this process has the old one in its memory."""
+        path.unlink()
+        path.write_bytes(data)
+        path.chmod(0o700)
+
+    monkeypatch.setattr(kernels, "_built", lambda folder: "built anew")
+    for at in range(0, len(whole), 97):
+        put(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        assert again() == "built anew"
+    for size in range(0, len(whole), 499):
+        put(whole[:size])
+        assert again() == "built anew"
+    put(whole)
+    assert halves(again())
+
+
+@needs_cc
+@pytest.mark.parametrize(("right", "wrong"), [("c : a;", "c : b;"), ("sum > best[i]", "sum >= best[i]")])
+def test_a_library_that_answers_other_numbers_is_not_kept(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
+) -> None:
+    source = kernels.SOURCE.read_text()
+    assert right in source
+    (tmp_path / "wrong.c").write_text(source.replace(right, wrong))
+    monkeypatch.setattr(kernels, "SOURCE", tmp_path / "wrong.c")
+    kernels._name.cache_clear()
+    assert kernels.compiled() is None
+    assert not list(cache.glob("*.so"))
+
+
+@needs_cc
+@pytest.mark.parametrize("mode", [0o777, 0o775, "stranger"])
+def test_a_cache_below_a_folder_that_others_can_write_is_not_used(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, mode: int | str
+) -> None:
+    """They could put another in its place between the look and the load."""
+    assert kernels.compiled() is not None
+    if mode == "stranger":
+        real = Path.lstat
+
+        def lstat(self: Path) -> os.stat_result:
+            facts = real(self)
+            return os.stat_result((*facts[:4], 54321, *facts[5:])) if self == cache.parent else facts
+
+        monkeypatch.setattr(Path, "lstat", lstat)
+    else:
+        cache.parent.chmod(mode)
+        monkeypatch.setattr(files, "_is_own_group", lambda gid: False)
+    with pytest.raises(PermissionError):
+        kernels._check_private(cache)
+    assert halves(again())
+    second = Path(kernels.tempfile.gettempdir()) / f"rsedge-{os.getuid()}"
+    assert [p.name for p in second.iterdir()] == [kernels._name()]
+
+
+@needs_cc
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no descriptors by name here")
+def test_what_is_loaded_is_the_file_that_was_looked_at(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is exchanged meanwhile."""
+    assert kernels.compiled() is not None
+    path, cdll = cache / kernels._name(), ctypes.CDLL
+
+    def exchanged(name: str) -> ctypes.CDLL:
+        other = path.with_name("other")
+        other.write_bytes(b"not looked at")
+        other.replace(path)
+        return cdll(name)
+
+    monkeypatch.setattr(kernels.ctypes, "CDLL", exchanged)
+    monkeypatch.setattr(kernels, "_built", lambda folder: pytest.fail("compiled again"))
+    assert halves(again())
 
 
 @needs_cc
@@ -165,7 +279,9 @@ def test_what_others_may_write_is_never_loaded(
     (cache if what == "folder" else cache / kernels._name()).chmod(mode)
     loaded: list[str] = []
     cdll = ctypes.CDLL
-    monkeypatch.setattr(kernels.ctypes, "CDLL", lambda path: loaded.append(path) or cdll(path))
+    monkeypatch.setattr(
+        kernels.ctypes, "CDLL", lambda path: loaded.append(os.path.realpath(path)) or cdll(path)
+    )
     assert halves(again())
     assert str(cache / kernels._name()) not in loaded
     if what == "folder":

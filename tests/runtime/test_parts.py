@@ -3,8 +3,10 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -350,3 +352,20 @@ print(wide - narrow)
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert float(done.stdout) < 24, done.stdout  # MiB; one row of blocks is 24 wider
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_names_with_controls_leave_all_metadata_readable(tmp_path: Path, format: str) -> None:
+    """XML holds none: GDAL would read no tag at all, and QGIS no class."""
+    odd = [SimpleNamespace(name=name, color=(9, 9, 9)) for name in ("a\x01b", "c\x1b[31m", "\ud800<&>")]
+    pixels, out = noise(UTM.height, UTM.width), tmp_path / "whole.tif"
+    layer = Layer("mask", 1, tuple(odd), descriptions=("d\x02\udfff",))
+    parts = put(tmp_path, pixels, quarters(UTM.height, UTM.width))
+    assemble(out, UTM, layer, parts, Finish(format, "zstd", {**TAGS, "RSEDGE_ODD": "m\x03\ud800"}))
+    with rasterio.open(out) as src:
+        np.testing.assert_array_equal(src.read(), pixels)
+        assert {key: src.tags()[key] for key in TAGS} == TAGS
+        assert src.tags()["RSEDGE_ODD"] == "m\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"
+        assert src.descriptions == ("d\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}",)
+    names = [e.text for e in ET.parse(f"{out}.aux.xml").iter("Category")]
+    assert names == ["a\ufffdb", "c\ufffd[31m", "\ufffd<&>"]

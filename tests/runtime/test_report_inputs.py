@@ -77,7 +77,7 @@ def _set(facts: dict[str, Any], path: str, value: Any) -> None:
         ("rows.1.size_bytes", "24 MB", r'rows\[1\]: size_bytes is "24 MB", not a number'),
         ("rows.1.size_bytes", -1, "size_bytes is -1, not a count"),
         ("rows.1.size_bytes", True, "size_bytes is true, not a number"),
-        ("rows.1.size_bytes", 10**400, "not a number that a computer can hold"),
+        ("rows.1.size_bytes", 10**400, "not a number that can be measured"),
         ("rows.1.name", 5, "name is 5, not a text"),
         ("rows.1.latency", [], r"latency is \[\], not an object"),
         (

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
+import random
 import re
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,3 +196,41 @@ def test_the_policy_allows_the_script_that_is_there(tmp_path: Path) -> None:
     assert allowed
     digest = hashlib.sha256(found.raw["script"].encode()).digest()
     assert base64.b64decode(allowed[1]) == digest
+
+
+ODD = (
+    0, -1, 1e308, -1e308, 5e-324, 10**400, 10**30, True, "x", "", [], {}, None, math.nan, math.inf, 1e18, 1e-29, 2,
+    0.5, -0.0, "\ud800", "\x1b[31m",
+)  # fmt: skip
+
+
+def _places(facts: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = facts.items() if isinstance(facts, dict) else enumerate(facts) if isinstance(facts, list) else ()
+    return [*([at] if at else []), *(place for key, value in inner for place in _places(value, (*at, key)))]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_file_that_somebody_edited_is_a_page_or_an_error(tmp_path: Path, seed: int) -> None:
+    """OverflowError and `math domain error` were tracebacks."""
+    rng = random.Random(seed)
+    for made in (full_bench(), sparse_bench(), evaluation()):
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            *parents, last = rng.choice(_places(made))
+            held: Any = made
+            for key in parents:
+                held = held[key]
+            held[last] = rng.choice(ODD)
+        with suppress(InputError):
+            page(Inputs.read([save(tmp_path / "a.json", made)])).encode()
+
+
+def test_counts_beyond_all_rasters_and_scores_above_one(tmp_path: Path) -> None:
+    found = evaluation()
+    found["confusion_truth_by_row"][0][0] = 10**400
+    with pytest.raises(InputError, match="something else than counts"):
+        Inputs.read([save(tmp_path / "a.json", found)])
+    made = full_bench()
+    for one in made["rows"]:
+        if one["accuracy"]:
+            one["accuracy"]["miou"] = 5.0
+    assert "<svg" in page(Inputs.read([save(tmp_path / "a.json", made)]))

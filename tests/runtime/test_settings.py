@@ -1,14 +1,20 @@
 """Options as a dataclass, and their defaults from rsedge.toml."""
 
+import inspect
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from rsedge.cli.settings import read_settings, with_options
+from rsedge.cli import common
+from rsedge.cli.main import app as whole
+from rsedge.cli.settings import OUTPUTS, read_settings, with_options
 from rsedge.errors import InputError
 
 
@@ -25,6 +31,10 @@ class More(Base):
     """And one more."""
 
     lr_encoder: Annotated[float, typer.Option(help="A rate.")] = 0.5
+    out: Annotated[Path, typer.Option(help="A file to write.")] = Path("out")
+    dask: Annotated[str | None, typer.Option(help="A peer.")] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace.")] = False
+    quiet: common.Quiet = False
 
 
 @pytest.fixture
@@ -35,8 +45,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     app = typer.Typer()
 
     @app.callback()
-    def start(context: typer.Context) -> None:
-        read_settings(context)
+    def start(context: typer.Context, settings: Annotated[Path | None, typer.Option()] = None) -> None:
+        read_settings(context, settings)
 
     @app.command("train-teacher")
     @with_options(Base)
@@ -101,3 +111,119 @@ def test_a_commands_own_table_wins_over_the_shared_one(call, order) -> None:
 def test_mistakes_in_the_file_are_named(call, text, message) -> None:
     with pytest.raises(InputError, match=message):
         call(text, "distill")
+
+
+STRANGERS = [
+    'out = "/home/me/.bashrc"',
+    'dask = "tcp://attacker:8786"',
+    "overwrite = true",
+    'val = "http://inner/metadata"',
+    'val = ["a", "/vsicurl/http://inner/x"]',
+    'val = "hf-hub:attacker/net"',
+]
+
+
+@pytest.mark.parametrize("entry", STRANGERS)
+def test_the_current_folder_names_no_file_to_write_and_no_peer(call, entry, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"rsedge.toml: \[distill\] .* is not taken from the current folder"):
+        call(f"[distill]\n{entry}\n", "distill")
+    assert call(f"[distill]\n{entry}\n[train]\nsteps = 3\n", "train-teacher")["options"] == Base(3)
+    (tmp_path / "mine.toml").write_text(f"[distill]\n{entry}\n")
+    Path("rsedge.toml").write_text("[distill]\nsteps = 9\n")
+    found = call(None, "--settings", "mine.toml", "distill")
+    assert found["options"] != More()
+    assert found["options"].steps is None  # in its place, not besides
+
+
+def test_what_is_taken_is_told(call) -> None:
+    text = '[train]\nsteps = 5\nval = "a"\n[distill]\nlr-encoder = 0.1\n'
+    output = call(text, "distill")["output"]
+    assert output == "note: defaults from rsedge.toml (in this folder): steps, val, lr-encoder\n"
+    assert call(text, "distill", "--quiet")["output"] == ""
+    assert call("[distill]\nquiet = true\n", "distill")["output"].endswith(
+        "folder): quiet\n"
+    )  # the user's to say
+    assert "steps, val" in call(text, "train-teacher")["output"]  # which has no --quiet
+    assert call("[train-teacher]\nsteps = 1\n", "distill")["output"] == ""
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o646])
+def test_what_others_can_write_is_left_alone(call, mode) -> None:
+    Path("rsedge.toml").write_text("[distill]\nsteps = 9\n")
+    Path("rsedge.toml").chmod(mode)
+    found = call(None, "distill")
+    assert found["options"] == More()
+    assert (
+        "can be written by others: nothing is taken from it but with --settings rsedge.toml"
+        in found["output"]
+    )
+    assert call(None, "distill", "--quiet")["output"] == ""
+    assert call(None, "--settings", "rsedge.toml", "distill")["options"].steps == 9
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners there")
+def test_another_users_file_is_left_alone(call, monkeypatch) -> None:
+    Path("rsedge.toml").write_text("[distill]\nsteps = 9\n")
+    real = os.stat
+
+    def strangers(path, *how, **more):
+        facts = real(path, *how, **more)
+        if not str(path).endswith("rsedge.toml"):
+            return facts
+        return os.stat_result((*facts[:4], 54321, *facts[5:]))
+
+    monkeypatch.setattr(os, "stat", strangers)
+    found = call(None, "distill")
+    assert found["options"] == More()
+    assert "another user's" in found["output"]
+
+
+def test_a_settings_file_without_end_is_refused(call) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        call("[distill]\nsteps = " + "[" * 5000, "distill")
+    with pytest.raises(InputError, match="is larger than 256 KiB"):
+        call("#" * (1 << 20), "distill")
+
+
+READ = {  # options that name what is read
+    "aoi", "bundle", "classes", "compare", "data", "gate", "mask", "onnx", "raster", "run", "seams", "settings",
+    "start", "teacher", "truth",
+}  # fmt: skip
+
+
+def test_each_option_that_is_a_path_is_known_to_be_read_or_written() -> None:
+    """A new one must be put where it belongs."""
+    commands = typer.main.get_command(whole).commands
+    paths = set()
+    for registered in whole.registered_commands:
+        kinds = inspect.signature(registered.callback).parameters
+        hints = get_type_hints(registered.callback)
+        for parameter in commands[registered.name].params:
+            if "Path" in f"{hints.get(parameter.name)} {kinds[parameter.name].annotation}":
+                paths |= {o.removeprefix("--") for o in parameter.opts if o.startswith("--")}
+    assert paths <= READ | OUTPUTS
+    assert {"out", "csv", "preview", "map", "polygons"} <= paths
+
+
+def test_a_strangers_folder_writes_nothing_and_speaks_to_nobody(tmp_path) -> None:
+    """As a field engineer would meet it: the command line, somebody's folder."""
+    (tmp_path / ".bashrc").write_text("mine")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "rsedge.toml").write_text(f'[bench]\ncsv = "{tmp_path}/.bashrc"\n')
+    call = [sys.executable, "-m", "rsedge", "bench", "--quiet"]
+    done = subprocess.run(call, cwd=tmp_path / "there", capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "[bench] csv replaces or names a file" in done.stderr
+    assert (tmp_path / ".bashrc").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["student.rsedge", "runs"])
+def test_a_model_that_others_can_write_is_not_taken_unasked(tmp_path, monkeypatch, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    monkeypatch.setattr(common, "OWN_MODEL", Path(name))
+    assert common.model_or_default(None, quiet=True) == name
+    Path(name).chmod(0o777)
+    with pytest.raises(InputError, match="is not taken unasked; name it with --model"):
+        common.model_or_default(None, quiet=True)
+    assert common.model_or_default(name) == name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,18 @@ def speed(bundle: Bundle, device: str = "cpu", tile_ms: float = 10.0, **changes:
 ELSEWHERE = replace(Machine.here(), cpu="another")
 
 
+def write_protect(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing new in it, for root as well."""
+    make = tempfile.mkdtemp
+
+    def refuse(suffix: str, prefix: str, parent: Path) -> str:
+        if parent == folder:
+            raise PermissionError(13, "Permission denied")
+        return make(suffix, prefix, parent)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+
+
 class TestTheFile:
     def test_it_lies_beside_the_report_and_disturbs_nothing(self, own: Bundle, cache: Path) -> None:
         found = (speed(own), speed(own, "openvino", 7.5))
@@ -65,22 +78,26 @@ class TestTheFile:
         keep_speeds(own, [speed(own, tile_ms=20)])
         assert set(load_speeds(own)[0]) == {speed(own, tile_ms=20), *kept}
 
-    def test_where_the_folder_takes_no_file_it_is_the_users_cache(self, own: Bundle, cache: Path) -> None:
-        (own.path / ".speeds.json.part").mkdir()  # in the way, for root as well
+    def test_where_the_folder_takes_no_file_it_is_the_users_cache(
+        self, own: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_protect(own.path, monkeypatch)
         path = keep_speeds(own, [speed(own)])
         assert path.parent == cache
         assert load_speeds(own) == ((speed(own),), None)
         assert not (own.path / "speeds.json").exists()
 
-    def test_the_later_of_both_places_counts(self, own: Bundle) -> None:
+    def test_the_later_of_both_places_counts(self, own: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         keep_speeds(own, [speed(own, tile_ms=10)])
-        (own.path / ".speeds.json.part").mkdir()
+        write_protect(own.path, monkeypatch)
         newer = speed(own, tile_ms=5, date="2026-11-21T10:00:00+00:00")
         keep_speeds(own, [newer])
         assert load_speeds(own) == ((newer,), None)
 
-    def test_neither_place_is_an_error(self, own: Bundle, tmp_path: Path) -> None:
-        (own.path / ".speeds.json.part").mkdir()
+    def test_neither_place_is_an_error(
+        self, own: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_protect(own.path, monkeypatch)
         (tmp_path / "cache").write_text("no folder")
         with pytest.raises(OSError):
             keep_speeds(own, [speed(own)])

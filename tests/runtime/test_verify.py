@@ -344,7 +344,7 @@ class TestSpeeds:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = made(tmp_path, SAME)
-        (folder / ".speeds.json.part").mkdir()
+        (folder / "speeds.json").mkdir()  # in the way
         (tmp_path / "file").touch()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         result = verify(folder, FEW)

@@ -429,3 +429,19 @@ def test_an_error_nobody_foresaw_refuses_one_raster(
     assert "IndexError: tuple index out of range" in told[1].reason
     assert "report it" in told[1].reason
     assert place.once() == []  # it is accounted for
+
+
+def test_somebodys_picture_is_not_replaced_by_a_preview(place: Place, drop: Drop) -> None:
+    drop("a.tif")
+    (place.out / "a.png").write_bytes(b"a photo")
+    (refused,) = place.once(preview=True)
+    assert isinstance(refused, Refused)
+    assert "is no preview of rsedge's; move it away" in refused.reason
+    assert (place.out / "a.png").read_bytes() == b"a photo"
+    (place.out / "a.png").unlink()
+    drop("a.tif", 1)
+    assert [type(e) for e in place.once(preview=True)] == [Done]
+    (place.out / "a.png").write_bytes(b"a preview of a version before: the ledger knows the mask")
+    drop("a.tif", 2)
+    assert [type(e) for e in place.once(preview=True)] == [Done]
+    assert (place.out / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rsedge.errors import InputError, OutputError, RsedgeError
-from rsedge.watch_ledger import LINES, PULSE, Entry, Ledger, State, check_pulse
+from rsedge.watch_ledger import LINES, LOCK, PULSE, Entry, Ledger, State, check_pulse
 
 A = Entry("a.tif", 10, 111, "a.tif", "model", "settings")
 B = Entry("b\n.tif", 20, 222, "b\n.tif", "model", "settings", "broken: \N{SNOWMAN}")
@@ -104,3 +104,53 @@ def test_a_watcher_is_well_while_its_pulse_is_young(tmp_path: Path) -> None:
         with pytest.raises(RsedgeError, match="not been heard of for") as caught:
             check_pulse(tmp_path)
         assert caught.value.exit_code == 1
+
+
+needs_owners = pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners there")
+
+
+@needs_owners
+@pytest.mark.parametrize("name", [LINES, LOCK, PULSE])
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "fifo", "everybody's"])
+def test_its_files_are_this_users_alone_and_no_links(tmp_path: Path, name: str, kind: str) -> None:
+    victim, folder = tmp_path / "victim.txt", tmp_path / "out"
+    folder.mkdir()
+    path = folder / name
+    if kind != "dangling":
+        victim.write_text("years of work")
+        os.utime(victim, (1, 1))
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "hard link":
+        path.hardlink_to(victim)
+    elif kind == "everybody's":
+        path.touch()
+        path.chmod(0o666)
+    else:
+        path.symlink_to(victim)
+    with pytest.raises(OutputError, match="remove it|No such device"), Ledger(folder):
+        pass
+    assert victim.exists() == (kind != "dangling")
+    if victim.exists():
+        assert (victim.read_text(), victim.stat().st_mtime) == ("years of work", 1)
+
+
+def test_a_line_in_which_a_bit_has_changed_counts_as_not_written(tmp_path: Path) -> None:
+    data = filled(tmp_path / "whole").read_bytes()
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for at in range(len(data)):
+        (folder / LINES).write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+        with Ledger(folder) as ledger:
+            assert set(ledger.entries.values()) <= {A, B, NEW_A}
+
+
+def test_the_lines_of_the_version_before_count(tmp_path: Path) -> None:
+    """Else all that lies there would be segmented again."""
+    lines = filled(tmp_path).read_text().splitlines()
+    (tmp_path / LINES).write_text("\n".join(line.partition(" ")[2] for line in lines))
+    with Ledger(tmp_path) as ledger:
+        assert ledger.entries == {"a.tif": NEW_A, "b\n.tif": B}
+        ledger.add(A)
+    with Ledger(tmp_path) as ledger:
+        assert ledger.entries == {"a.tif": A, "b\n.tif": B}

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.blend import argmax
 from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, ModelError
+from rsedge.twins import argmax
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import typer
 
 from rsedge.cli import common
 from rsedge.errors import BackendError, InputError
+from rsedge.text import csv_cell
 
 if TYPE_CHECKING:
     from rsedge.bench import BenchOptions, BenchResult, Contender
 
 OWN_TEACHER = Path("runs/teacher")  # what `rsedge train-teacher` writes, in the current folder
 NONE = "none"
+CSV_HEAD = "label,role,name,path,"  # how the first line of --csv begins
 OPENER = "rsedge_train.bench_teacher:open_teacher"  # by name: loading torch here would cost memory beside the models
 
 
@@ -57,6 +59,9 @@ def bench(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write one line a model.", metavar="FILE")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace also a --csv file that `rsedge bench` did not write.")
+    ] = False,
     as_json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:
@@ -65,6 +70,7 @@ def bench(
     from rsedge.bench import bench as measure
     from rsedge.cli.bench_tables import show
     from rsedge.files import whole_or_nothing
+    from rsedge.raster import check_replaceable
 
     options = BenchOptions(
         rounds,
@@ -84,6 +90,8 @@ def bench(
     paths: list[str | None] = (
         [*bundles] if bundles else [common.model_or_default(None, quiet, "`rsedge bench BUNDLE`")]
     )
+    if csv_file and csv_file.is_file():
+        check_replaceable(csv_file, overwrite, _is_bench)
     if csv_file and (csv_file.is_dir() or not os.access(csv_file.absolute().parent, os.W_OK)):
         raise InputError(
             f"--csv {csv_file} cannot be written; name a file in a folder that is there and writable"
@@ -102,6 +110,13 @@ def bench(
             partial.write_text(to_csv(result), encoding="utf-8")
 
 
+def _is_bench(path: Path) -> bool:
+    """Whether a file begins as `to_csv` does."""
+    head = CSV_HEAD.encode()
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
+
+
 def _teacher(asked: str | None, like: str | None, options: BenchOptions, quiet: bool) -> Contender | None:
     """The teacher that was asked for, else the one that lies here and fits."""
     from rsedge.bench import Contender
@@ -110,6 +125,7 @@ def _teacher(asked: str | None, like: str | None, options: BenchOptions, quiet: 
     if asked == NONE or (asked is None and not _fits(OWN_TEACHER, like)):
         return None
     if asked is None:
+        common.own_default(OWN_TEACHER, "--teacher")
         common.note(f"teacher {OWN_TEACHER} (in this folder); --teacher none leaves it out", quiet)
     if missing := _missing_packages():
         raise BackendError(
@@ -154,7 +170,7 @@ def to_csv(result: BenchResult) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 

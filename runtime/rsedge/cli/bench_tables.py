@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rsedge.bench.facts import BATCHES
 from rsedge.cli import common
 from rsedge.engine import ALL_STAGES
+from rsedge.text import printable
 
 if TYPE_CHECKING:
     from rsedge.bench import BenchResult
@@ -56,7 +57,8 @@ def show(result: BenchResult) -> None:
 
 def _wrapped(line: str) -> None:
     width = shutil.get_terminal_size().columns
-    common.say(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
+    for part in textwrap.wrap(printable(line), width, subsequent_indent="  ", break_on_hyphens=False):
+        common.say(part)
 
 
 def _table(head: Sequence[str], lines_of_rows: Iterable[Sequence[str]]) -> None:
@@ -64,7 +66,7 @@ def _table(head: Sequence[str], lines_of_rows: Iterable[Sequence[str]]) -> None:
     if not (rows := list(lines_of_rows)):
         return
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] != UNKNOWN for row in rows)]
-    lines = [[line[i] for i in kept] for line in (head, *rows)]
+    lines = [[printable(line[i]) for i in kept] for line in (head, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
     common.say("")
     for line in lines:

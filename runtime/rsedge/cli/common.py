@@ -11,13 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
 from rsedge.errors import BackendError, InputError
+from rsedge.files import is_trusted
+from rsedge.text import block, printable
 
 OWN_MODEL = Path("student.rsedge")  # what `rsedge export` writes, in the current folder
 
@@ -127,7 +129,21 @@ AllowMissing = Annotated[
     bool, typer.Option("--allow-missing-classes", help="Go on where labels lack a class of the table.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+SETTINGS_NOTES = "rsedge.settings"  # key of the context's notes on rsedge.toml, told once --quiet is known
+
+
+def tell_settings(context: typer.Context, quiet: bool) -> bool:
+    """Say what ``rsedge.toml`` has set, once it is known whether the user (not that file) wants errors only."""
+    source = context.get_parameter_source("quiet")
+    by_user = quiet and source is not None and source.name == "COMMANDLINE"
+    for text in context.meta.pop(SETTINGS_NOTES, ()):
+        note(text, by_user)
+    return quiet
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print errors only.", callback=tell_settings, is_eager=True)
+]
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
@@ -225,7 +241,7 @@ def _end_in_time(told: int) -> None:
     while number := os.read(told, 1):
         if number[0] in STOPS:
             time.sleep(PATIENCE_S)
-            print(interrupted(), file=sys.stderr, flush=True)
+            complain(interrupted())
             os._exit(INTERRUPTED)
     os.close(told)
 
@@ -239,8 +255,22 @@ def model_or_default(path: str | None, quiet: bool = False, how: str = "--model"
     """
     if path is not None or not OWN_MODEL.exists():
         return path
+    own_default(OWN_MODEL, how)
     note(f"model {OWN_MODEL} (in this folder); choose another with {how}", quiet)
     return str(OWN_MODEL)
+
+
+def own_default(path: Path, how: str) -> Path:
+    """What a command takes from the current folder unasked, if it is there: the user's own only.
+
+    ``how``: what takes another's. Raises InputError where somebody else could have put it there.
+    """
+    if path.exists() and not is_trusted(path):
+        raise InputError(
+            f"{path} (in this folder) is another user's or can be written by others, and is not taken unasked; name "
+            f"it with {how}"
+        )
+    return path
 
 
 def make_out_dir(folder: Path) -> None:
@@ -254,7 +284,14 @@ def make_out_dir(folder: Path) -> None:
 def note(text: str, quiet: bool) -> None:
     """Tell what the user should know, on standard error; not where only errors are wanted."""
     if not quiet:
-        print(f"note: {text}", file=sys.stderr, flush=True)
+        for line in block(f"note: {text}"):
+            complain(line)
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error, whatever is in it. Nobody who reads it is no failure."""
+    with suppress(BrokenPipeError):
+        print(_encodable(printable(text), sys.stderr), file=sys.stderr, flush=True)
 
 
 def counted(number: int, what: str) -> str:
@@ -264,7 +301,9 @@ def counted(number: int, what: str) -> str:
 
 def say_json(facts: Any) -> None:
     """Print one JSON object. Numbers that JSON has not, NaN and infinity, become null."""
-    say(json.dumps(_plain(facts), allow_nan=False))
+    _print(
+        json.dumps(_plain(facts), allow_nan=False).replace("\x7f", "\\u007f")
+    )  # the rest is escaped by JSON
 
 
 def _plain(value: Any) -> Any:
@@ -276,7 +315,24 @@ def _plain(value: Any) -> Any:
 
 
 def say(text: str) -> None:
-    """Print a line of the result. A reader that has gone (``| head -1``) is no failure: the result stands."""
+    """Print a line of the result, whatever is in it."""
+    _print(_encodable(printable(text), sys.stdout))
+
+
+def say_lines(text: str) -> None:
+    """Print several lines, as `say` does each."""
+    for line in text.split("\n"):
+        say(line)
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text with what a stream's encoding lacks escaped: no result is lost for a letter."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _print(text: str) -> None:
+    """Print a line. A reader that has gone (``| head -1``) is no failure: the result stands."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -305,12 +361,18 @@ def progress_bar(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    # The name of a file is neither a format nor markup.
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ]
     if pixels_each:
         columns.append(TextColumn("{task.fields[rate]}"))
     begin = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None, rate="")
+        task = progress.add_task(printable(what), total=None, rate="")
 
         def report(done: int, total: int) -> None:
             rate = done * (pixels_each or 0) / 1e6 / max(time.monotonic() - begin, 1e-3)

@@ -76,7 +76,7 @@ def check_command(
             progress=progress,
         )
     if not quiet:
-        common.say(report.to_text())
+        common.say_lines(report.to_text())
     if as_json:
         common.say_json(report.to_dict())
     if not report.ok:

@@ -17,7 +17,9 @@ ALL = "fp32,fp16,int8"
 
 
 def export(
-    run: Annotated[Path, typer.Option(help="Run folder of distill or train-teacher.")] = RUN,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder of distill or train-teacher.", show_default=str(RUN))
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Bundle to write.")] = common.OWN_MODEL,
     weights: Annotated[
         str, typer.Option(help="Best by validation mIoU, or last.", metavar="best|last")
@@ -94,8 +96,8 @@ def export(
     told: dict[str, Any] = {}
     if bundle is not None and not trt:
         raise InputError(f"--bundle {bundle} is what --trt builds an engine from; add --trt")
-    if trt and bundle is None and onnx is None and not run.exists() and run == RUN:
-        bundle = common.OWN_MODEL  # a device without a workshop
+    if trt and bundle is None and onnx is None and run is None and not RUN.exists():
+        bundle = common.own_default(common.OWN_MODEL, "--bundle")  # a device without a workshop
     if bundle is None:
         with common.needs_extra("export"):
             from rsedge.raster.bands import Masking
@@ -124,7 +126,9 @@ def export(
                 functools.partial(common.progress_bar, quiet=quiet),
             )
             if onnx is None:
-                told = dict(build_bundle(run, plan, name=name, weights=weights))
+                told = dict(
+                    build_bundle(run or common.own_default(RUN, "--run"), plan, name=name, weights=weights)
+                )
             else:
                 facts = _foreign(classes, mean, std, max_value, band_names, gsd, tile, name, output)
                 told = dict(adopt_bundle(onnx, facts, plan))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -171,7 +170,7 @@ def infer(
                     raise
                 # The others may be well.
                 why = str(error) if isinstance(error, InputError) else unexpected(source, error)
-                print(f"error: {why}", file=sys.stderr)
+                common.complain(f"error: {why}")
                 failed.append(source)
     if failed:
         raise InputError(f"{len(failed)} of {len(sources)} rasters failed: {', '.join(failed)}")

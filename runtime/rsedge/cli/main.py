@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,7 +53,7 @@ app.command("verify")(verify.verify)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"rsedge {__version__}")
+        common.say(f"rsedge {__version__}")
         raise typer.Exit
 
 
@@ -62,9 +63,17 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Options by command, all of them taken.",
+            show_default="rsedge.toml in this folder, if it is yours, but for files to write and addresses",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Before every command: defaults from ``rsedge.toml`` in the current folder."""
-    read_settings(context)
+    read_settings(context, settings)
 
 
 def main() -> None:
@@ -75,16 +84,16 @@ def main() -> None:
     try:
         app(prog_name="rsedge")
     except RsedgeError as error:
-        print(str(error) if error.exit_code == INTERRUPTED else f"error: {error}", file=sys.stderr)
+        common.complain(str(error) if error.exit_code == INTERRUPTED else f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # a path too long, a folder that may not be entered
-        print(f"error: {error}", file=sys.stderr)
+        common.complain(f"error: {error}")
         sys.exit(1)
     except MemoryError:
-        print("error: out of memory; close other programs or use a narrower raster", file=sys.stderr)
+        common.complain("error: out of memory; close other programs or use a narrower raster")
         sys.exit(1)
     except common.Interrupted:
-        print(common.interrupted(), file=sys.stderr)
+        common.complain(common.interrupted())
         sys.exit(INTERRUPTED)
     finally:  # the result stands or does not: too late to interrupt
         common.ignore_stops()

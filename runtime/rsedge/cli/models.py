@@ -35,4 +35,4 @@ def models(
             saved = rewrite_report(build(name, PAPER_CLASSES))
             common.say(f"{'deployed (exact)':46}  {saved.params_after:11,}  {saved.macs_after / 1e6:9,.1f}")
     else:
-        common.say(models_table(as_json, None if name is None else (name,)))
+        common.say_lines(models_table(as_json, None if name is None else (name,)))

@@ -27,4 +27,5 @@ def sample(
     with common.progress_bar("rows", quiet) as progress:
         labels = write_sample(out, width, height, gsd_m, seed, progress, overwrite)
     if not quiet:
-        common.say(f"image    {out}\nlabels   {labels}")
+        common.say(f"image    {out}")
+        common.say(f"labels   {labels}")

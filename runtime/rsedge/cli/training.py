@@ -14,6 +14,7 @@ from rsedge.cli.data import parse_band_names, parse_names
 from rsedge.cli.settings import with_options
 from rsedge.cli.training_options import TEACHER_RUN, DistillOptions, TeacherOptions, TrainOptions
 from rsedge.errors import InputError
+from rsedge.text import block
 
 if TYPE_CHECKING:
     from rsedge_train.datasets import Dataset
@@ -58,7 +59,7 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
         if entry(options.student).trunk is not None:
             raise InputError(f"--student {options.student} is a teacher; `rsedge models` lists the students")
         net = NetChoice(options.student, options.encoder_weights, options.start)
-        teachers = tuple(options.teacher or (TEACHER_RUN,))
+        teachers = tuple(options.teacher or (common.own_default(TEACHER_RUN, "--teacher"),))
         job = replace(_job(options, "student", options.out, net), compare=options.compare)
         source = _source(options)
         if options.data is None and (not options.alone or (teachers[0] / RUN_NAME).is_file()):
@@ -191,7 +192,9 @@ def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
     from rsedge_train.run import train
 
     level = logging.WARNING if options.quiet or not _first() else logging.INFO
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    log = logging.StreamHandler(sys.stderr)
+    log.setFormatter(_Printable())
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
     logging.getLogger("rsedge_train").setLevel(level)
     with session(job.device) as processes:
         pick_device(job.device, processes)  # what is cheap to know is said before the data are read
@@ -205,6 +208,14 @@ def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
         for note in dataset.notes:
             _note(options, note)
         return train(replace(job, source=source), dataset, processes)
+
+
+class _Printable(logging.Formatter):
+    """A record's message alone, with no character that would not be seen as itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Its lines, those after the first indented."""
+        return "\n".join(block(super().format(record)))
 
 
 def _leave_big_tile(options: TrainOptions) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from rsedge.cli.common import tell_settings
+
 TEACHER_RUN, STUDENT_RUN = Path("runs/teacher"), Path("runs/student")
 
 DATA, SCHEDULE, MACHINE, RUN = "Data", "Training", "Machine", "Run"
@@ -119,7 +121,10 @@ class TrainOptions:
     as_json: Annotated[
         bool, _option("--json", help="Print what run.json says as one JSON object.", panel=RUN)
     ] = False
-    quiet: Annotated[bool, _option("--quiet", "-q", help="Print errors only.", panel=RUN)] = False
+    quiet: Annotated[
+        bool,
+        _option("--quiet", "-q", help="Print errors only.", panel=RUN, callback=tell_settings, is_eager=True),
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def _show(result: Verification) -> None:
     common.say(f"reference  fp32, {result.reference}, {on.threads} threads")
     common.say(f"machine    {on.cpu}, {on.cores} cores{load}; {on.date}, rsedge {on.rsedge_version}")
     common.say(f"tiles      {result.tiles_from}")
-    common.say(f"exporter   {_exporter(result)}\n")
+    common.say(f"exporter   {_exporter(result)}")
+    common.say("")
     rows = [HEADINGS, *(_row(c) for c in result.checks if c.found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     for row in rows:
@@ -119,8 +120,9 @@ def _show(result: Verification) -> None:
             common.say(
                 f"{c.precision} on {c.device}: {c.state if c.state != 'failed' else 'FAILED'}: {c.why}"
             )
+    common.say("")
     common.say(
-        "\npixels, clear, worst tile: share with the reference's class, of all pixels, of those whose best two "
+        "pixels, clear, worst tile: share with the reference's class, of all pixels, of those whose best two "
         "scores are apart, of the worst tile's; errors: of scores, as a share of their range; ms: of a tile, p50, "
         "the two in turns"
     )

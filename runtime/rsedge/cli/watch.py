@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -11,6 +10,7 @@ import typer
 
 from rsedge.cli import common
 from rsedge.errors import InputError
+from rsedge.text import printable
 
 if TYPE_CHECKING:
     from rsedge.tiling import Seam
@@ -145,11 +145,11 @@ def _tell(event: Event, quiet: bool, as_json: bool) -> str:
     """Print what became of a raster, and name it."""
     from rsedge.watch import Done, Refused
 
-    what, name = type(event).__name__.lower(), event.source.name
+    what, name = type(event).__name__.lower(), printable(event.source.name)
     facts: dict[str, object] = {"event": what, "raster": str(event.source)}
     if not isinstance(event, Done):
         if isinstance(event, Refused) or not quiet:
-            print(f"{what}: {name}: {event.reason}", file=sys.stderr, flush=True)
+            common.complain(f"{what}: {name}: {event.reason}")
         facts["reason"] = event.reason
     elif event.result is None:
         facts |= {"out": str(event.out), "finished_before": True}

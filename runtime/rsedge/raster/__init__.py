@@ -9,7 +9,7 @@ from rsedge.raster.reader import RasterReader
 from rsedge.raster.resample import Resampled, open_resampled, resample_factor, upsample_index
 from rsedge.raster.scaling import survey_scale
 from rsedge.raster.thin import thinned, thinned_rgb
-from rsedge.raster.writer import Format, RasterWriter, check_target
+from rsedge.raster.writer import Format, RasterWriter, check_replaceable, check_target
 
 __all__ = [
     "BandPlan",
@@ -19,6 +19,7 @@ __all__ = [
     "RasterWriter",
     "Resampled",
     "bounded_cache",
+    "check_replaceable",
     "check_target",
     "describe_orientation",
     "exact_cache",

@@ -15,6 +15,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window as GdalWindow
 
+from rsedge import twins
 from rsedge.kernels import compiled
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.writer import BLOCK, create
@@ -113,6 +114,4 @@ def halve(fine: Pixels) -> Pixels:
         coarse = np.empty((fine.shape[0] // 2, fine.shape[1] // 2), np.uint8)
         kernels.rsedge_halve(fine.ctypes.data, coarse.ctypes.data, *coarse.shape)
         return coarse
-    a, b, c, d = fine[::2, ::2], fine[::2, 1::2], fine[1::2, ::2], fine[1::2, 1::2]
-    rest = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
-    return np.where((a == b) | (a == c) | (a == d), a, rest)
+    return twins.halve(fine)

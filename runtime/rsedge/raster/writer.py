@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +21,11 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError, OutputError
-from rsedge.files import sync
+from rsedge.files import private_folder, sync
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.trust import why_not_plain
+from rsedge.text import xml_text
 
 Format = Literal["cog", "gtiff"]
 BLOCK = 512
@@ -63,7 +64,7 @@ class RasterWriter:
         check_target(path, overwrite)
         path = Path(os.path.realpath(path))  # a link stays a link
         self._path, self._classes = path, classes
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._leftovers = ExitStack()
         self._rows = np.empty((bands, BLOCK, grid.width), np.uint8)
         self._held, self._next_row, self._crc = 0, 0, 0
         self._is_whole = False
@@ -73,14 +74,15 @@ class RasterWriter:
         if bands >= 3:
             options.update(photometric="rgb", predictor=2)
         try:
+            self._partial = self._leftovers.enter_context(private_folder(path)) / path.name
             self._dst = create(self._partial, grid, options)
             if classes:
                 self._dst.write_colormap(1, {i: (*c.color, 255) for i, c in enumerate(classes)})
                 names = json.dumps({str(i): c.name for i, c in enumerate(classes)})
                 self._dst.update_tags(RSEDGE_CLASSES=names)
-            self._dst.update_tags(**(tags or {}))
+            self._dst.update_tags(**{key: xml_text(value) for key, value in (tags or {}).items()})
         except BaseException as error:
-            self._remove_leftovers()
+            self._leftovers.close()
             raise failure(path, error) from error
 
     @staticmethod
@@ -132,7 +134,7 @@ class RasterWriter:
             else:
                 self._close_quietly()
         finally:
-            self._remove_leftovers()
+            self._leftovers.close()
 
     def _flush(self) -> None:
         window = GdalWindow(0, self._next_row, self._rows.shape[2], self._held)
@@ -154,10 +156,6 @@ class RasterWriter:
         with suppress(*GDAL_ERRORS):  # the run has failed already; that error is the one to show
             self._dst.close()
 
-    def _remove_leftovers(self) -> None:
-        self._partial.unlink(missing_ok=True)
-        _sidecar(self._partial).unlink(missing_ok=True)
-
 
 def check_target(
     path: Path, overwrite: bool = False, suffixes: tuple[str, ...] = TIFF_SUFFIXES, ours: str = "RSEDGE_"
@@ -173,6 +171,10 @@ def check_target(
     folder = Path(os.path.realpath(path)).parent  # of the file that a link points to
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist; create it first")
+    if path.is_symlink() and not _is_own_link(path, suffixes):
+        raise InputError(
+            f"{path} is a link that another user made, or to a file of another kind; remove it, or choose another name"
+        )
     if path.exists() and not path.is_file():
         raise InputError(f"{path} exists and is not a file; choose another name")
     if not os.access(folder, os.W_OK):
@@ -185,6 +187,22 @@ def check_target(
         raise InputError(
             f"{path} is a raster that rsedge did not write here; choose another name, or --overwrite it"
         )
+
+
+def check_replaceable(path: Path, overwrite: bool, is_own: Callable[[Path], bool]) -> None:
+    """Raise InputError where ``path`` is a file that rsedge did not write, unless ``overwrite``."""
+    if path.exists() and not overwrite and not is_own(path):
+        raise InputError(
+            f"{path} is a file that rsedge did not write; choose another name, or --overwrite it"
+        )
+
+
+def _is_own_link(path: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a link is not somebody else's, and leads to what could have been written here."""
+    facts = path.lstat()
+    me = os.getuid() if hasattr(os, "getuid") else facts.st_uid
+    own = facts.st_uid in {0, me, path.parent.stat().st_uid}
+    return own and Path(os.path.realpath(path)).suffix.lower() in suffixes
 
 
 def _is_foreign_raster(path: Path, ours: str) -> bool:
@@ -232,7 +250,7 @@ def _checksum(path: Path) -> int:
 
 def write_class_names(path: Path, classes: Sequence[ClassInfo]) -> None:
     """Class names where GDAL and QGIS look for a GeoTIFF's: in the ``.aux.xml`` beside it."""
-    names = "".join(f"<Category>{escape(c.name, quote=False)}</Category>" for c in classes)
+    names = "".join(f"<Category>{escape(xml_text(c.name), quote=False)}</Category>" for c in classes)
     band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
     _sidecar(path).write_text(f"<PAMDataset>{band}</PAMDataset>\n", encoding="utf-8")
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsedge.errors import InputError, OutputError
+from rsedge.errors import OutputError
 from rsedge.files import whole_or_nothing
-from rsedge.raster import check_target
+from rsedge.raster import check_replaceable, check_target
 from rsedge.report.inputs import Inputs
 from rsedge.report.page import GENERATOR, page
 from rsedge.report.pictures import Progress, Sources, read_preview
@@ -43,10 +43,7 @@ def write_report(
     be, rasters do not fit, or ``out`` is somebody's file; OutputError when it cannot be written.
     """
     check_target(out, overwrite, SUFFIXES)
-    if out.exists() and not overwrite and not _is_report(out):
-        raise InputError(
-            f"{out} is a file that `rsedge report` did not write; choose another, or --overwrite it"
-        )
+    check_replaceable(out, overwrite, _is_report)
     inputs = Inputs.read(results)
     names = [tuple(c.name for c in found.classes) for found in inputs.evals]
     preview = read_preview(pictures, names, progress) if pictures else None

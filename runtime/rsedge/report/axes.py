@@ -32,7 +32,7 @@ class Axis:
             spare = (high / low) ** room
             return cls(low / spare, high * spare, log=True)
         spare = max((high - low) * room, (least - high + low) / 2) or abs(high) * room or 1.0
-        return cls(max(0.0, low - spare) if low >= 0 else low - spare, min(high + spare, most))
+        return cls(max(0.0, low - spare) if low >= 0 else low - spare, min(high + spare, max(high, most)))
 
     def place(self, value: float) -> float:
         """0 at the axis's beginning, 1 at its end."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsedge.errors import InputError
-from rsedge.report.facts import Facts
+from rsedge.report.facts import MOST, Facts
 
 CONFUSION_KEY = "confusion_truth_by_row"
 
@@ -75,6 +75,6 @@ def _confusion(facts: Facts, classes: int) -> tuple[tuple[int, ...], ...]:
     square = isinstance(rows, list) and len(rows) == classes > 0
     if not square or not all(isinstance(row, list) and len(row) == classes for row in rows or ()):
         raise InputError(f"{facts.where}: {CONFUSION_KEY} is not a square of {classes} classes")
-    if not all(type(v) is int and v >= 0 for row in rows or () for v in row):
+    if not all(type(v) is int and 0 <= v <= MOST for row in rows or () for v in row):
         raise InputError(f"{facts.where}: {CONFUSION_KEY} holds something else than counts of pixels")
     return tuple(tuple(row) for row in rows or ())

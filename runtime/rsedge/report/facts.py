@@ -10,6 +10,7 @@ from typing import Any
 
 from rsedge.errors import InputError
 
+LEAST, MOST = 1e-30, 1e18  # sizes of numbers; of others no axis can be drawn
 MOST_BYTES = 64 << 20  # far more than any bench or eval prints
 
 
@@ -54,16 +55,17 @@ class Facts:
         self.values, self.where = values, where
 
     def number(self, key: str) -> float | None:
-        """A finite number; NaN and infinity, which Python's JSON allows, are None."""
+        """A number of a size that can be measured; NaN and infinity, which Python's JSON allows, are None."""
         value = self.values.get(key)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(key, "a number")
-        try:
-            return float(value) if math.isfinite(value) else None
-        except OverflowError:
-            raise self.wrong(key, "a number that a computer can hold") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if value and not LEAST <= abs(value) <= MOST:
+            raise self.wrong(key, "a number that can be measured")
+        return float(value)
 
     def count(self, key: str) -> int | None:
         """A whole number, not negative."""

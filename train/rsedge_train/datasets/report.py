@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rsedge.text import block, printable
+
 Size = tuple[int, int]  # width, height in pixels
 
 
@@ -67,13 +69,13 @@ class Report:
             f"gsd       {_gsd(self.gsd_m)}",
             f"images    {'all read' if self.images_read else 'not read (labels only)'}",
             *_class_table(self.classes, self.sides),
-            *(f"note: {note}" for note in self.notes),
+            *(line for note in self.notes for line in block(f"note: {note}")),
             *(f"warning: {warning}" for warning in self.warnings),
             *(f"problem: {problem}" for problem in self.problems),
         ]
         count = len(self.problems)
         lines.append("ok" if self.ok else f"{count} problem{'s' * (count != 1)}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def _sides_table(sides: Mapping[str, SideReport]) -> list[str]:
