@@ -51,21 +51,21 @@ release: $(VENV)/.installed
 		&& bin/rsedge infer town.tif --out mask.tif && rm town* mask*
 	$(RELEASE_VENV)/bin/python -m pip uninstall --quiet --yes pip setuptools
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/sbom.json $(RELEASE_VENV)
-	cp requirements/cpu.txt dist/requirements-cpu.txt
-	cp requirements/cpu-openvino.txt dist/requirements-cpu-openvino.txt
+	cp docker/requirements/cpu.txt dist/requirements-cpu.txt
+	cp docker/requirements/cpu-openvino.txt dist/requirements-cpu-openvino.txt
 	$(BIN)/pip-licenses --python $(RELEASE_VENV)/bin/python --format markdown --with-urls --output-file dist/licences.md
 
 # The packages that images and releases are made with, by version and hash; renew them before a release. Needs an index.
 constraints: $(VENV)/.installed
-	$(PIN) --extra cpu pyproject.toml -o requirements/cpu.txt
-	$(PIN) --extra cpu --extra openvino pyproject.toml -o requirements/cpu-openvino.txt
-	printf 'onnxruntime-gpu==1.23.2\npycuda>=2025.1\n' | $(PIN) --extra gpu pyproject.toml - -o requirements/gpu.txt
-	printf 'pycuda>=2025.1.2\n' | $(PIN) --extra cpu pyproject.toml - -o requirements/jetson.txt
-	printf 'hatchling\n' | $(PIN) - -o requirements/build.txt
+	$(PIN) --extra cpu pyproject.toml -o docker/requirements/cpu.txt
+	$(PIN) --extra cpu --extra openvino pyproject.toml -o docker/requirements/cpu-openvino.txt
+	printf 'onnxruntime-gpu==1.23.2\npycuda>=2025.1\n' | $(PIN) --extra gpu pyproject.toml - -o docker/requirements/gpu.txt
+	printf 'pycuda>=2025.1.2\n' | $(PIN) --extra cpu pyproject.toml - -o docker/requirements/jetson.txt
+	printf 'hatchling\n' | $(PIN) - -o docker/requirements/build.txt
 
 # Known holes in those packages. Needs a network: it asks the index (or `AUDIT="-s osv"`).
 audit: $(VENV)/.installed
-	for file in requirements/*.txt; do $(BIN)/pip-audit $(AUDIT) --disable-pip --require-hashes -r $$file || exit 1; done
+	for file in docker/requirements/*.txt; do $(BIN)/pip-audit $(AUDIT) --disable-pip --require-hashes -r $$file || exit 1; done
 
 # Names the images that the Dockerfiles begin from by digest, so that nobody can put others under their tags. Needs docker.
 digests:

@@ -109,14 +109,14 @@ def test_what_is_installed_is_known_by_its_hash(path: Path) -> None:
     installs = [part for part in run.split("&&") if "pip install" in part]
     assert len(installs) == 3
     assert all("--require-hashes -r " in part or "--no-deps --no-index" in part for part in installs)
-    assert re.search(rf"REQUIREMENTS\.txt|requirements/{REQUIREMENTS[path.name]}\.txt", run)
+    assert re.search(rf"REQUIREMENTS\.txt|docker/requirements/{REQUIREMENTS[path.name]}\.txt", run)
     if "$REQUIREMENTS" in run:
         assert "REQUIREMENTS=cpu" in values(stages(path)[0], "ARG")
 
 
 def pinned(name: str) -> dict[str, set[str]]:
     """Packages of a file of requirements, and their versions, one for each kind of machine."""
-    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    text = (ROOT / "docker/requirements" / f"{name}.txt").read_text(encoding="utf-8")
     found: dict[str, set[str]] = {}
     for line in re.split(r"\n(?! )", text.strip()):
         package, version = re.match(r"([\w.-]+)==([\w.+]+)( ;[^\\]*)? \\", line).groups()[:2]
