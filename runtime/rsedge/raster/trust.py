@@ -62,6 +62,7 @@ BANDS = {
     "vrtpansharpenedrasterband",
 }
 DATASETS = {"", "vrtwarpeddataset", "vrtpansharpeneddataset"}
+MRF_SOURCES, MOST_MRF_BYTES = (b"<source", b"<datafile", b"<indexfile", b"<cachedsource"), 1 << 20
 MOST_VRT_BYTES, MOST_VRTS, MOST_SIDE_FILES = 256 << 20, 1000, 32
 
 
@@ -98,7 +99,7 @@ class Trust:
         if name.lower() in map(str.lower, REMOTE):
             raise InputError(f"{name} reads from servers and cannot be allowed; download the raster first")
         if name.lower() not in known:
-            raise InputError(f"GDAL here has no driver {name!r} to allow; `gdalinfo --formats` lists them")
+            raise InputError(f"GDAL here has no driver {name!r} to allow; name one such as vrt or netcdf")
         return known[name.lower()]
 
 
@@ -151,6 +152,8 @@ class Check:
             _check_side_files(path)
             if path.lower().endswith(".vrt") and _is_markup(path):
                 self._check_files(os.path.realpath(path))
+            if path.lower().endswith(".mrf") and any(tag in _text(path) for tag in MRF_SOURCES):
+                raise InputError(f"{path} is an MRF that names other files; convert it with `gdal_translate`")
 
     def opened(self, src: Any) -> None:
         """Raise InputError where an opened raster names files that it may not read."""
@@ -230,6 +233,12 @@ def _check_side_files(path: str) -> None:
     for suffix in (".aux.xml", ".AUX.XML"):
         if os.path.lexists(path + suffix):
             _check_kind(path + suffix)
+
+
+def _text(path: str) -> bytes:
+    """The beginning of a file, in small letters."""
+    with open(path, "rb") as file:
+        return file.read(MOST_MRF_BYTES).lower()
 
 
 def _head(path: str) -> bytes:
