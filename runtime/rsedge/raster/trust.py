@@ -263,7 +263,7 @@ def why_not_plain(path: str) -> str | None:
         return None
     return (
         f"{path} holds no pixels but names other files or servers. A VRT is opened where it is named .vrt "
-        "(in `rsedge watch`: with --allow vrt); convert anything else with `gdal_translate`"
+        "(by `rsedge watch --allow vrt` too); convert anything else with `gdal_translate`"
     )
 
 
@@ -314,7 +314,7 @@ def _check_place(name: str, path: str, folder: str, relative: bool = False, anyw
     if not inside and not anywhere:
         raise InputError(
             f"{path} reads {name}, which is outside of its folder, {folder}; put the VRT above its sources, or "
-            "allow it with `--allow outside`"
+            "allow it with `rsedge infer --allow outside`"
         )
     return "" if archive or found else local
 
