@@ -72,7 +72,7 @@ def check_whole(raster: Path | str, trust: Trust = NAMED, most_pixels: float = m
         if (pixels := max(height, LEAST_SIDE) * max(width, LEAST_SIDE)) > most_pixels:
             raise InputError(
                 f"{height} rows and {width} columns take as long as {pixels / 1e6:.0f} Mpx; allowed are "
-                f"{most_pixels / 1e6:g} (--max-pixels)"
+                f"{most_pixels / 1e6:g} (`rsedge watch --max-pixels`)"
             )
         reader.read_raw(Window(reader.grid.height - 1, reader.grid.width - 1, 1, 1))
 

@@ -62,6 +62,7 @@ BANDS = {
     "vrtpansharpenedrasterband",
 }
 DATASETS = {"", "vrtwarpeddataset", "vrtpansharpeneddataset"}
+MRF_SOURCES, MOST_MRF_BYTES = (b"<source", b"<datafile", b"<indexfile", b"<cachedsource"), 1 << 20
 MOST_VRT_BYTES, MOST_VRTS, MOST_SIDE_FILES = 256 << 20, 1000, 32
 
 
@@ -98,7 +99,7 @@ class Trust:
         if name.lower() in map(str.lower, REMOTE):
             raise InputError(f"{name} reads from servers and cannot be allowed; download the raster first")
         if name.lower() not in known:
-            raise InputError(f"GDAL here has no driver {name!r} to allow; `gdalinfo --formats` lists them")
+            raise InputError(f"GDAL here has no driver {name!r} to allow; name one such as vrt or netcdf")
         return known[name.lower()]
 
 
@@ -151,6 +152,8 @@ class Check:
             _check_side_files(path)
             if path.lower().endswith(".vrt") and _is_markup(path):
                 self._check_files(os.path.realpath(path))
+            if path.lower().endswith(".mrf") and any(tag in _text(path) for tag in MRF_SOURCES):
+                raise InputError(f"{path} is an MRF that names other files; convert it with `gdal_translate`")
 
     def opened(self, src: Any) -> None:
         """Raise InputError where an opened raster names files that it may not read."""
@@ -232,6 +235,12 @@ def _check_side_files(path: str) -> None:
             _check_kind(path + suffix)
 
 
+def _text(path: str) -> bytes:
+    """The beginning of a file, in small letters."""
+    with open(path, "rb") as file:
+        return file.read(MOST_MRF_BYTES).lower()
+
+
 def _head(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -254,7 +263,7 @@ def why_not_plain(path: str) -> str | None:
         return None
     return (
         f"{path} holds no pixels but names other files or servers. A VRT is opened where it is named .vrt "
-        "(in `rsedge watch`: with --allow vrt); convert anything else with `gdal_translate`"
+        "(by `rsedge watch --allow vrt` too); convert anything else with `gdal_translate`"
     )
 
 
@@ -305,7 +314,7 @@ def _check_place(name: str, path: str, folder: str, relative: bool = False, anyw
     if not inside and not anywhere:
         raise InputError(
             f"{path} reads {name}, which is outside of its folder, {folder}; put the VRT above its sources, or "
-            "allow it with `--allow outside`"
+            "allow it with `rsedge infer --allow outside`"
         )
     return "" if archive or found else local
 
