@@ -97,7 +97,7 @@ def options_of(command: str) -> set[str]:
 
 @cache
 def every_option() -> frozenset[str]:
-    return frozenset().union(*map(options_of, commands())) | {"--version"}
+    return frozenset().union(*map(options_of, commands())) | {"--version", "--settings"}
 
 
 def messages() -> Iterator[tuple[str, int, str]]:
