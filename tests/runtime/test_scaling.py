@@ -265,10 +265,12 @@ def test_odd_but_measured_values_are_ends_of_a_scale(write_raster: Write, kind: 
 def test_rasters_of_sensors_have_no_fillers(path: Path) -> None:
     with rasterio.open(path) as src:
         count = min(3, src.count)
-    try:
-        survey_scale([path], range(1, count + 1))
-    except InputError as error:
-        assert "far from all others" not in str(error)
+    if path.stem in {"all-nodata", "RGBA.uint16"}:  # nothing, and one value: no scale, whatever it is
+        with pytest.raises(InputError, match="no valid pixel|all values are 10000"):
+            survey_scale([path], range(1, count + 1))
+    else:
+        low, high = survey_scale([path], range(1, count + 1))
+        assert low < high
 
 
 def test_what_the_percentiles_leave_out_gets_no_note(write_raster: Write) -> None:

@@ -151,8 +151,8 @@ def _limits(pool: NDArray[Any], low: float, high: float) -> tuple[float, float]:
         share = float(np.mean(pool == value))
         if share > RARE and (value in FILLERS or _is_isolated(pool, value)):
             raise InputError(
-                f"--scale auto finds {value:.9g} in {share:.1%} of the values, far from all others, so hardly "
-                f"measured; {_advice(value)}"
+                f"--scale auto finds {value:.9g} in {share:.1%} of the values, far from all others, as no "
+                f"sensor delivers them; {_advice(value)}"
             )
     if first < last:
         return first, last
