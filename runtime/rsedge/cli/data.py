@@ -77,6 +77,9 @@ def check_command(
         )
     if not quiet:
         common.say(report.to_text())
+    else:
+        for problem in report.problems:
+            typer.echo(f"error: {problem}", err=True)
     if as_json:
         common.say_json(report.to_dict())
     if not report.ok:
