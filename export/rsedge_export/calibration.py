@@ -108,7 +108,7 @@ class CalibrationTiles:
             self._stack.close()
             raise TooFewTilesError(
                 f"the calibration data hold {len(self)} tiles of {manifest.tile} px with data, needed are at least "
-                f"{LEAST_TILES}; give more with --calibration, or leave INT8 out with --precision fp16"
+                f"{LEAST_TILES}; give more with --calibration, or make no reduced precision with --precision fp32"
             )
 
     def __len__(self) -> int:

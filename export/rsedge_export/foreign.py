@@ -8,7 +8,7 @@ lower resolution.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from rsedge_export.rewrite import pool_spatial_means
 from rsedge_export.session import open_session
 
 RGB = ("red", "green", "blue")
+LEAST_TILE = 32  # pixels; a side below is more likely bands or classes than a tile
 SAME = 1e-3  # of the scores' range: how far they may move by a newer opset or another batch
 CONTROL = ("If", "Loop", "Scan")
 RANDOM = (
@@ -265,8 +266,11 @@ def _check_input(image: onnx.ValueInfoProto, facts: ForeignFacts, path: Path) ->
             "and without preprocessing of its own"
         )
     bands = len(facts.bands)
-    if len(found) == 4 and found[1] not in {0, bands} and found[3] == bands:
-        raise ModelError(f"{said}: bands come last; export it with bands first (tf2onnx: --inputs-as-nchw)")
+    if _bands_last(found, bands):
+        raise ModelError(
+            f"{said}: bands come last (NHWC); export it with bands first (tf2onnx: --inputs-as-nchw, and "
+            "--outputs-as-nchw for its scores)"
+        )
     if len(found) != 4:
         raise ModelError(f"{said}, wanted are four axes: (batch, bands, height, width)")
     if found[1] not in {0, bands}:
@@ -285,8 +289,20 @@ def _check_input(image: onnx.ValueInfoProto, facts: ForeignFacts, path: Path) ->
             f"{said}: height and width are free; choose the tile with --tile, such as --tile 512"
         )
     tile = facts.tile or sides.pop()
+    if not facts.tile and tile < LEAST_TILE:
+        raise InputError(
+            f"{said}: a tile of {tile} px is hardly an image; if it is meant, say so with --tile {tile}"
+        )
     set_shape(image, ("batch" if not found[0] else 1, bands, tile, tile))
     return tile
+
+
+def _bands_last(found: Sequence[int], bands: int) -> bool:
+    """Whether an input of these sizes, 0 where one is free, has its bands behind height and width."""
+    if len(found) != 4 or found[1] == bands or not found[3]:
+        return False
+    few = found[3] < LEAST_TILE and found[1] == found[2]  # both free, or a square
+    return found[3] == bands or few
 
 
 def _check_same(

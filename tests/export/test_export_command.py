@@ -174,6 +174,15 @@ class TestARun:
         ]
         assert "note:" not in printed
 
+    @pytest.mark.usefixtures("asked")
+    def test_what_is_not_possible_is_said_of_its_precisions(
+        self, run: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name, names = "INT8 is not possible", ["int8-trt8", "int8-trt10"]
+        rung = {"name": name, "precisions": names, "passed": False, "why": ["no layer"]}
+        monkeypatch.setitem(BUILT["report"], "ladder", [rung])
+        assert "note: INT8 is not possible for int8-trt8, int8-trt10: no layer\n" in run()[2]
+
     def test_fp32_alone_shows_no_gate(
         self, run: Command, asked: list[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:

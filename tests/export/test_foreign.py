@@ -413,3 +413,41 @@ def test_classes_come_from_a_class_table(usual: Path, tmp_path: Path) -> None:
     table.write_text('ignore = ["#000000"]\n[classes]\na = "#FF0000"\nb = "#00FF00"\nc = "#0000FF"\n')
     _, manifest = adopt(usual, replace(FACTS, classes=ClassTable.read(table).classes))
     assert [c.name for c in manifest.classes] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ("b", "h", "w", 3),
+        ("b", "h", "w", 4),  # of other bands than were told of
+        (1, SIDE, SIDE, 4),
+        ("b", "h", 64, 3),
+    ],
+)
+@pytest.mark.parametrize("back", [True, False])
+def test_bands_that_come_last_are_no_tile(
+    shape: tuple[int | str, ...], tile: int | None, back: bool, tmp_path: Path
+) -> None:
+    """Whatever sizes are free, and wherever the scores have their classes."""
+    first = helper.make_node("Transpose", ["x"], ["t" if back else "y"], perm=[0, 3, 1, 2])
+    last = helper.make_node("Transpose", ["t"], ["y"], perm=[0, 2, 3, 1])
+    model = graph(shape, nodes=lambda: [first, last] if back else [first])
+    said = refused(model, tmp_path, replace(FACTS, tile=tile))
+    assert "bands come last (NHWC)" in said
+    assert "--inputs-as-nchw" in said
+    assert "leave --tile out" not in said
+
+
+def test_classes_that_come_last_of_free_sizes_are_named(tmp_path: Path) -> None:
+    last = helper.make_node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1])
+    model = graph(("b", 3, "h", "w"), out=("b", "h", "w", 3), nodes=lambda: [last])
+    assert "--outputs-as-nchw" in refused(model, tmp_path, replace(FACTS, tile=64))
+
+
+def test_a_tiny_tile_of_a_file_wants_to_be_confirmed(tmp_path: Path) -> None:
+    said = refused(graph(("b", 3, 16, 16)), tmp_path)
+    assert "--tile 16" in said
+    path = tmp_path / "tiny.onnx"
+    onnx.save(graph(("b", 3, 16, 16)), path)
+    assert adopt(path, replace(FACTS, tile=16))[1].tile == 16

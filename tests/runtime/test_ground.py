@@ -271,3 +271,55 @@ def test_a_raster_of_any_height_takes_no_memory_of_its_own() -> None:
         assert peak_bytes < 5 << 20
         assert rows.shape == (10, 1)
         assert (rows > 0).all()
+
+
+@pytest.mark.parametrize(("top", "step"), [(5_000_000.0, -0.5), (140.0, -0.5), (-89.0, -0.01), (91.0, -0.1)])
+def test_rows_beyond_the_poles_leave_no_areas(top: float, step: float):
+    """Longitude and latitude as CRS of a raster that has its coordinates in metres, say."""
+    grid = Grid(400, 300, CRS.from_epsg(4326), Affine(abs(step), 0, 10, 0, step, top))
+    assert grid.pixel_areas() is None
+    assert grid.gsd_m is None
+    assert "'WGS 84'" in grid.why_no_areas
+
+
+def test_nodes_at_the_poles_are_no_rows_beyond_them():
+    step = 0.25
+    rows, cols = 721, 1440
+    ground = pixel_areas(CRS.from_epsg(4326), Affine(step, 0, -180, 0, -step, 90 + step / 2), rows, cols)
+    assert ground is not None
+    m2 = ground.of(Window(0, 0, rows, 1))
+    assert (m2 > 0).all()
+    assert m2.sum() * cols == pytest.approx(510_065_621_724_088, rel=1e-6)  # of the Earth
+    pixels, area_m2 = count_classes(np.zeros((1, cols), np.uint8), Window(0, 0, 1, cols), 1, ground)
+    assert pixels == (cols,)
+    assert area_m2 == pytest.approx([m2[0, 0] * cols])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("+proj=merc +a=6378137 +b=6378137 +nadgrids=@null +wktext", "EPSG:3857"),
+        ("+proj=merc +a=6378137 +b=6378137 +nadgrids=@null +type=crs", "EPSG:3857"),
+        ("ESRI:102113", "EPSG:3857"),
+        ("+proj=longlat +a=6378137 +b=6378137 +nadgrids=@null", "EPSG:4326"),
+    ],
+)
+def test_a_sphere_that_stands_for_wgs84_is_measured_as_it(old: str, new: str):
+    is_plain = "longlat" in old
+    t = Affine(1e-4, 0, 24, 0, -1e-4, 60) if is_plain else Affine(10, 0, 2.7e6, 0, -10, 8.4e6)
+    found, expected = (pixel_areas(CRS.from_user_input(crs), t, 400, 500) for crs in (old, new))
+    assert found is not None
+    assert expected is not None
+    window = Window(100, 100, 50, 50)
+    np.testing.assert_allclose(found.of(window), expected.of(window), rtol=1e-6)
+
+
+def test_a_sphere_that_says_no_more_stays_one():
+    t = Affine(10, 0, 2.7e6, 0, -10, 8.4e6)
+    a, b = (
+        pixel_areas(CRS.from_user_input(f"+proj=merc +a=6378137 +b=6378137{more}"), t, 400, 500)
+        for more in ("", " +nadgrids=@null")
+    )
+    assert a is not None
+    assert b is not None
+    assert abs(a.m2.mean() / b.m2.mean() - 1) > 2e-3

@@ -365,3 +365,41 @@ def test_a_dry_run_tells_it_before_the_work(
     assert (code, "band 4 is used as alpha" in notes) == (0, True)
     code, said, _ = call_rsedge(*args, "--json")
     assert any("band 4 is used as alpha" in note for note in json.loads(said.splitlines()[-1])["notes"])
+
+
+@pytest.mark.parametrize("profile", [{}, TILES])
+@pytest.mark.parametrize(
+    ("width_px", "colour", "value"), [(60, (0, 0, 0), "0"), (20, (255,) * 3, "255"), (60, (9, 8, 7), "9,8,7")]
+)
+def test_a_narrow_ring_that_nothing_marks_is_seen(
+    write_raster: Write,
+    noise: Noise,
+    profile: dict[str, object],
+    width_px: int,
+    colour: tuple[int, ...],
+    value: str,
+) -> None:
+    pixels = np.empty((3, 1000, 1000), np.uint8)
+    pixels[:] = np.reshape(colour, (3, 1, 1))
+    inner = 1000 - 2 * width_px
+    pixels[:, width_px:-width_px, width_px:-width_px] = noise(inner, inner)
+    assert notes_on(write_raster(pixels, **profile)).endswith(f"--nodata {value}")
+
+
+@pytest.mark.parametrize("side", ["top", "left", "right"])
+def test_a_strip_along_one_side_is_seen(write_raster: Write, noise: Noise, side: str) -> None:
+    pixels = noise(800, 800)
+    at = {"top": np.s_[:, :50], "left": np.s_[:, :, :50], "right": np.s_[:, :, -50:]}[side]
+    pixels[at] = 0
+    assert notes_on(write_raster(pixels)).endswith("--nodata 0")
+    pixels[at] = np.reshape((180, 60, 60), (3, 1, 1))  # a field
+    assert notes_on(write_raster(pixels, "field.tif")) == ""
+
+
+@pytest.mark.parametrize("block", [20, 100, 300])
+def test_pictures_made_of_flat_areas_have_no_border(write_raster: Write, block: int) -> None:
+    kinds = np.random.default_rng(0).integers(0, 3, (-(-900 // block),) * 2)
+    kinds = np.kron(kinds, np.ones((block, block), int))[:900, :900]
+    assert "--nodata" not in notes_on(
+        write_raster(np.where(kinds == np.arange(3)[:, None, None], 180, 60).astype(np.uint8))
+    )

@@ -193,3 +193,18 @@ def test_metadata_that_gdal_copied_are_not_the_file_s_own(write_raster: Callable
     with rasterio.open(path, "r+") as dst:
         dst.update_tags(EXIF_Orientation="6")
     assert orientation_of(path) == 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_a_vrt_of_one_picture_is_turned_as_it_is(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (24, 20)).save(tmp_path / f"p.{suffix}", exif=exif)
+    band = (
+        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">'
+        f"p.{suffix}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+    )
+    vrt = tmp_path / "p.vrt"
+    vrt.write_text(f'<VRTDataset rasterXSize="24" rasterYSize="20">{band}</VRTDataset>')
+    with RasterReader(vrt) as reader:
+        assert reader.orientation == 6

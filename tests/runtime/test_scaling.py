@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,6 +16,7 @@ from rasterio.enums import ColorInterp
 from rsedge import InputError, Options, segment
 from rsedge.backends import Backend
 from rsedge.raster import BandPlan, RasterReader, open_resampled
+from rsedge.raster.bands import Masking
 from rsedge.raster.scaling import WINDOW, check_scale, spread_windows, survey_scale
 from rsedge.window import Window
 from toys import SHARED, pointwise_manifest, shared
@@ -192,3 +194,91 @@ def test_memory_is_found_too_little_before_a_sample_is_read(
     with pytest.raises(InputError, match="--max-ram"):
         segment(model, raster, tmp_path / "m.tif", Options(scale=(0, 9), max_ram_bytes=1 << 20))
     assert read == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "filler", "share"),
+    [
+        ("float32", -3e8, 0.05),
+        ("float32", 1e6, 0.05),
+        ("float64", -1e5, 0.01),  # beyond the percentiles: clipped to black, and classified
+        ("float32", 1e20, 0.01),
+        ("float32", -9999, 0.005),
+        ("uint16", 65535, 0.05),
+        ("uint16", 65535, 0.005),
+        ("int16", 32767, 0.05),
+        ("int16", -10000, 0.05),
+        ("int16", -32768, 0.4),
+        ("int32", -99999, 0.05),
+    ],
+)
+def test_values_that_fill_gaps_are_no_end_of_a_scale(
+    write_raster: Write, dtype: str, filler: float, share: float
+) -> None:
+    rng = np.random.default_rng(3)
+    pixels = rng.normal(900, 150, (3, 200, 240)).clip(1, 4000).astype(dtype)
+    clean = survey_scale([write_raster(pixels, "clean.tif")], (1, 2, 3))
+    pixels[:, rng.random((200, 240)) < share] = filler
+    path = write_raster(pixels)
+    stored = f"{float(np.dtype(dtype).type(filler)):.9g}"
+    with pytest.raises(InputError, match=re.escape(f"--nodata {stored}, else --scale LOW,HIGH")):
+        survey_scale([path], (1, 2, 3))
+    marked = Masking(nodata=(filler,))
+    assert survey_scale([path], (1, 2, 3), masking=marked) == pytest.approx(clean, rel=0.02)
+
+
+def test_two_fillers_at_once_are_found(write_raster: Write) -> None:
+    rng = np.random.default_rng(4)
+    pixels = rng.normal(900, 150, (1, 200, 240)).astype(np.float32)
+    pixels[:, :10], pixels[:, 10:20] = -1e5, 1e5
+    with pytest.raises(InputError, match="--nodata -100000"):
+        survey_scale([write_raster(pixels)], (1,))
+
+
+@pytest.mark.parametrize(
+    "kind", ["saturated", "few saturated", "zeros", "lights", "two values", "white on black", "dark collar"]
+)
+def test_odd_but_measured_values_are_ends_of_a_scale(write_raster: Write, kind: str) -> None:
+    rng = np.random.default_rng(5)
+    shape = (1, 300, 300)
+    pixels = {
+        "saturated": lambda: (rng.gamma(2, 12000, shape)).clip(0, 65535).astype(np.uint16),
+        "few saturated": lambda: np.where(rng.random(shape) < 5e-4, 65535, rng.normal(900, 90, shape)).astype(
+            np.uint16
+        ),
+        "zeros": lambda: rng.poisson(0.05, shape).astype(np.uint16),
+        "lights": lambda: np.where(rng.random(shape) < 0.05, rng.gamma(1, 300, shape), 0).astype(np.float32),
+        "two values": lambda: np.where(rng.random(shape) < 0.05, 5000, 10).astype(np.int16),
+        "white on black": lambda: np.where(rng.random(shape) < 0.05, 255, rng.integers(0, 9, shape)).astype(
+            np.uint8
+        ),
+        "dark collar": lambda: np.where(np.arange(300) < 60, 0, rng.integers(500, 2500, shape)).astype(
+            np.uint16
+        ),
+    }[kind]()
+    low, high = survey_scale([write_raster(pixels)], (1,))
+    assert low < high
+
+
+@shared
+@pytest.mark.parametrize("path", sorted((SHARED / "rasters").glob("*.tif")), ids=lambda path: path.stem)
+def test_rasters_of_sensors_have_no_fillers(path: Path) -> None:
+    with rasterio.open(path) as src:
+        count = min(3, src.count)
+    if path.stem in {"all-nodata", "RGBA.uint16"}:  # nothing, and one value: no scale, whatever it is
+        with pytest.raises(InputError, match="no valid pixel|all values are 10000"):
+            survey_scale([path], range(1, count + 1))
+    else:
+        low, high = survey_scale([path], range(1, count + 1))
+        assert low < high
+
+
+def test_what_the_percentiles_leave_out_gets_no_note(write_raster: Write) -> None:
+    pixels = np.random.default_rng(6).normal(900, 150, (3, 300, 300)).clip(1).astype(np.uint16)
+    path = write_raster(pixels)
+    with RasterReader(path) as reader:
+        assert check_scale(reader, BandPlan((1, 2, 3), "uint8", survey_scale([path], (1, 2, 3)))) is None
+        low, high = np.percentile(pixels, (5, 95))
+        note = check_scale(reader, BandPlan((1, 2, 3), "uint8", (float(low), float(high))))
+    assert note is not None
+    assert "lie outside --scale" in note

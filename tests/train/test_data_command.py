@@ -61,6 +61,18 @@ def test_wrong_usage_is_explained(
     assert message in complaint + printed
 
 
+def test_problems_are_told_though_quiet(run, tmp_path: Path) -> None:
+    scene_folder(tmp_path, ("a", "b"), DUBAI)
+    code, printed, complaint = run("check", tmp_path, "--val", "b", "--quiet")
+    assert (code, printed, complaint) == (0, "", "")
+    (tmp_path / "a" / "masks" / "p0.png").write_bytes(b"no picture")
+    code, printed, complaint = run("check", tmp_path, "--val", "b", "--quiet")
+    assert code == 2
+    assert printed == ""
+    assert complaint
+    assert all(line.startswith("error: ") for line in complaint.splitlines())
+
+
 def test_help_names_the_command(run) -> None:
     code, printed, _ = run("--help")
     assert code == 0

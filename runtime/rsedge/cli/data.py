@@ -77,6 +77,9 @@ def check_command(
         )
     if not quiet:
         common.say_lines(report.to_text())
+    else:
+        for problem in report.problems:
+            common.complain(f"error: {problem}")
     if as_json:
         common.say_json(report.to_dict())
     if not report.ok:

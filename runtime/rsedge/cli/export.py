@@ -228,11 +228,18 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
     return asdict(facts)
 
 
+def _said(rung: Mapping[str, Any]) -> str:
+    """What became of a try that failed; its precisions, as others of that name may have passed."""
+    if rung["name"].endswith("not possible"):
+        return f"{rung['name']} for {', '.join(rung['precisions'])}"
+    return f"{rung['name']} did not pass"
+
+
 def _say_notes(told: Mapping[str, Any], quiet: bool) -> None:
     report = told["report"]
     notes = list(report["notes"])
     failed = (rung for rung in report["ladder"] if not rung["passed"])
-    notes += [f"{rung['name']} did not pass: {'; '.join(rung['why'])}" for rung in failed]
+    notes += [f"{_said(rung)}: {'; '.join(rung['why'])}" for rung in failed]
     if told["rehearsal"]:
         notes.append("this is a rehearsal: its weights show that the commands work, not what a model can do")
     for note in notes:

@@ -33,6 +33,7 @@ BENT = 4e-4  # how far a node may be off the line between its neighbours: then t
 FAR_BENT, FAR_SHARE = 4e-3, 1e-3  # where more than this share of the nodes is further off, no area is told
 MOST_NODES, MOST_ALONG = 70_000, 1025
 MOST_PARTLY = 10_000  # nodes, where a part lies off the Earth: each failure costs many calls
+PAST_POLE = 0.51  # pixels: a grid may have nodes at the poles; rows that lie beyond are no place on the Earth
 EDGE_NODES = 33  # a side, where a part of the raster lies off the Earth, to find that part's outline
 
 
@@ -118,7 +119,8 @@ def pixel_areas(crs: CRS, transform: Affine, height: int, width: int) -> PixelAr
         if earth is None:
             return None
         if earth.is_plain and not (t.b or t.d):
-            return earth.parallels(t, height, width)
+            far = max(abs(t.f), abs(t.f + t.e * height)) - PAST_POLE * abs(t.e)
+            return earth.parallels(t, height, width) if far * earth.radian <= math.pi / 2 else None
         return _measured(earth, t, height, width)
     except FAILURES:
         return None
@@ -157,7 +159,7 @@ class _Earth:
             return None
         base = _geographic(facts, datum)
         own = crs if horizontal is whole else _read(horizontal)
-        axis_m, e2 = _ellipsoid(datum["ellipsoid"])
+        axis_m, e2 = _ellipsoid(_meant(whole, datum))
         radian = float(base.units_factor[1])
         length = float(own.units_factor[1]) if own.is_geographic else own.linear_units_factor[1] / axis_m
         return cls(own, base, radian, float(length), axis_m, e2, facts is horizontal)
@@ -212,6 +214,21 @@ def _horizontal(facts: dict[str, Any]) -> dict[str, Any]:
     while "components" in facts or "source_crs" in facts:
         facts = facts["components"][0] if "components" in facts else facts["source_crs"]
     return facts
+
+
+def _meant(whole: dict[str, Any], datum: dict[str, Any]) -> dict[str, Any]:
+    """The ellipsoid on which longitude and latitude lie, PROJJSON.
+
+    Old Web Mercator names a sphere, but by ``nadgrids=@null`` its degrees are those of the target, WGS 84.
+    """
+    while "components" in whole:
+        whole = whole["components"][0]
+    parameters = whole.get("transformation", {}).get("parameters", ())
+    is_null = any(parameter["value"] == "@null" for parameter in parameters)
+    if is_null or datum["name"].startswith("Popular Visualisation"):  # EPSG's name of that sphere
+        facts = _horizontal(whole["target_crs"]) if is_null else CRS.from_epsg(4326).to_dict(projjson=True)
+        datum = facts.get("datum") or facts["datum_ensemble"]
+    return dict(datum["ellipsoid"])
 
 
 def _geographic(facts: dict[str, Any], datum: dict[str, Any]) -> CRS:

@@ -162,7 +162,7 @@ def _few_values(reader: RasterReader, plan: BandPlan, patches: list[_Patch]) -> 
 
 
 def _collar(reader: RasterReader, patches: list[_Patch]) -> str | None:
-    """One colour that fills patches from the raster's edge on, and is not all there is."""
+    """One colour that fills patches from the raster's edge on, or a strip along a side, and is not all there is."""
     height, width = reader.stored_size
     found, often = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
     at_edge = set[tuple[Any, ...]]()
@@ -173,12 +173,58 @@ def _collar(reader: RasterReader, patches: list[_Patch]) -> str | None:
             often[colour] += 1
             if w.row == 0 or w.col == 0 or w.row_end == height or w.col_end == width:
                 at_edge.add(colour)
+    at_edge = {colour for colour in at_edge if often[colour] > 1}
+    several = len(found) > 1  # pictures made of flat areas: only greys are likely borders
+    strips, sides = _strips(reader.stored_size, patches)
+    found.update(strips)
     total = sum(p.valid.size for p in patches)
     for colour, pixels in found.most_common():
-        if colour in at_edge and often[colour] > 1 and COLLAR <= pixels / total < 1:
-            values = ",".join(f"{v:.9g}" for v in (colour[:1] if len(set(colour)) == 1 else colour))
+        is_grey = len(set(colour)) == 1
+        whole = colour in at_edge and (is_grey or not several)
+        strip = sides[colour] > (0 if is_grey else 1)
+        if (whole or strip) and COLLAR <= pixels / total < 1:
+            values = ",".join(f"{v:.9g}" for v in (colour[:1] if is_grey else colour))
             return (
                 f"{pixels / total:.0%} of a sample is of one colour from the raster's edge on, which nothing marks as "
                 f"nodata; if that is a border, give --nodata {values}"
             )
     return None
+
+
+def _strips(
+    size: tuple[int, int], patches: list[_Patch]
+) -> tuple[Counter[tuple[Any, ...]], Counter[tuple[Any, ...]]]:
+    """Of each colour that lies along a whole side: its pixels there in patches that are not flat, and its sides."""
+    sides, masks = Counter[tuple[Any, ...]](), dict[tuple[tuple[Any, ...], int], Valid]()
+    for is_row in (True, False):
+        for is_far in (False, True):
+
+            def turned(array: NDArray[Any], is_row: bool = is_row, is_far: bool = is_far) -> NDArray[Any]:
+                """With the side's outermost pixels first along the last but one axis."""
+                array = array if is_row else array.swapaxes(-1, -2)
+                return array[..., ::-1, :] if is_far else array
+
+            runs = dict[int, tuple[tuple[Any, ...], int]]()
+            for i, patch in enumerate(patches):
+                w = patch.window
+                ends = (w.row, w.row_end - size[0]) if is_row else (w.col, w.col_end - size[1])
+                if ends[is_far] == 0:
+                    runs[i] = _run(turned(patch.stored), turned(patch.valid))
+            if len({colour for colour, _ in runs.values()}) != 1 or not all(n for _, n in runs.values()):
+                continue
+            for i, (colour, n) in runs.items():
+                mask = masks.setdefault((colour, i), np.zeros(patches[i].valid.shape, bool))
+                turned(mask)[:n] = True
+            sides[colour] += 1
+    pixels = Counter[tuple[Any, ...]]()
+    for (colour, i), mask in masks.items():
+        if patches[i].colour() is None:
+            pixels[colour] += int(np.count_nonzero(mask))
+    return pixels, sides
+
+
+def _run(stored: Pixels, valid: Valid) -> tuple[tuple[Any, ...], int]:
+    """The colour of the first pixel, and how many rows from the first on have no other and hold data."""
+    first = stored[:, 0, 0]
+    flat = (valid & (stored == first[:, None, None]).all(0)).all(1)
+    return tuple(v.item() for v in first), len(flat) if flat.all() else int(flat.argmin())

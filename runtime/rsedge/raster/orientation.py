@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 ORIENTATION_TAG = 274
 SHOWN = {
@@ -36,8 +40,16 @@ def describe_orientation(orientation: int) -> str:
 def read_orientation(src: Any) -> int:
     """EXIF's orientation of an opened rasterio dataset, 1 to 8; 1 where there is none, or nobody can say.
 
-    JPEGs everywhere; PNG, WebP and TIFF as local files.
+    JPEGs everywhere; PNG, WebP and TIFF as local files; a VRT of one source as the source.
     """
+    if src.driver == "VRT" and len(src.files) == 2:  # itself and the source
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                with rasterio.open(src.files[1]) as source:
+                    return 1 if source.driver == "VRT" else read_orientation(source)
+        except RasterioError:
+            return 1
     try:
         if src.driver == "JPEG":
             found = int(src.tags().get("EXIF_Orientation", 1))

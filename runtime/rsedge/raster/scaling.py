@@ -26,6 +26,7 @@ MOST_VALUES = 4_000_000  # held at once
 MOST_DELIVERED = 1e9  # by a sensor, whatever the unit; beyond, values are what gaps were filled with
 FILLERS = {-999.0, -9999.0, -32767.0, -32768.0, -99999.0, -2147483648.0}  # of gaps, where nothing says so
 RARE = 0.001  # share of the values
+FAR = 20  # spreads of the other values: what lies so far beyond all of them is nothing that was measured
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,17 @@ def _values(sample: _Sample, step: int) -> NDArray[Any]:
 def _limits(pool: NDArray[Any], low: float, high: float) -> tuple[float, float]:
     first, last = (float(v) for v in np.percentile(pool, (low, high)))
     for value in (first, last):
-        if abs(value) > MOST_DELIVERED or (value in FILLERS and np.mean(pool == value) > RARE):
+        if abs(value) > MOST_DELIVERED:
             raise InputError(
                 f"--scale auto finds {value:.9g} where {low:g} to {high:g} % of the values should end, and no sensor "
-                f"delivers that; if it stands for no data, give --nodata {value:.9g}, else --scale LOW,HIGH"
+                f"delivers that; {_advice(value)}"
+            )
+    for value in dict.fromkeys((first, last, float(pool.min()), float(pool.max()))):
+        share = float(np.mean(pool == value))
+        if share > RARE and (value in FILLERS or _is_isolated(pool, value)):
+            raise InputError(
+                f"--scale auto finds {value:.9g} in {share:.1%} of the values, far from all others, as no "
+                f"sensor delivers them; {_advice(value)}"
             )
     if first < last:
         return first, last
@@ -157,6 +165,29 @@ def _limits(pool: NDArray[Any], low: float, high: float) -> tuple[float, float]:
     if first == last:
         raise InputError(f"all values are {first:g}: no scale fits them; give --scale LOW,HIGH")
     return first, last
+
+
+def _advice(value: float) -> str:
+    return f"if it stands for no data, give --nodata {value:.9g}, else --scale LOW,HIGH"
+
+
+def _is_isolated(pool: NDArray[Any], value: float) -> bool:
+    """Whether the others lie all on one side of ``value`` and so far off that no sensor leaves the gap.
+
+    A sensor that is saturated delivers what comes next too. The ends of an integer type are gaps' fillers so often
+    that less is far; of 8 bits they are black and white, and what a gap between is worth, nobody knows.
+    """
+    kind = pool.dtype
+    if kind.kind in "iu" and kind.itemsize == 1:
+        return False
+    rest = pool[pool != value].astype(np.float64)
+    rest = rest[np.abs(rest) <= MOST_DELIVERED]  # of several fillers, the others say nothing
+    if not rest.size:
+        return False
+    gap = max(rest.min() - value, value - rest.max())
+    spread = float(np.subtract(*np.percentile(rest, (90, 10)))) or float(np.ptp(rest))
+    is_end = kind.kind in "iu" and value in (np.iinfo(kind).min, np.iinfo(kind).max)
+    return bool(spread and gap > spread * (1 if is_end else FAR))
 
 
 def spread_windows(size: tuple[int, int], block: tuple[int, int], most: int) -> tuple[Window, ...]:

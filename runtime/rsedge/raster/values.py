@@ -17,7 +17,8 @@ Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
 Range = tuple[Any, Any]  # of stored values, both ends included
 PIECE_PIXELS = 1 << 19  # of temporaries at a time
-SOME_CLIPPED, MANY_CLIPPED = 0.02, 0.5  # shares of values outside the declared scale: a note, an error
+SOME_CLIPPED, MANY_CLIPPED = 0.05, 0.5  # shares of values outside the declared scale: a note, an error
+# (percentiles 2 and 98, as --scale auto takes them, leave out 4 % on purpose)
 LITTLE_USED = 0.05  # a share of the declared scale: with less, an image is nearly one colour to the model
 
 
