@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.labels import LabelColors, describe_colors, look_up, pack, pack_color
+from rsedge.labels import LabelColors, describe_colors, look_up, pack
 from rsedge.manifest import NODATA
+from rsedge.palette import choose_palette, is_ramp, palette_table, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.window import Window
@@ -36,9 +37,9 @@ class LabelReader:
     """A label raster opened for reading by window; not safe for two threads at once.
 
     Three bands hold colours. One band holds what ``colors.values`` says, else class indices, with 255 where
-    unlabelled (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it. A palette
-    counts as colours where it has those of all classes, or where most of its colours are known: a palette PNG
-    holds only the colours that occur in it. A palette of greys that are their own values says nothing.
+    unlabelled (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it. A palette holds
+    colours as three bands do, and those that stand for nothing are an error as there; it is passed over where a table
+    says the values and knows other colours, and where it is a ramp of greys or says nothing.
 
     Raises InputError when it cannot be opened.
     """
@@ -139,27 +140,28 @@ class LabelReader:
         return own | dict(values) if self._colors.told else dict(values) | own
 
     def _palette_colors(self) -> NDArray[np.uint32] | None:
-        """Packed colour of each of 256 values; None without a palette that shows the classes."""
-        palette = self.raster.colormap() if self.raster.dtypes == ("uint8",) else None
+        """Packed colour of each value; None where values mean what they mean without a palette."""
+        palette = read_palette(self.raster)
         if palette is None:
             return None
-        table = np.zeros(256, np.uint32)
-        for value, rgba in palette.items():
-            table[value] = pack_color((rgba[0], rgba[1], rgba[2]))
-        if all(table[value] == value * 0x010101 for value in palette):
+        if not choose_palette(palette, self._colors.index, NODATA) and (
+            self._colors.told or is_ramp(palette)
+        ):
             return None
-        wanted = {color for color, index in self._colors.index.items() if index != NODATA}
-        present = {int(color) for color in table} - ({0} - wanted)  # GDAL fills palettes up with black
-        known = present & set(self._colors.index)
-        return table if wanted <= present or (known & wanted and 2 * len(known) > len(present)) else None
+        return palette_table(palette, self.raster.dtypes[0])
+
+    @property
+    def remedy(self) -> str:
+        """What to do about colours that are no class."""
+        named = "name them in a class table (--classes FILE), under [classes] or ignore"
+        if self._palette is None:
+            return named
+        return f"{named}; if values are meant whatever the palette shows, give the classes theirs there, as in NAME = 0"
 
     def _complaint(self, decoded: Decoded, window: Window) -> str:
         origin = (window.row, window.col)
         if self.holds_colors:
-            return (
-                f"{self.raster.path}: {describe_colors(decoded.stored, decoded.unknown, origin)}; name them "
-                "in a class table (--classes FILE), under [classes] or ignore"
-            )
+            return f"{self.raster.path}: {describe_colors(decoded.stored, decoded.unknown, origin)}; {self.remedy}"
         rows, cols = np.nonzero(decoded.unknown)
         values = ", ".join(f"{v:g}" for v in np.unique(decoded.stored[decoded.unknown])[:5])
         if self._colors.told:

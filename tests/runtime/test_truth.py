@@ -239,3 +239,77 @@ def test_missing_classes_are_those_of_all_labels_together(tmp_path: Path) -> Non
     assert "no label pixel of class c; taken for unlabelled: 7 (20 px), 255 (9 px)" in text
     assert "--allow-missing-classes" in text
     assert "no pixel is unlabelled" in describe_missing(["a", "b"], {})
+
+
+# --- palettes: colours like those of three bands, unless they say nothing
+
+RED, GREEN, BLUE = 0xFF0000, 0x00FF00, 0x0000FF
+RGB = ClassTable(
+    (ClassInfo("red", (255, 0, 0)), ClassInfo("green", (0, 255, 0)), ClassInfo("blue", (0, 0, 255)))
+)
+PALETTES = {
+    "off by one": ((BLUE, 0xFE0000, 0x00FE00), "2 colours belong to no class: #.E....|#FE0000"),
+    "another table": ((A, B, C), "3 colours belong to no class"),
+    "one other colour": ((A,) * 3, "1 colours belong to no class: #3C1098"),
+    "one class in many": ((A, RED, B, C), "belong to no class: #3C1098"),
+    "greys downwards": ((0xFFFFFF, 0x808080, 0x000000), "#FFFFFF"),
+}
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["class table", "colours of the model"])
+@pytest.mark.parametrize("case", PALETTES)
+def test_colours_of_a_palette_that_are_no_class_are_an_error_as_in_three_bands(
+    tmp_path: Path, case: str, own: bool
+) -> None:
+    palette, message = PALETTES[case]
+    path = save_palette(tmp_path / "m.png", indices(24, 32, 3), palette)
+    with Image.open(path) as file:
+        rgb = np.asarray(file.convert("RGB")).transpose(2, 0, 1)
+    colors = LabelColors.of_classes(RGB.classes) if own else RGB.colors
+    with pytest.raises(InputError, match=message):
+        colors.encode(rgb, "by Pillow")
+    with (
+        LabelReader(path, colors, 3) as reader,
+        pytest.raises(InputError, match=f"({message}).*give the classes theirs there, as in NAME = 0"),
+    ):
+        reader.read(Window(0, 0, 24, 32))
+
+
+def test_a_palette_of_nothing_but_ignored_colours_is_unlabelled(tmp_path: Path) -> None:
+    for palette in ((UNLABELLED,), (0, UNLABELLED), (0,)):
+        values = np.full((8, 8), len(palette) - 1, np.uint8)
+        with LabelReader(
+            save_palette(tmp_path / "m.png", values, palette),
+            LabelColors.of_classes(TABLE.classes, ((0x9B, 0x9B, 0x9B),)),
+            3,
+        ) as reader:
+            assert (reader.read(Window(0, 0, 8, 8)) == NODATA).all()
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [(0, 0, 0), (0, 0x7F7F7F, 0xFFFFFF), (0, 0x808080, 0xFFFFFF, 0), (0, 0x010101, 0x020202)],
+    ids=["black", "ramp", "filled up", "values"],
+)
+def test_a_palette_that_says_nothing_leaves_indices(tmp_path: Path, palette: tuple[int, ...]) -> None:
+    values = indices(24, 32, 3)
+    path = save_palette(tmp_path / "m.png", values, palette)
+    np.testing.assert_array_equal(read(path, RGB), values)
+
+
+def test_values_of_a_table_count_whatever_the_palette_shows(tmp_path: Path) -> None:
+    (tmp_path / "classes.toml").write_text("[classes]\nred = 0\ngreen = 1\nblue = 2\n")
+    values = indices(24, 32, 3)
+    path = save_palette(tmp_path / "m.png", values, (BLUE, 0xFE0000, 0x00FE00))
+    np.testing.assert_array_equal(read(path, ClassTable.read(tmp_path / "classes.toml")), values)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_palette_of_a_geotiff_of_8_and_of_16_bits(tmp_path: Path, dtype: str) -> None:
+    import rasterio
+
+    values = indices(16, 16, 3).astype(dtype)
+    path = save_tif(tmp_path / "m.tif", values[None], photometric="palette")
+    with rasterio.open(path, "r+") as dst:
+        dst.write_colormap(1, {0: (0, 0, 255, 255), 1: (255, 0, 0, 255), 2: (0, 255, 0, 255)})
+    np.testing.assert_array_equal(read(path, RGB), np.array([2, 0, 1])[values])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labelled import indices, paint, pixels, save, save_tif, scene_folder
+from labelled import indices, paint, pixels, save, save_palette, save_tif, scene_folder
 from rsedge.errors import InputError
 from rsedge.labels import LOVEDA
 from rsedge.window import Window
@@ -317,3 +317,21 @@ def test_indices_beside_0_and_255_are_told(tmp_path: Path) -> None:
     assert any(f"{lost} px of 255 in one-band labels are taken for unlabelled" in n for n in report.notes)
     one_band(tmp_path, lambda k: k)
     assert not any("taken for unlabelled" in n for n in check(tmp_path, val=("c",)).notes)
+
+
+def test_a_palette_of_other_colours_than_the_table_is_a_problem_and_not_trained_on(root: Path) -> None:
+    off = [(c.color[0] << 16 | c.color[1] << 8 | c.color[2]) ^ 1 for c in DUBAI.classes]
+    for scene in "abc":
+        for part in range(2):
+            save_palette(root / scene / "masks" / f"p{part}.png", indices(48, 48, 5, part), off)
+    (root / "classes.toml").write_text(DUBAI.to_toml())
+    report = check(root, val=("c",))
+    assert not report.ok
+    assert f"5 colours belong to no class: #{off[0]:06X}" in "".join(report.problems)
+    assert "as in NAME = 0" in report.problems[0]
+    with pytest.raises(InputError, match="belong to no class"):
+        scan(data := open_dataset(root, val=("c",)), data.train)
+    (root / "classes.toml").write_text(
+        "[classes]\n" + "".join(f"{n} = {i}\n" for i, n in enumerate(DUBAI.names))
+    )
+    assert check(root, val=("c",)).ok

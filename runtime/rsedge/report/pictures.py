@@ -151,7 +151,7 @@ def _truth(
             said = ", ".join(f"#{int(v):06X}" if truth.holds_colors else f"{v:g}" for v in odd)
             raise InputError(
                 f"{sources.truth} holds {said}, which {'are' if len(odd) > 1 else 'is'} none of the classes "
-                f"{', '.join(names)}; name colours in a class table (--classes FILE)"
+                f"{', '.join(names)}; {truth.remedy}"
             )
     return decoded.labels
 
