@@ -1,11 +1,13 @@
-"""Palettes of label rasters: whether they say what values stand for, and in which colours."""
+"""What the palette of a label raster says of its values, and which of its pixels are not to be seen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 
 from rsedge.labels import pack_color, unpack_color
 from rsedge.raster import RasterReader
@@ -59,3 +61,20 @@ def palette_table(palette: Mapping[int, int], dtype: str) -> NDArray[np.uint32]:
     for value, color in palette.items():
         table[value] = color
     return table
+
+
+def find_hidden(
+    raster: RasterReader, pixels: NDArray[Any], shown: NDArray[np.bool_] | None
+) -> NDArray[np.bool_] | None:
+    """Which stored ``pixels`` (bands, h, w) are transparent or masked out, (h, w); None where none can be.
+
+    ``shown``: where the raster's mask, if it has one, has data. Alpha is a band tagged so, or that of the palette.
+    """
+    hidden = None if shown is None or not raster.has_mask else ~shown
+    alphas = [pixels[i] == 0 for i, kind in enumerate(raster.color_interp) if kind == ColorInterp.alpha and i]
+    palette = (raster.colormap() or {}) if ColorInterp.palette == raster.color_interp[0] else {}
+    if clear := [value for value, color in palette.items() if len(color) > 3 and color[3] == 0]:
+        alphas.append(np.isin(pixels[0], clear))
+    for transparent in alphas:
+        hidden = transparent if hidden is None else hidden | transparent
+    return hidden

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rsedge.errors import InputError
 from rsedge.labels import LabelColors, describe_colors, look_up, pack
 from rsedge.manifest import NODATA
-from rsedge.palette import choose_palette, is_ramp, palette_table, read_palette
+from rsedge.palette import choose_palette, find_hidden, is_ramp, palette_table, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.window import Window
@@ -31,13 +31,15 @@ class Decoded:
     labels: NDArray[np.uint8]  # class indices, NODATA where unlabelled or unknown
     stored: NDArray[Any]  # packed colours 0xRRGGBB, or the values themselves
     unknown: NDArray[np.bool_]  # colours or values that are no class
+    hidden: NDArray[np.bool_] | None = None  # transparent or masked out; None: no pixel is
 
 
 class LabelReader:
     """A label raster opened for reading by window; not safe for two threads at once.
 
     Three bands hold colours. One band holds what ``colors.values`` says, else class indices, with 255 where
-    unlabelled (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it. A palette holds
+    unlabelled (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it.
+    What alpha, a mask or a palette makes transparent is unlabelled. A palette holds
     colours as three bands do, and those that stand for nothing are an error as there; it is passed over where a table
     says the values and knows other colours, and where it is a ramp of greys or says nothing.
 
@@ -87,12 +89,25 @@ class LabelReader:
 
     def decode(self, window: Window) -> Decoded:
         """What the window says, unknown values included; see ``read``."""
-        return self.interpret(self.raster.read_raw(window))
+        shown = self.raster.read_mask(window) if self.raster.has_mask else None
+        return self.interpret(self.raster.read_raw(window), shown)
 
-    def interpret(self, pixels: NDArray[Any]) -> Decoded:
-        """What stored pixels of this raster say, (bands, h, w), however they were read."""
+    def interpret(self, pixels: NDArray[Any], shown: NDArray[np.bool_] | None = None) -> Decoded:
+        """What stored pixels of this raster say, (bands, h, w), however they were read.
+
+        ``shown``: where the raster's mask, if it has one, has data, (h, w). Raises InputError for colours that are
+        not of 8 bits.
+        """
+        decoded = self._interpret(pixels)
+        hidden = find_hidden(self.raster, pixels, shown)
+        if hidden is None:
+            return decoded
+        decoded.labels[hidden] = NODATA
+        return replace(decoded, unknown=decoded.unknown & ~hidden, hidden=hidden)
+
+    def _interpret(self, pixels: NDArray[Any]) -> Decoded:
         if len(pixels) >= 3:
-            packed = pack(pixels[:3])
+            packed = pack(pixels[:3], self.raster.path)
             labels, unknown = self._colors.lookup(packed)
             return Decoded(labels, packed, unknown)
         values = pixels[0]
@@ -110,8 +125,12 @@ class LabelReader:
         ``counted``: where (h, w) pixels count; None: everywhere.
         """
         nothing = (decoded.labels == NODATA) & ~decoded.unknown
-        stored = decoded.stored[nothing if counted is None else nothing & counted]
-        left, found = len(stored), dict[str, int]()
+        nothing = nothing if counted is None else nothing & counted
+        found = dict[str, int]()
+        if decoded.hidden is not None and (transparent := int(np.count_nonzero(nothing & decoded.hidden))):
+            found["transparent"], nothing = transparent, nothing & ~decoded.hidden
+        stored = decoded.stored[nothing]
+        left = len(stored)
         meaning = self._colors.index if self.holds_colors else self._values
         for value in (v for v, index in meaning.items() if index == NODATA):
             pixels = int(np.count_nonzero(stored == value)) if left else 0
@@ -208,7 +227,8 @@ def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float
     try:
         with LabelReader(path, colors, classes) as reader, bounded_cache(reader.raster.row_of_blocks_bytes):
             for window in reader.strips() if not reader.holds_colors else ():
-                band = reader.raster.read_raw(window)[0]
+                decoded = reader.decode(window)
+                band = decoded.stored if decoded.hidden is None else decoded.stored[~decoded.hidden]
                 if band.dtype == np.uint8:
                     found = set(map(float, np.flatnonzero(np.bincount(band.ravel(), minlength=256))))
                 else:

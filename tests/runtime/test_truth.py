@@ -313,3 +313,88 @@ def test_a_palette_of_a_geotiff_of_8_and_of_16_bits(tmp_path: Path, dtype: str) 
     with rasterio.open(path, "r+") as dst:
         dst.write_colormap(1, {0: (0, 0, 255, 255), 1: (255, 0, 0, 255), 2: (0, 255, 0, 255)})
     np.testing.assert_array_equal(read(path, RGB), np.array([2, 0, 1])[values])
+
+
+# --- what is not to be seen is unlabelled
+
+HIDDEN = np.zeros((16, 24), np.bool_)
+HIDDEN[2:7, 3:11] = True
+
+
+def with_mask(path: Path, bands: np.ndarray, *, internal: bool) -> Path:
+    import rasterio
+
+    save_tif(path, bands)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(path, "r+") as dst:
+        dst.write_mask(~HIDDEN)
+    assert path.with_name(path.name + ".msk").exists() != internal
+    return path
+
+
+def transparent(folder: Path, form: str, labels: np.ndarray) -> Path:
+    rgb, alpha = paint(labels, TABLE), np.where(HIDDEN, 0, 255).astype(np.uint8)
+    if form == "RGBA":
+        return save(folder / "m.png", np.concatenate([rgb, alpha[None]]))
+    if form == "RGBA of other colours below":
+        return save(folder / "m.png", np.concatenate([np.where(HIDDEN, 77, rgb), alpha[None]]))
+    if form == "LA":
+        return save(folder / "m.png", np.stack([labels, alpha], -1).transpose(2, 0, 1))
+    if form == "palette":
+        values = np.where(HIDDEN, 3 + labels % 2, labels).astype(
+            np.uint8
+        )  # two: GDAL calls one of them nodata
+        path = save_palette(folder / "m.png", values, (A, B, C, A, B))
+        with Image.open(path) as file:
+            file.save(path, transparency=bytes([255, 255, 255, 0, 0]))
+        return path
+    bands = rgb if "RGB" in form else labels[None]
+    return with_mask(folder / "m.tif", bands, internal="internal" in form)
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["RGBA", "RGBA of other colours below", "LA", "palette", "internal", ".msk", "RGB internal", "RGB .msk"],
+)
+def test_transparent_and_masked_pixels_are_unlabelled(tmp_path: Path, form: str) -> None:
+    labels = indices(16, 24, 3)
+    path = transparent(tmp_path, form, labels)
+    expected = np.where(HIDDEN, NODATA, labels)
+    counted = np.ones(labels.shape, np.bool_)
+    counted[3] = False
+    with LabelReader(path, TABLE.colors, 3) as reader:
+        found = Counter[str]()
+        np.testing.assert_array_equal(reader.read(Window(0, 0, 16, 24), found), expected)
+        assert found == {"transparent": 40}
+        assert reader.count_unlabelled(reader.decode(Window(0, 0, 16, 24)), counted) == {"transparent": 32}
+        np.testing.assert_array_equal(reader.read(Window(4, 5, 9, 11)), expected[4:13, 5:16])
+
+
+def test_hidden_values_do_not_settle_what_greys_mean(tmp_path: Path) -> None:
+    mask = indices(16, 24, 2) * 255
+    mask[HIDDEN] = 9
+    found = settled(NO_YES, with_mask(tmp_path / "m.tif", mask[None], internal=True), folder=tmp_path)
+    np.testing.assert_array_equal(found[0], np.where(HIDDEN, NODATA, mask // 255))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "message"),
+    [
+        ("uint16", 257, "values 4112 to 63222, not 0 to 255"),
+        ("int16", -1, "values -246 to -16, not 0 to 255"),
+        ("float32", 1, "colours as float32"),
+    ],
+)
+def test_colours_that_are_not_of_8_bits_are_refused_by_name(
+    tmp_path: Path, dtype: str, scale: int, message: str
+) -> None:
+    rgb = paint(indices(16, 24, 3), TABLE).astype(dtype) * np.array(scale, dtype)
+    with pytest.raises(InputError, match=rf"m.tif holds .*{message}.*8 bits a band"):
+        read(save_tif(tmp_path / "m.tif", rgb))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32"])
+def test_colours_of_8_bits_in_wider_numbers_are_what_they_are(tmp_path: Path, dtype: str) -> None:
+    labels = indices(16, 24, 3)
+    np.testing.assert_array_equal(
+        read(save_tif(tmp_path / "m.tif", paint(labels, TABLE).astype(dtype))), labels
+    )

@@ -335,3 +335,16 @@ def test_a_palette_of_other_colours_than_the_table_is_a_problem_and_not_trained_
         "[classes]\n" + "".join(f"{n} = {i}\n" for i, n in enumerate(DUBAI.names))
     )
     assert check(root, val=("c",)).ok
+
+
+def test_transparent_labels_are_counted_by_name_and_wide_colours_are_a_problem(root: Path) -> None:
+    labels = paint(indices(48, 48, 5), DUBAI)
+    alpha = np.full((1, 48, 48), 255, np.uint8)
+    alpha[0, 4:9] = 0
+    save(root / "a" / "masks" / "p0.png", np.concatenate([labels, alpha]))
+    report = check(root, val=("c",))
+    assert report.ok
+    assert report.sides["train"].unlabelled_by == {"transparent": 5 * 48}
+    (root / "a" / "masks" / "p1.png").unlink()
+    save_tif(root / "a" / "masks" / "p1.tif", paint(indices(48, 48, 5), DUBAI) * np.uint16(257))
+    assert "8 bits a band" in "".join(check(root, val=("c",)).problems)

@@ -145,7 +145,7 @@ def _truth(
     colors, _ = settle(colors, [sources.truth], len(classes))
     with LabelReader(sources.truth, colors, len(classes)) as truth:
         check_labels(image, truth.raster)
-        decoded = truth.interpret(thinned(truth.raster, LONGEST, progress=progress)[0])
+        decoded = truth.interpret(*thinned(truth.raster, LONGEST, progress=progress))
         if decoded.unknown.any():
             odd = np.unique(decoded.stored[decoded.unknown])[:5]
             said = ", ".join(f"#{int(v):06X}" if truth.holds_colors else f"{v:g}" for v in odd)
