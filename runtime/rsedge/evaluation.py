@@ -234,9 +234,11 @@ def check_grids(image: RasterReader, label: RasterReader) -> None:
     apart = pixels_apart(a, b)
     if apart is not None and not max(map(abs, apart)) < MOST_APART_PX:
         across, down = apart
+        bare = [raster.path for raster in (image, label) if raster.grid.crs is None]
+        guess = f" ({bare[0]} names no CRS; its pixels are as those of the other)" if len(bare) == 1 else ""
         raise InputError(
             f"{label.path} lies elsewhere than its image: a corner is {_pixels(across, 'right', 'left')} and "
-            f"{_pixels(down, 'below', 'above')} where it should be. Warp it onto the image's grid, or give it the "
+            f"{_pixels(down, 'below', 'above')} where it should be{guess}. Warp it onto the image's grid, or give it the "
             "image's georeference if only that is wrong"
         )
 
