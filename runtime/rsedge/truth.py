@@ -22,6 +22,7 @@ from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.window import Window
 
 ALLOW_MISSING = "--allow-missing-classes"
+MUCH = 0.05  # a share of pixels that is more than the edges of a scene
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,9 @@ def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[L
     One band holds class indices unless all values of all these labels are greys of the table, and more of its
     classes occur if they are read so: 0 and 255 under a table of black and white. Labels that cannot be opened are
     passed over. Labels are read up to the first value that is no grey.
+
+    Raises InputError where as many classes occur either way, and they are others: masks of nothing but 0, where
+    black is another class than the first.
     """
     greys, plain = colors.greys, colors.values_for(classes)
     if colors.told or all(i in {NODATA, plain.get(grey)} for grey, i in greys.items()):
@@ -214,9 +218,17 @@ def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[L
             if not values <= greys.keys():
                 return colors, ()
     as_greys, as_indices = ({m[int(v)] for v in seen if v in m} - {NODATA} for m in (greys, plain))
+    listed = ", ".join(f"{v:g}" for v in sorted(seen))
+    readings = [(greys[int(v)], plain.get(int(v), NODATA)) for v in seen]
+    is_open = len(as_greys) == len(as_indices) and all(NODATA not in pair for pair in readings)
+    if is_open and any(grey != index for grey, index in readings):
+        raise InputError(
+            f"one-band labels hold nothing but {listed}, which may be greys of the class table or indices, and are "
+            "other classes then; give the classes their values in a class table (--classes FILE), as in "
+            f"NAME = {min(seen):g}"
+        )
     if len(as_greys) <= len(as_indices):
         return colors, ()
-    listed = ", ".join(f"{v:g}" for v in sorted(seen))
     return replace(colors, values=greys, told=True), (
         f"one-band labels hold {listed}: they are read as the greys of the class table, not as indices",
     )
@@ -238,11 +250,38 @@ def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float
         return  # whoever reads it whole says why
 
 
-def doubts(colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int]) -> tuple[str, ...]:
-    """A note where NODATA is unlabelled in index masks though the class table has a class of that grey.
+def doubts(
+    colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int], counts: Sequence[int]
+) -> tuple[str, ...]:
+    """A note where one-band labels may mean something else than they are taken for.
 
-    ``names``: of the classes that ``colors`` has the indices of; ``unlabelled``: pixels by value.
+    That is where NODATA is unlabelled in index masks though the class table has a class of that grey; and where 0
+    is unlabelled in much of them while the highest value never occurs, as when they count from 0.
+
+    ``names``: of the classes that ``colors`` has the indices of; ``unlabelled``: pixels by value; ``counts``: pixels
+    by class.
     """
+    return (*_white_doubt(colors, names, unlabelled), *_shift_doubt(colors, names, unlabelled, counts))
+
+
+def _shift_doubt(
+    colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int], counts: Sequence[int]
+) -> tuple[str, ...]:
+    values = {i: v for v, i in colors.values.items() if i != NODATA} if colors.told and colors.values else {}
+    zeros, total = unlabelled.get("0", 0), sum(counts)
+    if not values or min(values.values()) != 1 or zeros < MUCH * (zeros + total):
+        return ()
+    last = max(values, key=values.__getitem__)
+    if counts[last] or not total:
+        return ()
+    return (
+        f"0 is unlabelled in {zeros} px of labels and {values[last]}, class {names[last]}, never occurs: if they count "
+        f"the classes from 0, every class is off by one; then say so in a class table, as in "
+        f'"{names[min(values, key=values.__getitem__)]}" = 0',
+    )
+
+
+def _white_doubt(colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int]) -> tuple[str, ...]:
     pixels, index = unlabelled.get(str(NODATA), 0), colors.greys.get(NODATA, NODATA)
     if colors.told or not pixels or index == NODATA:
         return ()

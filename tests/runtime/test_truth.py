@@ -9,9 +9,9 @@ from PIL import Image
 
 from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable, LabelColors
+from rsedge.labels import LOVEDA, ClassTable, LabelColors
 from rsedge.manifest import NODATA, ClassInfo
-from rsedge.truth import LabelReader, describe_missing, find_missing, settle
+from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, settle
 from rsedge.window import Window
 
 TABLE = ClassTable(
@@ -398,3 +398,34 @@ def test_colours_of_8_bits_in_wider_numbers_are_what_they_are(tmp_path: Path, dt
     np.testing.assert_array_equal(
         read(save_tif(tmp_path / "m.tif", paint(labels, TABLE).astype(dtype))), labels
     )
+
+
+# --- what may be read in two ways
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_values_that_are_other_classes_as_greys_and_as_indices_are_refused(
+    tmp_path: Path, value: int
+) -> None:
+    table = ClassTable((ClassInfo("white", WHITE), ClassInfo("black", BLACK), ClassInfo("one", (1, 1, 1))))
+    path = save(tmp_path / "m.png", np.full((8, 8), value, np.uint8))
+    with pytest.raises(InputError, match=f"nothing but {value}, which may be greys .* as in NAME = {value}"):
+        settle(table.colors, [path], 3)
+    (tmp_path / "classes.toml").write_text("[classes]\nwhite = 0\nblack = 1\none = 2\n")
+    said = ClassTable.read(tmp_path / "classes.toml").colors
+    assert settle(said, [path], 3) == (said, ())
+
+
+def test_values_that_are_the_same_class_either_way_need_no_table(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", np.zeros((8, 8), np.uint8))
+    assert settle(NO_YES.colors, [path], 2) == (NO_YES.colors, ())
+
+
+def test_a_doubt_where_labels_may_count_from_0() -> None:
+    counts = [10, 20, 30, 40, 50, 60, 0]
+    (note,) = doubts(LOVEDA.colors, LOVEDA.names, {"0": 100}, counts)
+    assert "0 is unlabelled in 100 px of labels and 7, class agriculture, never occurs" in note
+    assert '"background" = 0' in note
+    for zeros, told in ((100, [*counts[:6], 1]), (5, counts), (0, counts)):
+        assert not doubts(LOVEDA.colors, LOVEDA.names, {"0": zeros}, told)
+    assert not doubts(TABLE.colors, TABLE.names, {"0": 100}, [1, 2, 0])

@@ -348,3 +348,13 @@ def test_transparent_labels_are_counted_by_name_and_wide_colours_are_a_problem(r
     (root / "a" / "masks" / "p1.png").unlink()
     save_tif(root / "a" / "masks" / "p1.tif", paint(indices(48, 48, 5), DUBAI) * np.uint16(257))
     assert "8 bits a band" in "".join(check(root, val=("c",)).problems)
+
+
+def test_loveda_counted_from_0_passes_with_a_doubt_only(tmp_path: Path) -> None:
+    for side in ("Train", "Val"):
+        save(tmp_path / side / "Rural/images_png/1.png", pixels(48, 48, ord(side[0])))
+        save(tmp_path / side / "Rural/masks_png/1.png", indices(48, 48, 7))
+    assert any("every class is off by one" in note for note in check(tmp_path).notes)
+    for side in ("Train", "Val"):
+        save(tmp_path / side / "Rural/masks_png/1.png", indices(48, 48, 8))
+    assert not any("off by one" in note for note in check(tmp_path).notes)
