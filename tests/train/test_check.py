@@ -16,7 +16,7 @@ from rsedge.labels import LOVEDA
 from rsedge.window import Window
 from rsedge_train.datasets import SceneReader, check, open_dataset, scan
 from rsedge_train.datasets.detect import KNOWN
-from rsedge_train.prepare import check_present
+from rsedge_train.prepare import check_present, label_doubts
 
 DUBAI = KNOWN["dubai"]
 
@@ -355,6 +355,9 @@ def test_loveda_counted_from_0_passes_with_a_doubt_only(tmp_path: Path) -> None:
         save(tmp_path / side / "Rural/images_png/1.png", pixels(48, 48, ord(side[0])))
         save(tmp_path / side / "Rural/masks_png/1.png", indices(48, 48, 7))
     assert any("every class is off by one" in note for note in check(tmp_path).notes)
+    data = open_dataset(tmp_path)
+    (note,) = label_doubts(data, scan(data, (*data.train, *data.val)).scenes)
+    assert "every class is off by one" in note
     for side in ("Train", "Val"):
         save(tmp_path / side / "Rural/masks_png/1.png", indices(48, 48, 8))
     assert not any("off by one" in note for note in check(tmp_path).notes)
