@@ -188,7 +188,7 @@ def evaluate(
             f"the data hold no labelled pixel that the model could be scored on{_held(unlabelled)}"
         )
     names = tuple(c.name for c in manifest.classes)
-    notes += doubts(found.colors, names, unlabelled)
+    notes += doubts(found.colors, names, unlabelled, total.counts.sum(1).tolist())
     bundle = model.bundle
     return Evaluation(
         manifest.name,
@@ -234,10 +234,12 @@ def check_grids(image: RasterReader, label: RasterReader) -> None:
     apart = pixels_apart(a, b)
     if apart is not None and not max(map(abs, apart)) < MOST_APART_PX:
         across, down = apart
+        bare = [raster.path for raster in (image, label) if raster.grid.crs is None]
+        guess = f" ({bare[0]} names no CRS; its pixels are as those of the other)" if len(bare) == 1 else ""
         raise InputError(
             f"{label.path} lies elsewhere than its image: a corner is {_pixels(across, 'right', 'left')} and "
-            f"{_pixels(down, 'below', 'above')} where it should be. Warp it onto the image's grid, or give it the "
-            "image's georeference if only that is wrong"
+            f"{_pixels(down, 'below', 'above')} where it should be{guess}. Warp it onto the image's grid, or give it "
+            "the image's georeference if only that is wrong"
         )
 
 

@@ -17,6 +17,7 @@ from rsedge.errors import InputError
 from rsedge.manifest import NODATA, ClassInfo, Manifest
 
 CLASSES_FILE = "classes.toml"
+TO_8_BITS = "write it with 8 bits a band, as `gdal_translate -ot Byte -scale MIN MAX 0 255` does"
 Entry = int | str | tuple[int, int, int]  # of a class table: an index, the name of a class, a colour
 
 
@@ -70,7 +71,7 @@ class LabelColors:
         ``origin``: row and column of its first pixel. Raises InputError with counts and first places when
         it holds a colour that stands for nothing.
         """
-        packed = pack(rgb)
+        packed = pack(rgb, source)
         indices, unknown = self.lookup(packed)
         if unknown.any():
             raise InputError(
@@ -227,8 +228,15 @@ def choose_colors(
     return LabelColors.of_classes(manifest.classes, manifest.unlabelled), None
 
 
-def pack(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Colours (3, h, w) as 0xRRGGBB, (h, w)."""
+def pack(rgb: NDArray[Any], source: str) -> NDArray[np.uint32]:
+    """Colours (3, h, w) as 0xRRGGBB, (h, w). Raises InputError, naming ``source``, where they are not of 8 bits."""
+    if rgb.dtype != np.uint8:
+        if rgb.dtype.kind not in "iu":
+            raise InputError(f"{source} holds colours as {rgb.dtype}, not as whole numbers; {TO_8_BITS}")
+        if rgb.size and not 0 <= rgb.min() <= rgb.max() <= 255:
+            raise InputError(
+                f"{source} holds colours with values {rgb.min()} to {rgb.max()}, not 0 to 255; {TO_8_BITS}"
+            )
     packed: NDArray[np.uint32] = rgb[0].astype(np.uint32) << 16 | rgb[1].astype(np.uint32) << 8 | rgb[2]
     return packed
 

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.labels import LabelColors, describe_colors, look_up, pack, pack_color
+from rsedge.labels import LabelColors, describe_colors, look_up, pack
 from rsedge.manifest import NODATA
+from rsedge.palette import choose_palette, find_hidden, is_ramp, palette_table, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.window import Window
 
 ALLOW_MISSING = "--allow-missing-classes"
+MUCH = 0.05  # a share of pixels that is more than the edges of a scene
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,17 @@ class Decoded:
     labels: NDArray[np.uint8]  # class indices, NODATA where unlabelled or unknown
     stored: NDArray[Any]  # packed colours 0xRRGGBB, or the values themselves
     unknown: NDArray[np.bool_]  # colours or values that are no class
+    hidden: NDArray[np.bool_] | None = None  # transparent or masked out; None: no pixel is
 
 
 class LabelReader:
     """A label raster opened for reading by window; not safe for two threads at once.
 
     Three bands hold colours. One band holds what ``colors.values`` says, else class indices, with 255 where
-    unlabelled (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it. A palette
-    counts as colours where it has those of all classes, or where most of its colours are known: a palette PNG
-    holds only the colours that occur in it. A palette of greys that are their own values says nothing.
+    unlabelled (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it.
+    What alpha, a mask or a palette makes transparent is unlabelled. A palette holds
+    colours as three bands do, and those that stand for nothing are an error as there; it is passed over where a table
+    says the values and knows other colours, and where it is a ramp of greys or says nothing.
 
     Raises InputError when it cannot be opened.
     """
@@ -86,12 +90,25 @@ class LabelReader:
 
     def decode(self, window: Window) -> Decoded:
         """What the window says, unknown values included; see ``read``."""
-        return self.interpret(self.raster.read_raw(window))
+        shown = self.raster.read_mask(window) if self.raster.has_mask else None
+        return self.interpret(self.raster.read_raw(window), shown)
 
-    def interpret(self, pixels: NDArray[Any]) -> Decoded:
-        """What stored pixels of this raster say, (bands, h, w), however they were read."""
+    def interpret(self, pixels: NDArray[Any], shown: NDArray[np.bool_] | None = None) -> Decoded:
+        """What stored pixels of this raster say, (bands, h, w), however they were read.
+
+        ``shown``: where the raster's mask, if it has one, has data, (h, w). Raises InputError for colours that are
+        not of 8 bits.
+        """
+        decoded = self._interpret(pixels)
+        hidden = find_hidden(self.raster, pixels, shown)
+        if hidden is None:
+            return decoded
+        decoded.labels[hidden] = NODATA
+        return replace(decoded, unknown=decoded.unknown & ~hidden, hidden=hidden)
+
+    def _interpret(self, pixels: NDArray[Any]) -> Decoded:
         if len(pixels) >= 3:
-            packed = pack(pixels[:3])
+            packed = pack(pixels[:3], self.raster.path)
             labels, unknown = self._colors.lookup(packed)
             return Decoded(labels, packed, unknown)
         values = pixels[0]
@@ -109,8 +126,12 @@ class LabelReader:
         ``counted``: where (h, w) pixels count; None: everywhere.
         """
         nothing = (decoded.labels == NODATA) & ~decoded.unknown
-        stored = decoded.stored[nothing if counted is None else nothing & counted]
-        left, found = len(stored), dict[str, int]()
+        nothing = nothing if counted is None else nothing & counted
+        found = dict[str, int]()
+        if decoded.hidden is not None and (transparent := int(np.count_nonzero(nothing & decoded.hidden))):
+            found["transparent"], nothing = transparent, nothing & ~decoded.hidden
+        stored = decoded.stored[nothing]
+        left = len(stored)
         meaning = self._colors.index if self.holds_colors else self._values
         for value in (v for v, index in meaning.items() if index == NODATA):
             pixels = int(np.count_nonzero(stored == value)) if left else 0
@@ -139,27 +160,28 @@ class LabelReader:
         return own | dict(values) if self._colors.told else dict(values) | own
 
     def _palette_colors(self) -> NDArray[np.uint32] | None:
-        """Packed colour of each of 256 values; None without a palette that shows the classes."""
-        palette = self.raster.colormap() if self.raster.dtypes == ("uint8",) else None
+        """Packed colour of each value; None where values mean what they mean without a palette."""
+        palette = read_palette(self.raster)
         if palette is None:
             return None
-        table = np.zeros(256, np.uint32)
-        for value, rgba in palette.items():
-            table[value] = pack_color((rgba[0], rgba[1], rgba[2]))
-        if all(table[value] == value * 0x010101 for value in palette):
+        if not choose_palette(palette, self._colors.index, NODATA) and (
+            self._colors.told or is_ramp(palette)
+        ):
             return None
-        wanted = {color for color, index in self._colors.index.items() if index != NODATA}
-        present = {int(color) for color in table} - ({0} - wanted)  # GDAL fills palettes up with black
-        known = present & set(self._colors.index)
-        return table if wanted <= present or (known & wanted and 2 * len(known) > len(present)) else None
+        return palette_table(palette, self.raster.dtypes[0])
+
+    @property
+    def remedy(self) -> str:
+        """What to do about colours that are no class."""
+        named = "name them in a class table (--classes FILE), under [classes] or ignore"
+        if self._palette is None:
+            return named
+        return f"{named}; if values are meant whatever the palette shows, give the classes theirs there, as in NAME = 0"
 
     def _complaint(self, decoded: Decoded, window: Window) -> str:
         origin = (window.row, window.col)
         if self.holds_colors:
-            return (
-                f"{self.raster.path}: {describe_colors(decoded.stored, decoded.unknown, origin)}; name them "
-                "in a class table (--classes FILE), under [classes] or ignore"
-            )
+            return f"{self.raster.path}: {describe_colors(decoded.stored, decoded.unknown, origin)}; {self.remedy}"
         rows, cols = np.nonzero(decoded.unknown)
         values = ", ".join(f"{v:g}" for v in np.unique(decoded.stored[decoded.unknown])[:5])
         if self._colors.told:
@@ -182,6 +204,9 @@ def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[L
     One band holds class indices unless all values of all these labels are greys of the table, and more of its
     classes occur if they are read so: 0 and 255 under a table of black and white. Labels that cannot be opened are
     passed over. Labels are read up to the first value that is no grey.
+
+    Raises InputError where as many classes occur either way, and they are others: masks of nothing but 0, where
+    black is another class than the first.
     """
     greys, plain = colors.greys, colors.values_for(classes)
     if colors.told or all(i in {NODATA, plain.get(grey)} for grey, i in greys.items()):
@@ -193,9 +218,17 @@ def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[L
             if not values <= greys.keys():
                 return colors, ()
     as_greys, as_indices = ({m[int(v)] for v in seen if v in m} - {NODATA} for m in (greys, plain))
+    listed = ", ".join(f"{v:g}" for v in sorted(seen))
+    readings = [(greys[int(v)], plain.get(int(v), NODATA)) for v in seen]
+    is_open = len(as_greys) == len(as_indices) and all(NODATA not in pair for pair in readings)
+    if is_open and any(grey != index for grey, index in readings):
+        raise InputError(
+            f"one-band labels hold nothing but {listed}, which may be greys of the class table or indices, and are "
+            "other classes then; give the classes their values in a class table (--classes FILE), as in "
+            f"NAME = {min(seen):g}"
+        )
     if len(as_greys) <= len(as_indices):
         return colors, ()
-    listed = ", ".join(f"{v:g}" for v in sorted(seen))
     return replace(colors, values=greys, told=True), (
         f"one-band labels hold {listed}: they are read as the greys of the class table, not as indices",
     )
@@ -206,7 +239,8 @@ def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float
     try:
         with LabelReader(path, colors, classes) as reader, bounded_cache(reader.raster.row_of_blocks_bytes):
             for window in reader.strips() if not reader.holds_colors else ():
-                band = reader.raster.read_raw(window)[0]
+                decoded = reader.decode(window)
+                band = decoded.stored if decoded.hidden is None else decoded.stored[~decoded.hidden]
                 if band.dtype == np.uint8:
                     found = set(map(float, np.flatnonzero(np.bincount(band.ravel(), minlength=256))))
                 else:
@@ -216,11 +250,38 @@ def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float
         return  # whoever reads it whole says why
 
 
-def doubts(colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int]) -> tuple[str, ...]:
-    """A note where NODATA is unlabelled in index masks though the class table has a class of that grey.
+def doubts(
+    colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int], counts: Sequence[int]
+) -> tuple[str, ...]:
+    """A note where one-band labels may mean something else than they are taken for.
 
-    ``names``: of the classes that ``colors`` has the indices of; ``unlabelled``: pixels by value.
+    That is where NODATA is unlabelled in index masks though the class table has a class of that grey; and where 0
+    is unlabelled in much of them while the highest value never occurs, as when they count from 0.
+
+    ``names``: of the classes that ``colors`` has the indices of; ``unlabelled``: pixels by value; ``counts``: pixels
+    by class.
     """
+    return (*_white_doubt(colors, names, unlabelled), *_shift_doubt(colors, names, unlabelled, counts))
+
+
+def _shift_doubt(
+    colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int], counts: Sequence[int]
+) -> tuple[str, ...]:
+    values = {i: v for v, i in colors.values.items() if i != NODATA} if colors.told and colors.values else {}
+    zeros, total = unlabelled.get("0", 0), sum(counts)
+    if not values or min(values.values()) != 1 or zeros < MUCH * (zeros + total):
+        return ()
+    last = max(values, key=values.__getitem__)
+    if counts[last] or not total:
+        return ()
+    return (
+        f"0 is unlabelled in {zeros} px of labels and {values[last]}, class {names[last]}, never occurs: if they count "
+        f"the classes from 0, every class is off by one; then say so in a class table, as in "
+        f'"{names[min(values, key=values.__getitem__)]}" = 0',
+    )
+
+
+def _white_doubt(colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int]) -> tuple[str, ...]:
     pixels, index = unlabelled.get(str(NODATA), 0), colors.greys.get(NODATA, NODATA)
     if colors.told or not pixels or index == NODATA:
         return ()

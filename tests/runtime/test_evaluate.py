@@ -88,6 +88,21 @@ def test_scale_and_place_are_checked_as_in_infer(
             evaluate(model, tmp_path, Options(scale=(0, 25500)))
 
 
+def test_a_label_whose_transform_lacks_the_crs_lies_elsewhere_all_the_same(
+    bundle: Path, noise: Noise, write_raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    pixels = noise(64, 64)
+    with rasterio.open(write_raster(pixels, "a.tif")) as src:
+        transform = src.transform
+    write_raster(strongest(pixels)[None], "a_labels.tif", crs=None, transform=transform)
+    with open_model(bundle) as model:
+        assert evaluate(model, tmp_path).confusion.oa == 1
+        moved = transform @ Affine.translation(40, 0)
+        write_raster(strongest(pixels)[None], "a_labels.tif", crs=None, transform=moved)
+        with pytest.raises(InputError, match=r"40\.0 px right .*a_labels.tif names no CRS"):
+            evaluate(model, tmp_path)
+
+
 def test_a_note_on_the_gsd_names_no_option_that_eval_lacks(
     noise: Noise, write_raster: Callable[..., Path], tmp_path: Path
 ) -> None:

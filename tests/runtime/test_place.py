@@ -40,7 +40,6 @@ def test_what_has_no_place_has_no_distance() -> None:
     here = grid(Affine(0.5, 0, 300000, 0, -0.5, 5200000))
     assert pixels_apart(here, grid(Affine.identity(), None)) is None
     assert pixels_apart(here, grid(Affine.identity(), UTM)) is None
-    assert pixels_apart(here, grid(here.transform, None)) is None
     points = (
         GroundControlPoint(0, 0, 10, 50),
         GroundControlPoint(0, 9, 11, 50),
@@ -66,3 +65,21 @@ def test_a_grid_without_an_area_or_of_another_planet_is_not_near() -> None:
     found = pixels_apart(flat, here)
     assert found is not None
     assert all(map(math.isnan, found))
+
+
+def test_a_transform_without_a_crs_is_compared_where_it_may_be_of_the_same() -> None:
+    here = grid(Affine(0.5, 0, 300000, 0, -0.5, 5200000))
+    moved = grid(here.transform @ Affine.translation(40, -7), None)
+    assert pixels_apart(here, grid(here.transform, None)) == (0, 0)
+    assert pixels_apart(here, moved) == pytest.approx((40, -7))
+    assert pixels_apart(moved, here) == pytest.approx((-40, 7))
+    assert pixels_apart(here, grid(Affine(5e-6, 0, 15, 0, -5e-6, 47), None)) is None  # degrees
+    metre = grid(Affine(1, 0, 300000, 0, -1, 5200000))
+    for counting in (
+        Affine(1, 0, 0, 0, -1, 0),
+        Affine(1, 0, 0, 0, -1, 40),
+    ):  # rows from the top or the bottom
+        assert pixels_apart(metre, grid(counting, None)) is None
+    assert pixels_apart(metre, grid(metre.transform @ Affine.translation(1, 0), None)) == pytest.approx(
+        (1, 0)
+    )

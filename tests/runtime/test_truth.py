@@ -9,9 +9,9 @@ from PIL import Image
 
 from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable, LabelColors
+from rsedge.labels import LOVEDA, ClassTable, LabelColors
 from rsedge.manifest import NODATA, ClassInfo
-from rsedge.truth import LabelReader, describe_missing, find_missing, settle
+from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, settle
 from rsedge.window import Window
 
 TABLE = ClassTable(
@@ -239,3 +239,193 @@ def test_missing_classes_are_those_of_all_labels_together(tmp_path: Path) -> Non
     assert "no label pixel of class c; taken for unlabelled: 7 (20 px), 255 (9 px)" in text
     assert "--allow-missing-classes" in text
     assert "no pixel is unlabelled" in describe_missing(["a", "b"], {})
+
+
+# --- palettes: colours like those of three bands, unless they say nothing
+
+RED, GREEN, BLUE = 0xFF0000, 0x00FF00, 0x0000FF
+RGB = ClassTable(
+    (ClassInfo("red", (255, 0, 0)), ClassInfo("green", (0, 255, 0)), ClassInfo("blue", (0, 0, 255)))
+)
+PALETTES = {
+    "off by one": ((BLUE, 0xFE0000, 0x00FE00), "2 colours belong to no class: #.E....|#FE0000"),
+    "another table": ((A, B, C), "3 colours belong to no class"),
+    "one other colour": ((A,) * 3, "1 colours belong to no class: #3C1098"),
+    "one class in many": ((A, RED, B, C), "belong to no class: #3C1098"),
+    "greys downwards": ((0xFFFFFF, 0x808080, 0x000000), "#FFFFFF"),
+}
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["class table", "colours of the model"])
+@pytest.mark.parametrize("case", PALETTES)
+def test_colours_of_a_palette_that_are_no_class_are_an_error_as_in_three_bands(
+    tmp_path: Path, case: str, own: bool
+) -> None:
+    palette, message = PALETTES[case]
+    path = save_palette(tmp_path / "m.png", indices(24, 32, 3), palette)
+    with Image.open(path) as file:
+        rgb = np.asarray(file.convert("RGB")).transpose(2, 0, 1)
+    colors = LabelColors.of_classes(RGB.classes) if own else RGB.colors
+    with pytest.raises(InputError, match=message):
+        colors.encode(rgb, "by Pillow")
+    with (
+        LabelReader(path, colors, 3) as reader,
+        pytest.raises(InputError, match=f"({message}).*give the classes theirs there, as in NAME = 0"),
+    ):
+        reader.read(Window(0, 0, 24, 32))
+
+
+def test_a_palette_of_nothing_but_ignored_colours_is_unlabelled(tmp_path: Path) -> None:
+    for palette in ((UNLABELLED,), (0, UNLABELLED), (0,)):
+        values = np.full((8, 8), len(palette) - 1, np.uint8)
+        with LabelReader(
+            save_palette(tmp_path / "m.png", values, palette),
+            LabelColors.of_classes(TABLE.classes, ((0x9B, 0x9B, 0x9B),)),
+            3,
+        ) as reader:
+            assert (reader.read(Window(0, 0, 8, 8)) == NODATA).all()
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [(0, 0, 0), (0, 0x7F7F7F, 0xFFFFFF), (0, 0x808080, 0xFFFFFF, 0), (0, 0x010101, 0x020202)],
+    ids=["black", "ramp", "filled up", "values"],
+)
+def test_a_palette_that_says_nothing_leaves_indices(tmp_path: Path, palette: tuple[int, ...]) -> None:
+    values = indices(24, 32, 3)
+    path = save_palette(tmp_path / "m.png", values, palette)
+    np.testing.assert_array_equal(read(path, RGB), values)
+
+
+def test_values_of_a_table_count_whatever_the_palette_shows(tmp_path: Path) -> None:
+    (tmp_path / "classes.toml").write_text("[classes]\nred = 0\ngreen = 1\nblue = 2\n")
+    values = indices(24, 32, 3)
+    path = save_palette(tmp_path / "m.png", values, (BLUE, 0xFE0000, 0x00FE00))
+    np.testing.assert_array_equal(read(path, ClassTable.read(tmp_path / "classes.toml")), values)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_palette_of_a_geotiff_of_8_and_of_16_bits(tmp_path: Path, dtype: str) -> None:
+    import rasterio
+
+    values = indices(16, 16, 3).astype(dtype)
+    path = save_tif(tmp_path / "m.tif", values[None], photometric="palette")
+    with rasterio.open(path, "r+") as dst:
+        dst.write_colormap(1, {0: (0, 0, 255, 255), 1: (255, 0, 0, 255), 2: (0, 255, 0, 255)})
+    np.testing.assert_array_equal(read(path, RGB), np.array([2, 0, 1])[values])
+
+
+# --- what is not to be seen is unlabelled
+
+HIDDEN = np.zeros((16, 24), np.bool_)
+HIDDEN[2:7, 3:11] = True
+
+
+def with_mask(path: Path, bands: np.ndarray, *, internal: bool) -> Path:
+    import rasterio
+
+    save_tif(path, bands)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(path, "r+") as dst:
+        dst.write_mask(~HIDDEN)
+    assert path.with_name(path.name + ".msk").exists() != internal
+    return path
+
+
+def transparent(folder: Path, form: str, labels: np.ndarray) -> Path:
+    rgb, alpha = paint(labels, TABLE), np.where(HIDDEN, 0, 255).astype(np.uint8)
+    if form == "RGBA":
+        return save(folder / "m.png", np.concatenate([rgb, alpha[None]]))
+    if form == "RGBA of other colours below":
+        return save(folder / "m.png", np.concatenate([np.where(HIDDEN, 77, rgb), alpha[None]]))
+    if form == "LA":
+        return save(folder / "m.png", np.stack([labels, alpha], -1).transpose(2, 0, 1))
+    if form == "palette":
+        values = np.where(HIDDEN, 3 + labels % 2, labels).astype(
+            np.uint8
+        )  # two: GDAL calls one of them nodata
+        path = save_palette(folder / "m.png", values, (A, B, C, A, B))
+        with Image.open(path) as file:
+            file.save(path, transparency=bytes([255, 255, 255, 0, 0]))
+        return path
+    bands = rgb if "RGB" in form else labels[None]
+    return with_mask(folder / "m.tif", bands, internal="internal" in form)
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["RGBA", "RGBA of other colours below", "LA", "palette", "internal", ".msk", "RGB internal", "RGB .msk"],
+)
+def test_transparent_and_masked_pixels_are_unlabelled(tmp_path: Path, form: str) -> None:
+    labels = indices(16, 24, 3)
+    path = transparent(tmp_path, form, labels)
+    expected = np.where(HIDDEN, NODATA, labels)
+    counted = np.ones(labels.shape, np.bool_)
+    counted[3] = False
+    with LabelReader(path, TABLE.colors, 3) as reader:
+        found = Counter[str]()
+        np.testing.assert_array_equal(reader.read(Window(0, 0, 16, 24), found), expected)
+        assert found == {"transparent": 40}
+        assert reader.count_unlabelled(reader.decode(Window(0, 0, 16, 24)), counted) == {"transparent": 32}
+        np.testing.assert_array_equal(reader.read(Window(4, 5, 9, 11)), expected[4:13, 5:16])
+
+
+def test_hidden_values_do_not_settle_what_greys_mean(tmp_path: Path) -> None:
+    mask = indices(16, 24, 2) * 255
+    mask[HIDDEN] = 9
+    found = settled(NO_YES, with_mask(tmp_path / "m.tif", mask[None], internal=True), folder=tmp_path)
+    np.testing.assert_array_equal(found[0], np.where(HIDDEN, NODATA, mask // 255))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "message"),
+    [
+        ("uint16", 257, "values 4112 to 63222, not 0 to 255"),
+        ("int16", -1, "values -246 to -16, not 0 to 255"),
+        ("float32", 1, "colours as float32"),
+    ],
+)
+def test_colours_that_are_not_of_8_bits_are_refused_by_name(
+    tmp_path: Path, dtype: str, scale: int, message: str
+) -> None:
+    rgb = paint(indices(16, 24, 3), TABLE).astype(dtype) * np.array(scale, dtype)
+    with pytest.raises(InputError, match=rf"m.tif holds .*{message}.*8 bits a band"):
+        read(save_tif(tmp_path / "m.tif", rgb))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32"])
+def test_colours_of_8_bits_in_wider_numbers_are_what_they_are(tmp_path: Path, dtype: str) -> None:
+    labels = indices(16, 24, 3)
+    np.testing.assert_array_equal(
+        read(save_tif(tmp_path / "m.tif", paint(labels, TABLE).astype(dtype))), labels
+    )
+
+
+# --- what may be read in two ways
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_values_that_are_other_classes_as_greys_and_as_indices_are_refused(
+    tmp_path: Path, value: int
+) -> None:
+    table = ClassTable((ClassInfo("white", WHITE), ClassInfo("black", BLACK), ClassInfo("one", (1, 1, 1))))
+    path = save(tmp_path / "m.png", np.full((8, 8), value, np.uint8))
+    with pytest.raises(InputError, match=f"nothing but {value}, which may be greys .* as in NAME = {value}"):
+        settle(table.colors, [path], 3)
+    (tmp_path / "classes.toml").write_text("[classes]\nwhite = 0\nblack = 1\none = 2\n")
+    said = ClassTable.read(tmp_path / "classes.toml").colors
+    assert settle(said, [path], 3) == (said, ())
+
+
+def test_values_that_are_the_same_class_either_way_need_no_table(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", np.zeros((8, 8), np.uint8))
+    assert settle(NO_YES.colors, [path], 2) == (NO_YES.colors, ())
+
+
+def test_a_doubt_where_labels_may_count_from_0() -> None:
+    counts = [10, 20, 30, 40, 50, 60, 0]
+    (note,) = doubts(LOVEDA.colors, LOVEDA.names, {"0": 100}, counts)
+    assert "0 is unlabelled in 100 px of labels and 7, class agriculture, never occurs" in note
+    assert '"background" = 0' in note
+    for zeros, told in ((100, [*counts[:6], 1]), (5, counts), (0, counts)):
+        assert not doubts(LOVEDA.colors, LOVEDA.names, {"0": zeros}, told)
+    assert not doubts(TABLE.colors, TABLE.names, {"0": 100}, [1, 2, 0])

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labelled import indices, paint, pixels, save, save_tif, scene_folder
+from labelled import indices, paint, pixels, save, save_palette, save_tif, scene_folder
 from rsedge.errors import InputError
 from rsedge.labels import LOVEDA
 from rsedge.window import Window
 from rsedge_train.datasets import SceneReader, check, open_dataset, scan
 from rsedge_train.datasets.detect import KNOWN
-from rsedge_train.prepare import check_present
+from rsedge_train.prepare import check_present, label_doubts
 
 DUBAI = KNOWN["dubai"]
 
@@ -323,3 +323,47 @@ def test_a_mask_of_any_size_is_no_decompression_bomb(root: Path, monkeypatch: py
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # as 14000 x 14000 exceed Pillow's own
     report = check(root)
     assert report.ok
+
+
+def test_a_palette_of_other_colours_than_the_table_is_a_problem_and_not_trained_on(root: Path) -> None:
+    off = [(c.color[0] << 16 | c.color[1] << 8 | c.color[2]) ^ 1 for c in DUBAI.classes]
+    for scene in "abc":
+        for part in range(2):
+            save_palette(root / scene / "masks" / f"p{part}.png", indices(48, 48, 5, part), off)
+    (root / "classes.toml").write_text(DUBAI.to_toml())
+    report = check(root, val=("c",))
+    assert not report.ok
+    assert f"5 colours belong to no class: #{off[0]:06X}" in "".join(report.problems)
+    assert "as in NAME = 0" in report.problems[0]
+    with pytest.raises(InputError, match="belong to no class"):
+        scan(data := open_dataset(root, val=("c",)), data.train)
+    (root / "classes.toml").write_text(
+        "[classes]\n" + "".join(f"{n} = {i}\n" for i, n in enumerate(DUBAI.names))
+    )
+    assert check(root, val=("c",)).ok
+
+
+def test_transparent_labels_are_counted_by_name_and_wide_colours_are_a_problem(root: Path) -> None:
+    labels = paint(indices(48, 48, 5), DUBAI)
+    alpha = np.full((1, 48, 48), 255, np.uint8)
+    alpha[0, 4:9] = 0
+    save(root / "a" / "masks" / "p0.png", np.concatenate([labels, alpha]))
+    report = check(root, val=("c",))
+    assert report.ok
+    assert report.sides["train"].unlabelled_by == {"transparent": 5 * 48}
+    (root / "a" / "masks" / "p1.png").unlink()
+    save_tif(root / "a" / "masks" / "p1.tif", paint(indices(48, 48, 5), DUBAI) * np.uint16(257))
+    assert "8 bits a band" in "".join(check(root, val=("c",)).problems)
+
+
+def test_loveda_counted_from_0_passes_with_a_doubt_only(tmp_path: Path) -> None:
+    for side in ("Train", "Val"):
+        save(tmp_path / side / "Rural/images_png/1.png", pixels(48, 48, ord(side[0])))
+        save(tmp_path / side / "Rural/masks_png/1.png", indices(48, 48, 7))
+    assert any("every class is off by one" in note for note in check(tmp_path).notes)
+    data = open_dataset(tmp_path)
+    (note,) = label_doubts(data, scan(data, (*data.train, *data.val)).scenes)
+    assert "every class is off by one" in note
+    for side in ("Train", "Val"):
+        save(tmp_path / side / "Rural/masks_png/1.png", indices(48, 48, 8))
+    assert not any("off by one" in note for note in check(tmp_path).notes)

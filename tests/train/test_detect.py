@@ -137,3 +137,15 @@ def test_a_broken_mask_is_passed_over(tmp_path: Path) -> None:
     assert "1 of 2 masks" in detect_table([good, bad])[1][0]
     with pytest.raises(InputError, match="and 1 cannot be read"):
         detect_table([bad])
+
+
+def test_a_palette_that_says_nothing_leaves_indices(tmp_path: Path) -> None:
+    for palette in ([0] * 256, [v * 0x010101 for v in range(256)]):
+        path = save_palette(tmp_path / "m.png", indices(32, 32, 3), palette)
+        assert detect_table([path])[0].names == ("class0", "class1", "class2")
+
+
+def test_transparent_colours_are_no_classes(tmp_path: Path) -> None:
+    labels = indices(32, 32, 3)
+    rgba = np.concatenate([paint(labels, OWN), np.where(labels == 1, 0, 255).astype(np.uint8)[None]])
+    assert len(detect_table([save(tmp_path / "m.png", rgba)])[0].classes) == 2

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rsedge.errors import InputError, OutputError
-from rsedge.truth import describe_missing
+from rsedge.truth import describe_missing, doubts
 from rsedge_train.crops import SceneStore
 from rsedge_train.datasets import Dataset, Scan, SceneScan
 from rsedge_train.datasets.scan import missing_classes
@@ -61,6 +61,16 @@ def check_present(dataset: Dataset, scans: Sequence[SceneScan], *, allow_missing
     if missing:
         unlabelled = sum((Counter(s.unlabelled) for s in scans), Counter[str]())
         raise InputError(f"data {dataset.name} hold {describe_missing(missing, unlabelled)}")
+
+
+def label_doubts(dataset: Dataset, scans: Sequence[SceneScan]) -> tuple[str, ...]:
+    """Notes where labels may mean something else than they are taken for; see ``rsedge.truth.doubts``."""
+    own = [s for s in scans if not s.files.drawn]
+    if not own:
+        return ()
+    unlabelled = sum((Counter(s.unlabelled) for s in own), Counter[str]())
+    counts = np.sum([s.counts for s in own], axis=0).tolist()
+    return doubts(dataset.table.colors, dataset.table.names, unlabelled, counts)
 
 
 def build_net(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:

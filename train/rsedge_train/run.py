@@ -35,6 +35,7 @@ from rsedge_train.prepare import (
     check_present,
     class_weights,
     encoder_facts,
+    label_doubts,
     scene_weights,
     schedule,
 )
@@ -93,7 +94,7 @@ class _Training:
         self.config = schedule(job, self.scanned)
         for name, why in self.left_out:
             log.warning("note: left out %s: %s", name, why)
-        for note in self.scanned.notes:
+        for note in (*self.scanned.notes, *label_doubts(dataset, (*self.scanned.scenes, *self.val))):
             log.info("note: %s", note)
 
     def run(self) -> Run:

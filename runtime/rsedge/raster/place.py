@@ -12,14 +12,19 @@ from rasterio.warp import transform as transform_points
 
 from rsedge.raster.grid import Grid
 
+ALIKE = 0.02  # of a pixel's side: pixels of two CRSs do not agree so well by chance
+
 
 def pixels_apart(grid: Grid, other: Grid) -> tuple[float, float] | None:
     """How far the corners of ``other`` lie from those of ``grid``: columns and rows of the farthest, in pixels.
 
-    None where that cannot be asked: one of them has no place, or only one has a CRS. NaN where no distance is
-    known, since one CRS cannot be taken to the other.
+    None where that cannot be asked: one of them has no place, or only one has a CRS and their pixels differ in
+    size or shape, so that nobody knows whether the other's is the same. NaN where no distance is known, since one
+    CRS cannot be taken to the other.
     """
-    if not (_is_placed(grid) and _is_placed(other)) or (grid.crs is None) != (other.crs is None):
+    if not (_is_placed(grid) and _is_placed(other)):
+        return None
+    if (grid.crs is None) != (other.crs is None) and not _may_share_crs(grid, other):
         return None
     unknown = math.nan, math.nan
     corners = np.array(
@@ -37,6 +42,17 @@ def pixels_apart(grid: Grid, other: Grid) -> tuple[float, float] | None:
     away = found[:2].T - corners[:, :2]
     across, down = away[np.hypot(*away.T).argmax()].tolist()
     return across, down
+
+
+def _may_share_crs(grid: Grid, other: Grid) -> bool:
+    """Whether both transforms may be of one CRS: pixels alike, and none that merely counts rows and columns."""
+    bare = grid if grid.crs is None else other
+    along = np.abs([bare.transform.c, bare.transform.f])
+    steps = _matrix(bare.transform)[:2, :2]
+    if (np.abs(steps) == np.eye(2)).all() and along[0] == 0 and along[1] in {0, bare.height}:
+        return False
+    mine, others = (_matrix(g.transform)[:2, :2] for g in (grid, other))
+    return bool(np.abs(mine - others).max() <= ALIKE * np.abs(mine).max())
 
 
 def _is_placed(grid: Grid) -> bool:

@@ -211,6 +211,17 @@ class RasterReader:
         """All bands as stored, (bands, h, w)."""
         return self._guard(lambda w: self._src.read(window=w), window)
 
+    @cached_property
+    def has_mask(self) -> bool:
+        """Whether a mask of its own says where data are, neither alpha nor a nodata value."""
+        return any(
+            not f or (MaskFlags.per_dataset in f and MaskFlags.alpha not in f) for f in self._mask_flags
+        )
+
+    def read_mask(self, window: Window) -> Valid:
+        """Where the raster's mask has data, (h, w)."""
+        return np.asarray(self._guard(lambda w: self._src.read_masks(1, window=w), window) > 0)
+
     def read_thinned(
         self, window: Window, shape: tuple[int, int], indexes: Sequence[int], smooth: bool
     ) -> tuple[Pixels, Valid]:

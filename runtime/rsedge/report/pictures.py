@@ -145,13 +145,13 @@ def _truth(
     colors, _ = settle(colors, [sources.truth], len(classes))
     with LabelReader(sources.truth, colors, len(classes)) as truth:
         check_labels(image, truth.raster)
-        decoded = truth.interpret(thinned(truth.raster, LONGEST, progress=progress)[0])
+        decoded = truth.interpret(*thinned(truth.raster, LONGEST, progress=progress))
         if decoded.unknown.any():
             odd = np.unique(decoded.stored[decoded.unknown])[:5]
             said = ", ".join(f"#{int(v):06X}" if truth.holds_colors else f"{v:g}" for v in odd)
             raise InputError(
                 f"{sources.truth} holds {said}, which {'are' if len(odd) > 1 else 'is'} none of the classes "
-                f"{', '.join(names)}; name colours in a class table (--classes FILE)"
+                f"{', '.join(names)}; {truth.remedy}"
             )
     return decoded.labels
 

@@ -137,7 +137,9 @@ def _missing(names: Sequence[str], facts: Sequence[Facts], told: bool) -> list[s
 
 def _doubts(table: ClassTable | None, facts: Sequence[Facts]) -> tuple[str, ...]:
     unlabelled = sum((f.unlabelled_by for f in facts), Counter[str]())
-    return doubts(table.colors, table.names, unlabelled) if table else ()
+    if table is None or not facts:
+        return ()
+    return doubts(table.colors, table.names, unlabelled, np.sum([f.counts for f in facts], axis=0).tolist())
 
 
 def _gsd(facts: Sequence[Facts]) -> tuple[float, float] | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable, distinct_color, pack, pack_color, unpack_color
 from rsedge.manifest import NODATA, ClassInfo
+from rsedge.palette import find_hidden, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import stored_nodata
 from rsedge.sample_files import LANDCOVER
@@ -80,15 +81,19 @@ def _look(path: Path, seen: Seen) -> None:
     try:
         with RasterReader(path) as reader, bounded_cache(reader.row_of_blocks_bytes):
             height, width = reader.grid.height, reader.grid.width
-            palette = reader.colormap() if reader.dtypes == ("uint8",) else None
-            colors = {v: pack_color((c[0], c[1], c[2])) for v, c in (palette or {}).items()}
+            colors = read_palette(reader) or {}
             step = STRIP_ROWS * max(1, -(-height * width // PIXELS_READ))
             for row in range(0, height, step):
-                pixels = reader.read_raw(Window(row, 0, min(STRIP_ROWS, height - row), width))
+                window = Window(row, 0, min(STRIP_ROWS, height - row), width)
+                pixels = reader.read_raw(window)
+                hidden = find_hidden(reader, pixels, reader.read_mask(window) if reader.has_mask else None)
+                kept = pixels if hidden is None else pixels[:, ~hidden][:, None]
+                if not kept.size:
+                    continue
                 if len(pixels) >= 3:
-                    seen.colors.update(count_runs(pack(pixels[:3])))
+                    seen.colors.update(count_runs(pack(kept[:3], str(path))))
                 else:
-                    _count_band(pixels[0], reader.nodata, colors, seen)
+                    _count_band(kept[0], reader.nodata, colors, seen)
             seen.declared |= set(colors.values())
             seen.masks += 1
     except InputError:

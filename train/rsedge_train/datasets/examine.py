@@ -121,8 +121,9 @@ def _describe_unknown(reader: LabelReader, unknown: dict[float, list[int]]) -> s
         f"{reader.name(value)} ({count} px, first at row {row}, column {col})"
         for value, (count, row, col) in worst
     )
-    how = "" if reader.holds_colors else " by their index, as in NAME = 1, or in ignore, as in ignore = [0]"
-    return f"{reader.raster.path}: {len(unknown)} {what} belong to no class: {listed}; name them in a class table{how}"
+    how = "name them in a class table by their index, as in NAME = 1, or in ignore, as in ignore = [0]"
+    remedy = reader.remedy if reader.holds_colors else how
+    return f"{reader.raster.path}: {len(unknown)} {what} belong to no class: {listed}; {remedy}"
 
 
 def _read_image(facts: Facts, image: RasterReader, plan: BandPlan) -> None:

@@ -1,0 +1,80 @@
+"""What the palette of a label raster says of its values, and which of its pixels are not to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+
+from rsedge.labels import pack_color, unpack_color
+from rsedge.raster import RasterReader
+
+BLACK = 0
+
+
+def read_palette(raster: RasterReader) -> dict[int, int] | None:
+    """Packed colour 0xRRGGBB of each value of a raster's first band; None without a palette, or where it says nothing.
+
+    Nothing say greys that are their own values, and several entries that are all black.
+    """
+    if len(raster.dtypes) >= 3 or raster.dtypes[0] not in {"uint8", "uint16"}:
+        return None
+    listed = raster.colormap()
+    if not listed:
+        return None
+    palette = {value: pack_color((c[0], c[1], c[2])) for value, c in listed.items()}
+    is_lost = len(palette) > 1 and set(palette.values()) == {BLACK}
+    is_plain = all(color == (value & 255) * 0x010101 for value, color in palette.items())
+    return None if is_lost or (is_plain and len(palette) > 1) else palette
+
+
+def choose_palette(palette: Mapping[int, int], meaning: Mapping[int, int], nothing: int) -> bool:
+    """Whether values are to be looked up by these colours; else the palette has nothing to do with the classes.
+
+    ``meaning``: class index by packed colour, or ``nothing`` where unlabelled. It is so where the palette has the
+    colours of all classes, where most of its colours are known (a PNG holds only those that occur), or all of them
+    though none is a class.
+    """
+    wanted = {color for color, index in meaning.items() if index != nothing}
+    present = set(palette.values())
+    if len(palette) > 1:
+        present -= {BLACK} - wanted  # GDAL fills palettes up with black
+    known = present & set(meaning)
+    return wanted <= present or known == present or bool(known & wanted and 2 * len(known) > len(present))
+
+
+def is_ramp(palette: Mapping[int, int]) -> bool:
+    """Whether the colours are greys in even steps up from black, as programs give to values that have no colours."""
+    colors = np.array([unpack_color(palette.get(v, BLACK)) for v in range(max(palette) + 1)])
+    last = int(np.flatnonzero(colors.any(1)).max(initial=0))  # the rest is fill
+    colors = colors[: last + 1]
+    even = np.linspace(0, colors[-1, 0], last + 1)
+    return last > 0 and bool((np.abs(colors - even[:, None]) <= 1).all())
+
+
+def palette_table(palette: Mapping[int, int], dtype: str) -> NDArray[np.uint32]:
+    """The packed colour of every value that a band of ``dtype`` can hold; black where the palette lists none."""
+    table = np.full(int(np.iinfo(dtype).max) + 1, BLACK, np.uint32)
+    for value, color in palette.items():
+        table[value] = color
+    return table
+
+
+def find_hidden(
+    raster: RasterReader, pixels: NDArray[Any], shown: NDArray[np.bool_] | None
+) -> NDArray[np.bool_] | None:
+    """Which stored ``pixels`` (bands, h, w) are transparent or masked out, (h, w); None where none can be.
+
+    ``shown``: where the raster's mask, if it has one, has data. Alpha is a band tagged so, or that of the palette.
+    """
+    hidden = None if shown is None or not raster.has_mask else ~shown
+    alphas = [pixels[i] == 0 for i, kind in enumerate(raster.color_interp) if kind == ColorInterp.alpha and i]
+    palette = (raster.colormap() or {}) if ColorInterp.palette == raster.color_interp[0] else {}
+    if clear := [value for value, color in palette.items() if len(color) > 3 and color[3] == 0]:
+        alphas.append(np.isin(pixels[0], clear))
+    for transparent in alphas:
+        hidden = transparent if hidden is None else hidden | transparent
+    return hidden
