@@ -17,7 +17,7 @@ from rsedge.errors import InputError
 from rsedge.manifest import NODATA, ClassInfo, Manifest
 
 CLASSES_FILE = "classes.toml"
-TO_8_BITS = "write it with 8 bits a band, as `gdal_translate -ot Byte -scale MIN MAX 0 255` does"
+TO_8_BITS = "write it with 8 bits a band: `gdal_translate -ot Byte`, of 16 bits with `-scale 0 65535 0 255`"
 Entry = int | str | tuple[int, int, int]  # of a class table: an index, the name of a class, a colour
 
 
