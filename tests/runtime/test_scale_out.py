@@ -122,7 +122,7 @@ def test_a_scale_that_fits_badly_is_noted_as_locally(
     address: str, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
 ) -> None:
     raster = write_raster(noise(3 * PART_ROWS, 100).astype(np.uint16) * 10)
-    options = Options(scale=(0, 2400))
+    options = Options(scale=(0, 2000))
     local = segment(model, raster, tmp_path / "local.tif", options)
     far = segment(model, raster, tmp_path / "far.tif", replace(options, dask=address))
     assert "were clipped" in local.notes[0]
