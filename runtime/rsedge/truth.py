@@ -19,9 +19,11 @@ from rsedge.manifest import NODATA
 from rsedge.palette import choose_palette, find_hidden, is_ramp, palette_table, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
+from rsedge.raster.writer import tag_of
 from rsedge.window import Window
 
 ALLOW_MISSING = "--allow-missing-classes"
+CLASSES_TAG = "RSEDGE_CLASSES"  # of masks and sample labels: names by index
 MUCH = 0.05  # a share of pixels that is more than the edges of a scene
 
 
@@ -165,10 +167,14 @@ class LabelReader:
         if palette is None:
             return None
         if not choose_palette(palette, self._colors.index, NODATA) and (
-            self._colors.told or is_ramp(palette)
+            self._colors.told or is_ramp(palette) or self._holds_own_classes()
         ):
             return None
         return palette_table(palette, self.raster.dtypes[0])
+
+    def _holds_own_classes(self) -> bool:
+        """Whether rsedge wrote the raster: its tag says that values are class indices, whatever colours show them."""
+        return tag_of(Path(self.raster.path), CLASSES_TAG) is not None
 
     @property
     def remedy(self) -> str:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
 from rsedge.labels import LOVEDA, ClassTable, LabelColors
 from rsedge.manifest import NODATA, ClassInfo
+from rsedge.sample_files import LANDCOVER, write_sample
 from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, settle
 from rsedge.window import Window
 
@@ -429,3 +431,22 @@ def test_a_doubt_where_labels_may_count_from_0() -> None:
     for zeros, told in ((100, [*counts[:6], 1]), (5, counts), (0, counts)):
         assert not doubts(LOVEDA.colors, LOVEDA.names, {"0": zeros}, told)
     assert not doubts(TABLE.colors, TABLE.names, {"0": 100}, [1, 2, 0])
+
+
+def test_labels_that_rsedge_wrote_hold_indices_whatever_colours_show_them(tmp_path: Path) -> None:
+    """Sample labels, or a mask drawn by another model: their tag says so."""
+    write_sample(tmp_path / "town.tif", 64, 64, seed=3)
+    path = tmp_path / "town_labels.tif"
+    with rasterio.open(path) as src:
+        expected = src.read(1)
+    others = ClassTable(tuple(ClassInfo(c.name, (200 - i, i, 7)) for i, c in enumerate(LANDCOVER)))
+    with LabelReader(path, others.colors, len(LANDCOVER)) as reader:
+        assert np.array_equal(reader.read(Window(0, 0, 64, 64)), expected)
+    with rasterio.open(path) as src:
+        colors = [r << 16 | g << 8 | b for r, g, b, _ in src.colormap(1).values()]
+    plain = save_palette(tmp_path / "plain.png", expected, colors[: len(LANDCOVER)])
+    with (
+        LabelReader(plain, others.colors, len(LANDCOVER)) as reader,
+        pytest.raises(InputError, match="belong to no class"),
+    ):
+        reader.read(Window(0, 0, 64, 64))
