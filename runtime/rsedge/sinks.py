@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.boundaries import BoundaryCounter
 from rsedge.engine import Pixels, Strip
 from rsedge.errors import OutputError
 from rsedge.journal import Part, PartFile, describe
@@ -20,11 +19,11 @@ from rsedge.metrics import Confusion
 from rsedge.raster import Grid
 from rsedge.raster.ground import PixelAreas
 from rsedge.raster.parts import write_part
-from rsedge.truth import LabelReader
 from rsedge.window import Window
 
 if TYPE_CHECKING:
     from rsedge.preview import Picture
+    from rsedge.truth import LabelReader
 
 COUNTED_ROWS = 64
 EVEN = 2e-4  # share by which areas of pixels may differ and be counted as one
@@ -200,6 +199,8 @@ class ScoreSink:
     def __init__(self, truth: LabelReader, width: int, classes: int) -> None:
         self._truth, self._width, self._classes = truth, width, classes
         self.confusion = Confusion(np.zeros((classes, classes), np.int64))
+        from rsedge.boundaries import BoundaryCounter  # noqa: PLC0415 - `infer` scores nothing
+
         self.boundaries = BoundaryCounter(width, classes)
         self.no_data, self.unlabelled = 0, Counter[str]()
 
