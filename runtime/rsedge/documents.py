@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import sys
 from pathlib import Path
 from typing import Any
+
+from rsedge.text import HIDDEN
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,12 +23,6 @@ MOST_BYTES = 64 << 20  # of a JSON file, unless its reader says otherwise; ours 
 MOST_TOML_BYTES = 1 << 20
 MOST_DEPTH = 100  # of lists and objects in each other; whoever walks them does so by calling itself
 MOST_NAME = 200  # characters
-# Controls; what breaks a line or turns its text about; what nobody sees; halves of surrogate pairs. Joiners (U+200C and
-# U+200D) are not among them: Persian and Hindi are written with them.
-HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:

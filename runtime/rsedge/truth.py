@@ -19,11 +19,10 @@ from rsedge.manifest import NODATA
 from rsedge.palette import choose_palette, find_hidden, is_ramp, palette_table, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
-from rsedge.raster.writer import tag_of
+from rsedge.raster.writer import CLASSES_TAG, tag_of
 from rsedge.window import Window
 
 ALLOW_MISSING = "--allow-missing-classes"
-CLASSES_TAG = "RSEDGE_CLASSES"  # of masks and sample labels: names by index
 MUCH = 0.05  # a share of pixels that is more than the edges of a scene
 
 

@@ -26,7 +26,7 @@ from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.overviews import build_overviews
 from rsedge.raster.resample import upsample_index
-from rsedge.raster.writer import BLOCK, GDAL_ERRORS, Format, create, failure, write_class_names
+from rsedge.raster.writer import BLOCK, CLASSES_TAG, GDAL_ERRORS, Format, create, failure, write_class_names
 from rsedge.text import xml_text
 from rsedge.window import Window
 
@@ -178,7 +178,7 @@ def _mosaic(
         if layer.classes:
             dst.write_colormap(1, {i: (*c.color, 255) for i, c in enumerate(layer.classes)})
             names = json.dumps({str(i): c.name for i, c in enumerate(layer.classes)})
-            dst.update_tags(RSEDGE_CLASSES=names)
+            dst.update_tags(**{CLASSES_TAG: names})
         dst.update_tags(**{key: xml_text(value) for key, value in finish.tags.items()})
         for number, text in enumerate(layer.descriptions, 1):
             dst.set_band_description(number, xml_text(text))

@@ -28,6 +28,7 @@ from rsedge.raster.trust import why_not_plain
 from rsedge.text import xml_text
 
 Format = Literal["cog", "gtiff"]
+CLASSES_TAG = "RSEDGE_CLASSES"  # of masks and sample labels: names by index
 BLOCK = 512
 MOST_NAME_BYTES = 200  # file systems take 255, and hidden and side files have longer ones
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -79,7 +80,7 @@ class RasterWriter:
             if classes:
                 self._dst.write_colormap(1, {i: (*c.color, 255) for i, c in enumerate(classes)})
                 names = json.dumps({str(i): c.name for i, c in enumerate(classes)})
-                self._dst.update_tags(RSEDGE_CLASSES=names)
+                self._dst.update_tags(**{CLASSES_TAG: names})
             self._dst.update_tags(**{key: xml_text(value) for key, value in (tags or {}).items()})
         except BaseException as error:
             self._leftovers.close()

@@ -21,7 +21,7 @@ from rsedge.labels import LabelColors
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.preview import PAPER, displayable
 from rsedge.raster import RasterReader, thinned, thinned_rgb
-from rsedge.raster.writer import tag_of
+from rsedge.raster.writer import CLASSES_TAG, tag_of
 from rsedge.truth import LabelReader, settle
 
 LONGEST = 900  # px a side
@@ -109,7 +109,7 @@ def _classes(
             "uint8, as `rsedge infer` writes it"
         )
     highest = int(values[values != NODATA].max(initial=0))
-    known = _names_of_tag(tag_of(Path(mask.path), "RSEDGE_CLASSES"))
+    known = _names_of_tag(tag_of(Path(mask.path), CLASSES_TAG))
     if known and names and known not in names:
         raise InputError(
             f"{mask.path} has the classes {', '.join(known)}, the eval has {', '.join(names[0])}; give the mask of the "
