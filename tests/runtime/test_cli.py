@@ -312,3 +312,14 @@ for module in pkgutil.walk_packages(rsedge.__path__, "rsedge."):
 
 def test_the_runtime_imports_without_any_extra() -> None:
     subprocess.run([sys.executable, "-c", IMPORT_ALL], check=True)
+
+
+def test_a_command_starts_without_the_modules_of_the_others() -> None:
+    code = (
+        "import sys; from rsedge.cli import app; app(['infer', '--help'], standalone_mode=False)\n"
+        "print(*(m for m in sys.modules if m.startswith('rsedge.cli.')))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    loaded = set(found.splitlines()[-1].split())
+    assert "rsedge.cli.infer" in loaded
+    assert not {"rsedge.cli.bench", "rsedge.cli.training", "rsedge.cli.watch"} & loaded

@@ -195,10 +195,12 @@ def test_each_option_that_is_a_path_is_known_to_be_read_or_written() -> None:
     """A new one must be put where it belongs."""
     commands = typer.main.get_command(whole).commands
     paths = set()
-    for registered in whole.registered_commands:
-        kinds = inspect.signature(registered.callback).parameters
-        hints = get_type_hints(registered.callback)
-        for parameter in commands[registered.name].params:
+    for command in commands.values():
+        if command.callback is None:  # a group
+            continue
+        function = inspect.unwrap(command.callback)
+        kinds, hints = inspect.signature(function).parameters, get_type_hints(function)
+        for parameter in command.params:
             if "Path" in f"{hints.get(parameter.name)} {kinds[parameter.name].annotation}":
                 paths |= {o.removeprefix("--") for o in parameter.opts if o.startswith("--")}
     assert paths <= READ | OUTPUTS

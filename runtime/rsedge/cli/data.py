@@ -10,7 +10,9 @@ import typer
 from rsedge.cli import common
 from rsedge.errors import InputError
 
-app = typer.Typer(help="Look at labelled data.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Look at labelled data.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
 
 
 @app.callback()

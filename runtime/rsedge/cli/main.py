@@ -4,51 +4,76 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections import UserDict
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from rsedge.cli import (
-    bench,
-    common,
-    data,
-    evaluate,
-    export,
-    infer,
-    models,
-    report,
-    sample,
-    training,
-    verify,
-    watch,
-)
+from rsedge.cli import common
 from rsedge.cli.common import INTERRUPTED, STOPS
 from rsedge.cli.settings import read_settings
 from rsedge.errors import RsedgeError
 from rsedge.gdal_settings import restrict_process
 from rsedge.version import __version__
 
+# Module and function (or group) of each, in the order of `rsedge --help`.
+COMMANDS = {
+    "train-teacher": "training.train_teacher",
+    "distill": "training.distill",
+    "infer": "infer.infer",
+    "watch": "watch.watch",
+    "eval": "evaluate.evaluate_command",
+    "data": "data.app",
+    "sample": "sample.sample",
+    "models": "models.models",
+    "export": "export.export",
+    "bench": "bench.bench",
+    "report": "report.report",
+    "verify": "verify.verify",
+}
+
+
+class _OnDemand(UserDict[str, Any]):
+    """Commands by name, imported when they are asked for: to import all of them makes each start slower."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.data[name]
+        if isinstance(found, str):
+            module, _, attribute = found.partition(".")
+            found = self.data[name] = _command(
+                name, getattr(import_module(f"rsedge.cli.{module}"), attribute)
+            )
+        return found
+
+
+def _command(name: str, function: Any) -> Any:
+    group = function
+    if not isinstance(function, typer.Typer):
+        group = typer.Typer(add_completion=False, rich_markup_mode=None)
+        group.command(name)(function)
+    command = typer.main.get_command(group)
+    command.name = name
+    return command
+
+
+class _Group(TyperGroup):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands = _OnDemand(COMMANDS)
+
+
 app = typer.Typer(
     name="rsedge",
+    cls=_Group,
     help="Remote-sensing segmentation on edge hardware.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("train-teacher")(training.train_teacher)
-app.command("distill")(training.distill)
-app.command("infer")(infer.infer)
-app.command("watch")(watch.watch)
-app.command("eval")(evaluate.evaluate_command)
-app.add_typer(data.app, name="data")
-app.command("sample")(sample.sample)
-app.command("models")(models.models)
-app.command("export")(export.export)
-app.command("bench")(bench.bench)
-app.command("report")(report.report)
-app.command("verify")(verify.verify)
 
 
 def _show_version(wanted: bool) -> None:
