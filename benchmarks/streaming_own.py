@@ -26,7 +26,7 @@ from rsedge.backends import Backend
 from rsedge.backends.ort import OrtBackend
 from rsedge.conditions import Conditions
 from rsedge.engine import reflect
-from rsedge.tiling import Axis, Tiling
+from rsedge.tiling.axes import Axis, Tiling
 
 
 def segment(

@@ -24,13 +24,13 @@ from streaming_tables import geometry_work
 
 from rsedge import open_model
 from rsedge.backends import Backend
-from rsedge.blend import RollingBand, Spans
 from rsedge.journal import PartFile
 from rsedge.manifest import ClassInfo, Manifest
 from rsedge.raster import Format, RasterReader, plan_bands
 from rsedge.raster.parts import Finish, Layer, assemble, part_areas, write_part
-from rsedge.tiling import Tiling
-from rsedge.window import Window
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.blend import RollingBand, Spans
+from rsedge.tiling.window import Window
 
 COPY_BYTES, SIDE = 256 << 20, 2048
 Stage = Callable[[], object]

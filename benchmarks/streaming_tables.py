@@ -129,7 +129,7 @@ def blend_reference(
 def ramps(starts: Sequence[int], length: int, tile: int, overlap: float) -> dict[int, NDArray[np.float64]]:
     """Weights along one axis by first pixel: ramps over ``overlap`` of a tile from either border, of sum 1 everywhere.
 
-    A pixel's height on the ramp is taken at its middle; see ``rsedge.tiling.Axis.weights``.
+    A pixel's height on the ramp is taken at its middle; see ``rsedge.tiling.axes.Axis.weights``.
     """
     size, ramp = min(tile, length), max(1, round(tile * overlap))
     middle = np.arange(size) + 0.5

@@ -18,8 +18,8 @@ from rasterio.transform import Affine
 from rsedge import open_model
 from rsedge.backends import Backend
 from rsedge.cli import main
-from rsedge.kernels import compiled
 from rsedge.ort_module import TELEMETRY_OFF
+from rsedge.tiling.kernels import compiled
 from toys import make_bundle, pointwise_graph, pointwise_manifest
 
 os.environ.setdefault(TELEMETRY_OFF, "1")  # tests import onnxruntime themselves

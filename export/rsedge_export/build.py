@@ -18,8 +18,8 @@ from rsedge.check_tiles import COARSE, REFERENCE_NAME
 from rsedge.errors import ModelError
 from rsedge.manifest import Manifest
 from rsedge.sample import SampleScene
+from rsedge.tiling.window import Window
 from rsedge.version import __version__
-from rsedge.window import Window
 from rsedge_export.assemble import ARTIFACT, Plan, assemble
 from rsedge_export.foreign import ForeignFacts, adopt
 from rsedge_export.graph import RawInput, export_onnx

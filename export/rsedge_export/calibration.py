@@ -18,7 +18,7 @@ from rsedge.pairs import match_pairs
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.sample import SampleScene
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.datasets.base import masking_of
 from rsedge_train.datasets.layouts import open_dataset
 from rsedge_train.run_folder import Run

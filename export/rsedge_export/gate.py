@@ -24,9 +24,9 @@ from rsedge.manifest import NODATA, Manifest
 from rsedge.metrics import Confusion
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
-from rsedge.tiling import Tiling
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.window import Window
 from rsedge.truth import LabelReader
-from rsedge.window import Window
 
 CALIBRATION = "held calibration tiles"
 

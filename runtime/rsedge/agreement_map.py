@@ -16,8 +16,8 @@ from rsedge.options import Options
 from rsedge.prepare import check_outputs, plan_run
 from rsedge.raster import RasterReader, RasterWriter, bounded_cache, check_target
 from rsedge.segmentation import segment
+from rsedge.tiling.window import Window
 from rsedge.version import __version__
-from rsedge.window import Window
 
 CLASSES = (ClassInfo("disagree", (215, 48, 39)), ClassInfo("agree", (230, 230, 230)))  # values 0 and 1
 

@@ -21,8 +21,8 @@ from rsedge.errors import InputError
 from rsedge.fill import Edges
 from rsedge.raster.areas import check_placed, map_bounds, parse_crs, rings_in_pixels
 from rsedge.raster.grid import Grid
+from rsedge.tiling.window import Window
 from rsedge.vector_file import read_polygon_file
-from rsedge.window import Window
 
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]

@@ -18,8 +18,8 @@ from rsedge.errors import InputError, ModelError
 from rsedge.manifest import Manifest
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.sample import SampleScene
-from rsedge.tiling import Tiling
-from rsedge.window import Window
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.window import Window
 
 REFERENCE_NAME = "reference.npz"
 T = TypeVar("T")

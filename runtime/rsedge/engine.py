@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends import Backend
-from rsedge.blend import CropBand, RollingBand, Spans
 from rsedge.manifest import NODATA
 from rsedge.pipeline import Background, Busy, prefetch
 from rsedge.raster import BandPlan, RasterReader
-from rsedge.tiling import Tiling
-from rsedge.window import Window
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.blend import CropBand, RollingBand, Spans
+from rsedge.tiling.window import Window
 
 AHEAD = 1  # strips that are read, and rows that wait to be written, while the model is at work
 ANSWERS_AHEAD = 2  # batches of scores that are ready or in the making while one is blended

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 Points = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -25,8 +25,8 @@ from rsedge.raster.look import look
 from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
 from rsedge.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
+from rsedge.tiling.window import Window
 from rsedge.version import __version__
-from rsedge.window import Window
 
 BLOCKS = "column_blocks"
 RUN_TAG = "RSEDGE_RUN"  # digest of the settings, in the mask

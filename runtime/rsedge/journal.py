@@ -36,7 +36,7 @@ from rsedge.files import (
     without_crc,
     write_all,
 )
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
 CHANGED = {"raster_state": "the raster, or a file that it is made of, has changed"}  # its digest says nothing

@@ -11,7 +11,7 @@ from rsedge.raster.bands import Masking
 from rsedge.raster.parts import COMPRESSIONS
 from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.writer import Format
-from rsedge.tiling import Seam
+from rsedge.tiling.axes import Seam
 
 
 @dataclass(frozen=True)

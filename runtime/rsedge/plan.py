@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends import Backend
-from rsedge.blend import Spans
 from rsedge.engine import AHEAD, ANSWERS_AHEAD, Inside
 from rsedge.errors import InputError
 from rsedge.memory import machine_bytes, rss_bytes
@@ -21,8 +20,9 @@ from rsedge.raster import BandPlan, RasterReader
 from rsedge.raster.cache import LEAST_BYTES
 from rsedge.raster.parts import part_areas, part_height
 from rsedge.raster.writer import BLOCK
-from rsedge.tiling import Tiling
-from rsedge.window import Window
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.blend import Spans
+from rsedge.tiling.window import Window
 
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
 MOST_OF_MACHINE = 0.85

@@ -17,8 +17,8 @@ from rsedge.raster.grid import Grid
 from rsedge.raster.reader import RasterReader
 from rsedge.rings import Rings, offsets, ranges
 from rsedge.text import xml_text
+from rsedge.tiling.window import Window
 from rsedge.vector_file import LandcoverWriter, check_polygon_target, need_vector_libraries
-from rsedge.window import Window
 
 STRIP_PIXELS = 2**18  # traced at once: GDAL takes some 500 bytes a pixel of pure noise
 MOST_STRIP_ROWS = 512

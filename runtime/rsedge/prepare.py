@@ -21,8 +21,8 @@ from rsedge.raster import (
     plan_bands,
 )
 from rsedge.raster.trust import NAMED, Trust
-from rsedge.tiling import Tiling
-from rsedge.window import Window
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.window import Window
 
 RESAMPLE = "; --resample reads it at the model's GSD"
 PNG_HEAD_BYTES = 1024  # in which a preview says who drew it

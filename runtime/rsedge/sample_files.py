@@ -15,7 +15,7 @@ from rsedge.manifest import ClassInfo
 from rsedge.pairs import LABEL_SUFFIX
 from rsedge.raster import Grid, RasterWriter, bounded_cache
 from rsedge.sample import CLASSES, SampleScene
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 STRIP_ROWS = 512
 # An invented place: a UTM zone in whose middle the towns' own metres are true to 1 in 2500.

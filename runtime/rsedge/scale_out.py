@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from rsedge.blend import Spans
 from rsedge.bundle import DEFAULT_BUNDLE
 from rsedge.conditions import usable_cores
 from rsedge.engine import Progress, Stats
@@ -30,9 +29,10 @@ from rsedge.job import Job, absolute, runs_of_missing, united
 from rsedge.journal import Journal, describe
 from rsedge.plan import Plan
 from rsedge.scale_out_worker import TOPIC, Band, Failure, Order, import_distributed, run_band
-from rsedge.tiling import Tiling
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.blend import Spans
+from rsedge.tiling.window import Window
 from rsedge.version import __version__
-from rsedge.window import Window
 
 CONNECT_S, WORKERS_S = 10.0, 60.0  # patience with a scheduler; with a cluster that has no worker
 TASKS_PER_WORKER = 3  # so that the last bands end at about the same time on unequal workers

@@ -28,7 +28,7 @@ from rsedge.plan import Plan
 from rsedge.raster import exact_cache
 from rsedge.raster.values import Scaling
 from rsedge.segmentation import open_model
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 REPORT_S = 1.0  # how often a worker tells its windows, and looks whether anybody waits
 TOPIC = "rsedge-windows"

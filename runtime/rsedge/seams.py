@@ -20,7 +20,7 @@ from rsedge.manifest import NODATA
 from rsedge.options import Options
 from rsedge.prepare import plan_run
 from rsedge.raster import RasterReader, bounded_cache
-from rsedge.tiling import Axis, Seam, Tiling
+from rsedge.tiling.axes import Axis, Seam, Tiling
 
 BORDER_PX = 8  # pixels on either side of a border that count as near
 SHIFT = 0.5  # of a stride: the other tiling's borders lie in the middle of this one's tiles

@@ -19,7 +19,7 @@ from rsedge.metrics import Confusion
 from rsedge.raster import Grid
 from rsedge.raster.ground import PixelAreas
 from rsedge.raster.parts import write_part
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 if TYPE_CHECKING:
     from rsedge.preview import Picture

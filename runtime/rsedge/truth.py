@@ -20,7 +20,7 @@ from rsedge.palette import choose_palette, find_hidden, is_ramp, palette_table, 
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.raster.writer import CLASSES_TAG, tag_of
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 ALLOW_MISSING = "--allow-missing-classes"
 MUCH = 0.05  # a share of pixels that is more than the edges of a scene

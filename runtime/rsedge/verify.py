@@ -28,7 +28,7 @@ from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.raster.look import look
 from rsedge.seams import Seams, measure_seams
 from rsedge.speeds import Machine, Speed, keep_speeds
-from rsedge.tiling import Seam
+from rsedge.tiling.axes import Seam
 
 # Against reference.npz: classes, and scores as a share of their range.
 SAME_ANSWER, ANSWER_ERROR = 0.999, 0.01

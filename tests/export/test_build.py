@@ -23,8 +23,8 @@ from rsedge.check_tiles import SampleTiles
 from rsedge.manifest import ClassInfo
 from rsedge.sample import SampleScene
 from rsedge.sample_files import LANDCOVER
+from rsedge.tiling.window import Window
 from rsedge.verify import VerifyOptions, verify
-from rsedge.window import Window
 from rsedge_export import assemble, build, parity
 from rsedge_export.assemble import Calibration, Plan
 from rsedge_export.calibration import Imagery

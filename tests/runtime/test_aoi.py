@@ -24,7 +24,7 @@ from rsedge.aoi import Aoi, parse_bbox
 from rsedge.errors import BackendError, InputError
 from rsedge.raster.areas import cropped_grid
 from rsedge.raster.grid import Grid
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 UTM = CRS.from_epsg(32631)
 GRID = Grid(40, 60, UTM, Affine(0.5, 0, 500000, 0, -0.5, 5400000))

@@ -12,7 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rsedge import InputError
 from rsedge.raster import BandPlan, RasterReader, plan_bands
 from rsedge.raster.bands import choose_bands
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from toys import pointwise_manifest
 
 Write = Callable[..., Path]

@@ -24,7 +24,7 @@ from rsedge.bench.turns import RASTER_S, Measured, fitting_side
 from rsedge.engine import STAGES
 from rsedge.pairs import find_pairs
 from rsedge.sample_files import write_sample
-from rsedge.tiling import Tiling
+from rsedge.tiling.axes import Tiling
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 COUNTS: dict[str, Any] = {

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsedge.raster.blocks import strips_of, touched
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 AREAS = st.builds(Window, *[st.integers(0, 3000)] * 2, *[st.integers(1, 3000)] * 2)
 

@@ -26,7 +26,7 @@ import numpy as np
 from rsedge.memory import begin_peak, peak_rss_bytes, rss_bytes, return_large_arrays
 from rsedge.raster import BandPlan, RasterReader, exact_cache
 from rsedge.raster.cache import LEAST_BYTES
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 return_large_arrays()
 with RasterReader(sys.argv[1]) as reader:
     plan = BandPlan(tuple(range(1, len(reader.dtypes) + 1)), reader.dtypes[0])

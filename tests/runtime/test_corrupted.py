@@ -37,7 +37,7 @@ import json, resource, sys, zlib
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 from rsedge.errors import InputError
 from rsedge.raster import BandPlan, RasterReader
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 def read(path, known):
     with RasterReader(path) as reader:

@@ -22,8 +22,8 @@ from rsedge.backends.base import TensorSpec
 from rsedge.engine import Pixels, Source, Stats, Strip
 from rsedge.job import Job
 from rsedge.raster import RasterReader, plan_bands
-from rsedge.tiling import Tiling
-from rsedge.window import Window
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.window import Window
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rsedge import kernels, speeds
+from rsedge import speeds
 from rsedge.backends import ort
 from rsedge.files import (
     is_ours,
@@ -23,6 +23,7 @@ from rsedge.files import (
     with_crc,
     without_crc,
 )
+from rsedge.tiling import kernels
 
 
 def test_the_cache_folder_follows_the_rule_of_the_desktop(

@@ -17,7 +17,7 @@ from rasterio.warp import transform as transform_points
 from rsedge.raster import Grid
 from rsedge.raster.ground import PixelAreas, pixel_areas
 from rsedge.sinks import count_classes
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 WGS84 = 6378137.0, 298.257223563
 EARTH_M2 = 5.10065621724e14  # of WGS 84, as published

@@ -16,7 +16,7 @@ from rsedge import journal as module
 from rsedge.errors import InputError, OutputError
 from rsedge.files import with_crc, without_crc
 from rsedge.journal import Journal, Part, PartFile, describe, folder_of
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 SETTINGS = {"raster": "a.tif", "bands": (1, 2, 3), "scale": None, "overlap": 0.25}
 ROWS = (0, 512, 1024)

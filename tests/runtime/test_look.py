@@ -21,7 +21,7 @@ from rsedge.manifest import NODATA
 from rsedge.raster import RasterReader, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.raster.look import ACROSS, SIDE, _spread, look, seems_alpha
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from toys import pointwise_manifest, read, strongest
 
 Write = Callable[..., Path]

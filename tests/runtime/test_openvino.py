@@ -11,7 +11,7 @@ import pytest
 from artifacts import graph_of, make_artifacts
 from rsedge import BackendError, ModelError, open_model, segment
 from rsedge.sample import SampleScene
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 

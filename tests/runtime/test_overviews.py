@@ -9,10 +9,10 @@ import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rsedge.kernels import compiled
 from rsedge.raster import Grid, overviews
 from rsedge.raster.overviews import build_overviews, halve
 from rsedge.raster.writer import create
+from rsedge.tiling.kernels import compiled
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 CREATION = {"compress": "zstd", "zstd_level": 1}

@@ -26,7 +26,7 @@ from rsedge.raster import parts as module
 from rsedge.raster.overviews import halve
 from rsedge.raster.parts import Finish, Layer, assemble, part_areas, write_part
 from rsedge.raster.resample import upsample_index
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from toys import CLASSES
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -22,7 +22,7 @@ from rsedge.outlines import Areas, Minimum, OutlineTracer
 from rsedge.polygons import check_polygons_possible, write_polygons
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.rings import Rings
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from toys import CLASSES
 
 UTM = CRS.from_epsg(32631)

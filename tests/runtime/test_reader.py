@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp
 
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, exact_cache, opening
 from rsedge.raster.cache import LEAST_BYTES
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from toys import SHARED, shared
 
 Write = Callable[..., Path]

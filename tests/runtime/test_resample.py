@@ -21,7 +21,7 @@ from rasterio.transform import Affine
 from rsedge import InputError
 from rsedge.raster import BandPlan, Grid, RasterReader, exact_cache, plan_bands
 from rsedge.raster.resample import Resampled, open_resampled, resample_factor, scaled_grid, upsample_index
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from toys import SHARED, pointwise_manifest, shared
 
 Write = Callable[..., Path]

@@ -30,7 +30,7 @@ import rsedge.raster.parts as parts
 parts.PART_PIXELS = 1
 from rsedge.cli import main
 import onnxruntime, rsedge.segmentation, rsedge.preview, rsedge.backends.ort, PIL.ImageFont
-from rsedge.kernels import compiled
+from rsedge.tiling.kernels import compiled
 compiled()
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 

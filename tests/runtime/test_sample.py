@@ -14,7 +14,7 @@ from rsedge.sample._noise import Frame, value_noise, value_noise_at
 from rsedge.sample._objects import REACH_M, blocks_near, buildings, lots
 from rsedge.sample._raster import shadow
 from rsedge.sample._town import MAX_WARP_M, Town
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 SIDE = 560  # more than a tile of the renderer, so that windows cross its edges
 BUILDING, LAND, ROAD, VEGETATION, WATER = range(5)

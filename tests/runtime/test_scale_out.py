@@ -23,8 +23,8 @@ from rsedge import BackendError, InputError, ModelError, Options, open_model, sc
 from rsedge.backends import Backend
 from rsedge.errors import BusyError
 from rsedge.scale_out_worker import Failure, threads_of
-from rsedge.tiling import Tiling
-from rsedge.window import Window
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.window import Window
 from toys import CLASSES, make_bundle, pointwise_graph, pointwise_manifest
 
 distributed = pytest.importorskip("distributed")

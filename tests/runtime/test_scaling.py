@@ -18,7 +18,7 @@ from rsedge.backends import Backend
 from rsedge.raster import BandPlan, RasterReader, open_resampled
 from rsedge.raster.bands import Masking
 from rsedge.raster.scaling import WINDOW, check_scale, spread_windows, survey_scale
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from toys import SHARED, pointwise_manifest, shared
 
 Write = Callable[..., Path]

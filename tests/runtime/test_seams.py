@@ -18,7 +18,7 @@ from rsedge.engine import Source, run
 from rsedge.prepare import plan_run
 from rsedge.raster import RasterReader
 from rsedge.seams import BORDER_PX, SHIFT, Seams, borders, measure_seams
-from rsedge.tiling import Axis, Tiling
+from rsedge.tiling.axes import Axis, Tiling
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 Write = Callable[..., Path]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rsedge.blend import Span
-from rsedge.tiling import Axis
+from rsedge.tiling.axes import Axis
+from rsedge.tiling.blend import Span
 
 LEAN = 450 << 20  # bytes: libraries, --max-ram 400M and a little
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rsedge.bundle import METADATA_KEY
 from rsedge.manifest import Manifest
-from rsedge.tiling import Axis, Tiling
+from rsedge.tiling.axes import Axis, Tiling
 
 BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")
 sys.path.append(BENCHMARKS)

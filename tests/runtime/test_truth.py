@@ -13,8 +13,8 @@ from rsedge.errors import InputError
 from rsedge.labels import LOVEDA, ClassTable, LabelColors
 from rsedge.manifest import NODATA, ClassInfo
 from rsedge.sample_files import LANDCOVER, write_sample
+from rsedge.tiling.window import Window
 from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, settle
-from rsedge.window import Window
 
 TABLE = ClassTable(
     (ClassInfo("a", (60, 16, 152)), ClassInfo("b", (132, 41, 246)), ClassInfo("c", (110, 193, 228))),

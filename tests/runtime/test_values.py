@@ -18,8 +18,8 @@ from rsedge.labels import LabelColors
 from rsedge.raster import BandPlan, RasterReader, open_resampled
 from rsedge.raster.scaling import survey_scale
 from rsedge.raster.values import is_nodata, stored_nodata
+from rsedge.tiling.window import Window
 from rsedge.truth import LabelReader
-from rsedge.window import Window
 from toys import pointwise_manifest
 
 Write = Callable[..., Path]

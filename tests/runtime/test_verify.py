@@ -14,8 +14,8 @@ from rsedge.bundle import Bundle
 from rsedge.checks import Check, candidates
 from rsedge.sample import SampleScene
 from rsedge.speeds import load_speeds
+from rsedge.tiling.window import Window
 from rsedge.verify import Verification, VerifyOptions, verify
-from rsedge.window import Window
 from toys import TILE, pointwise_manifest, read
 
 Write = Callable[..., Path]

@@ -14,7 +14,7 @@ from rsedge.errors import InputError
 from rsedge.labels import ClassTable
 from rsedge.manifest import ClassInfo
 from rsedge.raster.bands import Masking
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.datasets import BandChoice, Dataset, SceneFiles, SceneReader
 from rsedge_train.datasets.base import IGNORE
 

@@ -13,7 +13,7 @@ from PIL import Image
 from labelled import indices, paint, pixels, save, save_palette, save_tif, scene_folder
 from rsedge.errors import InputError
 from rsedge.labels import LOVEDA
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.datasets import SceneReader, check, open_dataset, scan
 from rsedge_train.datasets.detect import KNOWN
 from rsedge_train.prepare import check_present, label_doubts

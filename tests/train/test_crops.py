@@ -9,7 +9,7 @@ from rasterio.transform import Affine
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
 from rsedge.manifest import ClassInfo
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import CropConfig, Crops, SceneStore, batches
 from rsedge_train.datasets import Dataset, SceneFiles, scan

@@ -153,7 +153,7 @@ def test_geotiffs_beside_their_labels(tmp_path: Path) -> None:
         np.bincount(np.concatenate([truths["r0"].ravel(), truths["r1"].ravel()])),
     )
     with SceneReader(dataset.train[0], dataset) as reader:
-        from rsedge.window import Window
+        from rsedge.tiling.window import Window
 
         image, _ = reader.read(Window(0, 0, 40, 50))
     np.testing.assert_array_equal(image, pixels(40, 50, 0))

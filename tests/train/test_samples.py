@@ -12,7 +12,7 @@ from labelled import indices, save, scene_folder
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
 from rsedge.sample import CLASSES, SampleScene
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.datasets import BandChoice, SceneReader, open_dataset, with_samples
 from rsedge_train.datasets.detect import KNOWN
 from rsedge_train.datasets.samples import GSDS_M

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from rsedge.errors import InputError
 from rsedge.raster import bounded_cache
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.appearance import LOOKS
 from rsedge_train.datasets import Dataset, SceneReader, SceneScan
 from rsedge_train.datasets.base import UInt8, strips

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rsedge.engine import reflect
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.datasets import Dataset, SceneReader, SceneScan
 from rsedge_train.datasets.base import UInt8
 from rsedge_train.validate import TorchBackend

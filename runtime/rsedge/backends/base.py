@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, ModelError
-from rsedge.twins import argmax
+from rsedge.tiling.twins import argmax
 
 
 @dataclass(frozen=True)

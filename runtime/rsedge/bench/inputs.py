@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rsedge.manifest import Manifest
 from rsedge.sample import SampleScene
 from rsedge.sample_files import write_sample
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 SEED = 21
 BLOCK = 16  # pixels between the supports of smooth noise

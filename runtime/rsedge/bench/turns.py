@@ -16,7 +16,7 @@ from rsedge.bench.inputs import example_raster
 from rsedge.bench.sensors import Reading, Sensors
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.options import Options
-from rsedge.tiling import Axis
+from rsedge.tiling.axes import Axis
 
 # options that scoring on labels takes
 EVALUATED = ("data", "classes", "bands", "scale", "nodata", "alpha", "allow_missing")

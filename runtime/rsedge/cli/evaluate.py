@@ -12,7 +12,7 @@ from rsedge.cli import common
 
 if TYPE_CHECKING:
     from rsedge.evaluation import Evaluation
-    from rsedge.tiling import Seam
+    from rsedge.tiling.axes import Seam
 
 
 def evaluate_command(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rsedge.manifest import Manifest
     from rsedge.options import Options, Result
     from rsedge.raster.writer import Format
-    from rsedge.tiling import Seam
+    from rsedge.tiling.axes import Seam
 
 GO_ON = "what is finished is kept: go on with the same command and --resume"
 

@@ -13,7 +13,7 @@ from rsedge.errors import InputError
 from rsedge.text import printable
 
 if TYPE_CHECKING:
-    from rsedge.tiling import Seam
+    from rsedge.tiling.axes import Seam
     from rsedge.watch import Event, Watch
     from rsedge.watch_ledger import Ledger
 

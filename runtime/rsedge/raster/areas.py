@@ -20,7 +20,7 @@ from rasterio.warp import transform_bounds
 
 from rsedge.errors import InputError
 from rsedge.raster.grid import Grid
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 Points = NDArray[np.float64]
 # A code or URN, WKT, PROJJSON, PROJ's terms without files, or a datum's name such as WGS84.

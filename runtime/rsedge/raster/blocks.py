@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 MOST_ROWS = 512
 

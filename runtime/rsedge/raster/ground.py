@@ -22,7 +22,7 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 Floats = NDArray[np.float64]
 Measure = Callable[[NDArray[Any], NDArray[Any]], Floats]

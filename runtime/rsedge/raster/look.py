@@ -15,7 +15,7 @@ from rsedge.raster.bands import BandPlan
 from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.values import Pixels, Valid
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 ACROSS = 4  # windows along a side, from edge to edge
 SIDE, PATCH = 128, 64  # pixels a side of a window; of what is looked at in one go

@@ -15,10 +15,10 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window as GdalWindow
 
-from rsedge import twins
-from rsedge.kernels import compiled
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.writer import BLOCK, create
+from rsedge.tiling import twins
+from rsedge.tiling.kernels import compiled
 
 Pixels = NDArray[np.uint8]
 MOST_BYTES = 8 << 20  # of the source at once

@@ -28,7 +28,7 @@ from rsedge.raster.overviews import build_overviews
 from rsedge.raster.resample import upsample_index
 from rsedge.raster.writer import BLOCK, CLASSES_TAG, GDAL_ERRORS, Format, create, failure, write_class_names
 from rsedge.text import xml_text
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 PIECE_BYTES = 4 << 20  # read or written at once
 PART_PIXELS = 4_000_000  # a part is about this large, so that little is lost and files are few

@@ -21,7 +21,7 @@ from rsedge.raster.grid import unreferenced_allowed
 from rsedge.raster.orientation import read_orientation
 from rsedge.raster.trust import NAMED, Trust, options_for
 from rsedge.raster.values import Pixels, Scaling, Valid
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 BLOCK_OVERHEAD_BYTES = 512  # what GDAL's cache counts for a block beside its pixels, and more
 SCALED_BYTES, PALETTE_BYTES = 24, 12  # of a pixel of a piece: float64 twice and masks; an index and a mask

@@ -20,7 +20,7 @@ from rsedge.raster.grid import Grid
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.values import PIECE_PIXELS, Pixels, Valid, pieces
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 FINEST = 1 / 32  # factor: what is asked for beyond is a mistake in a GSD
 DOWN_BYTES, ACROSS_BYTES = 24, 40  # of a source pixel of a piece, and of a made one: float64 arrays

@@ -18,7 +18,7 @@ from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.values import Scaling
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 MOST_WINDOWS = (64, 4096)  # of a raster; the second where the first show no valid pixel at all
 WINDOW = 256  # pixels a side; of striped rasters as many pixels in full rows

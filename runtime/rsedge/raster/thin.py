@@ -11,7 +11,7 @@ from rsedge.errors import InputError
 from rsedge.raster.cache import bounded_cache
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.values import Pixels, Valid
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 STRIP_ROWS = 64  # of the picture
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)

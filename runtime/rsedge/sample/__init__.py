@@ -17,7 +17,7 @@ from rsedge.sample._materials import Palette
 from rsedge.sample._noise import Frame
 from rsedge.sample._paint import render
 from rsedge.sample._town import Town
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 CLASSES = ("building", "land", "road", "vegetation", "water")
 """Names of the label values 0..4."""

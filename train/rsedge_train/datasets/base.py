@@ -19,8 +19,8 @@ from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import Grid, RasterReader, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.raster.look import look
+from rsedge.tiling.window import Window
 from rsedge.truth import LabelReader
-from rsedge.window import Window
 from rsedge_train.pixels import MEAN
 
 IGNORE = NODATA

@@ -18,7 +18,7 @@ from rsedge.palette import find_hidden, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import stored_nodata
 from rsedge.sample_files import LANDCOVER
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.datasets import isprs
 
 MASKS_READ = 30

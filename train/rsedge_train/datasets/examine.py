@@ -20,8 +20,8 @@ from rsedge.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.raster.look import look
 from rsedge.sample_files import LANDCOVER
+from rsedge.tiling.window import Window
 from rsedge.truth import Decoded, LabelReader
-from rsedge.window import Window
 from rsedge_train.datasets.base import BandChoice, SceneFiles, strips
 from rsedge_train.datasets.footprint import Footprint, footprint
 

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 from rsedge_train.datasets.base import SceneFiles
 from rsedge_train.datasets.scan import BLOCK, SceneScan
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsedge.blend import CropBand, RollingBand, Spans
 from rsedge.errors import ModelError
-from rsedge.kernels import compiled
-from rsedge.tiling import Tiling
-from rsedge.twins import argmax
-from rsedge.window import Window
+from rsedge.tiling.axes import Tiling
+from rsedge.tiling.blend import CropBand, RollingBand, Spans
+from rsedge.tiling.kernels import compiled
+from rsedge.tiling.twins import argmax
+from rsedge.tiling.window import Window
 
 SIZES = {
     "height": st.integers(1, 90),
@@ -46,7 +46,7 @@ def drive(
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to blend."""
     if request.param == "numpy":
-        monkeypatch.setattr("rsedge.blend.compiled", lambda: None)
+        monkeypatch.setattr("rsedge.tiling.blend.compiled", lambda: None)
     elif compiled() is None:
         pytest.skip("no C compiler here")
     return str(request.param)
@@ -120,7 +120,7 @@ def test_compiled_and_numpy_give_the_same_bits(
     tiles = [rng.integers(-4, 4, (5, tile, tile)).astype(np.float32) / 3 for _ in tiling]  # with ties
     one = roll(tiling, tiles, 5, percent=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rsedge.blend.compiled", lambda: None)
+        patch.setattr("rsedge.tiling.blend.compiled", lambda: None)
         other = roll(tiling, tiles, 5, percent=True)
     np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.window import Window
+from rsedge.tiling.window import Window
 
 Seam = Literal["blend", "crop"]
 MAX_OVERLAP = 0.75

@@ -145,7 +145,7 @@ def _checked(path: Path) -> Any:
 
 def _tested(library: Any) -> Any:
     """The library. Raises OSError where it does not answer what numpy does."""
-    from rsedge.twins import answers_the_same  # noqa: PLC0415 - numpy, which not all who ask have loaded
+    from rsedge.tiling.twins import answers_the_same  # noqa: PLC0415 - numpy, which not all who ask have loaded
 
     if not answers_the_same(library):
         raise OSError("the library answers other numbers than numpy")

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import ModelError
-from rsedge.kernels import compiled
-from rsedge.tiling import Axis, Tiling
-from rsedge.twins import add_tile
-from rsedge.window import Window
+from rsedge.tiling.axes import Axis, Tiling
+from rsedge.tiling.kernels import compiled
+from rsedge.tiling.twins import add_tile
+from rsedge.tiling.window import Window
 
 Scores = NDArray[np.float32]
 MOST_WIDTH = 8192  # as in kernels.c

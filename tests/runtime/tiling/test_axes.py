@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsedge.errors import InputError
-from rsedge.tiling import MAX_OVERLAP, Axis, Tiling
+from rsedge.tiling.axes import MAX_OVERLAP, Axis, Tiling
 
 axes = st.builds(
     Axis,
