@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rsedge.bundle import file_sha256
 from rsedge.conditions import cpu_name
 from rsedge.files import whole_or_nothing
+from rsedge.model.bundle import file_sha256
 from rsedge_train.crops import CropConfig
 from rsedge_train.datasets import Dataset, open_dataset, scan
 from rsedge_train.fit import FitConfig

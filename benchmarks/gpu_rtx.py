@@ -30,8 +30,8 @@ def rtx(how: Facts) -> Iterator[Facts]:
 
 def _build(bundle: Path, work: Path) -> Facts:
     """Seconds and bytes of an engine for the GPU that is here."""
-    from rsedge.bundle import Bundle  # noqa: PLC0415
-    from rsedge.plans import Batch  # noqa: PLC0415
+    from rsedge.model.bundle import Bundle  # noqa: PLC0415
+    from rsedge.model.engines import Batch  # noqa: PLC0415
     from rsedge_export.trt_network import Job, build_plan  # noqa: PLC0415
     from rsedge_export.trt_watch import Log  # noqa: PLC0415
 

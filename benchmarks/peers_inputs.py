@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from streaming_inputs import geodeep_metadata
 from streaming_peers import Facts, report
 
-from rsedge.bundle import DEFAULT_BUNDLE
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import DEFAULT_BUNDLE
+from rsedge.model.manifest import Manifest
 
 
 def write_b0(folder: str) -> Facts:

@@ -41,7 +41,7 @@ from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.evaluation import evaluate
 from rsedge.files import whole_or_nothing
 from rsedge.labels import LabelColors
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 from rsedge.options import Options
 from rsedge.pairs import find_pairs
 from rsedge.raster import RasterReader, bounded_cache, plan_bands

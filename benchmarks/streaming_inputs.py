@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rasterio.windows import Window
 from streaming_peers import BLOCK, Facts, report
 
-from rsedge.bundle import METADATA_KEY, write_bundle_manifest
 from rsedge.files import whole_or_nothing
-from rsedge.manifest import ClassInfo, Manifest
+from rsedge.model.bundle import METADATA_KEY, write_bundle_manifest
+from rsedge.model.manifest import ClassInfo, Manifest
 from rsedge.sample_files import write_sample
 
 TILE, SEED = 512, 7

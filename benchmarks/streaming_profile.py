@@ -25,7 +25,7 @@ from streaming_tables import geometry_work
 from rsedge import open_model
 from rsedge.backends import Backend
 from rsedge.journal import PartFile
-from rsedge.manifest import ClassInfo, Manifest
+from rsedge.model.manifest import ClassInfo, Manifest
 from rsedge.raster import Format, RasterReader, plan_bands
 from rsedge.raster.parts import Finish, Layer, assemble, part_areas, write_part
 from rsedge.tiling.axes import Tiling

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from rsedge.bundle import PRECISION_KEY, write_bundle_manifest
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import PRECISION_KEY, write_bundle_manifest
+from rsedge.model.manifest import Manifest
 from toys import pointwise_graph
 
 

@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from rsedge.labels import ClassTable
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 
 
 def pixels(height: int, width: int, seed: int = 0, bands: int = 3) -> np.ndarray:

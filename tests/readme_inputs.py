@@ -20,8 +20,8 @@ from rasterio.warp import transform_bounds
 
 from graphs import graph, normal
 from labelled import paint, save
-from rsedge.bundle import DEFAULT_BUNDLE, FULL_BUNDLE
 from rsedge.labels import ClassTable
+from rsedge.model.bundle import DEFAULT_BUNDLE, FULL_BUNDLE
 from rsedge.sample_files import write_sample
 
 ROOT = Path(__file__).parents[1]

@@ -26,7 +26,7 @@ import readme
 import readme_inputs
 from rsedge.cli.main import app
 from rsedge.labels import ClassTable
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = readme.blocks()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rsedge.bundle import DEFAULT_BUNDLE, Bundle
+from rsedge.model.bundle import DEFAULT_BUNDLE, Bundle
 
 if sys.version_info >= (3, 11):
     import tomllib

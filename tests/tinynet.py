@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from graphs import graph, make, normal
-from rsedge.bundle import write_bundle_manifest
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import write_bundle_manifest
+from rsedge.model.manifest import Manifest
 from rsedge_export.onnx_file import save
 from toys import pointwise_manifest
 

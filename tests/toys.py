@@ -11,8 +11,8 @@ import pytest
 import rasterio
 from onnx import TensorProto, helper, numpy_helper
 
-from rsedge.bundle import METADATA_KEY, write_bundle_manifest
-from rsedge.manifest import ClassInfo, Manifest
+from rsedge.model.bundle import METADATA_KEY, write_bundle_manifest
+from rsedge.model.manifest import ClassInfo, Manifest
 
 TILE = 64
 SHARED = Path(os.environ.get("RSEDGE_SHARED", Path(__file__).resolve().parents[2] / "shared/data"))

@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rsedge.bundle import REPORT_NAME, write_bundle_manifest
 from rsedge.conditions import cpu_name
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import REPORT_NAME, write_bundle_manifest
+from rsedge.model.manifest import Manifest
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.version import __version__
 from rsedge_export.calibration import (

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rsedge.bundle import file_sha256, write_bundle_manifest
 from rsedge.check_tiles import COARSE, REFERENCE_NAME
 from rsedge.errors import ModelError
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import file_sha256, write_bundle_manifest
+from rsedge.model.manifest import Manifest
 from rsedge.sample import SampleScene
 from rsedge.tiling.window import Window
 from rsedge.version import __version__

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsedge.check_tiles import RasterTiles, spread
 from rsedge.errors import InputError
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 from rsedge.pairs import match_pairs
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking

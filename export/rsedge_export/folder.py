@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rsedge.bundle import MANIFEST_NAME
 from rsedge.errors import InputError
+from rsedge.model.bundle import MANIFEST_NAME
 
 SUFFIX = ".rsedge"
 

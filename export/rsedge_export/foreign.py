@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner
 
-from rsedge.bundle import METADATA_KEY, file_sha256
 from rsedge.errors import InputError, ModelError
-from rsedge.manifest import DTYPES, ClassInfo, Manifest
+from rsedge.model.bundle import METADATA_KEY, file_sha256
+from rsedge.model.manifest import DTYPES, ClassInfo, Manifest
 from rsedge_export.foreign_graph import (
     all_constants,
     first_line,

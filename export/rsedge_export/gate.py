@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from rsedge import engine
 from rsedge.agreement import AgreementMeter
 from rsedge.backends import Backend, open_backend
-from rsedge.bundle import Bundle
 from rsedge.check_tiles import spread
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.evaluation import check_labels
 from rsedge.labels import LabelColors
-from rsedge.manifest import NODATA, Manifest
 from rsedge.metrics import Confusion
+from rsedge.model.bundle import Bundle
+from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.tiling.axes import Tiling

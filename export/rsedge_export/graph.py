@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 from rsedge_export.onnx_file import OPSET, save
 from rsedge_export.rewrite import pool_spatial_means
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from rsedge.bundle import METADATA_KEY, PRECISION_KEY
 from rsedge.errors import ModelError
 from rsedge.files import whole_or_nothing
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import METADATA_KEY, PRECISION_KEY
+from rsedge.model.manifest import Manifest
 
 OPSET = 18  # of the fp32 master
 

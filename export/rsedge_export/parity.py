@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rsedge.backends import open_backend
-from rsedge.bundle import Bundle
 from rsedge.errors import ModelError
+from rsedge.model.bundle import Bundle
 
 CLEAR, WORST_ERROR, LEAST_AGREEMENT = 1e-3, 1e-3, 0.999
 

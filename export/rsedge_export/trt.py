@@ -16,10 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from rsedge.backends.gpu import Gpu, import_tensorrt, strongly_typed
-from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, InputError, ModelError, OutputError
 from rsedge.files import whole_or_nothing
-from rsedge.plans import ENGINES, PRECISIONS, Batch, Device, PlanFacts, device_tag, plan_name, write_plan
+from rsedge.model.bundle import Bundle
+from rsedge.model.engines import (
+    ENGINES,
+    PRECISIONS,
+    Batch,
+    Device,
+    PlanFacts,
+    device_tag,
+    plan_name,
+    write_plan,
+)
 from rsedge.version import __version__
 from rsedge_export.trt_check import EngineFacts, GraphFacts, problem
 from rsedge_export.trt_network import Job, build_plan, inspect_plan

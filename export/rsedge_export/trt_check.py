@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rsedge.errors import ModelError
-from rsedge.protobuf import fields, messages, text
+from rsedge.model.protobuf import fields, messages, text
 
 HALVES = (10, 16)  # TensorProto.DataType: FLOAT16, BFLOAT16
 KEPT = 0.8  # least part of the quantized (halved) layers that an engine must run so

@@ -15,7 +15,7 @@ from typing import Any
 from rsedge.backends.gpu import strongly_typed
 from rsedge.backends.tensorrt import CLASSES, MEAN, PIXELS, SCORES
 from rsedge.errors import BackendError, ModelError
-from rsedge.plans import Batch
+from rsedge.model.engines import Batch
 from rsedge_export.trt_watch import Log, Progress, watch
 
 AXIS_CLASSES, AXES_ALL_BUT_BATCH = 1 << 1, 0b1110  # TensorRT names axes by bits

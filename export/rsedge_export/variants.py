@@ -16,7 +16,7 @@ import onnx
 
 from rsedge.errors import InputError, ModelError
 from rsedge.evaluation import find_labelled
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 from rsedge.pairs import find_pairs
 from rsedge_export.calibration import HELD_EVERY, CalibrationTiles, Imagery
 from rsedge_export.fp16 import keep_fp32, to_fp16

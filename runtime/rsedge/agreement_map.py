@@ -11,7 +11,7 @@ import numpy as np
 from rsedge import engine
 from rsedge.backends import Backend
 from rsedge.engine import Strip
-from rsedge.manifest import NODATA, ClassInfo
+from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.options import Options
 from rsedge.prepare import check_outputs, plan_run
 from rsedge.raster import RasterReader, RasterWriter, bounded_cache, check_target

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 
 TOLERANCE_PX = 3
 REACH = TOLERANCE_PX + 1  # rows that a pixel's answer depends on, above and below

@@ -12,10 +12,10 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.bundle import Bundle
 from rsedge.engine import reflect
 from rsedge.errors import InputError, ModelError
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import Bundle
+from rsedge.model.manifest import Manifest
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.sample import SampleScene
 from rsedge.tiling.axes import Tiling

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends import Backend
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.pipeline import Background, Busy, prefetch
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.tiling.axes import Tiling

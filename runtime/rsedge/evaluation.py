@@ -16,8 +16,8 @@ from rsedge.backends import Backend
 from rsedge.boundaries import TOLERANCE_PX, BoundaryCounts
 from rsedge.errors import InputError
 from rsedge.labels import LabelColors, choose_colors
-from rsedge.manifest import Manifest
 from rsedge.metrics import Confusion
+from rsedge.model.manifest import Manifest
 from rsedge.options import Options
 from rsedge.pairs import find_pairs
 from rsedge.prepare import plan_run, run_notes

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rsedge.documents import parse_toml, read_bytes
 from rsedge.errors import InputError
-from rsedge.manifest import NODATA, ClassInfo, Manifest
+from rsedge.model.manifest import NODATA, ClassInfo, Manifest
 
 CLASSES_FILE = "classes.toml"
 TO_8_BITS = "write it with 8 bits a band: `gdal_translate -ot Byte`, of 16 bits with `-scale 0 65535 0 255`"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.raster.grid import Grid
 from rsedge.raster.shapes import trace
 from rsedge.rings import Ints, Rings, ranges, stitch

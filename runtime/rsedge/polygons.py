@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.manifest import NODATA, ClassInfo
+from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.outlines import Areas, Minimum, OutlineTracer
 from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid

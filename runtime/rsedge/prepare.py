@@ -9,7 +9,7 @@ from typing import Any
 from rsedge.backends import Backend
 from rsedge.conditions import usable_cores
 from rsedge.errors import InputError
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 from rsedge.options import Options
 from rsedge.raster import (
     BandPlan,

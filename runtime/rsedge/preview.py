@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from rsedge.errors import OutputError
 from rsedge.files import whole_or_nothing
-from rsedge.manifest import NODATA, ClassInfo
+from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.text import printable
 from rsedge.version import __version__
 

@@ -11,7 +11,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from rsedge.errors import InputError
-from rsedge.manifest import ClassInfo
+from rsedge.model.manifest import ClassInfo
 from rsedge.pairs import LABEL_SUFFIX
 from rsedge.raster import Grid, RasterWriter, bounded_cache
 from rsedge.sample import CLASSES, SampleScene

@@ -21,12 +21,12 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from rsedge.bundle import DEFAULT_BUNDLE
 from rsedge.conditions import usable_cores
 from rsedge.engine import Progress, Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
 from rsedge.job import Job, absolute, runs_of_missing, united
 from rsedge.journal import Journal, describe
+from rsedge.model.bundle import DEFAULT_BUNDLE
 from rsedge.plan import Plan
 from rsedge.scale_out_worker import TOPIC, Band, Failure, Order, import_distributed, run_band
 from rsedge.tiling.axes import Tiling

@@ -16,7 +16,7 @@ from rsedge import engine
 from rsedge.backends import Backend
 from rsedge.engine import Progress, Source, Strip
 from rsedge.errors import InputError
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.options import Options
 from rsedge.prepare import plan_run
 from rsedge.raster import RasterReader, bounded_cache

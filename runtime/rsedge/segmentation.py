@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rsedge import engine
 from rsedge.backends import Backend, open_backend
-from rsedge.bundle import Bundle
 from rsedge.errors import InputError
 from rsedge.finishing import finish
 from rsedge.job import RUN_TAG, Job
 from rsedge.journal import Journal, folder_of
-from rsedge.manifest import NODATA
 from rsedge.memory import begin_peak, peak_rss_bytes, return_large_arrays
+from rsedge.model.bundle import Bundle
+from rsedge.model.manifest import NODATA
 from rsedge.options import Options, Result
 from rsedge.raster import exact_cache
 from rsedge.raster.writer import tag_of

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rsedge.engine import Pixels, Strip
 from rsedge.errors import OutputError
 from rsedge.journal import Part, PartFile, describe
-from rsedge.manifest import NODATA
 from rsedge.metrics import Confusion
+from rsedge.model.manifest import NODATA
 from rsedge.raster import Grid
 from rsedge.raster.ground import PixelAreas
 from rsedge.raster.parts import write_part

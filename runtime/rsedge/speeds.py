@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rsedge.bundle import DEFAULT_BUNDLE, SPEEDS_NAME, Bundle
 from rsedge.conditions import BOARD, cpu_name, usable_cores
 from rsedge.documents import odd_name, parse_json, read_bytes
 from rsedge.errors import InputError, ModelError
 from rsedge.files import user_cache, whole_or_nothing
-from rsedge.plans import list_engines
+from rsedge.model.bundle import DEFAULT_BUNDLE, SPEEDS_NAME, Bundle
+from rsedge.model.engines import list_engines
 
 SCHEMA = 1
 GPUS = Path("/proc/driver/nvidia/gpus")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.labels import LabelColors, describe_colors, look_up, pack
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.palette import choose_palette, find_hidden, is_ramp, palette_table, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata

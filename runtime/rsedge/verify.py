@@ -16,12 +16,12 @@ import numpy as np
 
 from rsedge.agreement_map import AgreementMap, map_agreement
 from rsedge.backends import DEVICES, Backend, open_backend
-from rsedge.bundle import PRECISIONS, Bundle
 from rsedge.check_tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles
 from rsedge.checks import Candidate, Check, candidates, check, opened
 from rsedge.conditions import Conditions
 from rsedge.engine import Progress
 from rsedge.errors import BackendError, InputError
+from rsedge.model.bundle import PRECISIONS, Bundle
 from rsedge.options import Options
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking

@@ -21,8 +21,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rsedge.bundle import write_bundle_manifest
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import write_bundle_manifest
+from rsedge.model.manifest import Manifest
 from rsedge_export.qdq import quantize
 from rsedge_export.ranges import Scale
 from rsedge_export.sites import find_sites

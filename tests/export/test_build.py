@@ -18,9 +18,9 @@ from torch import nn
 
 from graphs import graph, make
 from rsedge import InputError, ModelError, open_model, segment
-from rsedge.bundle import Bundle, file_sha256, write_bundle_manifest
 from rsedge.check_tiles import SampleTiles
-from rsedge.manifest import ClassInfo
+from rsedge.model.bundle import Bundle, file_sha256, write_bundle_manifest
+from rsedge.model.manifest import ClassInfo
 from rsedge.sample import SampleScene
 from rsedge.sample_files import LANDCOVER
 from rsedge.tiling.window import Window

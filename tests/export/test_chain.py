@@ -9,8 +9,8 @@ import rasterio
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from rsedge.bundle import Bundle
 from rsedge.cli.main import app
+from rsedge.model.bundle import Bundle
 from rsedge_train import pictures, run_folder
 
 SETTINGS = """

@@ -13,9 +13,9 @@ import pytest
 
 from artifacts import graph_of, make_artifacts
 from rsedge import BackendError
-from rsedge.bundle import Bundle
 from rsedge.errors import ModelError
-from rsedge.plans import Batch, Device, PlanFacts
+from rsedge.model.bundle import Bundle
+from rsedge.model.engines import Batch, Device, PlanFacts
 from rsedge_export import build, trt
 from rsedge_export.assemble import Calibration, Plan
 from rsedge_export.foreign import ForeignFacts

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from rsedge import open_model
-from rsedge.bundle import file_sha256, write_bundle_manifest
 from rsedge.errors import InputError, ModelError
 from rsedge.labels import ClassTable
+from rsedge.model.bundle import file_sha256, write_bundle_manifest
 from rsedge_export.foreign import ForeignFacts, adopt
 from rsedge_export.onnx_file import save
 from rsedge_export.session import open_session

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from torch import nn
 
 from rsedge import open_model
-from rsedge.bundle import Bundle
+from rsedge.model.bundle import Bundle
 from rsedge_export.graph import RawInput, export_onnx, trace
 from rsedge_export.parity import compare
 from toys import TILE, pointwise_manifest

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rsedge.bundle import PRECISIONS, Bundle
 from rsedge.errors import ModelError
-from rsedge.graph_file import onnx_metadata
+from rsedge.model.bundle import PRECISIONS, Bundle
+from rsedge.model.onnx_metadata import onnx_metadata
 from rsedge_export.onnx_file import metadata, save
 from toys import TILE, pointwise_graph, pointwise_manifest
 

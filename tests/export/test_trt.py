@@ -14,8 +14,8 @@ from typing import Any
 import onnx
 import pytest
 
-from rsedge.bundle import write_bundle_manifest
 from rsedge.errors import BackendError, InputError, ModelError, OutputError
+from rsedge.model.bundle import write_bundle_manifest
 from rsedge_export.trt import (
     TrtOptions,
     _check_memory,

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from artifacts import graph_of, make_artifacts
 from rsedge import BackendError, InputError, ModelError, open_model
 from rsedge.backends.ort import CPU, CUDA, TENSORRT, OrtBackend
-from rsedge.bundle import Bundle
+from rsedge.model.bundle import Bundle
 from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 

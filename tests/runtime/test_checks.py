@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from artifacts import graph_of, make_artifacts
-from rsedge.bundle import Bundle
 from rsedge.checks import candidates
+from rsedge.model.bundle import Bundle
 from toys import pointwise_manifest
 
 MANIFEST = pointwise_manifest()

@@ -15,8 +15,8 @@ from rsedge.backends import Backend
 from rsedge.boundaries import BoundaryCounter, BoundaryCounts
 from rsedge.evaluation import evaluate, find_labelled
 from rsedge.labels import LOVEDA
-from rsedge.manifest import ClassInfo
 from rsedge.metrics import Confusion
+from rsedge.model.manifest import ClassInfo
 from toys import CLASSES, make_bundle, pointwise_graph, pointwise_manifest, strongest
 
 Noise = Callable[..., np.ndarray]

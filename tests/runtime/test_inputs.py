@@ -22,7 +22,7 @@ from rasterio.transform import Affine
 
 from rsedge import InputError, Options, segment
 from rsedge.backends import Backend
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.raster.grid import unreferenced_allowed
 from toys import read, strongest
 

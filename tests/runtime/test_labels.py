@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rsedge.errors import InputError
 from rsedge.labels import LOVEDA, ClassTable, LabelColors, choose_colors, is_loveda, look_up
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from toys import CLASSES, pointwise_manifest
 
 TABLE = """

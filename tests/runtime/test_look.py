@@ -17,7 +17,7 @@ from rasterio.enums import ColorInterp
 from rsedge import InputError, Options, segment
 from rsedge.backends import Backend
 from rsedge.evaluation import evaluate
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.raster import RasterReader, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.raster.look import ACROSS, SIDE, _spread, look, seems_alpha

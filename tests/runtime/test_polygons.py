@@ -17,7 +17,7 @@ from rasterio.features import rasterize, shapes
 from rasterio.transform import Affine
 
 from rsedge.errors import BackendError, InputError, OutputError
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.outlines import Areas, Minimum, OutlineTracer
 from rsedge.polygons import check_polygons_possible, write_polygons
 from rsedge.raster.grid import Grid, unreferenced_allowed

@@ -16,7 +16,7 @@ from rasterio.transform import Affine
 
 from rsedge import InputError, Options, open_model, segment
 from rsedge.backends import Backend
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 Write = Callable[..., Path]

@@ -11,7 +11,7 @@ import rasterio
 from rsedge import Options, evaluate, open_model, segment
 from rsedge.backends import Backend
 from rsedge.labels import LabelColors
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.sample import CLASSES
 from toys import SHARED, read, shared
 

@@ -10,8 +10,8 @@ import pytest
 
 from artifacts import graph_of, make_artifacts
 from rsedge import InputError, open_model, speeds
-from rsedge.bundle import DEFAULT_BUNDLE, Bundle, write_bundle_manifest
 from rsedge.conditions import usable_cores
+from rsedge.model.bundle import DEFAULT_BUNDLE, Bundle, write_bundle_manifest
 from rsedge.speeds import Machine, Speed, fitting, keep_speeds, load_speeds
 from toys import pointwise_manifest
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsedge.bundle import METADATA_KEY
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import METADATA_KEY
+from rsedge.model.manifest import Manifest
 from rsedge.tiling.axes import Axis, Tiling
 
 BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")

@@ -25,11 +25,11 @@ from rsedge.backends.base import TensorSpec
 from rsedge.backends.gpu import Gpu, import_tensorrt, l4t_release
 from rsedge.backends.ort import OrtBackend
 from rsedge.backends.tensorrt import TensorRtBackend
-from rsedge.bundle import Bundle
 from rsedge.check_tiles import SampleTiles
 from rsedge.checks import Candidate, check
 from rsedge.errors import BackendError, ModelError
-from rsedge.plans import Batch, Device, PlanFacts, plan_name, write_plan
+from rsedge.model.bundle import Bundle
+from rsedge.model.engines import Batch, Device, PlanFacts, plan_name, write_plan
 from rsedge.prepare import artifact_notes
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest, read
 

@@ -11,7 +11,7 @@ from PIL import Image
 from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
 from rsedge.labels import LOVEDA, ClassTable, LabelColors
-from rsedge.manifest import NODATA, ClassInfo
+from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.sample_files import LANDCOVER, write_sample
 from rsedge.tiling.window import Window
 from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, settle

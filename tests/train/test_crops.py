@@ -8,7 +8,7 @@ from rasterio.transform import Affine
 
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable
-from rsedge.manifest import ClassInfo
+from rsedge.model.manifest import ClassInfo
 from rsedge.tiling.window import Window
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import CropConfig, Crops, SceneStore, batches
@@ -183,7 +183,7 @@ def test_a_striped_raster_is_read_by_window_in_bounded_memory(tmp_path):
 import resource
 from pathlib import Path
 from rsedge.labels import ClassTable
-from rsedge.manifest import ClassInfo
+from rsedge.model.manifest import ClassInfo
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import CropConfig, Crops, SceneStore
 from rsedge_train.datasets import Dataset, SceneFiles, scan

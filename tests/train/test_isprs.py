@@ -9,7 +9,7 @@ import pytest
 
 from labelled import indices, paint, pixels, save
 from rsedge.errors import InputError
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.tiling.window import Window
 from rsedge_train.datasets import SceneReader, check, open_dataset
 from rsedge_train.datasets.isprs import POTSDAM, TABLE, VAIHINGEN

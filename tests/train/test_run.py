@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from rsedge.errors import InputError, ModelError, OutputError
 from rsedge.labels import ClassTable
-from rsedge.manifest import ClassInfo
+from rsedge.model.manifest import ClassInfo
 from rsedge_train import pictures, run_folder
 from rsedge_train.crops import CropConfig
 from rsedge_train.datasets import BandChoice, Dataset, SceneFiles

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsedge.errors import InputError, ModelError
-from rsedge.manifest import ClassInfo
+from rsedge.model.manifest import ClassInfo
 from rsedge_train.nets.registry import build
 from rsedge_train.run_folder import Run, load_network, weights_path
 from rsedge_train.state import save_weights

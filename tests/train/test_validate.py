@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from rsedge.labels import ClassTable
-from rsedge.manifest import ClassInfo
 from rsedge.metrics import Confusion
+from rsedge.model.manifest import ClassInfo
 from rsedge_train.datasets import Dataset, SceneFiles
 from rsedge_train.pixels import MEAN, STD
 from rsedge_train.validate import TorchBackend, score, summary

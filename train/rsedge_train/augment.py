@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from rsedge.manifest import NODATA as IGNORE
+from rsedge.model.manifest import NODATA as IGNORE
 from rsedge_train.appearance import LOOKS, Look, change_look
 
 

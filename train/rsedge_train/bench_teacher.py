@@ -11,9 +11,9 @@ import torch
 
 from rsedge.bench.contender import Contender
 from rsedge.bench.facts import Cost
-from rsedge.bundle import Bundle, file_sha256
 from rsedge.errors import InputError
-from rsedge.manifest import Manifest
+from rsedge.model.bundle import Bundle, file_sha256
+from rsedge.model.manifest import Manifest
 from rsedge_train.nets.complexity import complexity, macs, parameters
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.registry import build, names

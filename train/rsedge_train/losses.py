@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from rsedge.manifest import NODATA as IGNORE
+from rsedge.model.manifest import NODATA as IGNORE
 
 AUX_WEIGHT = 0.4  # both papers
 EPSILON = 1e-8

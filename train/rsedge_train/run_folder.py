@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from rsedge.documents import parse_json, read_bytes
 from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
-from rsedge.manifest import ClassInfo, Manifest
+from rsedge.model.manifest import ClassInfo, Manifest
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.registry import build

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rsedge.bundle import file_sha256
 from rsedge.errors import InputError
+from rsedge.model.bundle import file_sha256
 from rsedge_train.datasets import Dataset
 from rsedge_train.nets.complexity import macs, parameters
 from rsedge_train.nets.deploy import fold_dilations

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rsedge.backends.base import Backend, TensorSpec
-from rsedge.bundle import Bundle
 from rsedge.evaluation import Evaluation, evaluate
-from rsedge.manifest import Manifest
 from rsedge.metrics import Confusion
+from rsedge.model.bundle import Bundle
+from rsedge.model.manifest import Manifest
 from rsedge.options import Options
 from rsedge_train.datasets import Dataset, SceneFiles
 from rsedge_train.nets.deploy import fold_dilations

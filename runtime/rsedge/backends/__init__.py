@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rsedge.backends.base import Backend
-from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, InputError, ModelError
+from rsedge.model.bundle import Bundle
 from rsedge.speeds import Speed, fitting, load_speeds
 
 __all__ = ["DEVICES", "Backend", "open_backend"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, ModelError
+from rsedge.model.bundle import Bundle
 from rsedge.tiling.twins import argmax
 
 

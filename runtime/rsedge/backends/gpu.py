@@ -11,7 +11,7 @@ from typing import Any
 
 from rsedge.conditions import BOARD
 from rsedge.errors import BackendError
-from rsedge.plans import Device
+from rsedge.model.engines import Device
 
 OLDEST = (8, 5)  # JetPack 5: the first with named tensors and execute_async_v3
 STRONGLY_TYPED = (10, 0)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends.base import Backend, TensorSpec
-from rsedge.bundle import Bundle
 from rsedge.conditions import usable_cores
 from rsedge.errors import BackendError, ModelError
+from rsedge.model.bundle import Bundle
 
 
 class OpenVinoBackend(Backend):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from rsedge.backends.base import Backend, TensorSpec
 from rsedge.backends.gpu import Gpu, import_tensorrt
-from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, ModelError, RsedgeError
-from rsedge.plans import PlanFacts, choose, command, plan_path
+from rsedge.model.bundle import Bundle
+from rsedge.model.engines import PlanFacts, choose, command, plan_path
 
 # Tensors of every engine of rsedge; the last two are added when it is built (rsedge_export.trt).
 PIXELS, SCORES, CLASSES, MEAN = "pixels", "scores", "classes", "mean"

@@ -24,9 +24,9 @@ from rsedge.bench.machine import machine_facts
 from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import OVERLAP, WARMUP, Turns, check_side
-from rsedge.bundle import Bundle
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.evaluation import find_labelled
+from rsedge.model.bundle import Bundle
 
 __all__ = ["BUSY", "WARMUP", "BenchOptions", "BenchResult", "Contender", "bench", "example_tile"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 from rsedge.sample import SampleScene
 from rsedge.sample_files import write_sample
 from rsedge.tiling.window import Window

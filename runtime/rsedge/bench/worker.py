@@ -36,8 +36,8 @@ LAYERS = ("quantized", "kept_fp32")  # of a record: long lists that nobody compa
 
 def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     """A bundle's artifact, and what its bundle says of it. Raises ModelError, BackendError or InputError."""
-    from rsedge.bundle import Bundle  # noqa: PLC0415 - as below
     from rsedge.checks import Candidate, opened  # noqa: PLC0415 - a teacher needs none of it
+    from rsedge.model.bundle import Bundle  # noqa: PLC0415 - as below
     from rsedge.prepare import artifact_notes  # noqa: PLC0415
 
     candidate = Candidate(str(contender.precision), contender.device)

@@ -144,8 +144,8 @@ def _teacher(asked: str | None, like: str | None, options: BenchOptions, quiet: 
 
 def _fits(run: Path, like: str | None) -> bool:
     """Whether a finished run of the model's classes lies here, and what it takes to open it."""
-    from rsedge.bundle import Bundle
     from rsedge.documents import parse_json, read_bytes
+    from rsedge.model.bundle import Bundle
 
     try:
         facts = parse_json(read_bytes(run / "run.json"))

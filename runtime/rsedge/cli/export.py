@@ -199,8 +199,8 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
     """Build an engine into the bundle; what was built, for ``--json``."""
     from dataclasses import asdict
 
-    from rsedge.bundle import Bundle
-    from rsedge.plans import plan_path
+    from rsedge.model.bundle import Bundle
+    from rsedge.model.engines import plan_path
     from rsedge_export.trt import TrtOptions, build_engine
 
     if not path.exists():

@@ -18,7 +18,7 @@ from rsedge.errors import InputError, RsedgeError, unexpected
 
 if TYPE_CHECKING:
     from rsedge.backends import Backend
-    from rsedge.manifest import Manifest
+    from rsedge.model.manifest import Manifest
     from rsedge.options import Options, Result
     from rsedge.raster.writer import Format
     from rsedge.tiling.axes import Seam

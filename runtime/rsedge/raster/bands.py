@@ -9,7 +9,7 @@ import numpy as np
 from rasterio.enums import ColorInterp
 
 from rsedge.errors import InputError
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 
 if TYPE_CHECKING:
     from rsedge.raster.reader import RasterReader

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
 from rsedge.raster.bands import AS_TAGGED, BandPlan, Masking, choose_bands, masked
 from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader

@@ -22,7 +22,7 @@ from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError, OutputError
 from rsedge.files import private_folder, sync
-from rsedge.manifest import NODATA, ClassInfo
+from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.trust import why_not_plain
 from rsedge.text import xml_text

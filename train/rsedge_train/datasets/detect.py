@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.labels import ClassTable, distinct_color, pack, pack_color, unpack_color
-from rsedge.manifest import NODATA, ClassInfo
+from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.palette import find_hidden, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import stored_nodata

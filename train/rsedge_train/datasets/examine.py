@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rsedge.errors import InputError, unexpected
 from rsedge.evaluation import check_labels
 from rsedge.labels import ClassTable
-from rsedge.manifest import NODATA, Manifest
+from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.raster.look import look
 from rsedge.sample_files import LANDCOVER

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rsedge.errors import InputError
 from rsedge.labels import CLASSES_FILE, ClassTable
-from rsedge.manifest import NODATA
+from rsedge.model.manifest import NODATA
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.truth import settle
 from rsedge_train.datasets import isprs, samples

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rsedge.bundle import file_sha256
+from rsedge.model.bundle import file_sha256
 from rsedge_train.datasets.base import SceneFiles
 from rsedge_train.datasets.examine import Facts
 from rsedge_train.datasets.footprint import Footprint

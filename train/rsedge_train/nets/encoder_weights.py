@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsedge.bundle import file_sha256
 from rsedge.errors import InputError, ModelError
+from rsedge.model.bundle import file_sha256
 
 AUTO, HUB, NONE = "auto", "hub", "none"
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rsedge.errors import ModelError
-from rsedge.protobuf import fields, text
+from rsedge.model.protobuf import fields, text
 
 METADATA_FIELD = 14  # of the model; each entry a message of two strings
 MOST_METADATA, MOST_METADATA_BYTES = 1000, 64 << 20

@@ -15,8 +15,8 @@ from typing import Any
 from rsedge.documents import MOST_BYTES, odd_name, parse_json, read_bytes
 from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
-from rsedge.graph_file import onnx_metadata
-from rsedge.manifest import Manifest
+from rsedge.model.manifest import Manifest
+from rsedge.model.onnx_metadata import onnx_metadata
 
 MANIFEST_NAME = "manifest.json"
 REPORT_NAME = "report.json"

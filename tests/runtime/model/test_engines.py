@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rsedge.bundle import Bundle
 from rsedge.errors import InputError, ModelError, OutputError
-from rsedge.plans import (
+from rsedge.model.bundle import Bundle
+from rsedge.model.engines import (
     Batch,
     Device,
     PlanFacts,

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rsedge.errors import ModelError
-from rsedge.graph_file import onnx_metadata
+from rsedge.model.onnx_metadata import onnx_metadata
 from toys import pointwise_graph, pointwise_manifest
 
 

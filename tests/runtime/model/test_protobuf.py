@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rsedge.protobuf import fields, messages, text
+from rsedge.model.protobuf import fields, messages, text
 
 MESSAGE = b"\x08\x96\x01" + b"\x15abcd" + b"\x1a\x02hi" + b"\x19abcdefgh" + b"\x1a\x03you"
 

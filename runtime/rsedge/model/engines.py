@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rsedge.bundle import Bundle, elsewhere, file_sha256
 from rsedge.documents import odd_name, parse_json, read_bytes
 from rsedge.errors import InputError, ModelError, OutputError
 from rsedge.files import whole_or_nothing
+from rsedge.model.bundle import Bundle, elsewhere, file_sha256
 
 ENGINES = "engines"  # folder of a bundle
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 
 from artifacts import graph_of, make_artifacts
 from rsedge import open_model
-from rsedge.bundle import (
+from rsedge.errors import InputError, ModelError
+from rsedge.model.bundle import (
     FULL_BUNDLE,
     METADATA_KEY,
     PRECISIONS,
     Bundle,
     write_bundle_manifest,
 )
-from rsedge.errors import InputError, ModelError
-from rsedge.graph_file import onnx_metadata
-from rsedge.manifest import Manifest
-from rsedge.plans import Device, choose
+from rsedge.model.engines import Device, choose
+from rsedge.model.manifest import Manifest
+from rsedge.model.onnx_metadata import onnx_metadata
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
-FULL = Path(__file__).parents[2] / FULL_BUNDLE
+FULL = Path(__file__).parents[3] / FULL_BUNDLE
 
 
 def test_a_folder_names_every_artifact_with_its_hash(bundle: Path) -> None:

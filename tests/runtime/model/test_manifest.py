@@ -6,7 +6,7 @@ import math
 import pytest
 
 from rsedge.errors import ModelError
-from rsedge.manifest import ClassInfo, Manifest
+from rsedge.model.manifest import ClassInfo, Manifest
 from toys import CLASSES, pointwise_manifest
 
 

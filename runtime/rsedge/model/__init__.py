@@ -1,0 +1,1 @@
+"""What a bundle is: its manifest, its hashed artifacts, its TensorRT engines."""
