@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rsedge.ort_module import import_onnxruntime
+from rsedge.backends.ort_module import import_onnxruntime
 from rsedge_export.graph import trace
 from rsedge_train.nets import registry
 from rsedge_train.nets.complexity import macs

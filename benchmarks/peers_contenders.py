@@ -29,8 +29,8 @@ from streaming_peers import (
     report,
 )
 
+from rsedge.backends.ort_module import import_onnxruntime
 from rsedge.conditions import usable_cores
-from rsedge.ort_module import import_onnxruntime
 
 
 def monai(raster: str, out: str, model: str, tile: int, overlap: float = 0.25) -> Facts:

@@ -17,8 +17,8 @@ from rasterio.transform import Affine
 
 from rsedge import open_model
 from rsedge.backends import Backend
+from rsedge.backends.ort_module import TELEMETRY_OFF
 from rsedge.cli import main
-from rsedge.ort_module import TELEMETRY_OFF
 from rsedge.tiling.kernels import compiled
 from toys import make_bundle, pointwise_graph, pointwise_manifest
 

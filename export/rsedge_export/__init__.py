@@ -2,7 +2,7 @@
 
 import os
 
-from rsedge.ort_module import TELEMETRY_OFF
+from rsedge.backends.ort_module import TELEMETRY_OFF
 
 os.environ.setdefault(
     TELEMETRY_OFF, "1"

@@ -16,6 +16,7 @@ import numpy as np
 
 from rsedge.agreement_map import AgreementMap, map_agreement
 from rsedge.backends import DEVICES, Backend, open_backend
+from rsedge.backends.speeds import Machine, Speed, keep_speeds
 from rsedge.check_tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles
 from rsedge.checks import Candidate, Check, candidates, check, opened
 from rsedge.conditions import Conditions
@@ -27,7 +28,6 @@ from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.raster.look import look
 from rsedge.seams import Seams, measure_seams
-from rsedge.speeds import Machine, Speed, keep_speeds
 from rsedge.tiling.axes import Seam
 
 # Against reference.npz: classes, and scores as a share of their range.

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rsedge import speeds
-from rsedge.backends import ort
+from rsedge.backends import ort, speeds
 from rsedge.files import (
     is_ours,
     is_ours_here,

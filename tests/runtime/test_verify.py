@@ -10,10 +10,10 @@ import pytest
 
 from artifacts import graph_of, make_artifacts, nan_graph
 from rsedge import BackendError, InputError, ModelError, open_model
+from rsedge.backends.speeds import load_speeds
 from rsedge.checks import Check, candidates
 from rsedge.model.bundle import Bundle
 from rsedge.sample import SampleScene
-from rsedge.speeds import load_speeds
 from rsedge.tiling.window import Window
 from rsedge.verify import Verification, VerifyOptions, verify
 from toys import TILE, pointwise_manifest, read

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rsedge.backends.base import Backend
+from rsedge.backends.speeds import Speed, fitting, load_speeds
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.model.bundle import Bundle
-from rsedge.speeds import Speed, fitting, load_speeds
 
 __all__ = ["DEVICES", "Backend", "open_backend"]
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from artifacts import graph_of, make_artifacts
-from rsedge import InputError, open_model, speeds
+from rsedge import InputError, open_model
+from rsedge.backends import speeds
+from rsedge.backends.speeds import Machine, Speed, fitting, keep_speeds, load_speeds
 from rsedge.conditions import usable_cores
 from rsedge.model.bundle import DEFAULT_BUNDLE, Bundle, write_bundle_manifest
-from rsedge.speeds import Machine, Speed, fitting, keep_speeds, load_speeds
 from toys import pointwise_manifest
 
 MANIFEST = pointwise_manifest()

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsedge.ort_module import TELEMETRY_OFF, import_onnxruntime
+from rsedge.backends.ort_module import TELEMETRY_OFF, import_onnxruntime
 from toys import read
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("runtime", "train", "export", "benchmarks")
 # Runs where there is nothing of rsedge, and says so to onnxruntime itself.
 OWN = {"benchmarks/streaming_peers.py"}
@@ -47,7 +47,7 @@ def test_one_function_imports_onnxruntime() -> None:
     if not (ROOT / "benchmarks").is_dir():
         pytest.skip("not a clone")
     found = {path.relative_to(ROOT).as_posix() for path in code if importers(path)}
-    assert found == {"runtime/rsedge/ort_module.py", *OWN}
+    assert found == {"runtime/rsedge/backends/ort_module.py", *OWN}
     for name in OWN:
         assert f'os.environ.setdefault("{TELEMETRY_OFF}", "1")' in (ROOT / name).read_text(encoding="utf-8")
 
