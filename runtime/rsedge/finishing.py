@@ -92,7 +92,7 @@ def _polygons(job: Job, mask: Path) -> tuple[tuple[str, ...], int | None]:
     o = job.options
     if o.polygons is None:
         return (), None
-    from rsedge.polygons import write_polygons  # noqa: PLC0415
+    from rsedge.vector.polygons import write_polygons  # noqa: PLC0415
 
     summary = write_polygons(
         mask,

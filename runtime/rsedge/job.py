@@ -121,7 +121,7 @@ class Job:
         begun = settings_of(Path(os.path.realpath(self.out))) if self.options.resume else {}
         later_bytes = 0
         if self.options.polygons:
-            from rsedge.polygons import MOST_BYTES as later_bytes  # noqa: N811, PLC0415 - wanted seldom
+            from rsedge.vector.polygons import MOST_BYTES as later_bytes  # noqa: N811, PLC0415 - wanted seldom
         work = Work(self.reader, self.bands, self.tiling, self.area, self.inside, bands, percent, later_bytes)
         widths = begun.get(BLOCKS)
         fit = (
@@ -269,8 +269,8 @@ class Job:
         return Thumbnail(self.reader.grid, len(m.bands), m.dtype) if self.options.preview else None
 
     def _check_polygons(self) -> None:
-        from rsedge.outlines import Minimum  # noqa: PLC0415
-        from rsedge.polygons import check_polygons_possible  # noqa: PLC0415
+        from rsedge.vector.outlines import Minimum  # noqa: PLC0415
+        from rsedge.vector.polygons import check_polygons_possible  # noqa: PLC0415
 
         o = self.options
         if self.reader.misplaced:

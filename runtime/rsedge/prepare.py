@@ -86,7 +86,7 @@ def area_of_interest(grid: Grid, options: Options) -> Any:
     """The part of a raster that is wanted, an `aoi.Aoi`; None: all of it."""
     if options.bbox is None and options.aoi is None:
         return None
-    from rsedge.aoi import Aoi  # noqa: PLC0415 - wanted seldom
+    from rsedge.vector.aoi import Aoi  # noqa: PLC0415 - wanted seldom
 
     if options.aoi is not None:
         return Aoi.from_file(Path(options.aoi), grid, options.aoi_layer)

@@ -116,7 +116,7 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
         fail_at("rsedge.preview.draw", OutputError("preview cannot be written")), OutputError, "preview", True
     ),
     "polygons": (
-        fail_at("rsedge.polygons.write_polygons", OutputError("polygons cannot be written")),
+        fail_at("rsedge.vector.polygons.write_polygons", OutputError("polygons cannot be written")),
         OutputError,
         "polygons",
         True,
@@ -146,8 +146,8 @@ def test_a_fault_leaves_the_target_and_the_run_goes_on(
 
     if fault == "polygons":  # they have tests of their own; here it counts when they are written
         drawn = SimpleNamespace(notes=(), polygons=0)
-        monkeypatch.setattr("rsedge.polygons.check_polygons_possible", lambda *_, **__: None)
-        monkeypatch.setattr("rsedge.polygons.write_polygons", lambda *_, **__: drawn)
+        monkeypatch.setattr("rsedge.vector.polygons.check_polygons_possible", lambda *_, **__: None)
+        monkeypatch.setattr("rsedge.vector.polygons.write_polygons", lambda *_, **__: drawn)
     here, whole = tmp_path / "here", tmp_path / "whole"
     here.mkdir()
     whole.mkdir()

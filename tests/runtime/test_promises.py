@@ -28,7 +28,7 @@ TRAIN = ("train-teacher", "distill")
 LABELS = (*TRAIN, "data check", "eval", "bench", "export")
 # Which commands may show the messages of a module, or of a package: each must have what they name.
 SHOWN_BY = {
-    "rsedge/aoi.py": ("infer",),
+    "rsedge/vector/aoi.py": ("infer",),
     "rsedge/backends": RUN,
     "rsedge/bench": ("bench",),
     "rsedge/check_tiles.py": ("verify",),
@@ -36,7 +36,7 @@ SHOWN_BY = {
     "rsedge/labels.py": LABELS,
     "rsedge/options.py": ("infer",),
     "rsedge/plan.py": ("infer",),
-    "rsedge/polygons.py": ("infer",),
+    "rsedge/vector/polygons.py": ("infer",),
     "rsedge/raster/bands.py": (*RUN, *LABELS),
     "rsedge/raster/scaling.py": (*RUN, *LABELS),
     "rsedge/raster/values.py": (*RUN, *LABELS),
@@ -47,7 +47,7 @@ SHOWN_BY = {
     "rsedge/scale_out_worker.py": ("infer",),
     "rsedge/segmentation.py": ("infer",),
     "rsedge/truth.py": LABELS,
-    "rsedge/vector_file.py": ("infer",),
+    "rsedge/vector/file.py": ("infer",),
     "rsedge/verify.py": ("verify",),
     "rsedge/watch.py": ("watch",),
     "rsedge/watch_ledger.py": ("watch",),

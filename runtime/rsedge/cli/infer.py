@@ -251,7 +251,7 @@ def _for_one_of_many(options: Options, target: Path) -> Options:
 def _parse_bbox(text: str | None) -> tuple[float, float, float, float] | None:
     if text is None:
         return None
-    from rsedge.aoi import parse_bbox
+    from rsedge.vector.aoi import parse_bbox
 
     return parse_bbox(text)
 

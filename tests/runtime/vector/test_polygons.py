@@ -18,11 +18,11 @@ from rasterio.transform import Affine
 
 from rsedge.errors import BackendError, InputError, OutputError
 from rsedge.model.manifest import NODATA
-from rsedge.outlines import Areas, Minimum, OutlineTracer
-from rsedge.polygons import check_polygons_possible, write_polygons
 from rsedge.raster.grid import Grid, unreferenced_allowed
-from rsedge.rings import Rings
 from rsedge.tiling.window import Window
+from rsedge.vector.outlines import Areas, Minimum, OutlineTracer
+from rsedge.vector.polygons import check_polygons_possible, write_polygons
+from rsedge.vector.rings import Rings
 from toys import CLASSES
 
 UTM = CRS.from_epsg(32631)

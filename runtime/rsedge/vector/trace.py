@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.features import shapes
 
-from rsedge.rings import Rings, offsets
+from rsedge.vector.rings import Rings, offsets
 
 CHUNK = 10_000  # areas held as Python's lists of tuples, which take ten times what arrays do
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.fill import Edges
 from rsedge.raster.areas import check_placed, map_bounds, parse_crs, rings_in_pixels
 from rsedge.raster.grid import Grid
 from rsedge.tiling.window import Window
-from rsedge.vector_file import read_polygon_file
+from rsedge.vector.file import read_polygon_file
+from rsedge.vector.fill import Edges
 
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]

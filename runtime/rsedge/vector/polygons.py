@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA, ClassInfo
-from rsedge.outlines import Areas, Minimum, OutlineTracer
 from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid
 from rsedge.raster.reader import RasterReader
-from rsedge.rings import Rings, offsets, ranges
 from rsedge.text import xml_text
 from rsedge.tiling.window import Window
-from rsedge.vector_file import LandcoverWriter, check_polygon_target, need_vector_libraries
+from rsedge.vector.file import LandcoverWriter, check_polygon_target, need_vector_libraries
+from rsedge.vector.outlines import Areas, Minimum, OutlineTracer
+from rsedge.vector.rings import Rings, offsets, ranges
 
 STRIP_PIXELS = 2**18  # traced at once: GDAL takes some 500 bytes a pixel of pure noise
 MOST_STRIP_ROWS = 512

@@ -19,12 +19,12 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
-from rsedge import fill
-from rsedge.aoi import Aoi, parse_bbox
 from rsedge.errors import BackendError, InputError
 from rsedge.raster.areas import cropped_grid
 from rsedge.raster.grid import Grid
 from rsedge.tiling.window import Window
+from rsedge.vector import fill
+from rsedge.vector.aoi import Aoi, parse_bbox
 
 UTM = CRS.from_epsg(32631)
 GRID = Grid(40, 60, UTM, Affine(0.5, 0, 500000, 0, -0.5, 5400000))

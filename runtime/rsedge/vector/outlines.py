@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA
 from rsedge.raster.grid import Grid
-from rsedge.raster.shapes import trace
-from rsedge.rings import Ints, Rings, ranges, stitch
+from rsedge.vector.rings import Ints, Rings, ranges, stitch
+from rsedge.vector.trace import trace
 
 NONE, CUT = -1, -2  # instead of an open area's index: there is none; it was cut
 
