@@ -25,7 +25,7 @@ from rsedge import segment as run_segment
 from rsedge.backends import Backend
 from rsedge.backends.ort import OrtBackend
 from rsedge.conditions import Conditions
-from rsedge.engine import reflect
+from rsedge.engine.sliding_window import reflect
 from rsedge.tiling.axes import Axis, Tiling
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge import engine
 from rsedge.agreement import AgreementMeter
 from rsedge.backends import Backend, open_backend
 from rsedge.check_tiles import spread
+from rsedge.engine import sliding_window as engine
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.evaluation import check_labels
 from rsedge.labels import LabelColors

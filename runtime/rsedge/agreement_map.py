@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from rsedge import engine
 from rsedge.backends import Backend
-from rsedge.engine import Strip
+from rsedge.engine import sliding_window as engine
+from rsedge.engine.sliding_window import Strip
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.options import Options
 from rsedge.prepare import check_outputs, plan_run

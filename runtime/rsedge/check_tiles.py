@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.engine import reflect
+from rsedge.engine.sliding_window import reflect
 from rsedge.errors import InputError, ModelError
 from rsedge.model.bundle import Bundle
 from rsedge.model.manifest import Manifest

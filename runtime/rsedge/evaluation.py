@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rsedge import engine
 from rsedge.backends import Backend
 from rsedge.boundaries import TOLERANCE_PX, BoundaryCounts
+from rsedge.engine import sliding_window as engine
 from rsedge.errors import InputError
 from rsedge.labels import LabelColors, choose_colors
 from rsedge.metrics import Confusion

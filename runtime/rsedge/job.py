@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rsedge import engine
 from rsedge.backends import Backend
-from rsedge.engine import Inside, Source, Stats
+from rsedge.engine import sliding_window as engine
+from rsedge.engine.sliding_window import Inside, Source, Stats
 from rsedge.errors import BusyError, InputError
 from rsedge.journal import Journal, Part, settings_of
 from rsedge.memory import return_freed_memory

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends import Backend
-from rsedge.engine import AHEAD, ANSWERS_AHEAD, Inside
+from rsedge.engine.sliding_window import AHEAD, ANSWERS_AHEAD, Inside
 from rsedge.errors import InputError
 from rsedge.memory import machine_bytes, rss_bytes
 from rsedge.raster import BandPlan, RasterReader

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rsedge.conditions import usable_cores
-from rsedge.engine import Progress, Stats
+from rsedge.engine.sliding_window import Progress, Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
 from rsedge.job import Job, absolute, runs_of_missing, united
 from rsedge.journal import Journal, describe

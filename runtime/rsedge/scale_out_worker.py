@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from rsedge import errors
 from rsedge.backends import Backend
 from rsedge.conditions import usable_cores
-from rsedge.engine import Progress, Stats
+from rsedge.engine.sliding_window import Progress, Stats
 from rsedge.errors import BackendError, InputError, ModelError, RsedgeError
 from rsedge.job import Job
 from rsedge.journal import Part

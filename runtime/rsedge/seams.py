@@ -12,9 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge import engine
 from rsedge.backends import Backend
-from rsedge.engine import Progress, Source, Strip
+from rsedge.engine import sliding_window as engine
+from rsedge.engine.sliding_window import Progress, Source, Strip
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA
 from rsedge.options import Options

@@ -7,8 +7,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from rsedge import engine
 from rsedge.backends import Backend, open_backend
+from rsedge.engine import sliding_window as engine
 from rsedge.errors import InputError
 from rsedge.finishing import finish
 from rsedge.job import RUN_TAG, Job

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.engine import Pixels, Strip
+from rsedge.engine.sliding_window import Pixels, Strip
 from rsedge.errors import OutputError
 from rsedge.journal import Part, PartFile, describe
 from rsedge.metrics import Confusion

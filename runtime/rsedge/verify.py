@@ -20,7 +20,7 @@ from rsedge.backends.speeds import Machine, Speed, keep_speeds
 from rsedge.check_tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles
 from rsedge.checks import Candidate, Check, candidates, check, opened
 from rsedge.conditions import Conditions
-from rsedge.engine import Progress
+from rsedge.engine.sliding_window import Progress
 from rsedge.errors import BackendError, InputError
 from rsedge.model.bundle import PRECISIONS, Bundle
 from rsedge.options import Options

@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rsedge.backends import Backend
-from rsedge.engine import Progress
+from rsedge.engine.sliding_window import Progress
 from rsedge.errors import BackendError, BusyError, InputError, RsedgeError, unexpected
 from rsedge.journal import folder_of
 from rsedge.options import Options, Result

@@ -21,7 +21,7 @@ from rsedge.bench.inputs import example_raster
 from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import RASTER_S, Measured, fitting_side
-from rsedge.engine import STAGES
+from rsedge.engine.sliding_window import STAGES
 from rsedge.pairs import find_pairs
 from rsedge.sample_files import write_sample
 from rsedge.tiling.axes import Tiling

@@ -13,7 +13,7 @@ import pytest
 
 from rsedge import BackendError, InputError, Options, OutputError, open_model, segment
 from rsedge.backends import Backend
-from rsedge.engine import Progress
+from rsedge.engine.sliding_window import Progress
 from rsedge.raster import RasterReader
 from rsedge.raster.trust import NAMED, Trust
 from rsedge.watch import Done, Refused, Waiting, Watch

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rsedge.engine import reflect
+from rsedge.engine.sliding_window import reflect
 from rsedge.tiling.window import Window
 from rsedge_train.datasets import Dataset, SceneReader, SceneScan
 from rsedge_train.datasets.base import UInt8

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rsedge import engine
 from rsedge.bench.facts import (
     BATCHES,
     TEACHER,
@@ -25,6 +24,7 @@ from rsedge.bench.facts import (
 )
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import Measured, pooled
+from rsedge.engine import sliding_window as engine
 
 
 def rows_of(found: Sequence[Measured], sensors: Sensors) -> tuple[tuple[Row, ...], str]:

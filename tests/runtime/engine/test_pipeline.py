@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from rsedge.pipeline import Background, Busy, prefetch
+from rsedge.engine.pipeline import Background, Busy, prefetch
 
 
 def test_prefetch_keeps_the_order_and_stays_bounded() -> None:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto, helper, numpy_helper
 
-from rsedge import Options, engine, open_model, segment
+from rsedge import Options, open_model, segment
 from rsedge.backends import Backend
 from rsedge.backends.base import TensorSpec
-from rsedge.engine import Pixels, Source, Stats, Strip
+from rsedge.engine import sliding_window as engine
+from rsedge.engine.sliding_window import Pixels, Source, Stats, Strip
 from rsedge.job import Job
 from rsedge.raster import RasterReader, plan_bands
 from rsedge.tiling.axes import Tiling

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends import Backend
+from rsedge.engine.pipeline import Background, Busy, prefetch
 from rsedge.model.manifest import NODATA
-from rsedge.pipeline import Background, Busy, prefetch
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.blend import CropBand, RollingBand, Spans

@@ -1,0 +1,1 @@
+"""A model run by sliding window over a raster: read, infer, blend, hand on."""
