@@ -40,9 +40,9 @@ from rsedge.conditions import Conditions
 from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.evaluation import evaluate
 from rsedge.files import whole_or_nothing
+from rsedge.infer.options import Options
 from rsedge.labels import LabelColors
 from rsedge.model.manifest import Manifest
-from rsedge.options import Options
 from rsedge.pairs import find_pairs
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.sample_files import write_sample

@@ -32,7 +32,7 @@ from rsedge.tiling.axes import Axis, Tiling
 def segment(
     raster: str, out: str, model: str | None = None, format: str = "gtiff", overlap: float = 0.25
 ) -> Facts:
-    """``rsedge.segmentation`` with the model open already."""
+    """``rsedge.infer.segmentation`` with the model open already."""
     with open_model(model) as backend:
         options = Options(overlap=overlap, format=format, overwrite=True)  # type: ignore[arg-type]
         begin = time.perf_counter()

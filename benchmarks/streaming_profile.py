@@ -24,7 +24,7 @@ from streaming_tables import geometry_work
 
 from rsedge import open_model
 from rsedge.backends import Backend
-from rsedge.journal import PartFile
+from rsedge.infer.journal import PartFile
 from rsedge.model.manifest import ClassInfo, Manifest
 from rsedge.raster import Format, RasterReader, plan_bands
 from rsedge.raster.parts import Finish, Layer, assemble, part_areas, write_part

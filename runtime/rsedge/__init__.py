@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsedge.errors import BackendError, InputError, ModelError, OutputError, RsedgeError
     from rsedge.evaluation import Evaluation, evaluate
-    from rsedge.options import ClassArea, Options, Result
-    from rsedge.segmentation import open_model, segment
+    from rsedge.infer.options import ClassArea, Options, Result
+    from rsedge.infer.segmentation import open_model, segment
     from rsedge.version import __version__
 
 _HOMES = {

@@ -11,11 +11,11 @@ import numpy as np
 from rsedge.backends import Backend
 from rsedge.engine import sliding_window as engine
 from rsedge.engine.sliding_window import Strip
+from rsedge.infer.inputs import check_outputs, plan_run
+from rsedge.infer.options import Options
+from rsedge.infer.segmentation import segment
 from rsedge.model.manifest import NODATA, ClassInfo
-from rsedge.options import Options
-from rsedge.prepare import check_outputs, plan_run
 from rsedge.raster import RasterReader, RasterWriter, bounded_cache, check_target
-from rsedge.segmentation import segment
 from rsedge.tiling.window import Window
 from rsedge.version import __version__
 

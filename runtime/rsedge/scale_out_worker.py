@@ -21,13 +21,13 @@ from rsedge.backends import Backend
 from rsedge.conditions import usable_cores
 from rsedge.engine.sliding_window import Progress, Stats
 from rsedge.errors import BackendError, InputError, ModelError, RsedgeError
-from rsedge.job import Job
-from rsedge.journal import Part
-from rsedge.options import Options
-from rsedge.plan import Plan
+from rsedge.infer.job import Job
+from rsedge.infer.journal import Part
+from rsedge.infer.memory_plan import Plan
+from rsedge.infer.options import Options
+from rsedge.infer.segmentation import open_model
 from rsedge.raster import exact_cache
 from rsedge.raster.values import Scaling
-from rsedge.segmentation import open_model
 from rsedge.tiling.window import Window
 
 REPORT_S = 1.0  # how often a worker tells its windows, and looks whether anybody waits

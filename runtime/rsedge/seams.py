@@ -16,9 +16,9 @@ from rsedge.backends import Backend
 from rsedge.engine import sliding_window as engine
 from rsedge.engine.sliding_window import Progress, Source, Strip
 from rsedge.errors import InputError
+from rsedge.infer.inputs import plan_run
+from rsedge.infer.options import Options
 from rsedge.model.manifest import NODATA
-from rsedge.options import Options
-from rsedge.prepare import plan_run
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.tiling.axes import Axis, Seam, Tiling
 

@@ -22,8 +22,8 @@ from rsedge.checks import Candidate, Check, candidates, check, opened
 from rsedge.conditions import Conditions
 from rsedge.engine.sliding_window import Progress
 from rsedge.errors import BackendError, InputError
+from rsedge.infer.options import Options
 from rsedge.model.bundle import PRECISIONS, Bundle
-from rsedge.options import Options
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.raster.look import look

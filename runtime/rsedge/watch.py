@@ -24,12 +24,12 @@ from pathlib import Path
 from rsedge.backends import Backend
 from rsedge.engine.sliding_window import Progress
 from rsedge.errors import BackendError, BusyError, InputError, RsedgeError, unexpected
-from rsedge.journal import folder_of
-from rsedge.options import Options, Result
-from rsedge.prepare import check_whole, is_preview
+from rsedge.infer.inputs import check_whole, is_preview
+from rsedge.infer.journal import folder_of
+from rsedge.infer.options import Options, Result
+from rsedge.infer.segmentation import is_done, segment
 from rsedge.raster.trust import Trust, leads_to_system
 from rsedge.raster.writer import tag_of
-from rsedge.segmentation import is_done, segment
 from rsedge.version import __version__
 from rsedge.watch_ledger import PULSE_S, Entry, Ledger, State
 

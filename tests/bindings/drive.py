@@ -26,9 +26,9 @@ sys.modules.update({"tensorrt": trt, "pycuda": cuda, "pycuda.driver": cuda})
 
 from rsedge.backends.tensorrt import TensorRtBackend  # noqa: E402
 from rsedge.errors import BackendError, ModelError  # noqa: E402
+from rsedge.infer.inputs import artifact_notes  # noqa: E402
 from rsedge.model.bundle import Bundle  # noqa: E402
 from rsedge.model.engines import Batch, list_engines  # noqa: E402
-from rsedge.prepare import artifact_notes  # noqa: E402
 from rsedge_export.trt import TrtOptions, build_engine  # noqa: E402
 from rsedge_export.trt_watch import Log  # noqa: E402
 

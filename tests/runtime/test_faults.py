@@ -16,7 +16,7 @@ from rasterio.errors import RasterioIOError
 from rsedge import InputError, Options, OutputError, segment
 from rsedge.backends import Backend
 from rsedge.errors import BackendError
-from rsedge.journal import Journal, folder_of
+from rsedge.infer.journal import Journal, folder_of
 from rsedge.raster import RasterReader
 from rsedge.raster import parts as parts_module
 
@@ -94,8 +94,8 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
     "first part": (fail_at("rsedge.raster.parts.create", NO_SPACE), OutputError, "No space left", False),
     "third part": (fail_at("rsedge.raster.parts.create", NO_SPACE, 7), OutputError, "No space left", True),
     "settings": (fail(Journal, "_begin", NO_SPACE), OutputError, "No space left", False),
-    "first line": (fail_at("rsedge.journal.write_all", NO_SPACE, 2), OutputError, "No space left", False),
-    "third line": (fail_at("rsedge.journal.write_all", NO_SPACE, 4), OutputError, "No space left", True),
+    "first line": (fail_at("rsedge.infer.journal.write_all", NO_SPACE, 2), OutputError, "No space left", False),
+    "third line": (fail_at("rsedge.infer.journal.write_all", NO_SPACE, 4), OutputError, "No space left", True),
     "mosaic": (fail_at("rsedge.raster.parts._mosaic", NO_SPACE), OutputError, "No space left", True),
     "overviews": (
         fail_at("rsedge.raster.parts.build_overviews", RasterioIOError("Write failed")),
@@ -113,7 +113,7 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
         fail_at("rsedge.raster.parts.write_class_names", NO_SPACE), OutputError, "No space left", True
     ),
     "preview": (
-        fail_at("rsedge.preview.draw", OutputError("preview cannot be written")), OutputError, "preview", True
+        fail_at("rsedge.infer.preview.draw", OutputError("preview cannot be written")), OutputError, "preview", True
     ),
     "polygons": (
         fail_at("rsedge.vector.polygons.write_polygons", OutputError("polygons cannot be written")),
@@ -121,8 +121,8 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
         "polygons",
         True,
     ),
-    "first name": (fail_at("rsedge.finishing.publish", NO_SPACE), OutputError, "No space left", True),
-    "last name": (fail_at("rsedge.finishing.publish", NO_SPACE, 2), OutputError, "No space left", True),
+    "first name": (fail_at("rsedge.infer.assemble.publish", NO_SPACE), OutputError, "No space left", True),
+    "last name": (fail_at("rsedge.infer.assemble.publish", NO_SPACE, 2), OutputError, "No space left", True),
     "out of memory": (fail(RasterReader, "read_into", MemoryError(), 4), MemoryError, None, True),
 }  # fmt: skip
 

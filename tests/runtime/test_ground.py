@@ -14,9 +14,9 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
+from rsedge.infer.sinks import count_classes
 from rsedge.raster import Grid
 from rsedge.raster.ground import PixelAreas, pixel_areas
-from rsedge.sinks import count_classes
 from rsedge.tiling.window import Window
 
 WGS84 = 6378137.0, 298.257223563

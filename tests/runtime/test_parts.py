@@ -20,7 +20,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsedge.errors import OutputError
-from rsedge.journal import PartFile
+from rsedge.infer.journal import PartFile
 from rsedge.raster import Grid
 from rsedge.raster import parts as module
 from rsedge.raster.overviews import halve

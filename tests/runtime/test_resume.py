@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rsedge.journal import folder_of
+from rsedge.infer.journal import folder_of
 from toys import read
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed")

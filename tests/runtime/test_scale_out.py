@@ -90,7 +90,7 @@ def test_the_same_bytes_as_a_local_run(
     local.parent.mkdir()
     far.parent.mkdir()
     if name == "columns":
-        monkeypatch.setattr("rsedge.job.make_plan", in_columns)
+        monkeypatch.setattr("rsedge.infer.job.make_plan", in_columns)
     picture = "mask_preview.png" if name == "cog" else None
     with_picture = replace(options, preview=picture and local.with_name(picture))
     monkeypatch.chdir(tmp_path)  # the workers' current folder is another
@@ -110,7 +110,7 @@ def test_the_same_bytes_as_a_local_run(
 
 
 def in_columns(*args: object) -> object:
-    from rsedge.plan import make_plan
+    from rsedge.infer.memory_plan import make_plan
 
     plan = make_plan(*args[:2])  # type: ignore[arg-type]
     (block,) = plan.blocks

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from rsedge import InputError, Options, open_model
 from rsedge.backends import Backend
 from rsedge.engine.sliding_window import Source, run
-from rsedge.prepare import plan_run
+from rsedge.infer.inputs import plan_run
 from rsedge.raster import RasterReader
 from rsedge.seams import BORDER_PX, SHIFT, Seams, borders, measure_seams
 from rsedge.tiling.axes import Axis, Tiling

@@ -28,9 +28,9 @@ from rsedge.backends.tensorrt import TensorRtBackend
 from rsedge.check_tiles import SampleTiles
 from rsedge.checks import Candidate, check
 from rsedge.errors import BackendError, ModelError
+from rsedge.infer.inputs import artifact_notes
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import Batch, Device, PlanFacts, plan_name, write_plan
-from rsedge.prepare import artifact_notes
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest, read
 
 Write = Callable[..., Path]

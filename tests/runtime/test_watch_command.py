@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsedge.journal import folder_of
+from rsedge.infer.journal import folder_of
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed")

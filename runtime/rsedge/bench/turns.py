@@ -15,7 +15,7 @@ from rsedge.bench.facts import BATCHES, BenchOptions
 from rsedge.bench.inputs import example_raster
 from rsedge.bench.sensors import Reading, Sensors
 from rsedge.errors import BackendError, InputError, ModelError
-from rsedge.options import Options
+from rsedge.infer.options import Options
 from rsedge.tiling.axes import Axis
 
 # options that scoring on labels takes

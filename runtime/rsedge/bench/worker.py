@@ -37,8 +37,8 @@ LAYERS = ("quantized", "kept_fp32")  # of a record: long lists that nobody compa
 def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     """A bundle's artifact, and what its bundle says of it. Raises ModelError, BackendError or InputError."""
     from rsedge.checks import Candidate, opened  # noqa: PLC0415 - a teacher needs none of it
+    from rsedge.infer.inputs import artifact_notes  # noqa: PLC0415
     from rsedge.model.bundle import Bundle  # noqa: PLC0415 - as below
-    from rsedge.prepare import artifact_notes  # noqa: PLC0415
 
     candidate = Candidate(str(contender.precision), contender.device)
     bundle = Bundle.open(contender.path, None if contender.device == "tensorrt" else contender.precision)
@@ -111,8 +111,8 @@ class Server:
 
     def raster(self, path: str, out: str, overlap: float) -> Facts:
         """Segment a raster, file to file."""
-        from rsedge.options import Options  # noqa: PLC0415 - as in ``open_artifact``
-        from rsedge.segmentation import segment  # noqa: PLC0415
+        from rsedge.infer.options import Options  # noqa: PLC0415 - as in ``open_artifact``
+        from rsedge.infer.segmentation import segment  # noqa: PLC0415
 
         result = segment(self._backend, path, out, Options(overlap=overlap, overwrite=True))
         return {
@@ -130,8 +130,8 @@ class Server:
     def evaluate(self, data: str, classes: str | None, allow_missing: bool, **reading: Any) -> Facts:
         """Score the model on labelled rasters; ``reading`` are fields of Options, tuples as lists."""
         from rsedge.evaluation import evaluate  # noqa: PLC0415
+        from rsedge.infer.options import Options  # noqa: PLC0415
         from rsedge.labels import LabelColors  # noqa: PLC0415
-        from rsedge.options import Options  # noqa: PLC0415
 
         names = tuple(c.name for c in self._backend.bundle.manifest.classes)
         colors = LabelColors.read(Path(classes), names) if classes else None

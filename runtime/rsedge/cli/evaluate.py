@@ -45,9 +45,9 @@ def evaluate_command(
 ) -> None:
     """Score a model on labelled rasters, through the same engine as infer."""
     from rsedge.evaluation import evaluate
+    from rsedge.infer.options import Options
+    from rsedge.infer.segmentation import open_model
     from rsedge.labels import LabelColors
-    from rsedge.options import Options
-    from rsedge.segmentation import open_model
 
     options = Options(
         overlap=overlap,

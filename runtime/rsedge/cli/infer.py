@@ -18,8 +18,8 @@ from rsedge.errors import InputError, RsedgeError, unexpected
 
 if TYPE_CHECKING:
     from rsedge.backends import Backend
+    from rsedge.infer.options import Options, Result
     from rsedge.model.manifest import Manifest
-    from rsedge.options import Options, Result
     from rsedge.raster.writer import Format
     from rsedge.tiling.axes import Seam
 
@@ -108,10 +108,10 @@ def infer(
     quiet: common.Quiet = False,
 ) -> None:
     """Segment rasters of any size into class masks on the same grids."""
-    from rsedge.options import Options
+    from rsedge.infer.options import Options
+    from rsedge.infer.segmentation import open_model
     from rsedge.raster.quiet import hush_libtiff
     from rsedge.raster.trust import Trust
-    from rsedge.segmentation import open_model
 
     hush_libtiff()
     sources = expand(rasters)
@@ -279,7 +279,7 @@ def _survey_scale(
 
 
 def _is_readable(source: str, options: Options) -> bool:
-    from rsedge.prepare import check_whole
+    from rsedge.infer.inputs import check_whole
 
     try:
         check_whole(source, options.trust)
@@ -291,7 +291,7 @@ def _is_readable(source: str, options: Options) -> bool:
 def _segment(
     backend: Backend, source: str, target: Path, options: Options, quiet: bool, as_json: bool
 ) -> None:
-    from rsedge.segmentation import is_done, segment
+    from rsedge.infer.segmentation import is_done, segment
 
     if options.resume and is_done(backend, source, target, options):
         common.note(f"{target} is finished already", quiet)
@@ -317,7 +317,7 @@ def _segment(
 
 
 def _is_kept(target: Path) -> bool:
-    from rsedge.journal import folder_of
+    from rsedge.infer.journal import folder_of
 
     return folder_of(Path(os.path.realpath(target))).exists()
 
@@ -334,7 +334,7 @@ def _say_how_to_go_on(target: Path, error: RsedgeError, quiet: bool) -> None:
 def _show_plan(
     backend: Backend, source: str, target: Path, options: Options, as_json: bool, quiet: bool
 ) -> None:
-    from rsedge.job import Job
+    from rsedge.infer.job import Job
 
     with Job(backend, source, target, options) as job:
         plan = job.plan()

@@ -73,9 +73,9 @@ def watch(
     if health:
         check_pulse(out_dir)
         return
-    from rsedge.options import Options
+    from rsedge.infer.options import Options
+    from rsedge.infer.segmentation import open_model
     from rsedge.raster.quiet import hush_libtiff
-    from rsedge.segmentation import open_model
     from rsedge.watch import PATTERNS, Watch, check_folders
 
     if settle < 0 or every <= 0:

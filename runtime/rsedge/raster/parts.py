@@ -20,7 +20,7 @@ from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import OutputError
 from rsedge.files import sync
-from rsedge.journal import PartFile, describe, is_whole
+from rsedge.infer.journal import PartFile, describe, is_whole
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid, unreferenced_allowed

@@ -17,9 +17,9 @@ from PIL import Image
 from rsedge.documents import parse_json
 from rsedge.errors import InputError
 from rsedge.evaluation import check_grids, check_labels
+from rsedge.infer.preview import PAPER, displayable
 from rsedge.labels import LabelColors
 from rsedge.model.manifest import NODATA, ClassInfo
-from rsedge.preview import PAPER, displayable
 from rsedge.raster import RasterReader, thinned, thinned_rgb
 from rsedge.raster.writer import CLASSES_TAG, tag_of
 from rsedge.truth import LabelReader, settle

@@ -21,7 +21,7 @@ from rsedge.backends import Backend
 from rsedge.backends.base import TensorSpec
 from rsedge.engine import sliding_window as engine
 from rsedge.engine.sliding_window import Pixels, Source, Stats, Strip
-from rsedge.job import Job
+from rsedge.infer.job import Job
 from rsedge.raster import RasterReader, plan_bands
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.window import Window
@@ -373,7 +373,7 @@ def test_nothing_grows_from_tile_to_tile(tmp_path: Path) -> None:
 def test_columns_of_a_raster_give_the_same_result_as_one_block(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seam: str
 ) -> None:
-    monkeypatch.setattr("rsedge.plan.warm_up", lambda backend: 0)
+    monkeypatch.setattr("rsedge.infer.memory_plan.warm_up", lambda backend: 0)
     pixels = np.random.default_rng(2).integers(1, 255, (3, 1300, 2900)).astype(np.uint8)
     pixels[:, 200:900, 700:1100] = 0
     raster = write(tmp_path / "raster.tif", pixels, nodata=0, tiled=True, blockxsize=256, blockysize=256)

@@ -10,16 +10,16 @@ from pathlib import Path
 from rsedge.backends import Backend, open_backend
 from rsedge.engine import sliding_window as engine
 from rsedge.errors import InputError
-from rsedge.finishing import finish
-from rsedge.job import RUN_TAG, Job
-from rsedge.journal import Journal, folder_of
+from rsedge.infer.assemble import finish
+from rsedge.infer.job import RUN_TAG, Job
+from rsedge.infer.journal import Journal, folder_of
+from rsedge.infer.options import Options, Result
+from rsedge.infer.sinks import CONFIDENCE, PROBABILITIES
 from rsedge.memory import begin_peak, peak_rss_bytes, return_large_arrays
 from rsedge.model.bundle import Bundle
 from rsedge.model.manifest import NODATA
-from rsedge.options import Options, Result
 from rsedge.raster import exact_cache
 from rsedge.raster.writer import tag_of
-from rsedge.sinks import CONFIDENCE, PROBABILITIES
 from rsedge.version import __version__
 
 LARGE_BYTES = 192 << 20  # of a run: from here on memory counts more than a few page faults

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsedge import journal as module
 from rsedge.errors import InputError, OutputError
 from rsedge.files import with_crc, without_crc
-from rsedge.journal import Journal, Part, PartFile, describe, folder_of
+from rsedge.infer import journal as module
+from rsedge.infer.journal import Journal, Part, PartFile, describe, folder_of
 from rsedge.tiling.window import Window
 
 SETTINGS = {"raster": "a.tif", "bands": (1, 2, 3), "scale": None, "overlap": 0.25}
@@ -344,7 +344,7 @@ def test_an_error_before_the_first_part_leaves_nothing(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from rsedge.journal import Journal
+from rsedge.infer.journal import Journal
 with Journal(Path(sys.argv[1]), {}, overwrite=True):
     print("held", flush=True)
     time.sleep(60)
@@ -376,7 +376,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from rsedge.errors import InputError
-from rsedge.journal import Journal
+from rsedge.infer.journal import Journal
 target, held = Path(sys.argv[1]), 0
 end = time.monotonic() + 2
 while time.monotonic() < end:

@@ -9,8 +9,8 @@ from typing import Any
 from rsedge.backends import Backend
 from rsedge.conditions import usable_cores
 from rsedge.errors import InputError
+from rsedge.infer.options import Options
 from rsedge.model.manifest import Manifest
-from rsedge.options import Options
 from rsedge.raster import (
     BandPlan,
     Grid,

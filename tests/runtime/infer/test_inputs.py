@@ -1,6 +1,6 @@
 import pytest
 
-from rsedge.prepare import resample_by
+from rsedge.infer.inputs import resample_by
 
 
 @pytest.mark.parametrize(

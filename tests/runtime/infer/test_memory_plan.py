@@ -10,7 +10,7 @@ from rsedge.memory import STATUS
 GROWTH = """
 from rsedge import open_model
 from rsedge.memory import rss_bytes
-from rsedge.plan import _tile, warm_up
+from rsedge.infer.memory_plan import _tile, warm_up
 with open_model(threads=2) as model:
     before = warm_up(model)
     for _ in range(4):

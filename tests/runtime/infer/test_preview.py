@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rsedge import InputError, Options, open_model, segment
-from rsedge.preview import Picture, draw
+from rsedge.infer.preview import Picture, draw
 from toys import CLASSES, strongest
 
 

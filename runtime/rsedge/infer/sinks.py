@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsedge.engine.sliding_window import Pixels, Strip
 from rsedge.errors import OutputError
-from rsedge.journal import Part, PartFile, describe
+from rsedge.infer.journal import Part, PartFile, describe
 from rsedge.metrics import Confusion
 from rsedge.model.manifest import NODATA
 from rsedge.raster import Grid
@@ -22,7 +22,7 @@ from rsedge.raster.parts import write_part
 from rsedge.tiling.window import Window
 
 if TYPE_CHECKING:
-    from rsedge.preview import Picture
+    from rsedge.infer.preview import Picture
     from rsedge.truth import LabelReader
 
 COUNTED_ROWS = 64
@@ -178,7 +178,7 @@ class Thumbnail:
 
     def picture(self) -> Picture:
         """What was kept."""
-        from rsedge.preview import Picture  # noqa: PLC0415 - Pillow is wanted seldom
+        from rsedge.infer.preview import Picture  # noqa: PLC0415 - Pillow is wanted seldom
 
         return Picture(self._image, self._mask)
 

@@ -15,16 +15,16 @@ from rsedge.backends import Backend
 from rsedge.engine import sliding_window as engine
 from rsedge.engine.sliding_window import Inside, Source, Stats
 from rsedge.errors import BusyError, InputError
-from rsedge.journal import Journal, Part, settings_of
+from rsedge.infer.inputs import area_of_interest, check_outputs, open_reader, plan_run, run_notes
+from rsedge.infer.journal import Journal, Part, settings_of
+from rsedge.infer.memory_plan import Plan, Work, free_bytes, make_plan, time_tile
+from rsedge.infer.options import Options
+from rsedge.infer.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
 from rsedge.memory import return_freed_memory
-from rsedge.options import Options
-from rsedge.plan import Plan, Work, free_bytes, make_plan, time_tile
-from rsedge.prepare import area_of_interest, check_outputs, open_reader, plan_run, run_notes
 from rsedge.raster import Grid, RasterReader
 from rsedge.raster.look import look
 from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
-from rsedge.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
 from rsedge.tiling.window import Window
 from rsedge.version import __version__
 

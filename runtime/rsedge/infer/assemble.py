@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rsedge.backends import Backend
-from rsedge.job import RUN_TAG, Job
-from rsedge.journal import Journal, Part
-from rsedge.options import ClassArea
-from rsedge.plan import Plan
+from rsedge.infer.job import RUN_TAG, Job
+from rsedge.infer.journal import Journal, Part
+from rsedge.infer.memory_plan import Plan
+from rsedge.infer.options import ClassArea
+from rsedge.infer.sinks import MASK, PREVIEW, count_classes
 from rsedge.raster.parts import Finish, assemble, strips_of_file
 from rsedge.raster.writer import failure, publish
-from rsedge.sinks import MASK, PREVIEW, count_classes
 from rsedge.version import __version__
 
 
@@ -77,7 +77,7 @@ def class_areas(job: Job, parts: Sequence[Part], mask: Path) -> tuple[ClassArea,
 
 
 def _draw(job: Job, journal: Journal, classes: Sequence[ClassArea]) -> None:
-    from rsedge.preview import draw  # noqa: PLC0415 - Pillow is wanted seldom
+    from rsedge.infer.preview import draw  # noqa: PLC0415 - Pillow is wanted seldom
 
     thumbnail = job.thumbnail()
     if thumbnail is None or job.options.preview is None:

@@ -1,0 +1,1 @@
+"""`rsedge infer`: one raster segmented into a mask, in bounded memory, resumable."""
