@@ -177,7 +177,7 @@ def infer(
 
 
 def _say_who_is_trusted(address: str, quiet: bool) -> None:
-    from rsedge.scale_out import OPEN, is_open_to_others
+    from rsedge.cluster.client import OPEN, is_open_to_others
 
     if is_open_to_others(address):
         common.note(OPEN.format(address=address), quiet)

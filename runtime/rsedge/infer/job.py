@@ -190,7 +190,7 @@ class Job:
 
     def _run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
         if self.options.dask:
-            from rsedge.scale_out import run_on_cluster  # noqa: PLC0415 - stands on this module
+            from rsedge.cluster.client import run_on_cluster  # noqa: PLC0415 - stands on this module
 
             return run_on_cluster(self, plan, journal, progress)
         stats = Stats()

@@ -19,10 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsedge import BackendError, InputError, ModelError, Options, open_model, scale_out, segment
+from rsedge import BackendError, InputError, ModelError, Options, open_model, segment
 from rsedge.backends import Backend
+from rsedge.cluster import client as scale_out
+from rsedge.cluster.worker import Failure, threads_of
 from rsedge.errors import BusyError
-from rsedge.scale_out_worker import Failure, threads_of
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.window import Window
 from toys import CLASSES, make_bundle, pointwise_graph, pointwise_manifest
@@ -399,7 +400,7 @@ def test_bands_keep_workers_busy_and_messages_small(
 
 
 def test_a_worker_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsedge.scale_out_worker.usable_cores", lambda: 8)
+    monkeypatch.setattr("rsedge.cluster.worker.usable_cores", lambda: 8)
     one = {"tcp://10.0.0.1:1": 8}
     assert threads_of("tcp://10.0.0.1:1", one) == 8
     assert threads_of("tcp://10.0.0.1:1", {"tcp://10.0.0.1:1": 2}) == 2  # as many as its owner gave it

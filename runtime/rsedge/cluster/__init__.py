@@ -1,0 +1,1 @@
+"""Parts of a raster segmented by the workers of a Dask cluster."""
