@@ -213,7 +213,7 @@ def test_the_service_may_do_little() -> None:
 
 
 def test_a_watcher_that_hangs_is_started_anew() -> None:
-    from rsedge.watch_ledger import LOST_S, PULSE_S
+    from rsedge.watch.ledger import LOST_S, PULSE_S
 
     settings = settings_of(UNIT.read_text())
     assert settings["Restart"] == "on-failure"  # a missed watchdog is one

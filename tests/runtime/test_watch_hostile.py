@@ -20,8 +20,8 @@ from rasterio.transform import Affine
 from rsedge import InputError
 from rsedge.backends import Backend
 from rsedge.raster import RasterReader
-from rsedge.watch import Done, Refused, Watch
-from rsedge.watch_ledger import Ledger, State
+from rsedge.watch.folder import Done, Refused, Watch
+from rsedge.watch.ledger import Ledger, State
 from toys import read, strongest
 
 Write = Callable[..., Path]

@@ -14,8 +14,8 @@ from rsedge.text import printable
 
 if TYPE_CHECKING:
     from rsedge.tiling.axes import Seam
-    from rsedge.watch import Event, Watch
-    from rsedge.watch_ledger import Ledger
+    from rsedge.watch.folder import Event, Watch
+    from rsedge.watch.ledger import Ledger
 
 STOPPED = "interrupted; what is finished is kept: the same command goes on"
 
@@ -68,7 +68,7 @@ def watch(
     quiet: common.Quiet = False,
 ) -> None:
     """Segment what lands in a folder, each raster once, also across restarts. Ctrl-C or SIGTERM ends it."""
-    from rsedge.watch_ledger import Ledger, check_pulse
+    from rsedge.watch.ledger import Ledger, check_pulse
 
     if health:
         check_pulse(out_dir)
@@ -76,7 +76,7 @@ def watch(
     from rsedge.infer.options import Options
     from rsedge.infer.segmentation import open_model
     from rsedge.raster.quiet import hush_libtiff
-    from rsedge.watch import PATTERNS, Watch, check_folders
+    from rsedge.watch.folder import PATTERNS, Watch, check_folders
 
     if settle < 0 or every <= 0:
         raise InputError(f"--settle {settle:g} must not be below 0, --every {every:g} must be above")
@@ -143,7 +143,7 @@ def _greet(watcher: Watch, quiet: bool) -> None:
 
 def _tell(event: Event, quiet: bool, as_json: bool) -> str:
     """Print what became of a raster, and name it."""
-    from rsedge.watch import Done, Refused
+    from rsedge.watch.folder import Done, Refused
 
     what, name = type(event).__name__.lower(), printable(event.source.name)
     facts: dict[str, object] = {"event": what, "raster": str(event.source)}

@@ -16,8 +16,8 @@ from rsedge.backends import Backend
 from rsedge.engine.sliding_window import Progress
 from rsedge.raster import RasterReader
 from rsedge.raster.trust import NAMED, Trust
-from rsedge.watch import Done, Refused, Waiting, Watch
-from rsedge.watch_ledger import PULSE, Ledger
+from rsedge.watch.folder import Done, Refused, Waiting, Watch
+from rsedge.watch.ledger import PULSE, Ledger
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 Write = Callable[..., Path]

@@ -31,7 +31,7 @@ from rsedge.infer.segmentation import is_done, segment
 from rsedge.raster.trust import Trust, leads_to_system
 from rsedge.raster.writer import tag_of
 from rsedge.version import __version__
-from rsedge.watch_ledger import PULSE_S, Entry, Ledger, State
+from rsedge.watch.ledger import PULSE_S, Entry, Ledger, State
 
 PATTERNS = ("*.tif", "*.tiff")
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".temp", ".swp", "~")

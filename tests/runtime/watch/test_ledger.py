@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rsedge.errors import InputError, OutputError, RsedgeError
-from rsedge.watch_ledger import LINES, LOCK, PULSE, Entry, Ledger, State, check_pulse
+from rsedge.watch.ledger import LINES, LOCK, PULSE, Entry, Ledger, State, check_pulse
 
 A = Entry("a.tif", 10, 111, "a.tif", "model", "settings")
 B = Entry("b\n.tif", 20, 222, "b\n.tif", "model", "settings", "broken: \N{SNOWMAN}")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rsedge.service import SOCKET, tell_systemd
-from rsedge.watch_ledger import PULSE_S, Ledger
+from rsedge.watch.ledger import PULSE_S, Ledger
+from rsedge.watch.systemd import SOCKET, tell_systemd
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no such sockets here")
 

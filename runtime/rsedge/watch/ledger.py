@@ -23,7 +23,7 @@ from types import TracebackType
 from rsedge.errors import InputError, OutputError, RsedgeError
 from rsedge.files import disk_errors, open_own, with_crc, without_crc, write_all
 from rsedge.infer.journal import sync_folder
-from rsedge.service import tell_systemd
+from rsedge.watch.systemd import tell_systemd
 
 LINES, LOCK, PULSE = ".rsedge-watch.jsonl", ".rsedge-watch.lock", ".rsedge-watch.alive"
 # How often the pulse beats while a model is at work; without one for so long, nobody watches. Between two beats

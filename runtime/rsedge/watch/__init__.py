@@ -1,0 +1,1 @@
+"""`rsedge watch`: what lands in a folder is segmented, each raster once."""
