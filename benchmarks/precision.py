@@ -38,14 +38,14 @@ from rsedge.check_tiles import RasterTiles, Tile, Tiles
 from rsedge.checks import TRT_ONLY, Candidate, candidates, check
 from rsedge.conditions import Conditions
 from rsedge.errors import BackendError, ModelError, RsedgeError
-from rsedge.evaluation import evaluate
 from rsedge.files import whole_or_nothing
 from rsedge.infer.options import Options
-from rsedge.labels import LabelColors
 from rsedge.model.manifest import Manifest
-from rsedge.pairs import find_pairs
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.sample_files import write_sample
+from rsedge.score.evaluation import evaluate
+from rsedge.score.labels import LabelColors
+from rsedge.score.pairs import find_pairs
 
 REFERENCE = Candidate("fp32", "cpu")
 

@@ -11,8 +11,8 @@ from PIL import Image
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from rsedge.labels import ClassTable
 from rsedge.model.manifest import NODATA
+from rsedge.score.labels import ClassTable
 
 
 def pixels(height: int, width: int, seed: int = 0, bands: int = 3) -> np.ndarray:

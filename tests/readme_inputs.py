@@ -20,9 +20,9 @@ from rasterio.warp import transform_bounds
 
 from graphs import graph, normal
 from labelled import paint, save
-from rsedge.labels import ClassTable
 from rsedge.model.bundle import DEFAULT_BUNDLE, FULL_BUNDLE
 from rsedge.sample_files import write_sample
+from rsedge.score.labels import ClassTable
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ROOT / "train" / "rsedge_train" / "datasets" / "dubai.toml"

@@ -25,8 +25,8 @@ from PIL import Image
 import readme
 import readme_inputs
 from rsedge.cli.main import app
-from rsedge.labels import ClassTable
 from rsedge.model.manifest import Manifest
+from rsedge.score.labels import ClassTable
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = readme.blocks()

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from rsedge.check_tiles import RasterTiles, spread
 from rsedge.errors import InputError
 from rsedge.model.manifest import Manifest
-from rsedge.pairs import match_pairs
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.sample import SampleScene
+from rsedge.score.pairs import match_pairs
 from rsedge.tiling.window import Window
 from rsedge_train.datasets.base import masking_of
 from rsedge_train.datasets.layouts import open_dataset

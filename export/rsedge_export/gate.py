@@ -17,16 +17,16 @@ from rsedge.backends import Backend, open_backend
 from rsedge.check_tiles import spread
 from rsedge.engine import sliding_window as engine
 from rsedge.errors import BackendError, InputError, ModelError
-from rsedge.evaluation import check_labels
-from rsedge.labels import LabelColors
-from rsedge.metrics import Confusion
 from rsedge.model.bundle import Bundle
 from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.score.evaluation import check_labels
+from rsedge.score.labels import LabelColors
+from rsedge.score.metrics import Confusion
+from rsedge.score.truth import LabelReader
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.window import Window
-from rsedge.truth import LabelReader
 
 CALIBRATION = "held calibration tiles"
 

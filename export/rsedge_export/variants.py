@@ -15,9 +15,9 @@ from typing import Any
 import onnx
 
 from rsedge.errors import InputError, ModelError
-from rsedge.evaluation import find_labelled
 from rsedge.model.manifest import Manifest
-from rsedge.pairs import find_pairs
+from rsedge.score.evaluation import find_labelled
+from rsedge.score.pairs import find_pairs
 from rsedge_export.calibration import HELD_EVERY, CalibrationTiles, Imagery
 from rsedge_export.fp16 import keep_fp32, to_fp16
 from rsedge_export.gate import CALIBRATION, Judged, Limits, Verdict, judge, labelled, unlabelled

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsedge.errors import BackendError, InputError, ModelError, OutputError, RsedgeError
-    from rsedge.evaluation import Evaluation, evaluate
     from rsedge.infer.options import ClassArea, Options, Result
     from rsedge.infer.segmentation import open_model, segment
+    from rsedge.score.evaluation import Evaluation, evaluate
     from rsedge.version import __version__
 
 _HOMES = {

@@ -12,9 +12,9 @@ from rasterio.transform import Affine
 
 from rsedge.errors import InputError
 from rsedge.model.manifest import ClassInfo
-from rsedge.pairs import LABEL_SUFFIX
 from rsedge.raster import Grid, RasterWriter, bounded_cache
 from rsedge.sample import CLASSES, SampleScene
+from rsedge.score.pairs import LABEL_SUFFIX
 from rsedge.tiling.window import Window
 
 STRIP_ROWS = 512

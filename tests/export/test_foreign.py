@@ -17,8 +17,8 @@ from torch import nn
 
 from rsedge import open_model
 from rsedge.errors import InputError, ModelError
-from rsedge.labels import ClassTable
 from rsedge.model.bundle import file_sha256, write_bundle_manifest
+from rsedge.score.labels import ClassTable
 from rsedge_export.foreign import ForeignFacts, adopt
 from rsedge_export.onnx_file import save
 from rsedge_export.session import open_session

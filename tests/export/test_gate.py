@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from artifacts import graph_of, make_artifacts, nan_graph
 from labelled import save_tif
 from rsedge import InputError
-from rsedge.labels import LabelColors
+from rsedge.score.labels import LabelColors
 from rsedge_export import gate
 from rsedge_export.gate import Judged, Limits, Verdict, judge, labelled, unlabelled
 from toys import CLASSES, TILE, pointwise_manifest

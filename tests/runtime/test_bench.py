@@ -22,8 +22,8 @@ from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import RASTER_S, Measured, fitting_side
 from rsedge.engine.sliding_window import STAGES
-from rsedge.pairs import find_pairs
 from rsedge.sample_files import write_sample
+from rsedge.score.pairs import find_pairs
 from rsedge.tiling.axes import Tiling
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 

@@ -12,11 +12,11 @@ from rasterio.transform import Affine
 
 from rsedge import InputError, Options, open_model
 from rsedge.backends import Backend
-from rsedge.boundaries import BoundaryCounter, BoundaryCounts
-from rsedge.evaluation import evaluate, find_labelled
-from rsedge.labels import LOVEDA
-from rsedge.metrics import Confusion
 from rsedge.model.manifest import ClassInfo
+from rsedge.score.boundaries import BoundaryCounter, BoundaryCounts
+from rsedge.score.evaluation import evaluate, find_labelled
+from rsedge.score.labels import LOVEDA
+from rsedge.score.metrics import Confusion
 from toys import CLASSES, make_bundle, pointwise_graph, pointwise_manifest, strongest
 
 Noise = Callable[..., np.ndarray]

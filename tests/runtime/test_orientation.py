@@ -18,8 +18,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from labelled import pixels, save, save_tif
 from rsedge import InputError, Options, open_model, segment
 from rsedge.backends import Backend
-from rsedge.evaluation import evaluate
 from rsedge.raster import RasterReader
+from rsedge.score.evaluation import evaluate
 from toys import read, strongest
 
 TAG = 274

@@ -10,9 +10,9 @@ import rasterio
 
 from rsedge import Options, evaluate, open_model, segment
 from rsedge.backends import Backend
-from rsedge.labels import LabelColors
 from rsedge.model.manifest import NODATA
 from rsedge.sample import CLASSES
+from rsedge.score.labels import LabelColors
 from toys import SHARED, read, shared
 
 pytestmark = shared

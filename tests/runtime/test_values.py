@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
-from rsedge.labels import LabelColors
 from rsedge.raster import BandPlan, RasterReader, open_resampled
 from rsedge.raster.scaling import survey_scale
 from rsedge.raster.values import is_nodata, stored_nodata
+from rsedge.score.labels import LabelColors
+from rsedge.score.truth import LabelReader
 from rsedge.tiling.window import Window
-from rsedge.truth import LabelReader
 from toys import pointwise_manifest
 
 Write = Callable[..., Path]

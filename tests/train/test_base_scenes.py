@@ -11,9 +11,9 @@ import rasterio
 
 from labelled import indices, pixels, save, save_palette, save_tif
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
 from rsedge.model.manifest import ClassInfo
 from rsedge.raster.bands import Masking
+from rsedge.score.labels import ClassTable
 from rsedge.tiling.window import Window
 from rsedge_train.datasets import BandChoice, Dataset, SceneFiles, SceneReader
 from rsedge_train.datasets.base import IGNORE

@@ -12,7 +12,7 @@ from PIL import Image
 
 from labelled import indices, paint, pixels, save, save_palette, save_tif, scene_folder
 from rsedge.errors import InputError
-from rsedge.labels import LOVEDA
+from rsedge.score.labels import LOVEDA
 from rsedge.tiling.window import Window
 from rsedge_train.datasets import SceneReader, check, open_dataset, scan
 from rsedge_train.datasets.detect import KNOWN

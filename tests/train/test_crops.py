@@ -7,8 +7,8 @@ import torch
 from rasterio.transform import Affine
 
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
 from rsedge.model.manifest import ClassInfo
+from rsedge.score.labels import ClassTable
 from rsedge.tiling.window import Window
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import CropConfig, Crops, SceneStore, batches
@@ -182,7 +182,7 @@ def test_a_striped_raster_is_read_by_window_in_bounded_memory(tmp_path):
     code = f"""
 import resource
 from pathlib import Path
-from rsedge.labels import ClassTable
+from rsedge.score.labels import ClassTable
 from rsedge.model.manifest import ClassInfo
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import CropConfig, Crops, SceneStore

@@ -9,8 +9,8 @@ import pytest
 
 from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable, distinct_color
 from rsedge.model.manifest import NODATA, ClassInfo
+from rsedge.score.labels import ClassTable, distinct_color
 from rsedge_train.datasets.detect import KNOWN, MASKS_READ, count_runs, detect_table
 
 OWN = ClassTable(

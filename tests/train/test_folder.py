@@ -9,8 +9,8 @@ import pytest
 
 from labelled import indices, paint, pixels, save, save_tif, scene_folder
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
 from rsedge.model.manifest import ClassInfo
+from rsedge.score.labels import ClassTable
 from rsedge_train.datasets import SceneReader, open_dataset, scan
 from rsedge_train.datasets.detect import KNOWN
 from toys import SHARED, shared

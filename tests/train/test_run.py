@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rsedge.errors import InputError, ModelError, OutputError
-from rsedge.labels import ClassTable
 from rsedge.model.manifest import ClassInfo
+from rsedge.score.labels import ClassTable
 from rsedge_train import pictures, run_folder
 from rsedge_train.crops import CropConfig
 from rsedge_train.datasets import BandChoice, Dataset, SceneFiles

@@ -10,9 +10,9 @@ import pytest
 
 from labelled import indices, pixels, save, save_tif
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.raster.bands import Masking
+from rsedge.score.labels import ClassTable
 from rsedge_train.datasets import BandChoice, Dataset, SceneFiles, scan
 from rsedge_train.datasets.scan import BLOCK
 

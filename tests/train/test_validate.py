@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsedge.labels import ClassTable
-from rsedge.metrics import Confusion
 from rsedge.model.manifest import ClassInfo
+from rsedge.score.labels import ClassTable
+from rsedge.score.metrics import Confusion
 from rsedge_train.datasets import Dataset, SceneFiles
 from rsedge_train.pixels import MEAN, STD
 from rsedge_train.validate import TorchBackend, score, summary

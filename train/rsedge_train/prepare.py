@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rsedge.errors import InputError, OutputError
-from rsedge.truth import describe_missing, doubts
+from rsedge.score.truth import describe_missing, doubts
 from rsedge_train.crops import SceneStore
 from rsedge_train.datasets import Dataset, Scan, SceneScan
 from rsedge_train.datasets.scan import missing_classes
@@ -64,7 +64,7 @@ def check_present(dataset: Dataset, scans: Sequence[SceneScan], *, allow_missing
 
 
 def label_doubts(dataset: Dataset, scans: Sequence[SceneScan]) -> tuple[str, ...]:
-    """Notes where labels may mean something else than they are taken for; see ``rsedge.truth.doubts``."""
+    """Notes where labels may mean something else than they are taken for; see ``rsedge.score.truth.doubts``."""
     own = [s for s in scans if not s.files.drawn]
     if not own:
         return ()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rsedge.errors import OutputError, RsedgeError
-from rsedge.labels import unpack_color
+from rsedge.score.labels import unpack_color
 from rsedge_train.appearance import LOOKS
 from rsedge_train.augment import CropAugment
 from rsedge_train.crops import Crops, CropSource, SceneStore

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rsedge.backends.base import Backend, TensorSpec
-from rsedge.evaluation import Evaluation, evaluate
 from rsedge.infer.options import Options
-from rsedge.metrics import Confusion
 from rsedge.model.bundle import Bundle
 from rsedge.model.manifest import Manifest
+from rsedge.score.evaluation import Evaluation, evaluate
+from rsedge.score.metrics import Confusion
 from rsedge_train.datasets import Dataset, SceneFiles
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet

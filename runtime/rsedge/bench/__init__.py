@@ -25,8 +25,8 @@ from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import OVERLAP, WARMUP, Turns, check_side
 from rsedge.errors import BackendError, InputError, ModelError
-from rsedge.evaluation import find_labelled
 from rsedge.model.bundle import Bundle
+from rsedge.score.evaluation import find_labelled
 
 __all__ = ["BUSY", "WARMUP", "BenchOptions", "BenchResult", "Contender", "bench", "example_tile"]
 

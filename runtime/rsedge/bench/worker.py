@@ -129,9 +129,9 @@ class Server:
 
     def evaluate(self, data: str, classes: str | None, allow_missing: bool, **reading: Any) -> Facts:
         """Score the model on labelled rasters; ``reading`` are fields of Options, tuples as lists."""
-        from rsedge.evaluation import evaluate  # noqa: PLC0415
         from rsedge.infer.options import Options  # noqa: PLC0415
-        from rsedge.labels import LabelColors  # noqa: PLC0415
+        from rsedge.score.evaluation import evaluate  # noqa: PLC0415
+        from rsedge.score.labels import LabelColors  # noqa: PLC0415
 
         names = tuple(c.name for c in self._backend.bundle.manifest.classes)
         colors = LabelColors.read(Path(classes), names) if classes else None

@@ -11,7 +11,7 @@ import typer
 from rsedge.cli import common
 
 if TYPE_CHECKING:
-    from rsedge.evaluation import Evaluation
+    from rsedge.score.evaluation import Evaluation
     from rsedge.tiling.axes import Seam
 
 
@@ -44,10 +44,10 @@ def evaluate_command(
     quiet: common.Quiet = False,
 ) -> None:
     """Score a model on labelled rasters, through the same engine as infer."""
-    from rsedge.evaluation import evaluate
     from rsedge.infer.options import Options
     from rsedge.infer.segmentation import open_model
-    from rsedge.labels import LabelColors
+    from rsedge.score.evaluation import evaluate
+    from rsedge.score.labels import LabelColors
 
     options = Options(
         overlap=overlap,

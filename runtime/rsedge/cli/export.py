@@ -156,7 +156,7 @@ def _foreign(
     name: str | None,
     output: str | None,
 ) -> Any:
-    from rsedge.labels import ClassTable, unpack_color
+    from rsedge.score.labels import ClassTable, unpack_color
     from rsedge_export.foreign import ForeignFacts
 
     if classes is None or mean is None or std is None:

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from rsedge.engine.sliding_window import Pixels, Strip
 from rsedge.errors import OutputError
 from rsedge.infer.journal import Part, PartFile, describe
-from rsedge.metrics import Confusion
 from rsedge.model.manifest import NODATA
 from rsedge.raster import Grid
 from rsedge.raster.ground import PixelAreas
 from rsedge.raster.parts import write_part
+from rsedge.score.metrics import Confusion
 from rsedge.tiling.window import Window
 
 if TYPE_CHECKING:
     from rsedge.infer.preview import Picture
-    from rsedge.truth import LabelReader
+    from rsedge.score.truth import LabelReader
 
 COUNTED_ROWS = 64
 EVEN = 2e-4  # share by which areas of pixels may differ and be counted as one
@@ -199,7 +199,7 @@ class ScoreSink:
     def __init__(self, truth: LabelReader, width: int, classes: int) -> None:
         self._truth, self._width, self._classes = truth, width, classes
         self.confusion = Confusion(np.zeros((classes, classes), np.int64))
-        from rsedge.boundaries import BoundaryCounter  # noqa: PLC0415 - `infer` scores nothing
+        from rsedge.score.boundaries import BoundaryCounter  # noqa: PLC0415 - `infer` scores nothing
 
         self.boundaries = BoundaryCounter(width, classes)
         self.no_data, self.unlabelled = 0, Counter[str]()

@@ -16,13 +16,13 @@ from PIL import Image
 
 from rsedge.documents import parse_json
 from rsedge.errors import InputError
-from rsedge.evaluation import check_grids, check_labels
 from rsedge.infer.preview import PAPER, displayable
-from rsedge.labels import LabelColors
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.raster import RasterReader, thinned, thinned_rgb
 from rsedge.raster.writer import CLASSES_TAG, tag_of
-from rsedge.truth import LabelReader, settle
+from rsedge.score.evaluation import check_grids, check_labels
+from rsedge.score.labels import LabelColors
+from rsedge.score.truth import LabelReader, settle
 
 LONGEST = 900  # px a side
 MOST_CHARS = 2_400_000  # of all pictures together; the page is to stay under 3 MB

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.evaluation import check_labels
-from rsedge.labels import ClassTable, LabelColors
 from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import Grid, RasterReader, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.raster.look import look
+from rsedge.score.evaluation import check_labels
+from rsedge.score.labels import ClassTable, LabelColors
+from rsedge.score.truth import LabelReader
 from rsedge.tiling.window import Window
-from rsedge.truth import LabelReader
 from rsedge_train.pixels import MEAN
 
 IGNORE = NODATA

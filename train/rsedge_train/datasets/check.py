@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
 from rsedge.raster.bands import AS_TAGGED, Masking
-from rsedge.truth import describe_missing, doubts
+from rsedge.score.labels import ClassTable
+from rsedge.score.truth import describe_missing, doubts
 from rsedge_train.datasets.base import SPLITS
 from rsedge_train.datasets.examine import Facts, examine
 from rsedge_train.datasets.found import NO_VAL, Found

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError, unexpected
-from rsedge.evaluation import check_labels
-from rsedge.labels import ClassTable
 from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.raster.look import look
 from rsedge.sample_files import LANDCOVER
+from rsedge.score.evaluation import check_labels
+from rsedge.score.labels import ClassTable
+from rsedge.score.truth import Decoded, LabelReader
 from rsedge.tiling.window import Window
-from rsedge.truth import Decoded, LabelReader
 from rsedge_train.datasets.base import BandChoice, SceneFiles, strips
 from rsedge_train.datasets.footprint import Footprint, footprint
 

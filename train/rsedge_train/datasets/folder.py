@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rsedge.errors import InputError
-from rsedge.labels import LOVEDA, is_loveda
-from rsedge.pairs import LABEL_SUFFIX, Pairs, image_folder, match_pairs
 from rsedge.raster import RasterReader
+from rsedge.score.labels import LOVEDA, is_loveda
+from rsedge.score.pairs import LABEL_SUFFIX, Pairs, image_folder, match_pairs
 from rsedge_train.datasets.base import BandChoice, SceneFiles
 from rsedge_train.datasets.found import NO_VAL, Found, choose_sides, listed
 

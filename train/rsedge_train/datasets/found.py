@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
 from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.score.labels import ClassTable
 from rsedge_train.datasets.base import BandChoice, SceneFiles
 
 NO_VAL = "none"  # as the only name of a validation scene: train without validation

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsedge.errors import InputError
-from rsedge.labels import ClassTable
+from rsedge.score.labels import ClassTable
 from rsedge_train.datasets.base import BandChoice, SceneFiles
 from rsedge_train.datasets.found import NO_VAL, Asked, Found, Sides, check_names, listed
 

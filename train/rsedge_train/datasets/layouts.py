@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from rsedge.errors import InputError
-from rsedge.labels import CLASSES_FILE, ClassTable
 from rsedge.model.manifest import NODATA
 from rsedge.raster.bands import AS_TAGGED, Masking
-from rsedge.truth import settle
+from rsedge.score.labels import CLASSES_FILE, ClassTable
+from rsedge.score.truth import settle
 from rsedge_train.datasets import isprs, samples
 from rsedge_train.datasets.base import Dataset
 from rsedge_train.datasets.detect import detect_table

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rsedge.errors import InputError, OutputError
 from rsedge.files import whole_or_nothing
-from rsedge.metrics import Confusion
 from rsedge.model.manifest import NODATA, ClassInfo
+from rsedge.score.metrics import Confusion
 from rsedge_train.watch.crops import choose_crops
 
 __all__ = ["SheetRow", "choose_crops", "draw_sheet"]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsedge.errors import InputError
-from rsedge.labels import LOVEDA, ClassTable, LabelColors, choose_colors, is_loveda, look_up
 from rsedge.model.manifest import NODATA
+from rsedge.score.labels import LOVEDA, ClassTable, LabelColors, choose_colors, is_loveda, look_up
 from toys import CLASSES, pointwise_manifest
 
 TABLE = """

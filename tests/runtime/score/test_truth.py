@@ -10,11 +10,11 @@ from PIL import Image
 
 from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
-from rsedge.labels import LOVEDA, ClassTable, LabelColors
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.sample_files import LANDCOVER, write_sample
+from rsedge.score.labels import LOVEDA, ClassTable, LabelColors
+from rsedge.score.truth import LabelReader, describe_missing, doubts, find_missing, settle
 from rsedge.tiling.window import Window
-from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, settle
 
 TABLE = ClassTable(
     (ClassInfo("a", (60, 16, 152)), ClassInfo("b", (132, 41, 246)), ClassInfo("c", (110, 193, 228))),
@@ -122,7 +122,7 @@ BLACK, GREY, WHITE = (0, 0, 0), (128, 128, 128), (255, 255, 255)
 NO_YES = ClassTable((ClassInfo("no", BLACK), ClassInfo("yes", WHITE)))
 YES_NO = ClassTable((ClassInfo("yes", WHITE), ClassInfo("no", BLACK)))
 THREE = ClassTable((ClassInfo("low", BLACK), ClassInfo("high", WHITE), ClassInfo("mid", GREY)))
-ISPRS = ClassTable.read(Path(__file__).parents[2] / "train" / "rsedge_train" / "datasets" / "isprs.toml")
+ISPRS = ClassTable.read(Path(__file__).parents[3] / "train" / "rsedge_train" / "datasets" / "isprs.toml")
 
 
 def settled(table: ClassTable, *masks: np.ndarray | Path, folder: Path) -> list[np.ndarray]:

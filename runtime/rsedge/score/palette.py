@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
-from rsedge.labels import pack_color, unpack_color
 from rsedge.raster import RasterReader
+from rsedge.score.labels import pack_color, unpack_color
 
 BLACK = 0
 

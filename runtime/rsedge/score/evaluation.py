@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 
 from rsedge.backends import Backend
-from rsedge.boundaries import TOLERANCE_PX, BoundaryCounts
 from rsedge.engine import sliding_window as engine
 from rsedge.errors import InputError
 from rsedge.infer.inputs import plan_run, run_notes
 from rsedge.infer.options import Options
 from rsedge.infer.sinks import ScoreSink
-from rsedge.labels import LabelColors, choose_colors
-from rsedge.metrics import Confusion
 from rsedge.model.manifest import Manifest
-from rsedge.pairs import find_pairs
 from rsedge.raster import RasterReader, bounded_cache, describe_orientation, pixels_apart
 from rsedge.raster.look import look
 from rsedge.raster.scaling import check_scale
-from rsedge.truth import LabelReader, describe_missing, doubts, find_missing, named_classes, settle
+from rsedge.score.boundaries import TOLERANCE_PX, BoundaryCounts
+from rsedge.score.labels import LabelColors, choose_colors
+from rsedge.score.metrics import Confusion
+from rsedge.score.pairs import find_pairs
+from rsedge.score.truth import LabelReader, describe_missing, doubts, find_missing, named_classes, settle
 
 MOST_APART_PX = 0.05  # a label's corner from its image's: what writing and rounding geotransforms leaves
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rsedge.errors import InputError
-from rsedge.pairs import find_pairs, match_pairs
+from rsedge.score.pairs import find_pairs, match_pairs
 
 
 def touch(root: Path, *names: str) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.labels import LabelColors, describe_colors, look_up, pack
 from rsedge.model.manifest import NODATA
-from rsedge.palette import choose_palette, find_hidden, is_ramp, palette_table, read_palette
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.raster.writer import CLASSES_TAG, tag_of
+from rsedge.score.labels import LabelColors, describe_colors, look_up, pack
+from rsedge.score.palette import choose_palette, find_hidden, is_ramp, palette_table, read_palette
 from rsedge.tiling.window import Window
 
 ALLOW_MISSING = "--allow-missing-classes"

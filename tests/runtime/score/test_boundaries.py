@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsedge.boundaries import TOLERANCE_PX, BoundaryCounter, BoundaryCounts
+from rsedge.score.boundaries import TOLERANCE_PX, BoundaryCounter, BoundaryCounts
 
 CLASSES = 3
 

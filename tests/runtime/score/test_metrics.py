@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rsedge.errors import InputError
-from rsedge.metrics import Confusion
+from rsedge.score.metrics import Confusion
 
 TRUTH = np.array([[0, 0, 1, 1], [2, 2, 255, 0]], np.uint8)
 FOUND = np.array([[0, 1, 1, 1], [2, 0, 0, 255]], np.uint8)

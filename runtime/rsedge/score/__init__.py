@@ -1,0 +1,1 @@
+"""`rsedge eval`: labels read, masks scored."""
