@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from table4_worker import conditions
 
 from rsedge.backends.ort import CUDA_BATCH, OrtBackend
-from rsedge.check_tiles import SampleTiles
 from rsedge.model.bundle import Bundle
+from rsedge.verify.tiles import SampleTiles
 
 BATCHES = (1, 2, 4, 8)
 CHUNK_BYTES = 4 << 30

@@ -34,8 +34,6 @@ import numpy as np
 from rsedge import open_model
 from rsedge.backends import Backend
 from rsedge.bench import BUSY, WARMUP, example_tile
-from rsedge.check_tiles import RasterTiles, Tile, Tiles
-from rsedge.checks import TRT_ONLY, Candidate, candidates, check
 from rsedge.conditions import Conditions
 from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.files import whole_or_nothing
@@ -46,6 +44,8 @@ from rsedge.sample_files import write_sample
 from rsedge.score.evaluation import evaluate
 from rsedge.score.labels import LabelColors
 from rsedge.score.pairs import find_pairs
+from rsedge.verify.compare import TRT_ONLY, Candidate, candidates, check
+from rsedge.verify.tiles import RasterTiles, Tile, Tiles
 
 REFERENCE = Candidate("fp32", "cpu")
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rsedge.check_tiles import COARSE, REFERENCE_NAME
 from rsedge.errors import ModelError
 from rsedge.model.bundle import file_sha256, write_bundle_manifest
 from rsedge.model.manifest import Manifest
 from rsedge.sample import SampleScene
 from rsedge.tiling.window import Window
+from rsedge.verify.tiles import COARSE, REFERENCE_NAME
 from rsedge.version import __version__
 from rsedge_export.assemble import ARTIFACT, Plan, assemble
 from rsedge_export.foreign import ForeignFacts, adopt

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.agreement import AgreementMeter
 from rsedge.backends import Backend, open_backend
-from rsedge.check_tiles import spread
 from rsedge.engine import sliding_window as engine
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.model.bundle import Bundle
@@ -27,6 +25,8 @@ from rsedge.score.metrics import Confusion
 from rsedge.score.truth import LabelReader
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.window import Window
+from rsedge.verify.agreement import AgreementMeter
+from rsedge.verify.tiles import spread
 
 CALIBRATION = "held calibration tiles"
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from labelled import pixels, save_tif
 from rsedge import InputError, ModelError, open_model
-from rsedge.check_tiles import SampleTiles
 from rsedge.model.bundle import Bundle
+from rsedge.verify.tiles import SampleTiles
 from rsedge_export import assemble as module
 from rsedge_export.assemble import ARTIFACT, NO_IMAGERY, Calibration, Plan, assemble
 from rsedge_export.calibration import Imagery

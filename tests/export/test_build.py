@@ -18,13 +18,13 @@ from torch import nn
 
 from graphs import graph, make
 from rsedge import InputError, ModelError, open_model, segment
-from rsedge.check_tiles import SampleTiles
 from rsedge.model.bundle import Bundle, file_sha256, write_bundle_manifest
 from rsedge.model.manifest import ClassInfo
 from rsedge.sample import SampleScene
 from rsedge.sample_files import LANDCOVER
 from rsedge.tiling.window import Window
-from rsedge.verify import VerifyOptions, verify
+from rsedge.verify.tiles import SampleTiles
+from rsedge.verify.verify import VerifyOptions, verify
 from rsedge_export import assemble, build, parity
 from rsedge_export.assemble import Calibration, Plan
 from rsedge_export.calibration import Imagery

@@ -17,9 +17,9 @@ from onnx import TensorProto
 from graphs import graph, make, ops
 from labelled import save_tif
 from rsedge import InputError
-from rsedge.check_tiles import SampleTiles
 from rsedge.model.bundle import PRECISION_KEY, Bundle, write_bundle_manifest
 from rsedge.model.onnx_metadata import onnx_metadata
+from rsedge.verify.tiles import SampleTiles
 from rsedge_export import variants
 from rsedge_export.calibration import CalibrationTiles, Imagery
 from rsedge_export.gate import Limits, Verdict

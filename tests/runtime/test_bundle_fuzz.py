@@ -17,10 +17,10 @@ import pytest
 from artifacts import graph_of, make_artifacts
 from rsedge import open_model
 from rsedge.backends.speeds import Machine, Speed, keep_speeds, load_speeds
-from rsedge.check_tiles import REFERENCE_NAME, ReferenceAnswer
 from rsedge.errors import RsedgeError
 from rsedge.model.bundle import Bundle, file_sha256
 from rsedge.model.engines import list_engines
+from rsedge.verify.tiles import REFERENCE_NAME, ReferenceAnswer
 from toys import TILE, pointwise_manifest
 
 ODD: list[Any] = [

@@ -25,12 +25,12 @@ from rsedge.backends.base import TensorSpec
 from rsedge.backends.gpu import Gpu, import_tensorrt, l4t_release
 from rsedge.backends.ort import OrtBackend
 from rsedge.backends.tensorrt import TensorRtBackend
-from rsedge.check_tiles import SampleTiles
-from rsedge.checks import Candidate, check
 from rsedge.errors import BackendError, ModelError
 from rsedge.infer.inputs import artifact_notes
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import Batch, Device, PlanFacts, plan_name, write_plan
+from rsedge.verify.compare import Candidate, check
+from rsedge.verify.tiles import SampleTiles
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest, read
 
 Write = Callable[..., Path]

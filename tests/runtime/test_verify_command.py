@@ -56,7 +56,7 @@ def test_a_failure_exits_with_1_and_a_sentence_after_the_result(run: Run) -> Non
 
 
 def test_what_is_missing_is_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rsedge.checks.find_spec", lambda _: None)
+    monkeypatch.setattr("rsedge.verify.compare.find_spec", lambda _: None)
     code, printed, _ = run("verify", made(), "--tiles", 1, "--threads", 1)
     assert code == 0
     assert "all on tensorrt: not run: TensorRT is not installed" in printed

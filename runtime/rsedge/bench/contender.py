@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rsedge.bench.facts import STUDENT, TEACHER, BenchOptions
-from rsedge.checks import TRT_ONLY, Candidate, candidates
 from rsedge.errors import InputError
 from rsedge.model.bundle import DEFAULT_BUNDLE, Bundle
+from rsedge.verify.compare import TRT_ONLY, Candidate, candidates
 
 OPEN_ARTIFACT = "rsedge.bench.worker:open_artifact"
 FOR_TENSORRT = "it is laid out for TensorRT, and no CPU is meant to run it; --precision takes it all the same"

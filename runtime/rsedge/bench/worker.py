@@ -36,9 +36,9 @@ LAYERS = ("quantized", "kept_fp32")  # of a record: long lists that nobody compa
 
 def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     """A bundle's artifact, and what its bundle says of it. Raises ModelError, BackendError or InputError."""
-    from rsedge.checks import Candidate, opened  # noqa: PLC0415 - a teacher needs none of it
     from rsedge.infer.inputs import artifact_notes  # noqa: PLC0415
     from rsedge.model.bundle import Bundle  # noqa: PLC0415 - as below
+    from rsedge.verify.compare import Candidate, opened  # noqa: PLC0415 - a teacher needs none of it
 
     candidate = Candidate(str(contender.precision), contender.device)
     bundle = Bundle.open(contender.path, None if contender.device == "tensorrt" else contender.precision)

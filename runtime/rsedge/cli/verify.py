@@ -11,9 +11,9 @@ from rsedge.cli import common
 from rsedge.errors import BackendError
 
 if TYPE_CHECKING:
-    from rsedge.checks import Check
-    from rsedge.seams import Seams
-    from rsedge.verify import Verification
+    from rsedge.verify.compare import Check
+    from rsedge.verify.seams import Seams
+    from rsedge.verify.verify import Verification
 
 BUNDLE = "`rsedge verify BUNDLE`"
 HEADINGS = (
@@ -73,8 +73,8 @@ def verify(
 ) -> None:
     """Compare every artifact that this machine can run with fp32: classes, scores and speed."""
     from rsedge.raster.bands import Masking
-    from rsedge.verify import VerifyOptions
-    from rsedge.verify import verify as compare
+    from rsedge.verify.verify import VerifyOptions
+    from rsedge.verify.verify import verify as compare
 
     options = VerifyOptions(
         tiles=tiles,

@@ -17,8 +17,8 @@ from rsedge.backends import Backend
 from rsedge.engine.sliding_window import Source, run
 from rsedge.infer.inputs import plan_run
 from rsedge.raster import RasterReader
-from rsedge.seams import BORDER_PX, SHIFT, Seams, borders, measure_seams
 from rsedge.tiling.axes import Axis, Tiling
+from rsedge.verify.seams import BORDER_PX, SHIFT, Seams, borders, measure_seams
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 Write = Callable[..., Path]

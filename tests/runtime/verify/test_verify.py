@@ -11,11 +11,11 @@ import pytest
 from artifacts import graph_of, make_artifacts, nan_graph
 from rsedge import BackendError, InputError, ModelError, open_model
 from rsedge.backends.speeds import load_speeds
-from rsedge.checks import Check, candidates
 from rsedge.model.bundle import Bundle
 from rsedge.sample import SampleScene
 from rsedge.tiling.window import Window
-from rsedge.verify import Verification, VerifyOptions, verify
+from rsedge.verify.compare import Check, candidates
+from rsedge.verify.verify import Verification, VerifyOptions, verify
 from toys import TILE, pointwise_manifest, read
 
 Write = Callable[..., Path]
@@ -27,7 +27,7 @@ FEW = VerifyOptions(tiles=2, device="cpu", threads=1)
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Neither OpenVINO nor TensorRT, whatever is installed; the user's cache is not touched."""
-    monkeypatch.setattr("rsedge.checks.find_spec", lambda _: None)
+    monkeypatch.setattr("rsedge.verify.compare.find_spec", lambda _: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -87,7 +87,7 @@ def test_less_than_the_exporter_measured_is_a_note(tmp_path: Path, monkeypatch: 
     slightly = graph_of(MANIFEST, "int8", (1.0, 1.004, 1.0))
     found = of(verify(made(tmp_path / "a", slightly), FEW), "cpu").found
     assert found is not None
-    monkeypatch.setattr("rsedge.checks.SAME_INT8", found.agreement - 0.001)
+    monkeypatch.setattr("rsedge.verify.compare.SAME_INT8", found.agreement - 0.001)
     for number, (recorded, noted) in enumerate(
         [
             (found.agreement + 0.005, False),
@@ -118,14 +118,14 @@ def test_what_cannot_run_says_why(tmp_path: Path) -> None:
 def test_onnxruntimes_tensorrt_is_not_given_what_is_laid_out_for_cpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsedge.checks.offered_providers", lambda: ("TensorrtExecutionProvider",))
+    monkeypatch.setattr("rsedge.verify.compare.offered_providers", lambda: ("TensorrtExecutionProvider",))
     graphs = {p: graph_of(MANIFEST, p) for p in ("fp32", "fp16", "int8", "int8-trt10")}
     bundle = Bundle.open(make_artifacts(tmp_path / "b", MANIFEST, graphs))
     found = candidates(bundle, "ort-tensorrt")
     assert [(c.precision, c.missing) for c in found] == [("fp32", None), ("fp16", None), ("int8-trt10", None)]
     (named,) = candidates(bundle, "ort-tensorrt", "int8")
     assert "laid out for CPUs" in str(named.missing)
-    monkeypatch.setattr("rsedge.checks.offered_providers", lambda: ("CPUExecutionProvider",))
+    monkeypatch.setattr("rsedge.verify.compare.offered_providers", lambda: ("CPUExecutionProvider",))
     (absent,) = candidates(bundle, "ort-tensorrt")
     assert absent.missing == "this onnxruntime offers no TensorRT"
 
@@ -134,7 +134,7 @@ def test_an_engine_that_is_not_there_names_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = made(tmp_path, SAME)
-    monkeypatch.setattr("rsedge.checks.find_spec", lambda name: name == "tensorrt" or None)
+    monkeypatch.setattr("rsedge.verify.compare.find_spec", lambda name: name == "tensorrt" or None)
     check = of(verify(folder, VerifyOptions(tiles=1, threads=1)), "tensorrt")
     assert "rsedge export --trt" in (check.why or "")
 

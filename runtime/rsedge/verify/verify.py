@@ -14,11 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rsedge.agreement_map import AgreementMap, map_agreement
 from rsedge.backends import DEVICES, Backend, open_backend
 from rsedge.backends.speeds import Machine, Speed, keep_speeds
-from rsedge.check_tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles
-from rsedge.checks import Candidate, Check, candidates, check, opened
 from rsedge.conditions import Conditions
 from rsedge.engine.sliding_window import Progress
 from rsedge.errors import BackendError, InputError
@@ -27,8 +24,11 @@ from rsedge.model.bundle import PRECISIONS, Bundle
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
 from rsedge.raster.look import look
-from rsedge.seams import Seams, measure_seams
 from rsedge.tiling.axes import Seam
+from rsedge.verify.compare import Candidate, Check, candidates, check, opened
+from rsedge.verify.map import AgreementMap, map_agreement
+from rsedge.verify.seams import Seams, measure_seams
+from rsedge.verify.tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles
 
 # Against reference.npz: classes, and scores as a share of their range.
 SAME_ANSWER, ANSWER_ERROR = 0.999, 0.01

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rsedge.agreement import AgreementMeter
+from rsedge.verify.agreement import AgreementMeter
 
 ALL = np.ones((2, 2), np.bool_)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from artifacts import graph_of, make_artifacts
-from rsedge.check_tiles import REFERENCE_NAME, ReferenceAnswer
 from rsedge.errors import ModelError
 from rsedge.model.bundle import Bundle, write_bundle_manifest
+from rsedge.verify.tiles import REFERENCE_NAME, ReferenceAnswer
 from toys import TILE, pointwise_manifest
 
 

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from rsedge.agreement import Agreement, AgreementMeter
 from rsedge.backends import DEVICES, Backend, open_backend
 from rsedge.backends.ort import BY_DEVICE, offered_providers
-from rsedge.check_tiles import Tiles
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import command, list_engines
+from rsedge.verify.agreement import Agreement, AgreementMeter
+from rsedge.verify.tiles import Tiles
 
 SAME_CLEAR = 0.999  # fp32 and fp16: least share of the clear pixels with the reference's class
 SAME_INT8 = 0.97  # int8: least share of all pixels with the reference's class

@@ -1,0 +1,1 @@
+"""`rsedge verify`: does this machine answer as the reference does?"""
