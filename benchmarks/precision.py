@@ -40,12 +40,12 @@ from rsedge.files import whole_or_nothing
 from rsedge.infer.options import Options
 from rsedge.model.manifest import Manifest
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
-from rsedge.sample_files import write_sample
 from rsedge.score.evaluation import evaluate
 from rsedge.score.labels import LabelColors
 from rsedge.score.pairs import find_pairs
 from rsedge.verify.compare import TRT_ONLY, Candidate, candidates, check
 from rsedge.verify.tiles import RasterTiles, Tile, Tiles
+from rsedge_sample.files import write_sample
 
 REFERENCE = Candidate("fp32", "cpu")
 

@@ -21,7 +21,7 @@ from streaming_peers import BLOCK, Facts, report
 from rsedge.files import whole_or_nothing
 from rsedge.model.bundle import METADATA_KEY, write_bundle_manifest
 from rsedge.model.manifest import ClassInfo, Manifest
-from rsedge.sample_files import write_sample
+from rsedge_sample.files import write_sample
 
 TILE, SEED = 512, 7
 LARGEST_DRAWN = 6000  # pixels a side; a larger raster repeats a scene of REPEATED

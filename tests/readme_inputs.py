@@ -21,8 +21,8 @@ from rasterio.warp import transform_bounds
 from graphs import graph, normal
 from labelled import paint, save
 from rsedge.model.bundle import DEFAULT_BUNDLE, FULL_BUNDLE
-from rsedge.sample_files import write_sample
 from rsedge.score.labels import ClassTable
+from rsedge_sample.files import write_sample
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ROOT / "train" / "rsedge_train" / "datasets" / "dubai.toml"

@@ -16,7 +16,6 @@ from torch import nn
 from rsedge.errors import ModelError
 from rsedge.model.bundle import file_sha256, write_bundle_manifest
 from rsedge.model.manifest import Manifest
-from rsedge.sample import SampleScene
 from rsedge.tiling.window import Window
 from rsedge.verify.tiles import COARSE, REFERENCE_NAME
 from rsedge.version import __version__
@@ -25,6 +24,7 @@ from rsedge_export.foreign import ForeignFacts, adopt
 from rsedge_export.graph import RawInput, export_onnx
 from rsedge_export.onnx_file import save
 from rsedge_export.parity import Parity, compare
+from rsedge_sample import SampleScene
 from rsedge_train.nets.complexity import complexity, macs, parameters
 from rsedge_train.nets.deploy import deploy, fold_dilations
 from rsedge_train.nets.network import SegNet

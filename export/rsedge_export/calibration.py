@@ -15,10 +15,10 @@ from rsedge.errors import InputError
 from rsedge.model.manifest import Manifest
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.bands import AS_TAGGED, Masking
-from rsedge.sample import SampleScene
 from rsedge.score.pairs import match_pairs
 from rsedge.tiling.window import Window
 from rsedge.verify.tiles import RasterTiles, spread
+from rsedge_sample import SampleScene
 from rsedge_train.datasets.base import masking_of
 from rsedge_train.datasets.layouts import open_dataset
 from rsedge_train.run_folder import Run

@@ -19,7 +19,7 @@ from PIL import Image
 from report_inputs import NAMES, evaluation, full_bench, save, sparse_bench
 from rsedge.raster import Grid, RasterWriter
 from rsedge.report import Sources, write_report
-from rsedge.sample_files import COLORS, LANDCOVER
+from rsedge_sample.files import COLORS, LANDCOVER
 
 GREY, RED, BLUE = (120, 120, 120), COLORS["building"], COLORS["water"]
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]

@@ -20,8 +20,6 @@ from graphs import graph, make
 from rsedge import InputError, ModelError, open_model, segment
 from rsedge.model.bundle import Bundle, file_sha256, write_bundle_manifest
 from rsedge.model.manifest import ClassInfo
-from rsedge.sample import SampleScene
-from rsedge.sample_files import LANDCOVER
 from rsedge.tiling.window import Window
 from rsedge.verify.tiles import SampleTiles
 from rsedge.verify.verify import VerifyOptions, verify
@@ -30,6 +28,8 @@ from rsedge_export.assemble import Calibration, Plan
 from rsedge_export.calibration import Imagery
 from rsedge_export.foreign import ForeignFacts
 from rsedge_export.variants import Wanted
+from rsedge_sample import SampleScene
+from rsedge_sample.files import LANDCOVER
 from rsedge_train import run_folder
 from rsedge_train.nets.registry import build as build_net
 from rsedge_train.pixels import normalise

@@ -12,9 +12,9 @@ from rasterio.windows import Window
 
 from labelled import indices, pixels, save_tif
 from rsedge import InputError
-from rsedge.sample import SampleScene
 from rsedge.tiling.window import Window as SceneWindow
 from rsedge_export.calibration import CalibrationTiles, Imagery, imagery_of
+from rsedge_sample import SampleScene
 from rsedge_train.run_folder import Run
 from toys import CLASSES, TILE, pointwise_manifest
 

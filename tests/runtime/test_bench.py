@@ -22,9 +22,9 @@ from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import RASTER_S, Measured, fitting_side
 from rsedge.engine.sliding_window import STAGES
-from rsedge.sample_files import write_sample
 from rsedge.score.pairs import find_pairs
 from rsedge.tiling.axes import Tiling
+from rsedge_sample.files import write_sample
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 COUNTS: dict[str, Any] = {
@@ -173,7 +173,7 @@ def test_scores_of_the_training_are_those_of_fp32(tmp_path: Path) -> None:
 
 
 def test_accuracy_can_be_measured(bundle: Path, tmp_path: Path) -> None:
-    from rsedge.sample_files import write_sample
+    from rsedge_sample.files import write_sample
 
     manifest = pointwise_manifest(classes=pointwise_manifest().classes)
     write_sample(tmp_path / "town.tif", 70, 70, seed=3)

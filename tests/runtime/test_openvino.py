@@ -10,8 +10,8 @@ import pytest
 
 from artifacts import graph_of, make_artifacts
 from rsedge import BackendError, ModelError, open_model, segment
-from rsedge.sample import SampleScene
 from rsedge.tiling.window import Window
+from rsedge_sample import SampleScene
 from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 

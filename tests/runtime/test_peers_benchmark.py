@@ -13,7 +13,7 @@ import rasterio
 from rasterio import Affine
 
 from rsedge.conditions import usable_cores
-from rsedge.sample_files import write_sample
+from rsedge_sample.files import write_sample
 
 BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")
 sys.path.append(BENCHMARKS)

@@ -14,7 +14,7 @@ from PIL import Image
 from rasterio.transform import Affine
 
 from report_inputs import NAMES, evaluation, full_bench, save
-from rsedge.sample_files import COLORS, write_sample
+from rsedge_sample.files import COLORS, write_sample
 
 Run = Callable[..., tuple[int, str, str]]
 Write = Callable[..., Path]

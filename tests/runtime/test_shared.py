@@ -11,8 +11,8 @@ import rasterio
 from rsedge import Options, evaluate, open_model, segment
 from rsedge.backends import Backend
 from rsedge.model.manifest import NODATA
-from rsedge.sample import CLASSES
 from rsedge.score.labels import LabelColors
+from rsedge_sample import CLASSES
 from toys import SHARED, read, shared
 
 pytestmark = shared

@@ -10,9 +10,9 @@ import pytest
 
 from labelled import indices, save, scene_folder
 from rsedge.errors import InputError
-from rsedge.sample import CLASSES, SampleScene
 from rsedge.score.labels import ClassTable
 from rsedge.tiling.window import Window
+from rsedge_sample import CLASSES, SampleScene
 from rsedge_train.datasets import BandChoice, SceneReader, open_dataset, with_samples
 from rsedge_train.datasets.detect import KNOWN
 from rsedge_train.datasets.samples import GSDS_M

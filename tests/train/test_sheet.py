@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from rsedge.errors import InputError, OutputError
-from rsedge.sample import SampleScene
-from rsedge.sample_files import LANDCOVER
 from rsedge.tiling.window import Window
+from rsedge_sample import SampleScene
+from rsedge_sample.files import LANDCOVER
 from rsedge_train.datasets.base import SceneFiles
 from rsedge_train.datasets.scan import BLOCK, SceneScan
 from rsedge_train.watch.sheet import SheetRow, _fitted, _font, _score, choose_crops, draw_sheet

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.model.manifest import Manifest
-from rsedge.sample import SampleScene
-from rsedge.sample_files import write_sample
 from rsedge.tiling.window import Window
+from rsedge_sample import SampleScene
+from rsedge_sample.files import write_sample
 
 SEED = 21
 BLOCK = 16  # pixels between the supports of smooth noise

@@ -21,7 +21,7 @@ def sample(
     quiet: common.Quiet = False,
 ) -> None:
     """Write a procedural aerial scene of any size with exact labels beside it."""
-    from rsedge.sample_files import parse_size, write_sample
+    from rsedge_sample.files import parse_size, write_sample
 
     width, height = parse_size(size)
     with common.progress_bar("rows", quiet) as progress:

@@ -220,7 +220,7 @@ class _Printable(logging.Formatter):
 
 def _leave_big_tile(options: TrainOptions) -> None:
     """A raster to try ``infer`` on, where the user brought no data; never trained on."""
-    from rsedge.sample_files import write_sample
+    from rsedge_sample.files import write_sample
 
     if _first() and not BIG_TILE.exists():
         side = 2048 if options.quick else 8192

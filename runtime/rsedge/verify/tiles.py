@@ -17,9 +17,9 @@ from rsedge.errors import InputError, ModelError
 from rsedge.model.bundle import Bundle
 from rsedge.model.manifest import Manifest
 from rsedge.raster import BandPlan, RasterReader
-from rsedge.sample import SampleScene
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.window import Window
+from rsedge_sample import SampleScene
 
 REFERENCE_NAME = "reference.npz"
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from PIL import Image
 from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA, ClassInfo
-from rsedge.sample_files import LANDCOVER, write_sample
 from rsedge.score.labels import LOVEDA, ClassTable, LabelColors
 from rsedge.score.truth import LabelReader, describe_missing, doubts, find_missing, settle
 from rsedge.tiling.window import Window
+from rsedge_sample.files import LANDCOVER, write_sample
 
 TABLE = ClassTable(
     (ClassInfo("a", (60, 16, 152)), ClassInfo("b", (132, 41, 246)), ClassInfo("c", (110, 193, 228))),

@@ -12,10 +12,10 @@ from artifacts import graph_of, make_artifacts, nan_graph
 from rsedge import BackendError, InputError, ModelError, open_model
 from rsedge.backends.speeds import load_speeds
 from rsedge.model.bundle import Bundle
-from rsedge.sample import SampleScene
 from rsedge.tiling.window import Window
 from rsedge.verify.compare import Check, candidates
 from rsedge.verify.verify import Verification, VerifyOptions, verify
+from rsedge_sample import SampleScene
 from toys import TILE, pointwise_manifest, read
 
 Write = Callable[..., Path]

@@ -15,10 +15,10 @@ from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import stored_nodata
-from rsedge.sample_files import LANDCOVER
 from rsedge.score.labels import ClassTable, distinct_color, pack, pack_color, unpack_color
 from rsedge.score.palette import find_hidden, read_palette
 from rsedge.tiling.window import Window
+from rsedge_sample.files import LANDCOVER
 from rsedge_train.datasets import isprs
 
 MASKS_READ = 30

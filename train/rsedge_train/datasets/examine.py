@@ -17,11 +17,11 @@ from rsedge.errors import InputError, unexpected
 from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.raster.look import look
-from rsedge.sample_files import LANDCOVER
 from rsedge.score.evaluation import check_labels
 from rsedge.score.labels import ClassTable
 from rsedge.score.truth import Decoded, LabelReader
 from rsedge.tiling.window import Window
+from rsedge_sample.files import LANDCOVER
 from rsedge_train.datasets.base import BandChoice, SceneFiles, strips
 from rsedge_train.datasets.footprint import Footprint, footprint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rsedge.raster import Grid
-from rsedge.sample_files import CRS_EPSG, EAST_M, NORTH_M
+from rsedge_sample.files import CRS_EPSG, EAST_M, NORTH_M
 
 
 @dataclass(frozen=True)

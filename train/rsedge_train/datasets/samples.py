@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rsedge.errors import InputError
 from rsedge.raster import RasterReader
-from rsedge.sample_files import LANDCOVER, write_sample
 from rsedge.score.labels import ClassTable
 from rsedge.score.pairs import LABEL_SUFFIX
+from rsedge_sample.files import LANDCOVER, write_sample
 from rsedge_train.datasets.base import BandChoice, Dataset, SceneFiles
 
 FOLDER = Path("samples")

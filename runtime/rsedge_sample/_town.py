@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.sample._noise import F32, F64, Ints, draw, hash_of, key_of, key_unit, wave
+from rsedge_sample._noise import F32, F64, Ints, draw, hash_of, key_of, key_unit, wave
 
 BLOCK_M = 250.0  # side of a superblock, between two arterials
 NODE_M = 16.0  # the warp is evaluated on this lattice and interpolated between

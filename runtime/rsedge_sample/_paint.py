@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.sample import _materials as mat
-from rsedge.sample import _objects as objects
-from rsedge.sample._ground import Noise, surface
-from rsedge.sample._noise import F32, U32, Frame, Ints, draw, hash_of, unit, value_noise
-from rsedge.sample._raster import Boxes, cover, footprint, offsets, shadow
-from rsedge.sample._town import Town
-from rsedge.sample._trees import Trees, grow
+from rsedge_sample import _materials as mat
+from rsedge_sample import _objects as objects
+from rsedge_sample._ground import Noise, surface
+from rsedge_sample._noise import F32, U32, Frame, Ints, draw, hash_of, unit, value_noise
+from rsedge_sample._raster import Boxes, cover, footprint, offsets, shadow
+from rsedge_sample._town import Town
+from rsedge_sample._trees import Trees, grow
 
 U8 = NDArray[np.uint8]
 

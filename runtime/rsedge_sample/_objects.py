@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.sample import _materials as mat
-from rsedge.sample._noise import F32, F64, U32, Frame, Ints, draw, hash_of, repeat_index
-from rsedge.sample._raster import Boxes, concat, take
-from rsedge.sample._town import (
+from rsedge_sample import _materials as mat
+from rsedge_sample._noise import F32, F64, U32, Frame, Ints, draw, hash_of, repeat_index
+from rsedge_sample._raster import Boxes, concat, take
+from rsedge_sample._town import (
     BLOCK_M,
     DENSE,
     INDUSTRIAL,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.sample._noise import F32, F64, Frame, Ints, draw, hash_of, value_noise_at
-from rsedge.sample._town import BLOCK_M, DESERT, PARK, VACANT, Blocks, Site, Town
+from rsedge_sample._noise import F32, F64, Frame, Ints, draw, hash_of, value_noise_at
+from rsedge_sample._town import BLOCK_M, DESERT, PARK, VACANT, Blocks, Site, Town
 
 _CELL_M = 6.5  # one place for a tree in each cell of this lattice
 _REACH_M = 24.0  # canopies and their shadows reach less far from the trunk

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsedge.errors import InputError
-from rsedge.sample import CLASSES, SampleScene
-from rsedge.sample._noise import Frame, value_noise, value_noise_at
-from rsedge.sample._objects import REACH_M, blocks_near, buildings, lots
-from rsedge.sample._raster import shadow
-from rsedge.sample._town import MAX_WARP_M, Town
 from rsedge.tiling.window import Window
+from rsedge_sample import CLASSES, SampleScene
+from rsedge_sample._noise import Frame, value_noise, value_noise_at
+from rsedge_sample._objects import REACH_M, blocks_near, buildings, lots
+from rsedge_sample._raster import shadow
+from rsedge_sample._town import MAX_WARP_M, Town
 
 SIDE = 560  # more than a tile of the renderer, so that windows cross its edges
 BUILDING, LAND, ROAD, VEGETATION, WATER = range(5)

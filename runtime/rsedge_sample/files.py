@@ -13,9 +13,9 @@ from rasterio.transform import Affine
 from rsedge.errors import InputError
 from rsedge.model.manifest import ClassInfo
 from rsedge.raster import Grid, RasterWriter, bounded_cache
-from rsedge.sample import CLASSES, SampleScene
 from rsedge.score.pairs import LABEL_SUFFIX
 from rsedge.tiling.window import Window
+from rsedge_sample import CLASSES, SampleScene
 
 STRIP_ROWS = 512
 # An invented place: a UTM zone in whose middle the towns' own metres are true to 1 in 2500.

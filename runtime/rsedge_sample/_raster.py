@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rsedge.sample._noise import F32, F64, Frame, Ints, repeat_index
+from rsedge_sample._noise import F32, F64, Frame, Ints, repeat_index
 
 
 @dataclass(frozen=True)

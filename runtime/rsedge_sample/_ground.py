@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.sample import _materials as mat
-from rsedge.sample._noise import F32, F64, Frame, Ints, draw, interpolate, lattice
-from rsedge.sample._town import (
+from rsedge_sample import _materials as mat
+from rsedge_sample._noise import F32, F64, Frame, Ints, draw, interpolate, lattice
+from rsedge_sample._town import (
     BLOCK_M,
     FIELD,
     NODE_M,

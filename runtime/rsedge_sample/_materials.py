@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.sample._noise import F32
-from rsedge.sample._town import Town
+from rsedge_sample._noise import F32
+from rsedge_sample._town import Town
 
 BUILDING, LAND, ROAD, VEGETATION, WATER = range(5)
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.sample._materials import Palette
-from rsedge.sample._noise import Frame
-from rsedge.sample._paint import render
-from rsedge.sample._town import Town
 from rsedge.tiling.window import Window
+from rsedge_sample._materials import Palette
+from rsedge_sample._noise import Frame
+from rsedge_sample._paint import render
+from rsedge_sample._town import Town
 
 CLASSES = ("building", "land", "road", "vegetation", "water")
 """Names of the label values 0..4."""
