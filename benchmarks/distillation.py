@@ -26,17 +26,17 @@ import torch
 from rsedge.conditions import cpu_name
 from rsedge.files import whole_or_nothing
 from rsedge.model.bundle import file_sha256
-from rsedge_train.crops import CropConfig
-from rsedge_train.datasets import Dataset, open_dataset, scan
-from rsedge_train.fit import FitConfig
-from rsedge_train.job import Distillation, Job, NetChoice
+from rsedge_train.data import Dataset, open_dataset, scan
+from rsedge_train.data.crops import CropConfig
+from rsedge_train.fit.loop import FitConfig
+from rsedge_train.fit.processes import SINGLE, pick_device
+from rsedge_train.fit.state import STATE_NAME
+from rsedge_train.look.pictures import draw_comparison
 from rsedge_train.nets.complexity import complexity
-from rsedge_train.pictures import draw_comparison
-from rsedge_train.processes import SINGLE, pick_device
-from rsedge_train.run import train
-from rsedge_train.run_folder import Run, load_network, weights_path
-from rsedge_train.state import STATE_NAME
-from rsedge_train.validate import score, summary
+from rsedge_train.run.folder import Run, load_network, weights_path
+from rsedge_train.run.request import Distillation, Job, NetChoice
+from rsedge_train.run.train import train
+from rsedge_train.run.validate import score, summary
 
 HERE = Path(__file__).parent
 STUDENTS = ("efficientnet_b0", "segformer_b0", "mobilenetv3_small_100-w64")

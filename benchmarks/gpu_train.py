@@ -24,8 +24,8 @@ import numpy as np
 from gpu_tools import Facts, attempt, rsedge
 from safetensors.numpy import load_file
 
-from rsedge_train.run_folder import LAST_NAME
-from rsedge_train.watch.logbook import LOG_NAME
+from rsedge_train.look.logbook import LOG_NAME
+from rsedge_train.run.folder import LAST_NAME
 
 POLL_S = 0.05
 PATIENCE_S = 60.0
@@ -65,7 +65,7 @@ class Runs:
         """The scenes, where no data are given: each run finds them then."""
         if self.how["data"]:
             return {"data": self.how["data"]}
-        from rsedge_train.datasets.samples import sample_dataset  # noqa: PLC0415 - loads torch
+        from rsedge_train.data.samples import sample_dataset  # noqa: PLC0415 - loads torch
 
         begin = time.perf_counter()
         sample_dataset(self.work / "samples", **(self.how["samples"] or {}))
@@ -114,9 +114,9 @@ class Runs:
         """A run folder of a teacher with random weights: a step takes as long as with good ones."""
         import torch  # noqa: PLC0415
 
+        from rsedge_train.fit.state import save_weights  # noqa: PLC0415
         from rsedge_train.nets.registry import build  # noqa: PLC0415
-        from rsedge_train.run_folder import Run  # noqa: PLC0415
-        from rsedge_train.state import save_weights  # noqa: PLC0415
+        from rsedge_train.run.folder import Run  # noqa: PLC0415
 
         begin = time.perf_counter()
         run = Run.read(self.work / "again")

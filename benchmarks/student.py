@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from rsedge.files import whole_or_nothing
-from rsedge_train.crops import CropConfig
-from rsedge_train.datasets import Dataset, open_dataset, with_samples
-from rsedge_train.fit import FitConfig
-from rsedge_train.job import Distillation, Job, NetChoice
-from rsedge_train.run import train
-from rsedge_train.run_folder import LAST_NAME, Run
-from rsedge_train.state import STATE_NAME
-from rsedge_train.watch.logbook import LOG_NAME
+from rsedge_train.data import Dataset, open_dataset, with_samples
+from rsedge_train.data.crops import CropConfig
+from rsedge_train.fit.loop import FitConfig
+from rsedge_train.fit.state import STATE_NAME
+from rsedge_train.look.logbook import LOG_NAME
+from rsedge_train.run.folder import LAST_NAME, Run
+from rsedge_train.run.request import Distillation, Job, NetChoice
+from rsedge_train.run.train import train
 
 log = logging.getLogger("student")
 TRIAL_STEPS = 60  # the first third is warm-up

@@ -84,7 +84,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         if path.is_file() and path.suffix != ".pyc"
     }
     assert {f"{package}/py.typed" for package in PACKAGES} < wanted
-    assert {"rsedge/tiling/kernels.c", "rsedge_train/datasets/dubai.toml"} < wanted
+    assert {"rsedge/tiling/kernels.c", "rsedge_train/data/dubai.toml"} < wanted
     found = names(wheel)
     assert {name for name in found if ".dist-info/" not in name} == wanted
     info = f"rsedge-{PROJECT['version']}.dist-info"

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rsedge_train.fit import FitConfig, fit
-from rsedge_train.losses import distillation_loss, supervised_loss
-from rsedge_train.processes import session
-from rsedge_train.state import save_weights
+from rsedge_train.fit.loop import FitConfig, fit
+from rsedge_train.fit.losses import distillation_loss, supervised_loss
+from rsedge_train.fit.processes import session
+from rsedge_train.fit.state import save_weights
 
 BATCH, SIDE, CLASSES = 4, 16, 3
 LOSSES = ("supervised", "distilled")

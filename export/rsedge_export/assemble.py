@@ -25,7 +25,7 @@ from rsedge_export.calibration import (
 from rsedge_export.folder import check_out, replaced_when_whole
 from rsedge_export.ladder import Stages, no_stages
 from rsedge_export.variants import Wanted, make_variants
-from rsedge_train.run_folder import Run
+from rsedge_train.run.folder import Run
 
 ARTIFACT = "model.fp32.onnx"
 NO_IMAGERY = (

@@ -25,11 +25,11 @@ from rsedge_export.graph import RawInput, export_onnx
 from rsedge_export.onnx_file import save
 from rsedge_export.parity import Parity, compare
 from rsedge_sample import SampleScene
+from rsedge_train.data.pixels import MEAN, STD
 from rsedge_train.nets.complexity import complexity, macs, parameters
 from rsedge_train.nets.deploy import deploy, fold_dilations
 from rsedge_train.nets.network import SegNet
-from rsedge_train.pixels import MEAN, STD
-from rsedge_train.run_folder import Run, load_network, weights_path
+from rsedge_train.run.folder import Run, load_network, weights_path
 
 LICENCE = "Apache-2.0 for the code; that of the weights follows from their training data"
 MAX_VALUE = 255.0  # of the bands as stored

@@ -19,9 +19,9 @@ from rsedge.score.pairs import match_pairs
 from rsedge.tiling.window import Window
 from rsedge.verify.tiles import RasterTiles, spread
 from rsedge_sample import SampleScene
-from rsedge_train.datasets.base import masking_of
-from rsedge_train.datasets.layouts import open_dataset
-from rsedge_train.run_folder import Run
+from rsedge_train.data.base import masking_of
+from rsedge_train.data.layouts import open_dataset
+from rsedge_train.run.folder import Run
 
 SAMPLES = "samples"  # in place of a path: procedural sample scenes
 FIRST_SEED, SCENE_TILES = (

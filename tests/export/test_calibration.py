@@ -15,7 +15,7 @@ from rsedge import InputError
 from rsedge.tiling.window import Window as SceneWindow
 from rsedge_export.calibration import CalibrationTiles, Imagery, imagery_of
 from rsedge_sample import SampleScene
-from rsedge_train.run_folder import Run
+from rsedge_train.run.folder import Run
 from toys import CLASSES, TILE, pointwise_manifest
 
 MANIFEST = pointwise_manifest()

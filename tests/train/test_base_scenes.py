@@ -15,8 +15,8 @@ from rsedge.model.manifest import ClassInfo
 from rsedge.raster.bands import Masking
 from rsedge.score.labels import ClassTable
 from rsedge.tiling.window import Window
-from rsedge_train.datasets import BandChoice, Dataset, SceneFiles, SceneReader
-from rsedge_train.datasets.base import IGNORE
+from rsedge_train.data import BandChoice, Dataset, SceneFiles, SceneReader
+from rsedge_train.data.base import IGNORE
 
 TABLE = ClassTable((ClassInfo("a", (250, 0, 0)), ClassInfo("b", (0, 250, 0)), ClassInfo("c", (0, 0, 250))))
 

@@ -14,9 +14,9 @@ from labelled import indices, paint, pixels, save, save_palette, save_tif, scene
 from rsedge.errors import InputError
 from rsedge.score.labels import LOVEDA
 from rsedge.tiling.window import Window
-from rsedge_train.datasets import SceneReader, check, open_dataset, scan
-from rsedge_train.datasets.detect import KNOWN
-from rsedge_train.prepare import check_present, label_doubts
+from rsedge_train.data import SceneReader, check, open_dataset, scan
+from rsedge_train.data.detect import KNOWN
+from rsedge_train.run.setup import check_present, label_doubts
 
 DUBAI = KNOWN["dubai"]
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rsedge.errors import InputError, OutputError
-from rsedge_train.watch.curves import draw_curves, smoothed
-from rsedge_train.watch.logbook import Logbook
+from rsedge_train.look.curves import draw_curves, smoothed
+from rsedge_train.look.logbook import Logbook
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from labelled import indices, paint, save, scene_folder
 from rsedge.cli import main
-from rsedge_train.datasets.detect import KNOWN
+from rsedge_train.data.detect import KNOWN
 from toys import SHARED, shared
 
 DUBAI = KNOWN["dubai"]

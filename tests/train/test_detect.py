@@ -11,7 +11,7 @@ from labelled import indices, paint, save, save_palette, save_tif
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.score.labels import ClassTable, distinct_color
-from rsedge_train.datasets.detect import KNOWN, MASKS_READ, count_runs, detect_table
+from rsedge_train.data.detect import KNOWN, MASKS_READ, count_runs, detect_table
 
 OWN = ClassTable(
     (ClassInfo("#010203", (1, 2, 3)), ClassInfo("#0A0B0C", (10, 11, 12)), ClassInfo("#FF0000", (255, 0, 0)))
@@ -90,7 +90,7 @@ def test_few_of_many_masks_are_read(tmp_path: Path) -> None:
 def test_a_large_mask_is_read_in_strips_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsedge_train.datasets.detect.PIXELS_READ", 64 * 64 * 4)
+    monkeypatch.setattr("rsedge_train.data.detect.PIXELS_READ", 64 * 64 * 4)
     labels = np.zeros((64 * 16, 64), np.uint8)
     labels[64 * 12 : 64 * 13] = 2  # a strip that is read
     labels[64 * 13 : 64 * 14] = 5  # one that is not

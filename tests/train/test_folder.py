@@ -11,8 +11,8 @@ from labelled import indices, paint, pixels, save, save_tif, scene_folder
 from rsedge.errors import InputError
 from rsedge.model.manifest import ClassInfo
 from rsedge.score.labels import ClassTable
-from rsedge_train.datasets import SceneReader, open_dataset, scan
-from rsedge_train.datasets.detect import KNOWN
+from rsedge_train.data import SceneReader, open_dataset, scan
+from rsedge_train.data.detect import KNOWN
 from toys import SHARED, shared
 
 DUBAI = KNOWN["dubai"]

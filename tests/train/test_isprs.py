@@ -11,8 +11,8 @@ from labelled import indices, paint, pixels, save
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA
 from rsedge.tiling.window import Window
-from rsedge_train.datasets import SceneReader, check, open_dataset
-from rsedge_train.datasets.isprs import POTSDAM, TABLE, VAIHINGEN
+from rsedge_train.data import SceneReader, check, open_dataset
+from rsedge_train.data.isprs import POTSDAM, TABLE, VAIHINGEN
 
 GTS = "ISPRS_semantic_labeling_Vaihingen/gts_for_participants"
 COMPLETE = "ISPRS_semantic_labeling_Vaihingen_ground_truth_COMPLETE"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rsedge.errors import InputError, OutputError
-from rsedge_train.watch.logbook import COLUMNS, Logbook, read_log
+from rsedge_train.look.logbook import COLUMNS, Logbook, read_log
 
 
 def write(folder: Path, steps: range, resume_at: int | None = None) -> None:

@@ -13,9 +13,9 @@ from rsedge.errors import InputError
 from rsedge.score.labels import ClassTable
 from rsedge.tiling.window import Window
 from rsedge_sample import CLASSES, SampleScene
-from rsedge_train.datasets import BandChoice, SceneReader, open_dataset, with_samples
-from rsedge_train.datasets.detect import KNOWN
-from rsedge_train.datasets.samples import GSDS_M
+from rsedge_train.data import BandChoice, SceneReader, open_dataset, with_samples
+from rsedge_train.data.detect import KNOWN
+from rsedge_train.data.samples import GSDS_M
 
 SIDE = 64
 

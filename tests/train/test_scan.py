@@ -13,8 +13,8 @@ from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.raster.bands import Masking
 from rsedge.score.labels import ClassTable
-from rsedge_train.datasets import BandChoice, Dataset, SceneFiles, scan
-from rsedge_train.datasets.scan import BLOCK
+from rsedge_train.data import BandChoice, Dataset, SceneFiles, scan
+from rsedge_train.data.scan import BLOCK
 
 TABLE = ClassTable((ClassInfo("a", (250, 0, 0)), ClassInfo("b", (0, 250, 0)), ClassInfo("c", (0, 0, 250))))
 SHAPES = ((130, 200), (64, 65), (7, 300))

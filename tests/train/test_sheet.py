@@ -10,9 +10,9 @@ from rsedge.errors import InputError, OutputError
 from rsedge.tiling.window import Window
 from rsedge_sample import SampleScene
 from rsedge_sample.files import LANDCOVER
-from rsedge_train.datasets.base import SceneFiles
-from rsedge_train.datasets.scan import BLOCK, SceneScan
-from rsedge_train.watch.sheet import SheetRow, _fitted, _font, _score, choose_crops, draw_sheet
+from rsedge_train.data.base import SceneFiles
+from rsedge_train.data.scan import BLOCK, SceneScan
+from rsedge_train.look.sheet import SheetRow, _fitted, _font, _score, choose_crops, draw_sheet
 
 CELL, PITCH, LEFT, TOP = 256, 264, 12, 35  # pixels, as drawn
 COLUMNS = ("image", "truth", "student")

@@ -15,7 +15,7 @@ from rsedge.cli.training import (
 )
 from rsedge.cli.training_options import DistillOptions, TeacherOptions
 from rsedge.errors import InputError
-from rsedge_train.job import NetChoice
+from rsedge_train.run.request import NetChoice
 
 
 def test_without_options_the_settings_are_the_papers():

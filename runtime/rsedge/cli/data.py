@@ -59,7 +59,7 @@ def check_command(
     Exit codes: 0 nothing, 2 something.
     """
     with common.needs_extra("train"):
-        from rsedge_train.datasets import check
+        from rsedge_train.data import check
     from rsedge.raster.bands import Masking
 
     with common.progress_bar("rasters", quiet) as progress:

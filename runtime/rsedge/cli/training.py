@@ -17,9 +17,9 @@ from rsedge.errors import InputError
 from rsedge.text import block
 
 if TYPE_CHECKING:
-    from rsedge_train.datasets import Dataset
-    from rsedge_train.job import Job
-    from rsedge_train.run_folder import Run
+    from rsedge_train.data import Dataset
+    from rsedge_train.run.folder import Run
+    from rsedge_train.run.request import Job
 
 BIG_TILE = Path("big_tile.tif")
 BIG_TILE_SEED = 7  # no training scene has it
@@ -37,7 +37,7 @@ def train_teacher(options: TeacherOptions, given: frozenset[str]) -> None:
     """Fine-tune a SAM2-based teacher on labelled imagery."""
     options = _rehearse(options, given, QUICK_TEACHER)
     with common.needs_extra("train"):
-        from rsedge_train.job import NetChoice
+        from rsedge_train.run.request import NetChoice
 
         net = NetChoice(_teachers_network(options, given), options.encoder_weights, options.start)
         job = _job(options, "teacher", options.out, net)
@@ -52,9 +52,9 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
     """Distil a small student from the teacher; --alone trains it without."""
     options = _rehearse(options, given, QUICK_STUDENT)
     with common.needs_extra("train"):
-        from rsedge_train.job import Distillation, NetChoice
         from rsedge_train.nets.registry import entry
-        from rsedge_train.run_folder import RUN_NAME
+        from rsedge_train.run.folder import RUN_NAME
+        from rsedge_train.run.request import Distillation, NetChoice
 
         if entry(options.student).trunk is not None:
             raise InputError(f"--student {options.student} is a teacher; `rsedge models` lists the students")
@@ -97,11 +97,11 @@ def _rehearse(options: Any, given: frozenset[str], quick: dict[str, Any]) -> Any
 
 
 def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
-    from rsedge_train.crops import CropConfig
-    from rsedge_train.fit import FitConfig
-    from rsedge_train.job import Job
+    from rsedge_train.data.crops import CropConfig
+    from rsedge_train.fit.loop import FitConfig
     from rsedge_train.nets.configs import MAFLNetConfig
     from rsedge_train.nets.registry import entry
+    from rsedge_train.run.request import Job
 
     if options.damaged not in {"stop", "skip"}:
         raise InputError(f"--damaged {options.damaged!r}: choose stop or skip")
@@ -165,7 +165,7 @@ def _source(options: TrainOptions) -> dict[str, Any]:
 
 def _teachers_source(teacher: Path, own: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
     """The data that the teacher was trained on, with what the user set for them himself."""
-    from rsedge_train.run_folder import Run
+    from rsedge_train.run.folder import Run
 
     source = Run.read(teacher).data.get("source")
     if source is None:
@@ -174,7 +174,7 @@ def _teachers_source(teacher: Path, own: dict[str, Any], given: frozenset[str]) 
 
 
 def _open(source: dict[str, Any], sample_share: float | None) -> Dataset:
-    from rsedge_train.datasets import masking_of, open_dataset, with_samples
+    from rsedge_train.data import masking_of, open_dataset, with_samples
 
     facts = dict(source)
     for key in ("path", "classes"):
@@ -187,9 +187,9 @@ def _open(source: dict[str, Any], sample_share: float | None) -> Dataset:
 
 
 def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
-    from rsedge_train.prepare import check_folder
-    from rsedge_train.processes import pick_device, session
-    from rsedge_train.run import train
+    from rsedge_train.fit.processes import pick_device, session
+    from rsedge_train.run.setup import check_folder
+    from rsedge_train.run.train import train
 
     level = logging.WARNING if options.quiet or not _first() else logging.INFO
     log = logging.StreamHandler(sys.stderr)

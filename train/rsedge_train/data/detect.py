@@ -1,0 +1,178 @@
+"""Which classes the masks of a folder show, where no table says it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.errors import InputError
+from rsedge.model.manifest import NODATA, ClassInfo
+from rsedge.raster import RasterReader, bounded_cache
+from rsedge.raster.values import stored_nodata
+from rsedge.score.labels import ClassTable, distinct_color, pack, pack_color, unpack_color
+from rsedge.score.palette import find_hidden, read_palette
+from rsedge.tiling.window import Window
+from rsedge_sample.files import LANDCOVER
+from rsedge_train.data import isprs
+
+MASKS_READ = 30
+PIXELS_READ = 4 << 20  # of one mask; of a larger one, evenly spaced strips
+STRIP_ROWS = 64
+MOST_CLASSES = 64
+SURELY_KNOWN = 3  # class colours that must occur: black and white alone are not ISPRS
+STRAY = 0.1  # share of pixels of other colours up to which a known table is meant
+RARE = 1e-4  # a share of the pixels; where many colours are rarer, edges are smoothed
+KNOWN = {
+    "isprs": isprs.TABLE,
+    "dubai": ClassTable.read(Path(__file__).with_name("dubai.toml")),
+    "rsedge sample": ClassTable(LANDCOVER),
+}
+
+
+@dataclass
+class Seen:
+    """What masks hold: pixels of each colour (0xRRGGBB) and of each plain value, and palette colours."""
+
+    colors: Counter[int] = field(default_factory=Counter)
+    values: Counter[int] = field(default_factory=Counter)
+    declared: set[int] = field(default_factory=set)
+    ignored: int = 0  # pixels of NODATA or a nodata value, in one-band masks
+    masks: int = 0
+    broken: int = 0
+
+
+def detect_table(labels: Sequence[Path]) -> tuple[ClassTable, tuple[str, ...]]:
+    """The class table that at most 30 of these masks, evenly chosen, speak of, and notes on how it was found.
+
+    Raises InputError when there is one class only, too many, or colours blend into each other.
+    """
+    step = max(1, -(-len(labels) // MASKS_READ))
+    seen = Seen()
+    for path in labels[::step]:
+        _look(path, seen)
+    source = f"in {seen.masks} of {len(labels)} masks"
+    if seen.colors and seen.values:
+        raise InputError(
+            f"{source} some hold colours and some plain indices; say what they mean with --classes FILE"
+        )
+    if not seen.colors and not seen.values:
+        broken = f", and {seen.broken} cannot be read" if seen.broken else ""
+        raise InputError(f"{source} no pixel is labelled{broken}; nothing can be trained on them")
+    return _by_color(seen, source) if seen.colors else _by_value(seen, source)
+
+
+def count_runs(values: NDArray[Any]) -> dict[int, int]:
+    """How often each integer occurs; quick where equal ones stand together."""
+    flat = values.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    lengths = np.diff(starts, append=flat.size)
+    found, place = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(place.ravel(), lengths).astype(np.int64)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _look(path: Path, seen: Seen) -> None:
+    try:
+        with RasterReader(path) as reader, bounded_cache(reader.row_of_blocks_bytes):
+            height, width = reader.grid.height, reader.grid.width
+            colors = read_palette(reader) or {}
+            step = STRIP_ROWS * max(1, -(-height * width // PIXELS_READ))
+            for row in range(0, height, step):
+                window = Window(row, 0, min(STRIP_ROWS, height - row), width)
+                pixels = reader.read_raw(window)
+                hidden = find_hidden(reader, pixels, reader.read_mask(window) if reader.has_mask else None)
+                kept = pixels if hidden is None else pixels[:, ~hidden][:, None]
+                if not kept.size:
+                    continue
+                if len(pixels) >= 3:
+                    seen.colors.update(count_runs(pack(kept[:3], str(path))))
+                else:
+                    _count_band(kept[0], reader.nodata, colors, seen)
+            seen.declared |= set(colors.values())
+            seen.masks += 1
+    except InputError:
+        seen.broken += 1  # whoever reads it whole says why
+
+
+def _count_band(band: NDArray[Any], nodata: float | None, colors: dict[int, int], seen: Seen) -> None:
+    tag = stored_nodata(nodata, band.dtype.name)
+    for value, count in count_runs(band[~np.isnan(band)]).items() if band.size else ():
+        if value == NODATA or (tag is not None and tag[0] <= value <= tag[1]):
+            seen.ignored += count * (value == NODATA)
+            continue
+        if colors:
+            seen.colors[colors.get(value, 0)] += count
+        else:
+            seen.values[value] += count
+
+
+def _by_color(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
+    for name, table in KNOWN.items():
+        classes = {pack_color(c.color) for c in table.classes}
+        known = len(classes & set(seen.colors)) >= SURELY_KNOWN or classes <= seen.declared
+        stray = {c: n for c, n in seen.colors.items() if c not in classes | set(table.ignore)}
+        if known and sum(stray.values()) < STRAY * sum(seen.colors.values()):
+            said = f"the classes are those of {name}, by their colours ({source} looked at)"
+            listed = ", ".join(f"#{c:06X} ({n} px)" for c, n in sorted(stray.items()))
+            more = f"; no class there: {listed}; if they are meant, write classes.toml" if stray else ""
+            return table, (said + more,)
+    colors = sorted(seen.colors)
+    total = sum(seen.colors.values())
+    rare = sum(count < RARE * total for count in seen.colors.values())
+    if len(colors) > MOST_CLASSES or (rare >= 8 and rare > len(colors) - rare):
+        common = ", ".join(f"#{c:06X} ({n} px)" for c, n in seen.colors.most_common(8))
+        raise InputError(
+            f"{len(colors)} colours {source}, {rare} of them rare: masks must be stored without loss or "
+            f"smoothing (PNG or GeoTIFF, not JPEG); most frequent: {common}. If they are meant, name them "
+            "with --classes FILE"
+        )
+    if len(colors) < 2:
+        raise InputError(f"only the colour #{colors[0]:06X} {source}; training needs two classes")
+    table = ClassTable(tuple(ClassInfo(f"#{c:06X}", unpack_color(c)) for c in colors))
+    return table, (
+        f"each of {len(colors)} colours {source} became a class; to name them or to ignore some, write "
+        f"classes.toml into the folder:\n{table.to_toml()}",
+    )
+
+
+def _by_value(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
+    low, high = min(seen.values), max(seen.values)
+    whole = all(v == int(v) for v in seen.values) and len(seen.values) + bool(seen.ignored) <= MOST_CLASSES
+    if low < 0 or high >= MOST_CLASSES or not whole:
+        common = ", ".join(f"{v:g} ({n} px)" for v, n in seen.values.most_common(8))
+        raise InputError(
+            f"values {low:g} to {high:g} {source} are not class indices 0 to {MOST_CLASSES - 1} ({NODATA} is "
+            f"unlabelled); most frequent: {common}"
+            + (_proposal(seen) if whole else "; store indices or colours")
+        )
+    if len(seen.values) < 2:
+        raise InputError(
+            f"only the value {low:g} {source}, besides {NODATA}, which is unlabelled; training needs two "
+            f"classes{_proposal(seen) if seen.ignored else ''}"
+        )
+    table = ClassTable(tuple(ClassInfo(f"class{i}", distinct_color(i)) for i in range(int(high) + 1)))
+    return table, (
+        f"one-band masks with indices {low:g} to {high:g} {source}; nothing says what they mean{_proposal(seen)}",
+    )
+
+
+def _proposal(seen: Seen) -> str:
+    """A class table of the values that occur, to be put right: nobody knows yet what they are."""
+    single = len(seen.values) < 2  # then NODATA may be the second class
+    values = sorted({int(v) for v in seen.values} | ({NODATA} if single else set()))
+    ignored = [NODATA] if seen.ignored and not single else []
+    names = "\n".join(f"class{v} = {v}" if v >= 0 else f"class_minus{-v} = {v}" for v in values)
+    if single:
+        hint = f". If {NODATA} is your second class, store the mask as 0 and 1, or write classes.toml into the folder"
+    else:
+        hint = (
+            f". To name them, write classes.toml into the folder; where {values[0]} is no class but means no data, "
+            f"as 0 in LoveDA, take it out: ignore = {[values[0], *ignored]}"
+        )
+    return f"{hint}:\nignore = {ignored}\n\n[classes]\n{names}\n"

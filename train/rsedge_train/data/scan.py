@@ -1,0 +1,136 @@
+"""One pass over all labels: how much of each class there is and where."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsedge.errors import InputError
+from rsedge.raster import bounded_cache
+from rsedge.raster.bands import AS_TAGGED
+from rsedge_train.data.base import STRIP_ROWS, Dataset, SceneFiles, SceneReader, strips
+from rsedge_train.data.footprint import Footprint, footprint
+
+BLOCK = STRIP_ROWS  # pixels; the grain at which classes are found again
+HASHED_BYTES = 1 << 16  # of a file's head and of its tail
+
+
+@dataclass(frozen=True)
+class SceneScan:
+    """What the labels of one scene hold."""
+
+    files: SceneFiles
+    height: int
+    width: int
+    counts: NDArray[np.int64] = field(repr=False)  # (classes,) labelled pixels
+    present: NDArray[np.bool_] = field(repr=False)  # (classes, rows, columns) of BLOCK x BLOCK pixels
+    footprint: Footprint | None = None
+    notes: tuple[str, ...] = ()  # on the image
+    unlabelled: Mapping[str, int] = field(default_factory=dict, repr=False)  # value or colour -> pixels
+
+    def blocks_of(self, class_index: int) -> NDArray[np.int64]:
+        """Flat indices of the blocks that hold a class."""
+        return np.flatnonzero(self.present[class_index])
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The scenes that can be used, and (name, why) of those that cannot."""
+
+    scenes: tuple[SceneScan, ...]
+    skipped: tuple[tuple[str, str], ...]
+    sha256: str  # of names, sizes, heads and tails of all files: another data set has another
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """On the images, each once, with the first that it is about and of how many."""
+        found: dict[str, list[str]] = {}
+        for scene in self.scenes:
+            for note in scene.notes:
+                found.setdefault(note, []).append(scene.files.name)
+        return tuple(f"{names[0]} ({len(names)} rasters): {note}" for note, names in found.items())
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Labelled pixels of each class in all scenes."""
+        return np.asarray(np.sum([s.counts for s in self.scenes], axis=0))
+
+
+def missing_classes(names: Sequence[str], counts: NDArray[np.int64], *, told: bool) -> list[str]:
+    """Classes without a label pixel, where that is an error: of a class table (``told``) any, else all but one."""
+    missing = [name for name, count in zip(names, counts, strict=True) if not count]
+    return missing if told or len(names) - len(missing) < 2 else []
+
+
+def scan(
+    dataset: Dataset,
+    files: tuple[SceneFiles, ...],
+    *,
+    skip_damaged: bool = False,
+    images: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scan:
+    """Read all labels of ``files`` strip by strip; the images too where ``images``, to know that it works.
+
+    With ``skip_damaged`` a scene that cannot be read is left out and reported; else InputError names it.
+    """
+    scenes, skipped = [], []
+    digest = hashlib.sha256(repr((dataset.table, dataset.bands)).encode())
+    if dataset.bands.masking != AS_TAGGED:
+        digest.update(repr(dataset.bands.masking).encode())
+    if dataset.table.values is not None:
+        digest.update(repr(dataset.table.values).encode())
+    for done, entry in enumerate(files, 1):
+        try:
+            scenes.append(_scan_scene(dataset, entry, images))
+        except InputError as error:
+            if not skip_damaged:
+                raise
+            skipped.append((entry.name, str(error)))
+        else:
+            digest.update(entry.name.encode())
+            for path in (entry.image, entry.label):
+                _hash_ends(digest, path)
+        if progress:
+            progress(done, len(files))
+    if not scenes:
+        raise InputError(
+            f"data {dataset.name}: no scene can be read; first: {skipped[0][0]}: {skipped[0][1]}"
+        )
+    return Scan(tuple(scenes), tuple(skipped), digest.hexdigest())
+
+
+def _scan_scene(dataset: Dataset, files: SceneFiles, images: bool) -> SceneScan:
+    classes = dataset.num_classes
+    with SceneReader(files, dataset) as reader:
+        height, width = reader.shape
+        counts = np.zeros(classes, np.int64)
+        unlabelled = Counter[str]()
+        present = np.zeros((classes, -(-height // BLOCK), -(-width // BLOCK)), np.bool_)
+        with bounded_cache(reader.row_of_blocks_bytes):
+            for block_row, window in enumerate(strips(reader.grid)):
+                read = (
+                    reader.read(window, unlabelled)[1] if images else reader.read_labels(window, unlabelled)
+                )
+                for col in range(present.shape[2]):
+                    found = np.bincount(read[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
+                    counts += found[:classes]
+                    present[:, block_row, col] = found[:classes] > 0
+        return SceneScan(
+            files, height, width, counts, present, footprint(reader.grid), reader.look(), unlabelled
+        )
+
+
+def _hash_ends(digest: hashlib._Hash, path: Path) -> None:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        digest.update(f"{path.name} {size}".encode())
+        for start in (0, max(0, size - HASHED_BYTES)):
+            file.seek(start)
+            digest.update(file.read(HASHED_BYTES))

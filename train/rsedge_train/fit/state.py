@@ -1,0 +1,185 @@
+"""Everything a run needs to go on, in one safetensors file that is whole or not there.
+
+Tensors: ``model/``, ``average/``, ``optimizer/<parameter>/<key>``. The header holds, as JSON, the step, the
+best score, the gradient scaler and ``facts``: what must not differ when the run goes on. Random numbers
+need no state of their own: data, augmentation and dropout of step n are seeded by the seed and n.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rsedge.documents import parse_json
+from rsedge.errors import InputError, ModelError, OutputError
+from rsedge.files import whole_or_nothing
+from rsedge_train.fit.average import WeightAverage
+
+log = logging.getLogger(__name__)
+
+STATE_NAME = "state.safetensors"
+HEADER_KEY = "rsedge_state"
+MAY_DIFFER = frozenset(
+    {"lr", "lr_encoder", "arithmetic", "compile"}
+)  # after a divergence, on another machine
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands."""
+
+    step: int = 0  # steps done
+    best_miou: float | None = None
+    best_step: int | None = None
+    seconds: float = 0.0  # trained so far, over all sittings
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a state dict as safetensors, whole or not at all. Raises OutputError when it cannot be written."""
+    _save(path, dict(model.state_dict()), {})
+
+
+def save_state(
+    path: Path,
+    model: nn.Module,
+    average: WeightAverage,
+    optimizer: torch.optim.Optimizer,
+    scaler: Mapping[str, Any],
+    position: Position,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the state of a run. Raises OutputError when it cannot be written; the last one then stays."""
+    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average/{k}": v for k, v in average.state().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+    header = {"schema": SCHEMA, "position": vars(position), "scaler": dict(scaler), "facts": dict(facts)}
+    _save(path, tensors, {HEADER_KEY: json.dumps(header)})
+
+
+def load_state(
+    path: Path,
+    model: nn.Module,
+    average: WeightAverage,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    facts: Mapping[str, Any],
+) -> Position:
+    """Put a saved state back; everything passed is changed in place.
+
+    Raises InputError when there is none or it belongs to a run with other ``facts``, ModelError when the
+    file is damaged.
+    """
+    header, tensors = read_state(path)
+    compare_facts(header["facts"], facts, path)
+    model.load_state_dict(_part(tensors, "model/"))
+    position = Position(**header["position"])
+    average.load(_part(tensors, "average/"), position.step)
+    _load_optimizer(optimizer, model, _part(tensors, "optimizer/"))
+    if header["scaler"]:
+        scaler.load_state_dict(header["scaler"])
+    return position
+
+
+def check_resumable(path: Path, facts: Mapping[str, Any] | None = None) -> Position:
+    """Where a saved run stands. Raises InputError when ``facts`` are given and are not its own."""
+    header = read_state(path, tensors=False)[0]
+    if facts is not None:
+        compare_facts(header["facts"], facts, path)
+    return Position(**header["position"])
+
+
+def read_state(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a state file. Raises InputError when there is none, ModelError when damaged."""
+    if not path.is_file():
+        raise InputError(f"nothing to resume at {path}; leave out --resume to begin")
+    try:
+        # "pt" opens the path a second time to map it: beside a training that renames a new state into
+        # place, header and tensors would be of two files. Whoever wants the header alone gets one opening.
+        with safe_open(path, "pt" if tensors else "np") as file:
+            header = parse_json(file.metadata()[HEADER_KEY])
+            _check_header(header)
+            names = file.keys() if tensors else ()
+            return header, {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} is no whole state of a run ({error}); begin again without --resume"
+        ) from error
+
+
+def _check_header(header: Any) -> None:
+    """Raise TypeError or KeyError where it is none of ours."""
+    if not isinstance(header, dict) or not all(
+        isinstance(header[k], dict) for k in ("facts", "position", "scaler")
+    ):
+        raise TypeError("its header is no header of a run")
+    place = vars(Position(**header["position"]))
+    wrong = [k for k, v in place.items() if isinstance(v, bool) or not isinstance(v, float | int | None)]
+    if wrong or not isinstance(place["step"], int):
+        raise TypeError(f"its position {place} is none")
+
+
+def compare_facts(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError naming what differs between a saved run and the one that should go on from it.
+
+    What may differ (``MAY_DIFFER``) is only said: the weights will not be those of an uninterrupted run.
+    """
+    was, now = _flat(saved), _flat(json.loads(json.dumps(wanted)))
+    differ = sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k))
+    listed = {k: f"{k} was {was.get(k)!r}, is now {now.get(k)!r}" for k in differ}
+    if wrong := [text for k, text in listed.items() if k.rpartition(".")[2] not in MAY_DIFFER]:
+        raise InputError(
+            f"{path} belongs to another run: {'; '.join(wrong)}. Use the same settings and data to resume, or "
+            "another --out to begin"
+        )
+    if listed:
+        log.warning("resumed with other settings: %s", "; ".join(listed.values()))
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_or_nothing(path) as partial:
+            save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial, header)
+            partial.chmod(0o644)  # safetensors makes it private
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{path} cannot be written ({error}); free some space or check permissions, then go on with --resume"
+        ) from error
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """The optimizer's own state, laid out in memory as its parameters are."""
+    places = [p for group in optimizer.param_groups for p in group["params"]]
+    index = {id(p): i for i, p in enumerate(places)}
+    parameters = dict(model.named_parameters())
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        parameter, _, key = name.rpartition("/")
+        like = parameters[parameter]
+        if value.shape == like.shape and value.ndim:
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)  # noqa: PLW2901
+        state.setdefault(index[id(like)], {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

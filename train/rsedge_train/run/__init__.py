@@ -1,0 +1,1 @@
+"""One training from request to run folder."""

@@ -1,0 +1,134 @@
+"""Before the first step: may the run go there, which network, how long, how often each scene and class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsedge.errors import InputError, OutputError
+from rsedge.score.truth import describe_missing, doubts
+from rsedge_train.data import Dataset, Scan, SceneScan
+from rsedge_train.data.crops import SceneStore
+from rsedge_train.data.scan import missing_classes
+from rsedge_train.fit.loop import FitConfig
+from rsedge_train.fit.state import STATE_NAME
+from rsedge_train.nets.encoder_weights import AUTO, HUB, NONE, EncoderWeights, find_weights
+from rsedge_train.nets.network import SegNet
+from rsedge_train.nets.registry import build, entry
+from rsedge_train.run.folder import LAST_NAME, RUN_NAME, Run, load_weights
+from rsedge_train.run.request import Job, NetChoice
+
+
+def check_folder(job: Job) -> None:
+    """Raise InputError or OutputError where a run cannot go to ``job.out``."""
+    held = [name for name in (LAST_NAME, STATE_NAME) if (job.out / name).exists()]
+    if job.out.exists() and not job.out.is_dir():
+        raise OutputError(f"{job.out} is a file; --out wants a folder")
+    if held and not job.resume and not job.overwrite:
+        raise InputError(
+            f"{job.out} holds a run already: go on with --resume, replace it with --overwrite, or choose "
+            "another --out"
+        )
+    inputs = [*(job.distillation.teachers if job.distillation else ()), job.compare]
+    if any(folder and folder.resolve() == job.out.resolve() for folder in inputs):
+        raise InputError(f"{job.out} is the teacher's or the compared run; choose another --out")
+
+
+def check_classes(dataset: Dataset) -> None:
+    """Raise InputError where there is nothing to tell apart."""
+    if dataset.num_classes < 2:
+        raise InputError(
+            f"data {dataset.name}: one class only ({dataset.table.names[0]}); segmentation needs two"
+        )
+
+
+def check_present(dataset: Dataset, scans: Sequence[SceneScan], *, allow_missing: bool) -> None:
+    """Raise InputError where a class has no label pixel in the scenes to train and to validate on.
+
+    Where no class table says the classes, two that occur are enough.
+    """
+    if allow_missing or all(s.files.drawn for s in scans):
+        return
+    counts = np.sum([s.counts for s in scans], axis=0)
+    missing = missing_classes(dataset.table.names, counts, told=dataset.told)
+    if missing:
+        unlabelled = sum((Counter(s.unlabelled) for s in scans), Counter[str]())
+        raise InputError(f"data {dataset.name} hold {describe_missing(missing, unlabelled)}")
+
+
+def label_doubts(dataset: Dataset, scans: Sequence[SceneScan]) -> tuple[str, ...]:
+    """Notes where labels may mean something else than they are taken for; see ``rsedge.score.truth.doubts``."""
+    own = [s for s in scans if not s.files.drawn]
+    if not own:
+        return ()
+    unlabelled = sum((Counter(s.unlabelled) for s in own), Counter[str]())
+    counts = np.sum([s.counts for s in own], axis=0).tolist()
+    return doubts(dataset.table.colors, dataset.table.names, unlabelled, counts)
+
+
+def build_net(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:
+    """The network with the weights it begins with; ``empty`` where a saved state will fill it."""
+    spec = entry(choice.name)
+    wanted = NONE if empty else choice.encoder_weights
+    if spec.trunk is not None:
+        hub = wanted in {AUTO, HUB}
+        net = build(choice.name, num_classes, checkpoint=HUB if hub else None if wanted == NONE else wanted)
+        if choice.encoder_weights == NONE:  # a frozen random trunk would learn nothing of use
+            net.encoder.trunk.requires_grad_(True)
+    else:
+        found = None if wanted == NONE else find_weights(wanted, spec.backbone)
+        net = build(choice.name, num_classes, pretrained=found.path if found else wanted != NONE)
+    if choice.start is not None and not empty:
+        load_weights(net, choice.start, choice.name)
+    return net
+
+
+def encoder_facts(job: Job) -> Mapping[str, Any] | None:
+    """Describe the weights that the encoder begins with, for provenance; None for random ones.
+
+    A resumed run keeps what its run.json says: the weights need not be there any more.
+    """
+    wanted, spec = job.net.encoder_weights, entry(job.net.name)
+    if wanted == NONE:
+        return None
+    if job.resume and (job.out / RUN_NAME).is_file():
+        facts: Mapping[str, Any] | None = Run.read(job.out).settings.get("encoder_weights")
+        return facts
+    if spec.trunk is not None:
+        hub = wanted in {AUTO, HUB}
+        return {"source": HUB} if hub else EncoderWeights(Path(wanted), Path(wanted).name).facts()
+    found = find_weights(wanted, spec.backbone)
+    return found.facts() if found else {"source": HUB}
+
+
+def schedule(job: Job, scanned: Scan) -> FitConfig:
+    """Steps and validation in steps: an epoch is as many batches as cover the training area once."""
+    area = sum(s.height * s.width for s in scanned.scenes)
+    epoch = max(1, -(-area // (job.crops.size**2 * job.crops.batch)))
+    steps = job.fit.steps if job.epochs is None else job.epochs * epoch
+    return replace(job.fit, steps=steps, seed=job.crops.seed, validate_every=job.validate_epochs * epoch)
+
+
+def scene_weights(store: SceneStore, sample_share: float | None) -> list[float] | None:
+    """Probability of each scene: by the root of its area, sample scenes together by their share."""
+    roots = np.sqrt([s.height * s.width for s in store.scans])
+    drawn = np.array([s.files.drawn for s in store.scans])
+    if sample_share is None or not drawn.any() or drawn.all():
+        return None
+    shares = np.where(drawn, sample_share, 1 - sample_share)
+    sums = np.where(drawn, roots[drawn].sum(), roots[~drawn].sum())
+    return list(map(float, shares * roots / sums))
+
+
+def class_weights(scanned: Scan) -> Tensor:
+    """Class weights by median frequency, within 0.1 to 10."""
+    share = scanned.counts / scanned.counts.sum()
+    median = np.median(share[share > 0])
+    return torch.tensor(np.clip(median / np.maximum(share, 1e-9), 0.1, 10.0), dtype=torch.float32)

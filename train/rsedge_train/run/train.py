@@ -1,0 +1,317 @@
+"""One training, from a data set to a run folder: a teacher, a student alone, or a distilled student."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rsedge.errors import OutputError, RsedgeError
+from rsedge.score.labels import unpack_color
+from rsedge_train.data import Dataset, SceneScan, scan
+from rsedge_train.data.appearance import LOOKS
+from rsedge_train.data.augment import CropAugment
+from rsedge_train.data.crops import Crops, CropSource, SceneStore
+from rsedge_train.data.leaks import overlapping
+from rsedge_train.fit.loop import FitResult, StepLoss, fit
+from rsedge_train.fit.losses import distillation_loss, supervised_loss
+from rsedge_train.fit.precision import autocast_dtype
+from rsedge_train.fit.processes import SINGLE, Processes, pick_device
+from rsedge_train.fit.state import STATE_NAME, check_resumable
+from rsedge_train.look.curves import draw_curves
+from rsedge_train.look.logbook import BOARD_NAME, LOG_NAME, Logbook, NoLog
+from rsedge_train.look.pictures import draw_comparison
+from rsedge_train.look.scores import SCORES_NAME, Scores
+from rsedge_train.nets.deploy import fold_dilations
+from rsedge_train.nets.network import SegNet
+from rsedge_train.run.folder import BEST_NAME, LAST_NAME, RUN_NAME, Run, load_network
+from rsedge_train.run.request import Distillation, Job
+from rsedge_train.run.setup import (
+    build_net,
+    check_classes,
+    check_folder,
+    check_present,
+    class_weights,
+    encoder_facts,
+    label_doubts,
+    scene_weights,
+    schedule,
+)
+from rsedge_train.run.teachers import Teachers, load_teacher, teacher_facts
+from rsedge_train.run.validate import score, summary
+
+log = logging.getLogger(__name__)
+
+CURVES_NAME, SHEET_NAME = "curves.png", "sheet.png"
+
+
+class StoppedError(RsedgeError):
+    """Training was asked to stop; its state is kept."""
+
+    exit_code = 130
+
+
+def train(job: Job, dataset: Dataset, processes: Processes = SINGLE) -> Run:
+    """Train and leave a run folder (see ``run_folder``); returns what it says.
+
+    Raises InputError for what does not fit, TrainingDivergedError, OutputError, and StoppedError when a
+    signal asked to stop: the run can then be resumed.
+    """
+    return _Training(job, dataset, processes).run()
+
+
+class _Training:
+    def __init__(self, job: Job, dataset: Dataset, processes: Processes) -> None:
+        self.job, self.dataset, self.processes = job, dataset, processes
+        self.device = pick_device(job.device, processes)
+        if processes.first:
+            check_folder(job)
+        check_classes(dataset)
+        self.scanned = scan(dataset, dataset.train, skip_damaged=job.skip_damaged)
+        self.left_out = list(self.scanned.skipped)
+        self.val, self.val_sha256 = self._check_val()
+        check_present(dataset, (*self.scanned.scenes, *self.val), allow_missing=job.allow_missing)
+        self._check_ground()
+        if job.compare:
+            Run.read(job.compare)  # only wanted at the end: better to know now that it is not there
+        self.teacher: Teachers | None = None
+        self.teacher_facts: Mapping[str, Any] | None = None
+        self.teacher_rehearses = False
+        if job.distillation:
+            self._load_teachers(job.distillation)
+        torch.manual_seed(job.crops.seed)
+        self.encoder_weights = encoder_facts(job)
+        self.net = build_net(job.net, dataset.num_classes, empty=job.resume)
+        self.source = self._source()
+        self.config = schedule(job, self.scanned)
+        for name, why in self.left_out:
+            log.warning("note: left out %s: %s", name, why)
+        for note in (*self.scanned.notes, *label_doubts(dataset, (*self.scanned.scenes, *self.val))):
+            log.info("note: %s", note)
+
+    def run(self) -> Run:
+        job, folder = self.job, self.job.out
+        resume_at = None
+        if job.resume:
+            resume_at = check_resumable(folder / STATE_NAME, self._resume_facts()).step
+            log.info("going on at step %d of %d", resume_at, self.config.steps)
+        if self.processes.first:
+            self._open_folder()
+        scores = Scores(folder, resume_at)
+        with Logbook(folder, resume_at) if self.processes.first else NoLog() as book:
+            averaged, result = fit(
+                self.net,
+                self.source,
+                self._loss(),
+                self.config,
+                folder,
+                facts=self._resume_facts(),
+                device=self.device,
+                pretrained_encoder=job.net.has_pretrained_encoder,
+                resume=job.resume,
+                validate=(lambda net, step: self._validate(net, step, scores)) if self.val else None,
+                log=book.log,
+                processes=self.processes,
+            )
+        if result.stopped:
+            raise StoppedError(
+                f"stopped after {result.position.step} of {self.config.steps} steps; go on with the same command "
+                "and --resume"
+            )
+        run = replace(self._facts(), progress=self._progress(result, scores))
+        if self.processes.first:
+            run.write(folder)
+            draw_curves(folder / LOG_NAME, folder / CURVES_NAME, f"{run.network}, {self.dataset.name}")
+            self._draw_sheet(averaged)
+        return run
+
+    def _check_val(self) -> tuple[tuple[SceneScan, ...], str]:
+        """The validation scenes that can be read, and their hash: better to know now than after an epoch."""
+        if not self.dataset.val:
+            return (), ""
+        files = tuple(f.for_scoring() for f in self.dataset.val)
+        found = scan(self.dataset, files, skip_damaged=self.job.skip_damaged, images=True)
+        self.left_out += found.skipped
+        return found.scenes, found.sha256
+
+    def _check_ground(self) -> None:
+        """Warn where validation scenes share ground with training scenes: their scores would be too good."""
+        for problem in overlapping({"train": self.scanned.scenes, "val": self.val, "test": ()}):
+            log.warning("%s: the scores will be too good; split by scene (--val)", problem)
+
+    def _open_folder(self) -> None:
+        """The folder with a first run.json: from here on it holds this run, and no earlier one."""
+        try:
+            if self.job.overwrite and not self.job.resume:
+                self._forget_earlier()
+            self.job.out.mkdir(parents=True, exist_ok=True)
+            self._facts().write(self.job.out)
+        except OSError as error:
+            raise OutputError(f"{self.job.out} cannot be written: {error.strerror or error}") from error
+
+    def _forget_earlier(self) -> None:
+        """Remove what a run leaves, and nothing else that may lie in its folder."""
+        names = (STATE_NAME, LAST_NAME, BEST_NAME, SCORES_NAME, LOG_NAME, CURVES_NAME, SHEET_NAME)
+        for name in (RUN_NAME, *names):
+            (self.job.out / name).unlink(missing_ok=True)
+        shutil.rmtree(self.job.out / BOARD_NAME, ignore_errors=True)
+
+    def _draw_sheet(self, averaged: nn.Module) -> None:
+        columns: list[tuple[str, nn.Module]] = []
+        if self.job.compare:
+            columns.append(("student alone", load_network(self.job.compare)[0].to(self.device)))
+        assert isinstance(averaged, SegNet)
+        mine = fold_dilations(copy.deepcopy(averaged), self.job.crops.size)
+        columns.append(("distilled" if self.teacher else self.job.role, mine))
+        if self.teacher:
+            columns.append(("teacher", self.teacher))
+        scenes = self.val or self.scenes
+        draw_comparison(self.job.out / SHEET_NAME, self.dataset, scenes, columns, self.device)
+
+    def _load_teachers(self, wanted: Distillation) -> None:
+        members = [load_teacher(folder, wanted.weights, self.dataset) for folder in wanted.teachers]
+        rehearsals = [m.folder for m in members if m.run.rehearsal]
+        self.teacher_rehearses = bool(rehearsals)
+        if rehearsals and not self.job.rehearsal:
+            log.warning(
+                "the teacher in %s is a rehearsal (--quick), so this student is one too", rehearsals[0]
+            )
+        self.teacher = Teachers([m.net for m in members], wanted.views).eval().requires_grad_(False)
+        self.teacher = self.teacher.to(self.device).to(memory_format=torch.channels_last)
+        self.teacher_facts = teacher_facts(members)
+
+    def _source(self) -> CropSource:
+        job = self.job
+        store = SceneStore(self.dataset, self.scanned.scenes, job.ram_bytes // self.processes.count)
+        self.left_out += store.load(job.skip_damaged)
+        self.scenes = store.scans
+        crops = Crops(
+            store,
+            job.crops,
+            CropAugment(job.crops.size, look=LOOKS[job.crops.look]),
+            weights=scene_weights(store, job.sample_share),
+            rank=self.processes.rank,
+            world=self.processes.count,
+            skip_damaged=job.skip_damaged,
+        )
+        return CropSource(crops, job.workers, pin=self.device.type == "cuda")
+
+    def _loss(self) -> StepLoss:
+        weight = class_weights(self.scanned).to(self.device) if self.job.class_weights else None
+        teacher, wanted = self.teacher, self.job.distillation
+        if teacher is None or wanted is None:
+            return lambda model, images, labels: supervised_loss(model(images), labels, weight)
+
+        def distil(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            # On a CPU the teacher answers in full precision; on a GPU that would take longer than the student.
+            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+                target = teacher(images)
+            student = model(images)
+            return distillation_loss(
+                student, target, labels, wanted.temperature, wanted.relation_weight, weight
+            )
+
+        return distil
+
+    def _validate(self, net: nn.Module, step: int, scores: Scores) -> Mapping[str, float]:
+        assert isinstance(net, SegNet)
+        manifest, crop = self._facts().manifest("validation"), self.job.crops.size
+        result = score(net, self.dataset, [s.files for s in self.val], manifest, crop, self.device)
+        facts = summary(result.confusion, self.dataset.table.names, self.dataset.uncounted)
+        scores.add({"step": step, **facts})
+        log.info("validation mIoU %.4f, OA %.4f", facts["miou"], facts["oa"])
+        return {"val_miou": facts["miou"], "val_oa": facts["oa"]}
+
+    def _facts(self) -> Run:
+        job, data = self.job, self.dataset
+        settings = {
+            "net": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(job.net).items()},
+            "crops": asdict(job.crops),
+            "fit": asdict(self.config),
+            "encoder_weights": self.encoder_weights,
+            "class_weights": job.class_weights,
+            "processes": self.processes.count,
+            "device": str(self.device),
+            "torch": torch.__version__,
+        }
+        if job.distillation:
+            asked = asdict(job.distillation)
+            settings["distillation"] = {**asked, "teachers": [str(f) for f in job.distillation.teachers]}
+        return Run(
+            role=job.role,
+            network=job.net.name,
+            classes=data.table.classes,
+            bands=data.bands.names,
+            crop=job.crops.size,
+            unlabelled=tuple(map(unpack_color, data.table.ignore)),
+            gsd_m=data.gsd_m,
+            uncounted=data.uncounted,
+            rehearsal=job.rehearsal or self.teacher_rehearses,
+            data={**self._data_facts(), "source": job.source},
+            settings=settings,
+            teacher=self.teacher_facts,
+        )
+
+    def _data_facts(self) -> dict[str, Any]:
+        data, counts = self.dataset, np.sum([s.counts for s in self.scenes], axis=0)
+        shares = counts / max(1, counts.sum())
+        return {
+            "name": data.name,
+            "train": sorted({s.files.scene for s in self.scenes}),
+            "val": sorted({s.files.scene for s in self.val}),
+            "test": sorted({f.scene for f in data.test}),
+            "labels_scored": "eroded boundaries"
+            if any(f.scoring_label for f in data.val)
+            else "as trained on",
+            "train_mpx": round(sum(s.height * s.width for s in self.scenes) / 1e6, 2),
+            "class_shares": {n: round(float(v), 4) for n, v in zip(data.table.names, shares, strict=True)},
+            "sample_share": self.job.sample_share,
+            "sha256": self.scanned.sha256,
+            "left_out": sorted(name for name, _ in self.left_out),
+            "notes": list(data.notes),
+        }
+
+    def _resume_facts(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues."""
+        fitting = {
+            k: v
+            for k, v in asdict(self.config).items()
+            if k not in {"log_every", "save_every_s", "precision"}
+        }
+        teacher = self.teacher_facts["sha256"] if self.teacher_facts else None
+        distillation = asdict(self.job.distillation) if self.job.distillation else {}
+        return {
+            "network": self.job.net.name,
+            "classes": list(self.dataset.table.names),
+            "data": self.scanned.sha256,
+            "val": self.val_sha256,
+            "left_out": sorted(name for name, _ in self.left_out),
+            "net": {"encoder_weights": self.job.net.has_pretrained_encoder},
+            "arithmetic": str(autocast_dtype(self.config.precision, self.device)),
+            "crops": asdict(self.job.crops),
+            "fit": fitting,
+            "teacher": teacher,
+            "distillation": {k: v for k, v in distillation.items() if k not in {"teachers", "weights"}},
+            "sample_share": self.job.sample_share,
+            "class_weights": self.job.class_weights,
+        }
+
+    def _progress(self, result: FitResult, scores: Scores) -> dict[str, Any]:
+        position = result.position
+        facts: dict[str, Any] = {
+            "steps": position.step,
+            "seconds": round(position.seconds, 1),
+            "seconds_per_step": round(result.seconds_per_step, 4),
+            "wait_share": round(result.wait_share, 4),
+        }
+        if scores.all:
+            facts |= {"val_last": scores.all[-1], "best_step": position.best_step, "val_best": scores.best()}
+        return facts

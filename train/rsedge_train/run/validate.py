@@ -1,0 +1,125 @@
+"""Scoring a torch network through the runtime's own engine: what is measured is what ships."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from rsedge.backends.base import Backend, TensorSpec
+from rsedge.infer.options import Options
+from rsedge.model.bundle import Bundle
+from rsedge.model.manifest import Manifest
+from rsedge.score.evaluation import Evaluation, evaluate
+from rsedge.score.metrics import Confusion
+from rsedge_train.data import Dataset, SceneFiles
+from rsedge_train.data.pixels import normalise
+from rsedge_train.nets.deploy import fold_dilations
+from rsedge_train.nets.network import SegNet
+
+
+class TorchBackend(Backend):
+    """A torch network as the engine sees it: raw tiles in, scores out, float32."""
+
+    name = "torch"
+
+    def __init__(self, net: nn.Module, manifest: Manifest, device: torch.device | str = "cpu") -> None:
+        super().__init__(Bundle(Path(), manifest, Path(), "", "fp32"))
+        self.device = torch.device(device)
+        self.provider, self.version, self.threads = (
+            str(self.device),
+            torch.__version__,
+            torch.get_num_threads(),
+        )
+        self._net = net.eval()
+
+    @property
+    def input_spec(self) -> TensorSpec:
+        """As in the manifest."""
+        m = self.bundle.manifest
+        return TensorSpec((None, len(m.bands), m.tile, m.tile), m.dtype)
+
+    @property
+    def output_spec(self) -> TensorSpec:
+        """As in the manifest."""
+        m = self.bundle.manifest
+        return TensorSpec((None, len(m.classes), m.tile, m.tile), "float32")
+
+    @torch.inference_mode()
+    def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        with self.copying("copy_in"):
+            raw = torch.from_numpy(batch).to(self.device)
+            self._settle()
+        scores = self._net(normalise(raw).contiguous(memory_format=torch.channels_last)).float()
+        self._settle()
+        with self.copying("copy_out"):
+            return np.asarray(scores.cpu().numpy())
+
+    def _settle(self) -> None:
+        """Wait for a GPU, which works on while Python goes ahead: times are of what was done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def close(self) -> None:
+        """Nothing to free: the network is the caller's."""
+
+
+def score(
+    net: SegNet,
+    dataset: Dataset,
+    files: Sequence[SceneFiles],
+    manifest: Manifest,
+    crop: int,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Score a copy of ``net`` by sliding window over whole rasters, a quarter of a tile overlapping.
+
+    ``crop``: side of the training crops, pixels; dilated taps that it did not reach are folded away first.
+    """
+    net = fold_dilations(copy.deepcopy(net).eval(), crop)
+    net = net.to(memory_format=torch.channels_last)
+    options = Options(
+        bands=dataset.bands.indexes,
+        scale=dataset.bands.scale,
+        nodata=dataset.bands.masking.nodata,
+        alpha=dataset.bands.masking.alpha,
+    )
+    pairs = [(f.for_scoring().image, f.for_scoring().label) for f in files]
+    with TorchBackend(net, manifest, device) as backend:
+        return evaluate(backend, pairs, options, dataset.table.colors, allow_missing=True)
+
+
+def summary(confusion: Confusion, names: Sequence[str], uncounted: Sequence[str] = ()) -> Mapping[str, Any]:
+    """mIoU, mean F1 and OA, IoU and F1 by class, and what always answering the most frequent class scores.
+
+    The means leave out the classes in ``uncounted`` and those that do not occur.
+    """
+    counted = [i for i, name in enumerate(names) if name not in uncounted]
+    majority = confusion.majority
+    return {
+        "miou": mean_over(confusion.iou, counted),
+        "mean_f1": mean_over(confusion.f1, counted),
+        "oa": confusion.oa,
+        "classes_counted": [names[i] for i in counted],
+        "iou": {n: _number(v) for n, v in zip(names, confusion.iou, strict=True)},
+        "f1": {n: _number(v) for n, v in zip(names, confusion.f1, strict=True)},
+        "majority": {"miou": mean_over(majority.iou, counted), "oa": majority.oa},
+        "pixels": int(confusion.counts.sum()),
+    }
+
+
+def mean_over(values: NDArray[np.float64], counted: Sequence[int]) -> float:
+    """Mean over some classes, those that do not occur left out."""
+    known = values[list(counted)]
+    known = known[~np.isnan(known)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
