@@ -32,8 +32,8 @@ def _build(bundle: Path, work: Path) -> Facts:
     """Seconds and bytes of an engine for the GPU that is here."""
     from rsedge.model.bundle import Bundle  # noqa: PLC0415
     from rsedge.model.engines import Batch  # noqa: PLC0415
-    from rsedge_export.trt_network import Job, build_plan  # noqa: PLC0415
-    from rsedge_export.trt_watch import Log  # noqa: PLC0415
+    from rsedge_export.engines.monitor import Log  # noqa: PLC0415
+    from rsedge_export.engines.network import Job, build_plan  # noqa: PLC0415
 
     _load_libraries()
     trt: Any = importlib.import_module(BINDINGS)

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from rsedge.backends.ort_module import import_onnxruntime
-from rsedge_export.graph import trace
+from rsedge_export.graph.torch_graph import trace
 from rsedge_train.nets import registry
 from rsedge_train.nets.complexity import macs
 from rsedge_train.nets.deploy import deploy

@@ -98,7 +98,7 @@ def export(network: str, way: str, dtype: str, tile: int, out: str) -> Facts:
     """The network as ONNX, any batch; an fp32 one is run against torch. Raises ModelError where they differ."""
     import onnx  # noqa: PLC0415 - slow to load, and a turn needs none of it
 
-    from rsedge_export.graph import trace  # noqa: PLC0415
+    from rsedge_export.graph.torch_graph import trace  # noqa: PLC0415
 
     begin = time.perf_counter()
     net = _build(network, way, tile).to(DTYPES[dtype])

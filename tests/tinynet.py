@@ -15,7 +15,7 @@ from onnx import TensorProto
 from graphs import graph, make, normal
 from rsedge.model.bundle import write_bundle_manifest
 from rsedge.model.manifest import Manifest
-from rsedge_export.onnx_file import save
+from rsedge_export.graph.onnx_file import save
 from toys import pointwise_manifest
 
 MANIFEST = pointwise_manifest(name="tiny")

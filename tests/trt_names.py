@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (
     "runtime/rsedge/backends/gpu.py",
     "runtime/rsedge/backends/tensorrt.py",
-    "export/rsedge_export/trt.py",
-    "export/rsedge_export/trt_network.py",
-    "export/rsedge_export/trt_watch.py",
+    "export/rsedge_export/engines/build.py",
+    "export/rsedge_export/engines/network.py",
+    "export/rsedge_export/engines/monitor.py",
 )
 VERSIONS = ("8.6", "10.3", "10.13", "11.4")
 

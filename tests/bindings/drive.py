@@ -29,8 +29,8 @@ from rsedge.errors import BackendError, ModelError  # noqa: E402
 from rsedge.infer.inputs import artifact_notes  # noqa: E402
 from rsedge.model.bundle import Bundle  # noqa: E402
 from rsedge.model.engines import Batch, list_engines  # noqa: E402
-from rsedge_export.trt import TrtOptions, build_engine  # noqa: E402
-from rsedge_export.trt_watch import Log  # noqa: E402
+from rsedge_export.engines.build import TrtOptions, build_engine  # noqa: E402
+from rsedge_export.engines.monitor import Log  # noqa: E402
 
 MAJOR = int(trt.__version__.split(".")[0])
 STRONG = MAJOR >= 10
@@ -199,7 +199,7 @@ def check_wrong_branch(bundle: Path) -> None:
     missing = "EXPLICIT_BATCH" if MAJOR >= 11 else "STRONGLY_TYPED"
     if MAJOR != 10:  # which has both
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rsedge_export.trt_network.strongly_typed", lambda _: not STRONG)
+            patch.setattr("rsedge_export.engines.network.strongly_typed", lambda _: not STRONG)
             fails(AttributeError, missing, lambda: build_engine(bundle, "fp16"))
 
 

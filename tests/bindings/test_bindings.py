@@ -23,9 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rsedge.model.bundle import write_bundle_manifest
 from rsedge.model.manifest import Manifest
-from rsedge_export.qdq import quantize
-from rsedge_export.ranges import Scale
-from rsedge_export.sites import find_sites
+from rsedge_export.precision.qdq import quantize
+from rsedge_export.precision.ranges import Scale
+from rsedge_export.precision.sites import find_sites
 from toys import pointwise_graph, pointwise_manifest
 from trt_names import EVERYWHERE, SOMEWHERE, exists
 

@@ -16,12 +16,13 @@ from rsedge import BackendError
 from rsedge.errors import ModelError
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import Batch, Device, PlanFacts
-from rsedge_export import build, trt
-from rsedge_export.assemble import Calibration, Plan
-from rsedge_export.foreign import ForeignFacts
-from rsedge_export.gate import Limits
-from rsedge_export.trt import TrtOptions
-from rsedge_export.variants import Wanted
+from rsedge_export.bundle import build
+from rsedge_export.bundle.assemble import Calibration, Plan
+from rsedge_export.engines import build as trt
+from rsedge_export.engines.build import TrtOptions
+from rsedge_export.graph.foreign import ForeignFacts
+from rsedge_export.precision.variants import Wanted
+from rsedge_export.proof.gate import Limits
 from tinynet import tiny_bundle, tiny_graph
 from toys import CLASSES, pointwise_manifest
 
@@ -226,7 +227,7 @@ def test_what_cannot_be_is_explained_and_exits_with_2(
     assert [p.name for p in tmp_path.iterdir()] == ["photos.rsedge"]
 
 
-@pytest.mark.parametrize("module", ["rsedge_export.build", "rsedge_export.variants"])
+@pytest.mark.parametrize("module", ["rsedge_export.bundle.build", "rsedge_export.precision.variants"])
 def test_a_missing_package_prints_the_pip_command(
     run: Command, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
@@ -348,8 +349,8 @@ class TestAnEngine:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         self.bundle(tmp_path / "m.rsedge", "fp16", "int8-trt10")
-        monkeypatch.setitem(sys.modules, "rsedge_export.build", None)
-        monkeypatch.setitem(sys.modules, "rsedge_export.assemble", None)
+        monkeypatch.setitem(sys.modules, "rsedge_export.bundle.build", None)
+        monkeypatch.setitem(sys.modules, "rsedge_export.bundle.assemble", None)
         code, printed, said = run(
             "--trt", "--bundle", "m.rsedge", "--precision", precision, "--json", "--force"
         )

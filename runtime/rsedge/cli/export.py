@@ -101,10 +101,10 @@ def export(
     if bundle is None:
         with common.needs_extra("export"):
             from rsedge.raster.bands import Masking
-            from rsedge_export.assemble import Calibration, Plan
-            from rsedge_export.build import adopt_bundle, build_bundle
-            from rsedge_export.gate import Limits
-            from rsedge_export.variants import Wanted
+            from rsedge_export.bundle.assemble import Calibration, Plan
+            from rsedge_export.bundle.build import adopt_bundle, build_bundle
+            from rsedge_export.precision.variants import Wanted
+            from rsedge_export.proof.gate import Limits
 
             plan = Plan(
                 out,
@@ -157,7 +157,7 @@ def _foreign(
     output: str | None,
 ) -> Any:
     from rsedge.score.labels import ClassTable, unpack_color
-    from rsedge_export.foreign import ForeignFacts
+    from rsedge_export.graph.foreign import ForeignFacts
 
     if classes is None or mean is None or std is None:
         raise InputError(
@@ -201,7 +201,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
 
     from rsedge.model.bundle import Bundle
     from rsedge.model.engines import plan_path
-    from rsedge_export.trt import TrtOptions, build_engine
+    from rsedge_export.engines.build import TrtOptions, build_engine
 
     if not path.exists():
         raise ModelError(f"no bundle at {path}; copy one here, or name it with --bundle")

@@ -1,0 +1,1 @@
+"""From a run or an ONNX to a bundle."""

@@ -1,0 +1,144 @@
+"""A bundle around its fp32 master: reduced precisions, report, manifest."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rsedge.conditions import cpu_name
+from rsedge.model.bundle import REPORT_NAME, write_bundle_manifest
+from rsedge.model.manifest import Manifest
+from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.version import __version__
+from rsedge_export.bundle.folder import check_out, replaced_when_whole
+from rsedge_export.precision.calibration import (
+    LEAST_TILES,
+    CalibrationTiles,
+    Imagery,
+    TooFewTilesError,
+    imagery_of,
+)
+from rsedge_export.precision.ladder import Stages, no_stages
+from rsedge_export.precision.variants import Wanted, make_variants
+from rsedge_train.run.folder import Run
+
+ARTIFACT = "model.fp32.onnx"
+NO_IMAGERY = (
+    "INT8 was not made: there are no training images of the model on this machine; name some like what it will meet "
+    "with --calibration"
+)
+NO_SAMPLES = (
+    "FP16 was not made: it is measured on sample scenes, which are 8-bit RGB; name imagery with --calibration"
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Imagery for the reduced precisions: rasters, folders or "samples"; without any, the run's training data."""
+
+    paths: tuple[str, ...] = ()
+    tiles: int = 64
+    bands: tuple[int, ...] | None = None  # 1-based
+    scale: tuple[float, float] | None = None
+    masking: Masking = AS_TAGGED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of a model: where the bundle goes, which reduced precisions, calibrated on what."""
+
+    out: Path
+    wanted: Wanted = field(default_factory=Wanted)
+    calibration: Calibration = field(default_factory=Calibration)
+    stages: Stages = no_stages
+
+    def __post_init__(self) -> None:
+        check_out(self.out)
+
+    def imagery(self, run: Run | None) -> Imagery | None:
+        """Raises InputError where the calibration data cannot be used; ask before any work."""
+        c = self.calibration
+        return (
+            imagery_of(c.paths, run, c.tiles, c.bands, c.scale, c.masking) if self.wanted.precisions else None
+        )
+
+
+def assemble(
+    plan: Plan,
+    manifest: Manifest,
+    imagery: Imagery | None,
+    write_master: Callable[[Path], Mapping[str, Any]],
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Make the bundle and put it in its place when it is whole; returns what was written.
+
+    ``write_master`` puts ARTIFACT into the folder it is given and returns what the report says of it. ``notes``: what
+    the report should say besides.
+    """
+    _check(plan, manifest, imagery)
+    with replaced_when_whole(plan.out) as folder:
+        with plan.stages("fp32"):
+            master = write_master(folder)
+        report = _reduce(folder, manifest, imagery, plan)
+        report["notes"] += notes
+        # Nothing but what passed its proof gets this far.
+        report["artifacts"][ARTIFACT] = {"precision": "fp32", "passed": True, "forced": False, **master}
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_bundle_manifest(folder, manifest)
+    out = plan.out
+    return {
+        "out": str(out),
+        "name": manifest.name,
+        "tile": manifest.tile,
+        "artifacts": {p.name: p.stat().st_size for p in sorted(out.glob("*.onnx"))},
+        "size_bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
+        "complexity": dict(manifest.complexity),
+        "report": report,
+    }
+
+
+def _check(plan: Plan, manifest: Manifest, imagery: Imagery | None) -> None:
+    """Raise InputError where imagery named by the user does not do: before minutes of work, not after."""
+    if imagery is not None and plan.calibration.paths:
+        with CalibrationTiles(imagery, manifest):
+            pass
+
+
+def _reduce(folder: Path, manifest: Manifest, imagery: Imagery | None, plan: Plan) -> dict[str, Any]:
+    """Write the reduced precisions; the report on them."""
+    wanted, notes = plan.wanted, list[str]()
+    made: dict[str, Any] = {"calibration": None, "artifacts": {}, "ladder": []}
+    write_bundle_manifest(folder, manifest)  # the runtime opens what is judged
+
+    def make() -> dict[str, Any]:
+        if not wanted.precisions or imagery is None:
+            return made
+        publish = functools.partial(write_bundle_manifest, folder, manifest)
+        return make_variants(folder, manifest, imagery, wanted, publish, plan.stages)
+
+    try:
+        made, why = make(), NO_IMAGERY
+    except TooFewTilesError as error:
+        if plan.calibration.paths:
+            raise  # asked for by name
+        imagery, why = None, f"INT8 was not made: {error}"
+    if imagery is None and wanted.precisions:
+        notes += [why] * ("int8" in wanted.precisions)
+        wanted = replace(wanted, precisions=tuple(p for p in wanted.precisions if p != "int8"))
+        if manifest.takes_rgb8:
+            imagery = Imagery((), LEAST_TILES, LEAST_TILES)
+        else:
+            notes += [NO_SAMPLES] * bool(wanted.precisions)
+        made = make()
+    return {
+        "rsedge": __version__,
+        "made_on": {"cpu": cpu_name(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+        "limits": asdict(wanted.limits),
+        **made,
+        "notes": notes,
+    }

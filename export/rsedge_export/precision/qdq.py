@@ -1,0 +1,184 @@
+"""INT8 by explicit Q/DQ: which layers compute in integers stands in the graph, and nothing else decides it.
+
+Weights are int8 per output channel, symmetric; activations int8 symmetric (all that TensorRT takes) or
+uint8 with a zero point (CPUs). Biases and the layers' outputs stay in floating point: TensorRT refuses int32
+biases behind a DequantizeLinear, and what follows a layer is for the runtime to fuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from rsedge_export.graph.rewrite import constants, drop_unused
+from rsedge_export.precision.ranges import Scale
+from rsedge_export.precision.sites import Site
+
+WEIGHT_FRACTIONS = np.linspace(0.5, 1, 26)  # of a channel's largest weight tried as its limit
+SMALLEST_SCALE = 2.0**-14  # fp16's smallest normal number: scales of fp16 graphs are fp16
+
+
+def quantize(
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    chosen: Collection[str],
+    scales: Mapping[str, Scale],
+    *,
+    unsigned: bool,
+    stored_float: bool = False,
+) -> onnx.ModelProto:
+    """A copy of ``model`` whose ``chosen`` layers compute in INT8.
+
+    ``scales``: of the activations, by the tensor's name (``Site.tensor``). The model may be fp32 or fp16;
+    Q/DQ take the type that stands around them. ``stored_float``: weights stay floating point in the file, on
+    the integers' grid, with a QuantizeLinear of their own: parsers of TensorRT 8 refuse int8 constants.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    writer = _Writer(copy, {s.name: s for s in sites if s.name in chosen}, scales, unsigned, stored_float)
+    for node in list(copy.graph.node):
+        writer.add(node)
+    writer.finish()
+    return copy
+
+
+def switchable(
+    model: onnx.ModelProto, sites: Sequence[Site], scales: Mapping[str, Scale], *, unsigned: bool
+) -> onnx.ModelProto:
+    """A copy with a second input "quantized", (sites,) bool: which layers compute as if in INT8.
+
+    One session then measures every choice of layers.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.input.append(helper.make_tensor_value_info("quantized", TensorProto.BOOL, [len(sites)]))
+    index = {site.name: i for i, site in enumerate(sites)}
+    writer = _Writer(copy, {s.name: s for s in sites}, scales, unsigned)
+    for node in list(copy.graph.node):
+        site = writer.sites.get(node.name)
+        if site is None:
+            writer.nodes.append(node)
+            continue
+        i = index[node.name]
+        at = writer.constant(f"switch{i}.at", np.array([i], np.int64))
+        writer.node("Gather", ["quantized", at], f"switch{i}")
+        for slot, dequantized in enumerate(writer.pair(node, site)):
+            chosen = f"switch{i}.{slot}"
+            writer.node("Where", [f"switch{i}", dequantized, node.input[slot]], chosen)
+            node.input[slot] = chosen
+        writer.nodes.append(node)
+    writer.finish()
+    return copy
+
+
+def weight_scales(weights: NDArray[np.floating[Any]], axis: int) -> NDArray[np.float32]:
+    """Step of each output channel, (channels,): of the limits tried, that with the least squared error."""
+    values = weights.astype(np.float32)
+    least = SMALLEST_SCALE if weights.dtype == np.float16 else 0.0
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    largest = np.abs(values).max(others)
+    largest = np.where(largest > 0, largest, 1)
+    best = np.full(largest.shape, np.inf)
+    steps = largest / 127
+    for fraction in WEIGHT_FRACTIONS:
+        tried = np.maximum(largest * fraction / 127, least)
+        error = ((_integers(values, tried, axis) * _along(tried, axis, values.ndim) - values) ** 2).sum(
+            others
+        )
+        better = error < best
+        best, steps = np.where(better, error, best), np.where(better, tried, steps)
+    return steps.astype(np.float32)
+
+
+class _Writer:
+    """Appends nodes to a graph in its order; every Q/DQ pair is written once and shared."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        sites: Mapping[str, Site],
+        scales: Mapping[str, Scale],
+        unsigned: bool,
+        stored_float: bool = False,
+    ) -> None:
+        self._stored_float = stored_float
+        self.sites, self.nodes = sites, list[onnx.NodeProto]()
+        self._model, self._scales, self._unsigned = model, scales, unsigned
+        self._known = constants(model)
+        self._made: set[str] = set()
+
+    def add(self, node: onnx.NodeProto) -> None:
+        """Append ``node``, quantized where it is a site."""
+        if site := self.sites.get(node.name):
+            node.input[0], node.input[1] = self.pair(node, site)
+        self.nodes.append(node)
+
+    def pair(self, node: onnx.NodeProto, site: Site) -> tuple[str, str]:
+        """The names of a layer's activations and weights after their Q/DQ."""
+        kind = self._known[node.input[1]].dtype  # of this node: an fp16 graph has both kinds
+        return self._activations(node.input[0], site, kind), self._weights(node.input[1], site.axis)
+
+    def _activations(self, tensor: str, site: Site, kind: np.dtype[Any]) -> str:
+        if f"{tensor}.dq" not in self._made:
+            facts = self._scales[site.tensor]
+            scale = max(facts.scale, SMALLEST_SCALE) if kind == np.float16 else facts.scale
+            zero = np.uint8(facts.zero) if self._unsigned else np.int8(facts.zero)
+            names = [
+                self.constant(f"{tensor}.scale", np.asarray(scale, kind)),
+                self.constant(f"{tensor}.zero", np.asarray(zero)),
+            ]
+            self.node("QuantizeLinear", [tensor, *names], f"{tensor}.q")
+            self.node("DequantizeLinear", [f"{tensor}.q", *names], f"{tensor}.dq")
+        return f"{tensor}.dq"
+
+    def _weights(self, name: str, axis: int) -> str:
+        if f"{name}.dq" not in self._made:
+            # Rounded to the graph's type first, so that the integers are of the very scale that is stored.
+            values = self._known[name]
+            steps = weight_scales(values, axis).astype(values.dtype)
+            whole = _integers(values.astype(np.float32), steps.astype(np.float32), axis)
+            grid = [
+                self.constant(f"{name}.scale", steps),
+                self.constant(f"{name}.zero", np.zeros(steps.shape, np.int8)),
+            ]
+            if self._stored_float:
+                on_grid = (whole * _along(steps, axis, whole.ndim)).astype(values.dtype)
+                self.node(
+                    "QuantizeLinear", [self.constant(f"{name}.grid", on_grid), *grid], f"{name}.q", axis=axis
+                )
+            else:
+                self.constant(f"{name}.q", whole.astype(np.int8))
+            self.node("DequantizeLinear", [f"{name}.q", *grid], f"{name}.dq", axis=axis)
+        return f"{name}.dq"
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """A new initializer."""
+        stored = np.ascontiguousarray(values).reshape(values.shape)  # the former makes scalars (1,)
+        self._model.graph.initializer.append(numpy_helper.from_array(stored, name))
+        return name
+
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        """Append a new node."""
+        self._made.add(output)
+        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{output}.{op}", **attributes))
+
+    def finish(self) -> None:
+        """Put the nodes into the graph."""
+        del self._model.graph.node[:]
+        self._model.graph.node.extend(self.nodes)
+        drop_unused(self._model)
+
+
+def _integers(values: NDArray[np.float32], steps: NDArray[Any], axis: int) -> NDArray[np.float32]:
+    whole = np.round(values / _along(steps, axis, values.ndim))
+    return np.asarray(np.clip(whole, -127, 127), np.float32)
+
+
+def _along(steps: NDArray[Any], axis: int, ndim: int) -> NDArray[Any]:
+    """``steps`` shaped to broadcast along ``axis``."""
+    return steps.reshape([-1 if i == axis else 1 for i in range(ndim)])

@@ -1,0 +1,89 @@
+"""Which layers of a graph can be quantized, and what share of the work each has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from rsedge_export.graph.rewrite import attributes
+
+LEAST_SHARE = 1e-3  # of the graph's work; below this an INT8 layer saves less than its conversions cost
+
+
+@dataclass(frozen=True)
+class Site:
+    """A convolution or a matrix product with constant weights: what INT8 makes faster."""
+
+    name: str  # of the node
+    op: str  # "Conv", "Gemm" or "MatMul"
+    tensor: str  # its activations
+    weight: str  # its weights
+    axis: int  # of the output channels in the weights
+    shape: tuple[int, ...]  # of the weights
+    macs: int  # a tile
+    share: float  # of the graph's work: the mean of its shares of MACs and of elements read and written
+
+
+def find_sites(model: onnx.ModelProto) -> list[Site]:
+    """The layers worth quantizing, in the graph's order.
+
+    Squeeze-excite and spatial attention fall below ``LEAST_SHARE``: they cost nothing, and OpenVINO
+    carries the int8 of such a layer on into the pooling and the concatenation before it.
+    """
+    shapes = _shapes(model)
+    weights = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    layers = []
+    for node in model.graph.node:
+        if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in weights:
+            continue
+        out, weight = shapes.get(node.output[0]), weights[node.input[1]]
+        if out is None or node.input[0] not in shapes or (node.op_type != "Conv" and len(weight) != 2):
+            continue
+        macs = _macs(node, weight, out)
+        elements = int(np.prod(out)) + int(np.prod(shapes[node.input[0]]))
+        layers.append((node, weight, macs, elements))
+    all_macs, all_elements = sum(m for _, _, m, _ in layers), sum(e for _, _, _, e in layers)
+    return list(_worth(layers, all_macs, all_elements))
+
+
+def _worth(
+    layers: list[tuple[onnx.NodeProto, tuple[int, ...], int, int]], all_macs: int, all_elements: int
+) -> Iterator[Site]:
+    for node, weight, macs, elements in layers:
+        parts = macs / all_macs, elements / all_elements
+        if max(parts) >= LEAST_SHARE:
+            axis = _channel_axis(node)
+            share = sum(parts) / 2
+            yield Site(node.name, node.op_type, node.input[0], node.input[1], axis, weight, macs, share)
+
+
+def _channel_axis(node: onnx.NodeProto) -> int:
+    if node.op_type == "Conv":
+        return 0
+    return 0 if node.op_type == "Gemm" and attributes(node).get("transB") else 1
+
+
+def _macs(node: onnx.NodeProto, weight: tuple[int, ...], out: tuple[int, ...]) -> int:
+    if node.op_type == "Conv":
+        return int(np.prod(weight[1:])) * int(np.prod(out))
+    return weight[1 - _channel_axis(node)] * int(np.prod(out))
+
+
+def _shapes(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of all tensors at batch 1, where ONNX can tell them."""
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    for output in single.graph.output:
+        output.type.tensor_type.shape.dim[0].Clear()
+    del single.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    found = {}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if all(d.HasField("dim_value") for d in dims):
+            found[value.name] = tuple(d.dim_value for d in dims)
+    return found
