@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BackendError": "errors",
-    "ClassArea": "options",
-    "Evaluation": "evaluation",
+    "ClassArea": "infer.options",
+    "Evaluation": "score.evaluation",
     "InputError": "errors",
     "ModelError": "errors",
-    "Options": "options",
+    "Options": "infer.options",
     "OutputError": "errors",
-    "Result": "options",
+    "Result": "infer.options",
     "RsedgeError": "errors",
     "__version__": "version",
-    "evaluate": "evaluation",
-    "open_model": "segmentation",
-    "segment": "segmentation",
+    "evaluate": "score.evaluation",
+    "open_model": "infer.segmentation",
+    "segment": "infer.segmentation",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """From an ONNX to a serialized TensorRT plan: one path for TensorRT 8.5 to 11, with one branch (`strongly_typed`).
 
-Variables are named for TensorRT's classes (``builder``, ``network``, ``config``...): tests/export/test_trt_names.py
+Variables are named for TensorRT's classes (``builder``, ``network``, ``config``...): tests/export/engines/test_names.py
 reads this source and checks every name against the bindings of four versions.
 """
 

@@ -30,7 +30,7 @@ MOST_PART_BYTES = 512 << 20  # of what lies beside it
 # Of a graph's arithmetic. INT8 comes as CPUs want it (uint8 activations), as TensorRT 8 and as TensorRT 10 do.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-trt8", "int8-trt10")
 # The wheel holds what CPUs take; what GPUs take would triple it, and lies in the repository.
-DEFAULT_BUNDLE = Path(__file__).parent / "models" / "landcover5-b0.rsedge"
+DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "landcover5-b0.rsedge"
 FULL_BUNDLE = "runtime/models/landcover5-b0.rsedge"  # of a clone
 
 

@@ -122,7 +122,7 @@ BLACK, GREY, WHITE = (0, 0, 0), (128, 128, 128), (255, 255, 255)
 NO_YES = ClassTable((ClassInfo("no", BLACK), ClassInfo("yes", WHITE)))
 YES_NO = ClassTable((ClassInfo("yes", WHITE), ClassInfo("no", BLACK)))
 THREE = ClassTable((ClassInfo("low", BLACK), ClassInfo("high", WHITE), ClassInfo("mid", GREY)))
-ISPRS = ClassTable.read(Path(__file__).parents[3] / "train" / "rsedge_train" / "datasets" / "isprs.toml")
+ISPRS = ClassTable.read(Path(__file__).parents[3] / "train" / "rsedge_train" / "data" / "isprs.toml")
 
 
 def settled(table: ClassTable, *masks: np.ndarray | Path, folder: Path) -> list[np.ndarray]:

@@ -234,7 +234,7 @@ class TestWhatCannotRun:
         assert any("from there on" in n["what"] for n in found.not_run)
 
     def test_a_process_that_dies_says_how(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "support"))
         with pytest.raises(BackendError, match="ended with 3: .*no device for you"):
             Worker(Contender(str(bundle), "cpu", opener="dying:open_and_die"))
 

@@ -24,7 +24,7 @@ from rsedge.model.bundle import DEFAULT_BUNDLE, FULL_BUNDLE
 from rsedge.score.labels import ClassTable
 from rsedge_sample.files import write_sample
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLASSES = ROOT / "train" / "rsedge_train" / "datasets" / "dubai.toml"
 SIDE = 512
 SCENES = (

@@ -15,7 +15,7 @@ from rsedge.model.bundle import METADATA_KEY, write_bundle_manifest
 from rsedge.model.manifest import ClassInfo, Manifest
 
 TILE = 64
-SHARED = Path(os.environ.get("RSEDGE_SHARED", Path(__file__).resolve().parents[2] / "shared/data"))
+SHARED = Path(os.environ.get("RSEDGE_SHARED", Path(__file__).resolve().parents[3] / "shared/data"))
 CLASSES = (ClassInfo("red", (200, 0, 0)), ClassInfo("green", (0, 200, 0)), ClassInfo("blue", (0, 0, 200)))
 
 

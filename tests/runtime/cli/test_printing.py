@@ -109,7 +109,7 @@ def test_logging_goes_the_same_way() -> None:
 
 def test_nothing_else_prints() -> None:
     """One place writes to the terminal; what measures models has a pipe of its own."""
-    for package in ("runtime/rsedge", "train/rsedge_train", "export/rsedge_export"):
-        for path in (Path(__file__).parents[2] / package).rglob("*.py"):
+    for package in ("runtime/rsedge", "runtime/rsedge_sample", "train/rsedge_train", "export/rsedge_export"):
+        for path in (Path(__file__).parents[3] / package).rglob("*.py"):
             if path.parts[-2:] != ("cli", "common.py"):
                 assert not re.search(r"(?<![\w.])print\((?!c\.name)", path.read_text(encoding="utf-8")), path

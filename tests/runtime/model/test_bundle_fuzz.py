@@ -1,6 +1,6 @@
 """Bundles with whatever in them: refused in words or opened, never a traceback, a crash or an answer of another shape.
 
-Seeded. The long run: ``pytest -m fuzz tests/runtime/test_bundle_fuzz.py``.
+Seeded. The long run: ``pytest -m fuzz tests/runtime/model``.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def test_every_raster_keeps_its_grid_and_its_nodata(model: Backend, tmp_path: Pa
 
 
 def test_the_default_model_keeps_its_promise_on_scene_7() -> None:
-    table = Path(__file__).parents[2] / "train" / "rsedge_train" / "datasets" / "dubai.toml"
+    table = Path(__file__).parents[3] / "train" / "rsedge_train" / "data" / "dubai.toml"
     with open_model() as model:
         result = evaluate(model, SHARED / "dubai" / "tile7", colors=LabelColors.read(table, CLASSES))
     assert result.confusion.miou > 0.5

@@ -15,8 +15,8 @@ from typer.main import get_command
 from rsedge.cli.main import app
 from rsedge.errors import InputError
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("runtime/rsedge", "train/rsedge_train", "export/rsedge_export")
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("runtime/rsedge", "runtime/rsedge_sample", "train/rsedge_train", "export/rsedge_export")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?![\w:-])")  # a colon follows in CSS
 COMMAND = re.compile(r"(?:`|use it +)rsedge ((?:data check|[a-z][a-z-]*)\b[^`]*)")
 OF_OTHERS = {  # options of pip, docker, nvidia-smi, dask, torchrun, tf2onnx
