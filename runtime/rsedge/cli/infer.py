@@ -18,6 +18,7 @@ from rsedge.errors import InputError, RsedgeError, unexpected
 
 if TYPE_CHECKING:
     from rsedge.backends import Backend
+    from rsedge.infer.job import Runner
     from rsedge.infer.options import Options, Result
     from rsedge.model.manifest import Manifest
     from rsedge.raster.writer import Format
@@ -140,7 +141,6 @@ def infer(
         resume=resume,
         overwrite=overwrite,
         trust=Trust(allow=tuple(allow or ())),
-        dask=dask,
     )
     targets = choose_targets(sources, out, out_dir)
     each = [options if out_dir is None else _for_one_of_many(options, target) for target in targets]
@@ -153,6 +153,7 @@ def infer(
     with ExitStack() as stack:
         with common.stops_wait():
             backend = stack.enter_context(open_model(model, device, threads, precision))
+        runner = None if dask is None or dry_run else _connected(dask, stack)
         if scale == "auto":
             found = _survey_scale(sources, options, backend.bundle.manifest, quiet)
             each = [dataclasses.replace(mine, scale=found) for mine in each]
@@ -162,7 +163,7 @@ def infer(
                 if dry_run:
                     _show_plan(backend, source, target, mine, as_json, quiet)
                 else:
-                    _segment(backend, source, target, mine, quiet, as_json)
+                    _segment(backend, source, target, mine, quiet, as_json, runner)
             except Exception as error:
                 if len(sources) == 1 or (
                     isinstance(error, RsedgeError | MemoryError) and not isinstance(error, InputError)
@@ -181,6 +182,13 @@ def _say_who_is_trusted(address: str, quiet: bool) -> None:
 
     if is_open_to_others(address):
         common.note(OPEN.format(address=address), quiet)
+
+
+def _connected(address: str, stack: ExitStack) -> Runner:
+    from rsedge.cluster.client import Cluster
+
+    with common.stops_wait():
+        return stack.enter_context(Cluster(address)).run
 
 
 def expand(rasters: Sequence[str]) -> list[str]:
@@ -289,7 +297,13 @@ def _is_readable(source: str, options: Options) -> bool:
 
 
 def _segment(
-    backend: Backend, source: str, target: Path, options: Options, quiet: bool, as_json: bool
+    backend: Backend,
+    source: str,
+    target: Path,
+    options: Options,
+    quiet: bool,
+    as_json: bool,
+    runner: Runner | None,
 ) -> None:
     from rsedge.infer.segmentation import is_done, segment
 
@@ -304,7 +318,7 @@ def _segment(
         common.progress_bar(Path(source).name, quiet, net) as progress,
     ):
         try:
-            result = segment(backend, source, target, options, progress)
+            result = segment(backend, source, target, options, progress, runner)
         except RsedgeError as error:
             _say_how_to_go_on(target, error, quiet)
             raise

@@ -1,6 +1,6 @@
 """A raster's parts made by the workers of a Dask cluster; the result's bytes are those of a local run.
 
-A task is a band of parts that follow each other. Its worker (``scale_out_worker``) opens raster and model under
+A task is a band of parts that follow each other. Its worker (``worker``) opens raster and model under
 the paths they have here, makes sure that they are the same, and sends the parts' files back as bytes; they go into
 the journal, so assembling and resuming know nothing of clusters. Each border of a band costs about a row of
 windows that two workers compute.
@@ -52,7 +52,7 @@ GO_ON = "what is finished is kept: go on with --resume"
 class Cluster:
     """A connection to the workers of a Dask scheduler, for one raster or several. A context manager.
 
-    While it is open, `run_on_cluster` goes through it. ``address`` as in "tcp://scheduler:8786".
+    ``address`` as in "tcp://scheduler:8786"; hand ``run`` to `segment` as its ``runner``.
 
     Raises BackendError where dask.distributed is missing, the scheduler cannot be reached, no worker has
     joined it within a minute, or a worker has another rsedge.
@@ -79,13 +79,11 @@ class Cluster:
         except BaseException:
             self._client.close()
             raise
-        _open_clusters[self.address] = self
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _open_clusters.pop(self.address, None)
         self._client.close()
 
     def run(self, job: Job, plan: Plan, journal: Journal, progress: Progress | None = None) -> Stats:
@@ -203,9 +201,6 @@ class Cluster:
                 )
 
 
-_open_clusters: dict[str, Cluster] = {}
-
-
 def _check_reachable(address: str) -> None:
     """Raise OSError or ValueError where nobody listens, after some patience with a scheduler that starts.
 
@@ -253,15 +248,6 @@ def is_open_to_others(address: str) -> bool:
     return scheme in {"", "tcp"} and host not in {"localhost", "::1", ""} and not host.startswith("127.")
 
 
-def run_on_cluster(job: Job, plan: Plan, journal: Journal, progress: Progress | None = None) -> Stats:
-    """``Job.run`` on the workers of ``job.options.dask``. Raises as `Cluster` and its ``run`` do."""
-    address = str(job.options.dask)
-    if address in _open_clusters:
-        return _open_clusters[address].run(job, plan, journal, progress)
-    with Cluster(address) as cluster:
-        return cluster.run(job, plan, journal, progress)
-
-
 def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
     """What the workers must know, with paths that do not depend on the current folder."""
     model, o = job.model, job.options
@@ -279,7 +265,6 @@ def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
             o,
             aoi=None if o.aoi is None else absolute(str(o.aoi)),
             polygons=None,
-            dask=None,
             resume=False,
             overwrite=True,
             max_ram_bytes=None,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rsedge.backends import Backend
 from rsedge.engine import sliding_window as engine
@@ -27,6 +27,14 @@ from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
 from rsedge.tiling.window import Window
 from rsedge.version import __version__
+
+class Runner(Protocol):
+    """Makes the parts of a job that its journal does not have, and tells ``progress`` of windows done."""
+
+    def __call__(
+        self, job: Job, plan: Plan, journal: Journal, progress: engine.Progress | None = None
+    ) -> Stats: ...
+
 
 BLOCKS = "column_blocks"
 RUN_TAG = "RSEDGE_RUN"  # digest of the settings, in the mask
@@ -167,13 +175,19 @@ class Job:
         made = [o.format, o.compress, o.polygons is not None, o.min_area_m2, o.min_pixels]
         return hashlib.sha256(json.dumps([self._asked(), made], sort_keys=True).encode()).hexdigest()
 
-    def run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
-        """Run the model over the parts that the journal does not have.
+    def run(
+        self,
+        plan: Plan,
+        journal: Journal,
+        progress: engine.Progress | None,
+        runner: Runner | None = None,
+    ) -> Stats:
+        """Run the model over the parts that the journal does not have, or have ``runner`` do it.
 
         Raises BusyError where the raster has changed meanwhile.
         """
         try:
-            stats = self._run(plan, journal, progress)
+            stats = (runner or run_here)(self, plan, journal, progress)
         except InputError as error:
             self.check_unchanged(error)  # damaged, or only not whole yet
             raise
@@ -187,18 +201,6 @@ class Job:
                 f"{self.raster} changed or went away while it was read, and nothing was written; run it again when "
                 "it is whole"
             ) from cause
-
-    def _run(self, plan: Plan, journal: Journal, progress: engine.Progress | None) -> Stats:
-        if self.options.dask:
-            from rsedge.cluster.client import run_on_cluster  # noqa: PLC0415 - stands on this module
-
-            return run_on_cluster(self, plan, journal, progress)
-        stats = Stats()
-        for parts in plan.parts:
-            for missing in runs_of_missing(parts, journal.parts):
-                report = _shifted(progress, stats.windows, plan.windows)
-                stats.add(self.run_parts(missing, journal.path, journal.add, report))
-        return stats
 
     def run_parts(
         self,
@@ -281,6 +283,16 @@ class Job:
         check_polygons_possible(
             Path(str(o.polygons)), self.out_grid, Minimum(o.min_area_m2, o.min_pixels), o.overwrite
         )
+
+
+def run_here(job: Job, plan: Plan, journal: Journal, progress: engine.Progress | None = None) -> Stats:
+    """Make the parts that the journal does not have in this process: the runner of whoever names none."""
+    stats = Stats()
+    for parts in plan.parts:
+        for missing in runs_of_missing(parts, journal.parts):
+            report = _shifted(progress, stats.windows, plan.windows)
+            stats.add(job.run_parts(missing, journal.path, journal.add, report))
+    return stats
 
 
 def runs_of_missing(parts: Sequence[Window], there: Mapping[Window, Part]) -> list[list[Window]]:

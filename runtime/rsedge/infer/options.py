@@ -44,7 +44,6 @@ class Options:
     resume: bool = False  # go on where an earlier run of the same options was stopped
     overwrite: bool = False  # also a raster that rsedge did not write; also an unfinished run
     trust: Trust = NAMED  # what the raster may open beside itself
-    dask: str | None = None  # address of a dask.distributed scheduler whose workers share the work
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):

@@ -11,7 +11,7 @@ from rsedge.backends import Backend, open_backend
 from rsedge.engine import sliding_window as engine
 from rsedge.errors import InputError
 from rsedge.infer.assemble import finish
-from rsedge.infer.job import RUN_TAG, Job
+from rsedge.infer.job import RUN_TAG, Job, Runner
 from rsedge.infer.journal import Journal, folder_of
 from rsedge.infer.options import Options, Result
 from rsedge.infer.sinks import CONFIDENCE, PROBABILITIES
@@ -50,12 +50,14 @@ def segment(
     out: Path | str,
     options: Options | None = None,
     progress: engine.Progress | None = None,
+    runner: Runner | None = None,
 ) -> Result:
     """Segment ``raster`` into a class mask ``out`` on the same grid.
 
     The mask is uint8: a class's place in the manifest, 255 where the raster holds no data. It appears
     under its name only when whole; what is finished before that is kept in a hidden folder beside it, from which
     ``Options(resume=True)`` goes on. ``progress`` is called with (windows done, windows in all).
+    ``runner`` does the work elsewhere: ``Cluster("tcp://host:8786").run`` of `rsedge.cluster`, on a Dask cluster.
 
     Raises InputError, BackendError or OutputError; whatever stood at ``out`` is then untouched.
     """
@@ -73,7 +75,7 @@ def segment(
         )
         resumed_pixels = sum(area.height * area.width for area in journal.parts)
         started = time.perf_counter()
-        stats = job.run(plan, journal, progress)
+        stats = job.run(plan, journal, progress, runner)
         ran = time.perf_counter()
         notes = job.notes(journal)
         finished = finish(job, plan, journal)

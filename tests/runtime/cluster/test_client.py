@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from hypothesis import strategies as st
 
 from rsedge import BackendError, InputError, ModelError, Options, open_model, segment
 from rsedge.backends import Backend
-from rsedge.cluster import client as scale_out
+from rsedge.cluster import client as cluster_client
 from rsedge.cluster.worker import Failure, threads_of
+from rsedge.engine.sliding_window import Stats
 from rsedge.errors import BusyError
+from rsedge.infer.job import Runner
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.window import Window
 from toys import CLASSES, make_bundle, pointwise_graph, pointwise_manifest
@@ -97,8 +100,8 @@ def test_the_same_bytes_as_a_local_run(
     monkeypatch.chdir(tmp_path)  # the workers' current folder is another
     there = segment(model, raster.name, local, with_picture)
     calls: list[tuple[int, int]] = []
-    with_picture = replace(options, preview=picture and far.with_name(picture), dask=address)
-    here = segment(model, raster.name, far, with_picture, lambda *now: calls.append(now))
+    with_picture = replace(options, preview=picture and far.with_name(picture))
+    here = segment(model, raster.name, far, with_picture, lambda *now: calls.append(now), on(address))
     assert digests(far) == digests(local)
     assert len(digests(far)) > (1 if name == "area" else 2) - (name == "columns")
     assert here.classes == there.classes
@@ -108,6 +111,16 @@ def test_the_same_bytes_as_a_local_run(
     assert here.windows_skipped >= there.windows_skipped > 0
     assert here.seconds["infer"] > 0
     assert here.seconds["read"] > 0
+
+
+def on(address: str) -> Runner:
+    """On a cluster, connected to when the run begins."""
+
+    def run(*args: Any) -> Stats:
+        with cluster_client.Cluster(address) as cluster:
+            return cluster.run(*args)
+
+    return run
 
 
 def in_columns(*args: object) -> object:
@@ -125,12 +138,12 @@ def test_a_scale_that_fits_badly_is_noted_as_locally(
     raster = write_raster(noise(3 * PART_ROWS, 100).astype(np.uint16) * 10)
     options = Options(scale=(0, 2000))
     local = segment(model, raster, tmp_path / "local.tif", options)
-    far = segment(model, raster, tmp_path / "far.tif", replace(options, dask=address))
+    far = segment(model, raster, tmp_path / "far.tif", options, runner=on(address))
     assert "were clipped" in local.notes[0]
     # Which share is clipped depends on how often the pixels of overlapping bands are read.
     assert far.notes[0].partition("% of")[2] == local.notes[0].partition("% of")[2]
     with pytest.raises(InputError, match=r"lie outside --scale.*from 0|lie outside --scale") as error:
-        segment(model, raster, tmp_path / "wrong.tif", Options(scale=(0, 500), dask=address))
+        segment(model, raster, tmp_path / "wrong.tif", Options(scale=(0, 500)), runner=on(address))
     assert "100 times" not in str(error.value)
 
 
@@ -153,7 +166,7 @@ def test_a_killed_worker_costs_nothing_but_time(
                 killed.append(pid)
                 assert done < total
 
-        segment(model, raster, far, replace(options, dask=address), kill)
+        segment(model, raster, far, options, kill, on(address))
         assert killed
         assert killed[0] not in client.run(os.getpid).values()
         client.wait_for_workers(2, timeout=30)
@@ -173,11 +186,11 @@ def test_an_interrupted_run_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        segment(model, raster, far, Options(dask=address), interrupt)
+        segment(model, raster, far, None, interrupt, on(address))
     assert not far.exists()
     count = finished(far)
     assert 0 < count < 9
-    result = segment(model, raster, far, Options(resume=True, dask=address if where == "there" else None))
+    result = segment(model, raster, far, Options(resume=True), runner=on(address) if where == "there" else None)
     assert result.resumed_pixels >= count * PART_ROWS * 200
     assert far.read_bytes() == local.read_bytes()
 
@@ -191,7 +204,7 @@ def test_a_raster_that_changes_while_workers_read_it_gives_no_mask(
         os.utime(raster, (1, 1))
 
     with pytest.raises(BusyError, match="changed or went away while it was read"):
-        segment(model, raster, out, Options(dask=address), meddle)
+        segment(model, raster, out, None, meddle, on(address))
     assert [p.name for p in tmp_path.iterdir()] == [raster.name]
 
 
@@ -206,7 +219,7 @@ def test_a_damaged_raster_is_reported_in_the_words_of_a_local_run(
     with pytest.raises(InputError) as local:
         segment(model, raster, tmp_path / "local.tif")
     with pytest.raises(InputError) as far:
-        segment(model, raster, tmp_path / "far.tif", Options(dask=address))
+        segment(model, raster, tmp_path / "far.tif", runner=on(address))
     # A strip may be higher here than there: it ends where the band does.
     words = [re.sub(r"rows \d+\.\.\d+", "rows", str(error.value)) for error in (local, far)]
     assert words[0] == words[1]
@@ -223,7 +236,7 @@ def test_what_differs_on_the_worker_is_refused(
 ) -> None:
     raster = write_raster(noise(2 * PART_ROWS, 100))
     copy = Path(shutil.copytree(bundle, tmp_path / "own.rsedge"))
-    make_order = scale_out.make_order
+    make_order = cluster_client.make_order
 
     def refused(
         change: Callable[[], object] = lambda: None,
@@ -232,17 +245,17 @@ def test_what_differs_on_the_worker_is_refused(
     ) -> str:
         """What becomes of a run when, the order being written, something is changed where the workers look."""
 
-        def order(*args: object) -> scale_out.Order:
+        def order(*args: object) -> cluster_client.Order:
             wanted = make_order(*args)  # type: ignore[arg-type]
             change()
             return replace(wanted, settings={**wanted.settings, **(changes or {})}, **otherwise)
 
-        monkeypatch.setattr(scale_out, "make_order", order)
+        monkeypatch.setattr(cluster_client, "make_order", order)
         with (
             open_model(copy, threads=1) as model,
             pytest.raises((InputError, ModelError, BackendError)) as error,
         ):
-            segment(model, raster, tmp_path / "mask.tif", Options(dask=address))
+            segment(model, raster, tmp_path / "mask.tif", runner=on(address))
         assert not (tmp_path / "mask.tif").exists()
         assert "on the Dask worker tcp://127.0.0.1" in str(error.value)
         return f"{type(error.value).__name__}: {error.value}"
@@ -270,11 +283,11 @@ def test_what_differs_on_the_worker_is_refused(
 def test_one_connection_for_several_rasters(
     address: str, model: Backend, write_raster: Write, noise: Noise, tmp_path: Path
 ) -> None:
-    with scale_out.Cluster(address) as cluster:
+    with cluster_client.Cluster(address) as cluster:
         client = cluster._client
         for seed in range(2):
             raster, out = write_raster(noise(PART_ROWS + 1, 90, seed)), tmp_path / f"{seed}.tif"
-            segment(model, raster, out, Options(dask=address))
+            segment(model, raster, out, runner=cluster.run)
             assert cluster._client is client
             assert client.status == "running"
     assert client.status == "closed"
@@ -283,14 +296,14 @@ def test_one_connection_for_several_rasters(
 def test_no_scheduler(
     model: Backend, write_raster: Write, noise: Noise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scale_out, "CONNECT_S", 0.5)
+    monkeypatch.setattr(cluster_client, "CONNECT_S", 0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     raster = write_raster(noise(70, 70))
     for wrong in (closed, "tcp://nowhere.invalid:8786", "nonsense"):
         with pytest.raises(BackendError, match=f"scheduler {wrong} cannot be reached"):
-            segment(model, raster, tmp_path / "mask.tif", Options(dask=wrong))
+            segment(model, raster, tmp_path / "mask.tif", runner=on(wrong))
     assert not list(tmp_path.glob("*mask*"))
 
 
@@ -303,7 +316,7 @@ def test_tls_without_certificates_is_said_at_once(monkeypatch: pytest.MonkeyPatc
     begin = time.monotonic()
     with (
         pytest.raises(BackendError, match=f"needs certificates.*{TLS}CA_FILE"),
-        scale_out.Cluster("tls://h:1"),
+        cluster_client.Cluster("tls://h:1"),
     ):
         pass
     assert time.monotonic() - begin < 10  # Dask alone takes 20 s, and ends in TypeError
@@ -318,14 +331,14 @@ def test_certificates_that_cannot_be_used(tmp_path: Path, contents: str | None) 
     with (
         dask.config.set(settings),
         pytest.raises(BackendError, match="certificates for tls://h:1 cannot be used"),
-        scale_out.Cluster("tls://h:1"),
+        cluster_client.Cluster("tls://h:1"),
     ):
         pass
 
 
 @pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "scheduler:8786", "tcp://cluster.lan:8786"])
 def test_a_cluster_that_others_reach_is_open(address: str) -> None:
-    assert scale_out.is_open_to_others(address)
+    assert cluster_client.is_open_to_others(address)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +346,7 @@ def test_a_cluster_that_others_reach_is_open(address: str) -> None:
     ["tcp://127.0.0.1:8786", "localhost:8786", "tcp://[::1]:1", "tls://10.0.0.1:8786", "tcp://[", ""],
 )
 def test_one_of_this_machine_or_with_tls_is_not(address: str) -> None:
-    assert not scale_out.is_open_to_others(address)
+    assert not cluster_client.is_open_to_others(address)
 
 
 def test_infer_says_that_a_cluster_is_open(
@@ -346,26 +359,26 @@ def test_infer_says_that_a_cluster_is_open(
 
 
 def test_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale_out, "WORKERS_S", 0.3)
+    monkeypatch.setattr(cluster_client, "WORKERS_S", 0.3)
     with (
         distributed.LocalCluster(
             n_workers=0, processes=False, protocol="tcp", dashboard_address=":0", host="127.0.0.1"
         ) as cluster,
         pytest.raises(BackendError, match="has no workers; start some with `dask worker tcp://127"),
-        scale_out.Cluster(cluster.scheduler_address),
+        cluster_client.Cluster(cluster.scheduler_address),
     ):
         pass
 
 
 def test_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(BackendError, match=r'pip install "rsedge\[dask\]"'), scale_out.Cluster("tcp://h:1"):
+    with pytest.raises(BackendError, match=r'pip install "rsedge\[dask\]"'), cluster_client.Cluster("tcp://h:1"):
         pass
 
 
 def test_another_rsedge(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale_out, "__version__", "9.9")
-    with pytest.raises(BackendError, match=r"has rsedge .*, here it is 9.9; run"), scale_out.Cluster(address):
+    monkeypatch.setattr(cluster_client, "__version__", "9.9")
+    with pytest.raises(BackendError, match=r"has rsedge .*, here it is 9.9; run"), cluster_client.Cluster(address):
         pass
 
 
@@ -390,9 +403,9 @@ def test_bands_keep_workers_busy_and_messages_small(
 ) -> None:
     part = Window(0, 0, height, width)
     tiling = Tiling.of(height * count, width, tile, overlap, "blend")
-    size = scale_out.parts_per_band(part, count, workers, tiling, result_bands)
+    size = cluster_client.parts_per_band(part, count, workers, tiling, result_bands)
     assert 1 <= size <= count
-    assert size == 1 or size * height * width * result_bands <= scale_out.BAND_BYTES
+    assert size == 1 or size * height * width * result_bands <= cluster_client.BAND_BYTES
     assert -(-count // size) >= min(count, workers) or size * height <= 4 * tiling.rows.stride + height
     assert -(-count // size) * 2 >= min(count, workers)  # whole parts: 3 workers, 4 parts make 2 bands of 2
     rows = height * size / tiling.rows.stride
