@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from rsedge.conditions import cpu_name
 from rsedge.files import whole_or_nothing
+from rsedge.machine import cpu_name
 from rsedge.model.bundle import file_sha256
 from rsedge_train.data import Dataset, open_dataset, scan
 from rsedge_train.data.crops import CropConfig
 from rsedge_train.fit.loop import FitConfig
 from rsedge_train.fit.processes import SINGLE, pick_device
 from rsedge_train.fit.state import STATE_NAME
-from rsedge_train.look.pictures import draw_comparison
 from rsedge_train.nets.complexity import complexity
 from rsedge_train.run.folder import Run, load_network, weights_path
+from rsedge_train.run.pictures import draw_comparison
 from rsedge_train.run.request import Distillation, Job, NetChoice
 from rsedge_train.run.train import train
 from rsedge_train.run.validate import score, summary

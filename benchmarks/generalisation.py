@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from rsedge.files import whole_or_nothing
-from rsedge_train.run.folder import LAST_NAME, Run
+from rsedge_train.fit.state import LAST_NAME
+from rsedge_train.run.folder import Run
 
 HERE = Path(__file__).parent
 LOOKS = ("mild", "broad")

@@ -24,8 +24,8 @@ import numpy as np
 from gpu_tools import Facts, attempt, rsedge
 from safetensors.numpy import load_file
 
+from rsedge_train.fit.state import LAST_NAME
 from rsedge_train.look.logbook import LOG_NAME
-from rsedge_train.run.folder import LAST_NAME
 
 POLL_S = 0.05
 PATIENCE_S = 60.0

@@ -30,7 +30,7 @@ from streaming_peers import (
 )
 
 from rsedge.backends.ort_module import import_onnxruntime
-from rsedge.conditions import usable_cores
+from rsedge.machine import usable_cores
 
 
 def monai(raster: str, out: str, model: str, tile: int, overlap: float = 0.25) -> Facts:

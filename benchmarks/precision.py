@@ -34,7 +34,6 @@ import numpy as np
 from rsedge import open_model
 from rsedge.backends import Backend
 from rsedge.bench import BUSY, WARMUP, example_tile
-from rsedge.conditions import Conditions
 from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.files import whole_or_nothing
 from rsedge.infer.options import Options
@@ -44,6 +43,7 @@ from rsedge.score.evaluation import evaluate
 from rsedge.score.labels import LabelColors
 from rsedge.score.pairs import find_pairs
 from rsedge.verify.compare import TRT_ONLY, Candidate, candidates, check
+from rsedge.verify.conditions import Conditions
 from rsedge.verify.tiles import RasterTiles, Tile, Tiles
 from rsedge_sample.files import write_sample
 

@@ -24,9 +24,9 @@ from rsedge import Options, open_model
 from rsedge import segment as run_segment
 from rsedge.backends import Backend
 from rsedge.backends.ort import OrtBackend
-from rsedge.conditions import Conditions
 from rsedge.engine.sliding_window import reflect
 from rsedge.tiling.axes import Axis, Tiling
+from rsedge.verify.conditions import Conditions
 
 
 def segment(

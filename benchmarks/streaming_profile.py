@@ -24,9 +24,9 @@ from streaming_tables import geometry_work
 
 from rsedge import open_model
 from rsedge.backends import Backend
-from rsedge.infer.journal import PartFile
 from rsedge.model.manifest import ClassInfo, Manifest
 from rsedge.raster import Format, RasterReader, plan_bands
+from rsedge.raster.part_file import PartFile
 from rsedge.raster.parts import Finish, Layer, assemble, part_areas, write_part
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.blend import RollingBand, Spans

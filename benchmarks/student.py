@@ -25,9 +25,9 @@ from rsedge.files import whole_or_nothing
 from rsedge_train.data import Dataset, open_dataset, with_samples
 from rsedge_train.data.crops import CropConfig
 from rsedge_train.fit.loop import FitConfig
-from rsedge_train.fit.state import STATE_NAME
+from rsedge_train.fit.state import LAST_NAME, STATE_NAME
 from rsedge_train.look.logbook import LOG_NAME
-from rsedge_train.run.folder import LAST_NAME, Run
+from rsedge_train.run.folder import Run
 from rsedge_train.run.request import Distillation, Job, NetChoice
 from rsedge_train.run.train import train
 

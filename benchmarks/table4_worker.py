@@ -28,8 +28,8 @@ from table4_tables import DEPLOYED, passes
 from torch import Tensor, nn
 
 from rsedge.backends.ort_module import import_onnxruntime
-from rsedge.conditions import cpu_name, load_1min, usable_cores
 from rsedge.errors import BackendError, ModelError
+from rsedge.machine import cpu_name, load_1min, usable_cores
 from rsedge.version import __version__
 from rsedge_train.nets import registry
 from rsedge_train.nets.complexity import PAPER_CLASSES

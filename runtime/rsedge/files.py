@@ -213,3 +213,25 @@ def without_crc(line: str) -> str:
     if crc != f"{zlib.crc32(text.encode()):08x}":
         raise ValueError("the line is damaged")
     return text
+
+
+def describe(path: Path) -> tuple[int, int]:
+    """A file's size in bytes and its CRC-32. Raises OSError."""
+    crc, size = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return size, crc
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names of a folder's files on the disk, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        with suppress(OSError):  # nor does every network's file system sync them
+            os.fsync(handle)
+    finally:
+        os.close(handle)

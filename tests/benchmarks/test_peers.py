@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from rasterio import Affine
 
-from rsedge.conditions import usable_cores
+from rsedge.machine import usable_cores
 from rsedge_sample.files import write_sample
 
 BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rsedge import conditions
+from rsedge import machine as conditions
 from rsedge.backends import Backend
 
 

@@ -10,10 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rsedge.conditions import cpu_name
+from rsedge.machine import cpu_name
 from rsedge.model.bundle import REPORT_NAME, write_bundle_manifest
 from rsedge.model.manifest import Manifest
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.version import __version__
 from rsedge_export.bundle.folder import check_out, replaced_when_whole
 from rsedge_export.precision.calibration import (

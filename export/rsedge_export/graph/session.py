@@ -10,7 +10,7 @@ import onnx
 def open_session(model: onnx.ModelProto) -> Any:
     """A session on the CPU provider."""
     from rsedge.backends.ort_module import import_onnxruntime  # noqa: PLC0415
-    from rsedge.conditions import usable_cores  # noqa: PLC0415 - `rsedge export --help` needs none of it
+    from rsedge.machine import usable_cores  # noqa: PLC0415 - `rsedge export --help` needs none of it
 
     ort = import_onnxruntime()
     options = ort.SessionOptions()

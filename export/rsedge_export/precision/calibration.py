@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rsedge.errors import InputError
 from rsedge.model.manifest import Manifest
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.score.pairs import match_pairs
 from rsedge.tiling.window import Window
 from rsedge.verify.tiles import RasterTiles, spread

@@ -18,7 +18,7 @@ from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.model.bundle import Bundle
 from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.score.evaluation import check_labels
 from rsedge.score.labels import LabelColors
 from rsedge.score.metrics import Confusion

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rsedge.conditions import BOARD
 from rsedge.errors import BackendError
+from rsedge.machine import BOARD
 from rsedge.model.engines import Device
 
 OLDEST = (8, 5)  # JetPack 5: the first with named tensors and execute_async_v3

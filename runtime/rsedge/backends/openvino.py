@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends.base import Backend, TensorSpec
-from rsedge.conditions import usable_cores
 from rsedge.errors import BackendError, ModelError
+from rsedge.machine import usable_cores
 from rsedge.model.bundle import Bundle
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from rsedge.backends.base import Backend, TensorSpec
 from rsedge.backends.ort_module import import_onnxruntime
-from rsedge.conditions import usable_cores
 from rsedge.errors import BackendError, ModelError
 from rsedge.files import user_cache
+from rsedge.machine import usable_cores
 from rsedge.model.bundle import Bundle
 
 # It makes float biases integers, and of fp16 scales theirs underflows (88 % of the pixels right instead of 99.6).

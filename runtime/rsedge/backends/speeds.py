@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rsedge.conditions import BOARD, cpu_name, usable_cores
 from rsedge.documents import odd_name, parse_json, read_bytes
 from rsedge.errors import InputError, ModelError
 from rsedge.files import user_cache, whole_or_nothing
+from rsedge.machine import board_name, cpu_name, gpu_names, usable_cores
 from rsedge.model.bundle import DEFAULT_BUNDLE, SPEEDS_NAME, Bundle
 from rsedge.model.engines import list_engines
 
 SCHEMA = 1
-GPUS = Path("/proc/driver/nvidia/gpus")
 ON_CPU = ("cpu", "openvino")  # devices whose speed depends on the number of threads
 ENGINES = ("tensorrt", "ort-tensorrt")  # devices that are taken only when a precision is asked for
 DEVICES = (*ON_CPU, "cuda", *ENGINES)
@@ -162,20 +160,3 @@ def _plans(bundle: Bundle) -> frozenset[str]:
         return frozenset(e.sha256 for e in list_engines(bundle.path)) if bundle.path.is_dir() else frozenset()
     except ModelError:
         return frozenset()
-
-
-def board_name() -> str | None:
-    """A Jetson's or another board's; None where the system names none."""
-    with suppress(OSError):
-        return BOARD.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
-    return None
-
-
-def gpu_names() -> tuple[str, ...]:
-    """The GPUs that NVIDIA's driver lists."""
-    said = list[str]()
-    for path in sorted(GPUS.glob("*/information")):
-        with suppress(OSError):
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            said += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return tuple(said)

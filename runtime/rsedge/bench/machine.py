@@ -11,9 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rsedge.backends.speeds import board_name, gpu_names
-from rsedge.conditions import cpu_name, load_1min, usable_cores
-from rsedge.memory import machine_bytes
+from rsedge.machine import board_name, cpu_name, gpu_names, load_1min, machine_bytes, usable_cores
 from rsedge.version import __version__
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

@@ -28,7 +28,7 @@ from rsedge.bench.contender import Contender
 from rsedge.bench.facts import Cost
 from rsedge.bench.inputs import example_tile
 from rsedge.errors import RsedgeError
-from rsedge.memory import begin_peak, peak_rss_bytes
+from rsedge.machine import begin_peak, peak_rss_bytes
 
 Facts = dict[str, Any]
 LAYERS = ("quantized", "kept_fp32")  # of a record: long lists that nobody compares

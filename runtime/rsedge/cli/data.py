@@ -60,7 +60,7 @@ def check_command(
     """
     with common.needs_extra("train"):
         from rsedge_train.data import check
-    from rsedge.raster.bands import Masking
+    from rsedge.raster.band_plan import Masking
 
     with common.progress_bar("rasters", quiet) as progress:
         report = check(

@@ -100,7 +100,7 @@ def export(
         bundle = common.own_default(common.OWN_MODEL, "--bundle")  # a device without a workshop
     if bundle is None:
         with common.needs_extra("export"):
-            from rsedge.raster.bands import Masking
+            from rsedge.raster.band_plan import Masking
             from rsedge_export.bundle.assemble import Calibration, Plan
             from rsedge_export.bundle.build import adopt_bundle, build_bundle
             from rsedge_export.precision.variants import Wanted

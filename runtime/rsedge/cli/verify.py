@@ -72,7 +72,7 @@ def verify(
     quiet: common.Quiet = False,
 ) -> None:
     """Compare every artifact that this machine can run with fp32: classes, scores and speed."""
-    from rsedge.raster.bands import Masking
+    from rsedge.raster.band_plan import Masking
     from rsedge.verify.verify import VerifyOptions
     from rsedge.verify.verify import verify as compare
 

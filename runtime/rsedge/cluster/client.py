@@ -22,12 +22,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rsedge.cluster.worker import TOPIC, Band, Failure, Order, import_distributed, run_band
-from rsedge.conditions import usable_cores
 from rsedge.engine.sliding_window import Progress, Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
+from rsedge.files import describe
 from rsedge.infer.job import Job, absolute, runs_of_missing, united
-from rsedge.infer.journal import Journal, describe
+from rsedge.infer.journal import Journal
 from rsedge.infer.memory_plan import Plan
+from rsedge.machine import usable_cores
 from rsedge.model.bundle import DEFAULT_BUNDLE
 from rsedge.tiling.axes import Tiling
 from rsedge.tiling.blend import Spans

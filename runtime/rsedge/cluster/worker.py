@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from rsedge import errors
 from rsedge.backends import Backend
-from rsedge.conditions import usable_cores
 from rsedge.engine.sliding_window import Progress, Stats
 from rsedge.errors import BackendError, InputError, ModelError, RsedgeError
 from rsedge.infer.job import Job
@@ -26,6 +25,7 @@ from rsedge.infer.journal import Part
 from rsedge.infer.memory_plan import Plan
 from rsedge.infer.options import Options
 from rsedge.infer.segmentation import open_model
+from rsedge.machine import usable_cores
 from rsedge.raster import exact_cache
 from rsedge.raster.values import Scaling
 from rsedge.tiling.window import Window

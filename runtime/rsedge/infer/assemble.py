@@ -13,7 +13,7 @@ from rsedge.infer.job import RUN_TAG, Job
 from rsedge.infer.journal import Journal, Part
 from rsedge.infer.memory_plan import Plan
 from rsedge.infer.options import ClassArea
-from rsedge.infer.sinks import MASK, PREVIEW, count_classes
+from rsedge.infer.part_sink import MASK, PREVIEW, count_classes
 from rsedge.raster.parts import Finish, assemble, strips_of_file
 from rsedge.raster.writer import failure, publish
 from rsedge.version import __version__

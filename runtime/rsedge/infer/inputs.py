@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rsedge.backends import Backend
-from rsedge.conditions import usable_cores
 from rsedge.errors import InputError
 from rsedge.infer.options import Options
+from rsedge.machine import usable_cores
 from rsedge.model.manifest import Manifest
 from rsedge.raster import (
     BandPlan,

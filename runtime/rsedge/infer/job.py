@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from rsedge.backends import Backend
 from rsedge.engine import sliding_window as engine
@@ -19,8 +19,8 @@ from rsedge.infer.inputs import area_of_interest, check_outputs, open_reader, pl
 from rsedge.infer.journal import Journal, Part, settings_of
 from rsedge.infer.memory_plan import Plan, Work, free_bytes, make_plan, time_tile
 from rsedge.infer.options import Options
-from rsedge.infer.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
-from rsedge.memory import return_freed_memory
+from rsedge.infer.part_sink import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
+from rsedge.machine import return_freed_memory
 from rsedge.raster import Grid, RasterReader
 from rsedge.raster.look import look
 from rsedge.raster.parts import Layer, of_grid
@@ -28,16 +28,10 @@ from rsedge.raster.scaling import check_scale
 from rsedge.tiling.window import Window
 from rsedge.version import __version__
 
-class Runner(Protocol):
-    """Makes the parts of a job that its journal does not have, and tells ``progress`` of windows done."""
-
-    def __call__(
-        self, job: Job, plan: Plan, journal: Journal, progress: engine.Progress | None = None
-    ) -> Stats: ...
-
-
 BLOCKS = "column_blocks"
 RUN_TAG = "RSEDGE_RUN"  # digest of the settings, in the mask
+# Makes the parts of a job that its journal does not have; tells of windows done.
+Runner: TypeAlias = "Callable[[Job, Plan, Journal, engine.Progress | None], Stats]"
 
 
 class Job:

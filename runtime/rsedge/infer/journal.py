@@ -19,7 +19,6 @@ import os
 import shutil
 import stat
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,10 +31,12 @@ from rsedge.files import (
     disk_errors,
     open_own,
     sync,
+    sync_folder,
     with_crc,
     without_crc,
     write_all,
 )
+from rsedge.raster.part_file import PartFile, is_count, is_whole
 from rsedge.tiling.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
@@ -43,22 +44,6 @@ CHANGED = {"raster_state": "the raster, or a file that it is made of, has change
 OLD_LINE = '{"area": {'  # how lines began before they had a checksum
 LOCK_ATTEMPTS = 20
 SYNC_S = 2.0  # what a power cut may cost; what a kill costs is a part at most
-
-
-@dataclass(frozen=True)
-class PartFile:
-    """A file of a part: the ``layer`` it holds, its size, its CRC-32 and that of the pixels meant to be in it."""
-
-    layer: str
-    size_bytes: int
-    crc: int
-    pixels_crc: int = 0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.layer, str) or not all(
-            map(_is_count, (self.size_bytes, self.crc, self.pixels_crc))
-        ):
-            raise ValueError(f"{self} is no file of a part")
 
 
 @dataclass(frozen=True)
@@ -73,7 +58,7 @@ class Part:
     def __post_init__(self) -> None:
         area = self.area
         sides = area.row, area.col, area.height, area.width
-        known = all(map(_is_count, (*sides, *self.pixels))) and sum(self.pixels) <= area.height * area.width
+        known = all(map(is_count, (*sides, *self.pixels))) and sum(self.pixels) <= area.height * area.width
         if not known or not self.files or len({f.layer for f in self.files}) != len(self.files):
             raise ValueError(f"{self} is no part")
         if self.area_m2 is not None and not (
@@ -279,43 +264,9 @@ def _read(path: Path) -> str:
         return file.read()
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def folder_of(target: Path) -> Path:
     """The folder of a target's journal."""
     return target.with_name(f".{target.name}.rsedge")
-
-
-def describe(path: Path) -> tuple[int, int]:
-    """A file's size in bytes and its CRC-32. Raises OSError."""
-    crc, size = 0, 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            crc, size = zlib.crc32(block, crc), size + len(block)
-    return size, crc
-
-
-def is_whole(path: Path, file: PartFile) -> bool:
-    """Whether a file is the one that was noted, to the last bit."""
-    try:
-        return path.stat().st_size == file.size_bytes and describe(path) == (file.size_bytes, file.crc)
-    except OSError:
-        return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names of a folder's files on the disk, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return  # Windows opens no folders
-    try:
-        with contextlib.suppress(OSError):  # nor does every network's file system sync them
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _share(parts: Mapping[Window, Part]) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rsedge.backends import Backend
 from rsedge.engine.sliding_window import AHEAD, ANSWERS_AHEAD, Inside
 from rsedge.errors import InputError
-from rsedge.memory import machine_bytes, rss_bytes
+from rsedge.machine import machine_bytes, rss_bytes
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.raster.cache import LEAST_BYTES
 from rsedge.raster.parts import part_areas, part_height

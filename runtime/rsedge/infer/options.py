@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rsedge.errors import InputError
-from rsedge.raster.bands import Masking
+from rsedge.raster.band_plan import Masking
 from rsedge.raster.parts import COMPRESSIONS
 from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.writer import Format

@@ -14,8 +14,8 @@ from rsedge.infer.assemble import finish
 from rsedge.infer.job import RUN_TAG, Job, Runner
 from rsedge.infer.journal import Journal, folder_of
 from rsedge.infer.options import Options, Result
-from rsedge.infer.sinks import CONFIDENCE, PROBABILITIES
-from rsedge.memory import begin_peak, peak_rss_bytes, return_large_arrays
+from rsedge.infer.part_sink import CONFIDENCE, PROBABILITIES
+from rsedge.machine import begin_peak, peak_rss_bytes, return_large_arrays
 from rsedge.model.bundle import Bundle
 from rsedge.model.manifest import NODATA
 from rsedge.raster import exact_cache

@@ -1,6 +1,7 @@
 """The only package that touches GDAL: windows in, finished GeoTIFFs out."""
 
-from rsedge.raster.bands import BandPlan, plan_bands
+from rsedge.raster.band_plan import BandPlan
+from rsedge.raster.bands import plan_bands
 from rsedge.raster.cache import bounded_cache, exact_cache
 from rsedge.raster.grid import Grid
 from rsedge.raster.orientation import describe_orientation

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rsedge.conditions import usable_cores
+from rsedge.machine import usable_cores
 
 PNG_CHUNK_BYTES = 100_000_000  # of an interlaced image, decoded at a time
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers that say size and sampling

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.raster.bands import BandPlan
+from rsedge.raster.band_plan import BandPlan
 from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.values import Pixels, Valid

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import OutputError
-from rsedge.files import sync
-from rsedge.infer.journal import PartFile, describe, is_whole
+from rsedge.files import describe, sync
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.raster.cache import bounded_cache
 from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.overviews import build_overviews
+from rsedge.raster.part_file import PartFile, is_whole
 from rsedge.raster.resample import upsample_index
 from rsedge.raster.writer import BLOCK, CLASSES_TAG, GDAL_ERRORS, Format, create, failure, write_class_names
 from rsedge.text import xml_text

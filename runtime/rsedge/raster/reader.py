@@ -16,7 +16,7 @@ from rasterio.windows import Window as GdalWindow
 
 from rsedge.errors import InputError, RsedgeError
 from rsedge.raster import blocks, buffers, opening, values
-from rsedge.raster.bands import BandPlan
+from rsedge.raster.band_plan import BandPlan
 from rsedge.raster.grid import unreferenced_allowed
 from rsedge.raster.orientation import read_orientation
 from rsedge.raster.trust import NAMED, Trust, options_for

@@ -15,7 +15,7 @@ from rasterio.transform import Affine
 
 from rsedge.errors import InputError
 from rsedge.raster import blocks
-from rsedge.raster.bands import BandPlan
+from rsedge.raster.band_plan import BandPlan
 from rsedge.raster.grid import Grid
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.trust import NAMED, Trust

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.model.manifest import Manifest
-from rsedge.raster.bands import AS_TAGGED, BandPlan, Masking, choose_bands, masked
+from rsedge.raster.band_plan import AS_TAGGED, BandPlan, Masking
+from rsedge.raster.bands import choose_bands, masked
 from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.trust import NAMED, Trust

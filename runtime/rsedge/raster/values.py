@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import InputError
-from rsedge.raster.bands import PALETTE_BANDS, SCALED_MAX, BandPlan
+from rsedge.raster.band_plan import PALETTE_BANDS, SCALED_MAX, BandPlan
 
 Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]

@@ -13,19 +13,20 @@ import numpy as np
 
 from rsedge.backends import Backend
 from rsedge.engine import sliding_window as engine
+from rsedge.engine.sliding_window import Strip
 from rsedge.errors import InputError
 from rsedge.infer.inputs import plan_run, run_notes
 from rsedge.infer.options import Options
-from rsedge.infer.sinks import ScoreSink
-from rsedge.model.manifest import Manifest
+from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import RasterReader, bounded_cache, describe_orientation, pixels_apart
 from rsedge.raster.look import look
 from rsedge.raster.scaling import check_scale
-from rsedge.score.boundaries import TOLERANCE_PX, BoundaryCounts
+from rsedge.score.boundaries import TOLERANCE_PX, BoundaryCounter, BoundaryCounts
 from rsedge.score.labels import LabelColors, choose_colors
 from rsedge.score.metrics import Confusion
 from rsedge.score.pairs import find_pairs
 from rsedge.score.truth import LabelReader, describe_missing, doubts, find_missing, named_classes, settle
+from rsedge.tiling.window import Window
 
 MOST_APART_PX = 0.05  # a label's corner from its image's: what writing and rounding geotransforms leaves
 
@@ -251,3 +252,25 @@ def _pixels(distance: float, further: str, before: str) -> str:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+class ScoreSink:
+    """Compares the mask with the truth as it comes; ``boundaries`` wants to be finished.
+
+    Pixels that do not count: ``no_data``, where the image holds none, and ``unlabelled`` others, by what labels store.
+    """
+
+    def __init__(self, truth: LabelReader, width: int, classes: int) -> None:
+        self._truth, self._width, self._classes = truth, width, classes
+        self.confusion = Confusion(np.zeros((classes, classes), np.int64))
+        self.boundaries = BoundaryCounter(width, classes)
+        self.no_data, self.unlabelled = 0, Counter[str]()
+
+    def take(self, strip: Strip) -> None:
+        """Add the strip's confusion."""
+        window = Window(strip.row, 0, len(strip.mask), self._width)
+        scored = strip.mask != NODATA
+        self.no_data += scored.size - int(np.count_nonzero(scored))
+        truth = self._truth.read(window, self.unlabelled, scored)
+        self.confusion += Confusion.of(truth, strip.mask, self._classes)
+        self.boundaries.add(truth, strip.mask)

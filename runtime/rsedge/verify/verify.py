@@ -16,16 +16,16 @@ import numpy as np
 
 from rsedge.backends import DEVICES, Backend, open_backend
 from rsedge.backends.speeds import Machine, Speed, keep_speeds
-from rsedge.conditions import Conditions
 from rsedge.engine.sliding_window import Progress
 from rsedge.errors import BackendError, InputError
 from rsedge.infer.options import Options
 from rsedge.model.bundle import PRECISIONS, Bundle
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.raster.look import look
 from rsedge.tiling.axes import Seam
 from rsedge.verify.compare import Candidate, Check, candidates, check, opened
+from rsedge.verify.conditions import Conditions
 from rsedge.verify.map import AgreementMap, map_agreement
 from rsedge.verify.seams import Seams, measure_seams
 from rsedge.verify.tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles

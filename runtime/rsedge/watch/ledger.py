@@ -21,8 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rsedge.errors import InputError, OutputError, RsedgeError
-from rsedge.files import disk_errors, open_own, with_crc, without_crc, write_all
-from rsedge.infer.journal import sync_folder
+from rsedge.files import disk_errors, open_own, sync_folder, with_crc, without_crc, write_all
 from rsedge.watch.systemd import tell_systemd
 
 LINES, LOCK, PULSE = ".rsedge-watch.jsonl", ".rsedge-watch.lock", ".rsedge-watch.alive"

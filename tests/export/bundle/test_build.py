@@ -32,9 +32,10 @@ from rsedge_export.proof import parity
 from rsedge_sample import SampleScene
 from rsedge_sample.files import LANDCOVER
 from rsedge_train.data.pixels import normalise
+from rsedge_train.fit.state import LAST_NAME
 from rsedge_train.nets.registry import build as build_net
 from rsedge_train.run import folder as run_folder
-from rsedge_train.run.folder import LAST_NAME, Run, load_network
+from rsedge_train.run.folder import Run, load_network
 from tinynet import tiny_answer, tiny_graph
 from toys import CLASSES
 

@@ -12,7 +12,7 @@ from artifacts import graph_of, make_artifacts
 from rsedge import InputError, open_model
 from rsedge.backends import speeds
 from rsedge.backends.speeds import Machine, Speed, fitting, keep_speeds, load_speeds
-from rsedge.conditions import usable_cores
+from rsedge.machine import usable_cores
 from rsedge.model.bundle import DEFAULT_BUNDLE, Bundle, write_bundle_manifest
 from toys import pointwise_manifest
 

@@ -13,7 +13,7 @@ import pytest
 
 from rsedge import InputError, Options, open_model, segment
 from rsedge.cli.infer import choose_targets, expand
-from rsedge.memory import peak_rss_bytes, rss_bytes
+from rsedge.machine import peak_rss_bytes, rss_bytes
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 Call = Callable[..., tuple[int, str, str]]
@@ -148,7 +148,7 @@ def test_a_resampled_masks_pixels_are_counted_in_the_mask(
 
 def test_a_parents_memory_is_not_ours() -> None:
     held = np.ones(400 << 20, np.uint8)
-    code = "from rsedge.memory import peak_rss_bytes; print(peak_rss_bytes())"
+    code = "from rsedge.machine import peak_rss_bytes; print(peak_rss_bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert held.nbytes < rss_bytes() <= peak_rss_bytes() * 1.01
     assert int(done.stdout) < held.nbytes

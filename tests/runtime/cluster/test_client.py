@@ -190,7 +190,9 @@ def test_an_interrupted_run_goes_on(
     assert not far.exists()
     count = finished(far)
     assert 0 < count < 9
-    result = segment(model, raster, far, Options(resume=True), runner=on(address) if where == "there" else None)
+    result = segment(
+        model, raster, far, Options(resume=True), runner=on(address) if where == "there" else None
+    )
     assert result.resumed_pixels >= count * PART_ROWS * 200
     assert far.read_bytes() == local.read_bytes()
 
@@ -372,13 +374,19 @@ def test_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(BackendError, match=r'pip install "rsedge\[dask\]"'), cluster_client.Cluster("tcp://h:1"):
+    with (
+        pytest.raises(BackendError, match=r'pip install "rsedge\[dask\]"'),
+        cluster_client.Cluster("tcp://h:1"),
+    ):
         pass
 
 
 def test_another_rsedge(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_client, "__version__", "9.9")
-    with pytest.raises(BackendError, match=r"has rsedge .*, here it is 9.9; run"), cluster_client.Cluster(address):
+    with (
+        pytest.raises(BackendError, match=r"has rsedge .*, here it is 9.9; run"),
+        cluster_client.Cluster(address),
+    ):
         pass
 
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsedge.errors import InputError, OutputError
-from rsedge.files import with_crc, without_crc
+from rsedge.files import describe, with_crc, without_crc
 from rsedge.infer import journal as module
-from rsedge.infer.journal import Journal, Part, PartFile, describe, folder_of
+from rsedge.infer.journal import Journal, Part, folder_of
+from rsedge.raster.part_file import PartFile
 from rsedge.tiling.window import Window
 
 SETTINGS = {"raster": "a.tif", "bands": (1, 2, 3), "scale": None, "overlap": 0.25}

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from rsedge.memory import STATUS
+from rsedge.machine import STATUS
 
 GROWTH = """
 from rsedge import open_model
-from rsedge.memory import rss_bytes
+from rsedge.machine import rss_bytes
 from rsedge.infer.memory_plan import _tile, warm_up
 with open_model(threads=2) as model:
     before = warm_up(model)

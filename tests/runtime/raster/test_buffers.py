@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from rasterio.shutil import copy
 
-from rsedge.memory import STATUS
+from rsedge.machine import STATUS
 from rsedge.raster import RasterReader
 from rsedge.raster.buffers import _jpeg2000_tile, decoder_bytes, decodes_from_start
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 READING = """
 import sys
 import numpy as np
-from rsedge.memory import begin_peak, peak_rss_bytes, rss_bytes, return_large_arrays
+from rsedge.machine import begin_peak, peak_rss_bytes, rss_bytes, return_large_arrays
 from rsedge.raster import BandPlan, RasterReader, exact_cache
 from rsedge.raster.cache import LEAST_BYTES
 from rsedge.tiling.window import Window

@@ -14,7 +14,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
-from rsedge.infer.sinks import count_classes
+from rsedge.infer.part_sink import count_classes
 from rsedge.raster import Grid
 from rsedge.raster.ground import PixelAreas, pixel_areas
 from rsedge.tiling.window import Window

@@ -18,7 +18,7 @@ from rsedge import InputError, Options, segment
 from rsedge.backends import Backend
 from rsedge.model.manifest import NODATA
 from rsedge.raster import RasterReader, plan_bands
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.raster.look import ACROSS, SIDE, _spread, look, seems_alpha
 from rsedge.score.evaluation import evaluate
 from rsedge.tiling.window import Window

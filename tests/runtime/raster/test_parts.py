@@ -20,10 +20,10 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from rsedge.errors import OutputError
-from rsedge.infer.journal import PartFile
 from rsedge.raster import Grid
 from rsedge.raster import parts as module
 from rsedge.raster.overviews import halve
+from rsedge.raster.part_file import PartFile
 from rsedge.raster.parts import Finish, Layer, assemble, part_areas, write_part
 from rsedge.raster.resample import upsample_index
 from rsedge.tiling.window import Window

@@ -16,7 +16,7 @@ from rasterio.enums import ColorInterp
 from rsedge import InputError, Options, segment
 from rsedge.backends import Backend
 from rsedge.raster import BandPlan, RasterReader, open_resampled
-from rsedge.raster.bands import Masking
+from rsedge.raster.band_plan import Masking
 from rsedge.raster.scaling import WINDOW, check_scale, spread_windows, survey_scale
 from rsedge.tiling.window import Window
 from toys import SHARED, pointwise_manifest, shared

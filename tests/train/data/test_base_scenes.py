@@ -12,7 +12,7 @@ import rasterio
 from labelled import indices, pixels, save, save_palette, save_tif
 from rsedge.errors import InputError
 from rsedge.model.manifest import ClassInfo
-from rsedge.raster.bands import Masking
+from rsedge.raster.band_plan import Masking
 from rsedge.score.labels import ClassTable
 from rsedge.tiling.window import Window
 from rsedge_train.data import BandChoice, Dataset, SceneFiles, SceneReader

@@ -11,7 +11,7 @@ import pytest
 from labelled import indices, pixels, save, save_tif
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA, ClassInfo
-from rsedge.raster.bands import Masking
+from rsedge.raster.band_plan import Masking
 from rsedge.score.labels import ClassTable
 from rsedge_train.data import BandChoice, Dataset, SceneFiles, scan
 from rsedge_train.data.scan import BLOCK

@@ -13,10 +13,11 @@ from rsedge import InputError
 from rsedge.bench import BenchOptions, Contender, bench
 from rsedge.bench.facts import TEACHER
 from rsedge.cli.bench import OPENER
+from rsedge_train.fit.state import LAST_NAME
 from rsedge_train.nets.complexity import macs, parameters
 from rsedge_train.nets.registry import build
 from rsedge_train.run.bench_teacher import open_teacher
-from rsedge_train.run.folder import LAST_NAME, Run
+from rsedge_train.run.folder import Run
 from toys import CLASSES, TILE, make_bundle, pointwise_graph, pointwise_manifest
 
 NETWORK = "mobilenetv3_small_100-w32-sep"

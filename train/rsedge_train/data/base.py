@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import Grid, RasterReader, plan_bands
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.raster.look import look
 from rsedge.score.evaluation import check_labels
 from rsedge.score.labels import ClassTable, LabelColors

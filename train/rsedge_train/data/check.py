@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rsedge.errors import InputError
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.score.labels import ClassTable
 from rsedge.score.truth import describe_missing, doubts
 from rsedge_train.data.base import SPLITS

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsedge.errors import InputError
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.score.labels import ClassTable
 from rsedge_train.data.base import BandChoice, SceneFiles
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA
-from rsedge.raster.bands import AS_TAGGED, Masking
+from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.score.labels import CLASSES_FILE, ClassTable
 from rsedge.score.truth import settle
 from rsedge_train.data import isprs, samples

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsedge.errors import InputError
 from rsedge.raster import bounded_cache
-from rsedge.raster.bands import AS_TAGGED
+from rsedge.raster.band_plan import AS_TAGGED
 from rsedge_train.data.base import STRIP_ROWS, Dataset, SceneFiles, SceneReader, strips
 from rsedge_train.data.footprint import Footprint, footprint
 

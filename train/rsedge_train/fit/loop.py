@@ -26,8 +26,15 @@ from rsedge_train.fit.average import WeightAverage
 from rsedge_train.fit.meter import Meter
 from rsedge_train.fit.precision import autocast_dtype, keep_depthwise_float32
 from rsedge_train.fit.processes import SINGLE, Processes, StopRequest
-from rsedge_train.fit.state import STATE_NAME, Position, load_state, save_state, save_weights
-from rsedge_train.run.folder import BEST_NAME, LAST_NAME
+from rsedge_train.fit.state import (
+    BEST_NAME,
+    LAST_NAME,
+    STATE_NAME,
+    Position,
+    load_state,
+    save_state,
+    save_weights,
+)
 
 StepLoss = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
 """(model, normalised images (N, 3, H, W), labels (N, H, W)) -> scalar losses; ``loss`` has the graph."""

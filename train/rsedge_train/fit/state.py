@@ -27,6 +27,7 @@ from rsedge_train.fit.average import WeightAverage
 log = logging.getLogger(__name__)
 
 STATE_NAME = "state.safetensors"
+LAST_NAME, BEST_NAME = "weights.safetensors", "best.safetensors"  # what a run leaves
 HEADER_KEY = "rsedge_state"
 MAY_DIFFER = frozenset(
     {"lr", "lr_encoder", "arithmetic", "compile"}

@@ -24,12 +24,13 @@ from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
 from rsedge.model.manifest import ClassInfo, Manifest
 from rsedge_train.data.pixels import MEAN
+from rsedge_train.fit.state import BEST_NAME, LAST_NAME
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.registry import build
 
 SCHEMA = 1
-RUN_NAME, LAST_NAME, BEST_NAME = "run.json", "weights.safetensors", "best.safetensors"
+RUN_NAME = "run.json"
 TILE = 512  # of validation and export, unless crops were larger
 
 

@@ -18,11 +18,11 @@ from rsedge_train.data import Dataset, Scan, SceneScan
 from rsedge_train.data.crops import SceneStore
 from rsedge_train.data.scan import missing_classes
 from rsedge_train.fit.loop import FitConfig
-from rsedge_train.fit.state import STATE_NAME
+from rsedge_train.fit.state import LAST_NAME, STATE_NAME
 from rsedge_train.nets.encoder_weights import AUTO, HUB, NONE, EncoderWeights, find_weights
 from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.registry import build, entry
-from rsedge_train.run.folder import LAST_NAME, RUN_NAME, Run, load_weights
+from rsedge_train.run.folder import RUN_NAME, Run, load_weights
 from rsedge_train.run.request import Job, NetChoice
 
 

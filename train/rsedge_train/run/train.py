@@ -25,14 +25,14 @@ from rsedge_train.fit.loop import FitResult, StepLoss, fit
 from rsedge_train.fit.losses import distillation_loss, supervised_loss
 from rsedge_train.fit.precision import autocast_dtype
 from rsedge_train.fit.processes import SINGLE, Processes, pick_device
-from rsedge_train.fit.state import STATE_NAME, check_resumable
+from rsedge_train.fit.state import BEST_NAME, LAST_NAME, STATE_NAME, check_resumable
 from rsedge_train.look.curves import draw_curves
 from rsedge_train.look.logbook import BOARD_NAME, LOG_NAME, Logbook, NoLog
-from rsedge_train.look.pictures import draw_comparison
 from rsedge_train.look.scores import SCORES_NAME, Scores
 from rsedge_train.nets.deploy import fold_dilations
 from rsedge_train.nets.network import SegNet
-from rsedge_train.run.folder import BEST_NAME, LAST_NAME, RUN_NAME, Run, load_network
+from rsedge_train.run.folder import RUN_NAME, Run, load_network
+from rsedge_train.run.pictures import draw_comparison
 from rsedge_train.run.request import Distillation, Job
 from rsedge_train.run.setup import (
     build_net,

@@ -1,8 +1,7 @@
-"""What becomes of finished strips: parts of a file, counts, a picture, a score."""
+"""What becomes of finished strips of a mask: parts of a file, counts, a picture."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,17 @@ from numpy.typing import NDArray
 
 from rsedge.engine.sliding_window import Pixels, Strip
 from rsedge.errors import OutputError
-from rsedge.infer.journal import Part, PartFile, describe
+from rsedge.files import describe
+from rsedge.infer.journal import Part
 from rsedge.model.manifest import NODATA
 from rsedge.raster import Grid
 from rsedge.raster.ground import PixelAreas
+from rsedge.raster.part_file import PartFile
 from rsedge.raster.parts import write_part
-from rsedge.score.metrics import Confusion
 from rsedge.tiling.window import Window
 
 if TYPE_CHECKING:
     from rsedge.infer.preview import Picture
-    from rsedge.score.truth import LabelReader
 
 COUNTED_ROWS = 64
 EVEN = 2e-4  # share by which areas of pixels may differ and be counted as one
@@ -188,27 +187,3 @@ class Thumbnail:
         rows = slice((area.row + first[0]) // self._step, -(-area.row_end // self._step))
         cols = slice((area.col + first[1]) // self._step, -(-area.col_end // self._step))
         return (rows, cols), first
-
-
-class ScoreSink:
-    """Compares the mask with the truth as it comes; ``boundaries`` wants to be finished.
-
-    Pixels that do not count: ``no_data``, where the image holds none, and ``unlabelled`` others, by what labels store.
-    """
-
-    def __init__(self, truth: LabelReader, width: int, classes: int) -> None:
-        self._truth, self._width, self._classes = truth, width, classes
-        self.confusion = Confusion(np.zeros((classes, classes), np.int64))
-        from rsedge.score.boundaries import BoundaryCounter  # noqa: PLC0415 - `infer` scores nothing
-
-        self.boundaries = BoundaryCounter(width, classes)
-        self.no_data, self.unlabelled = 0, Counter[str]()
-
-    def take(self, strip: Strip) -> None:
-        """Add the strip's confusion."""
-        window = Window(strip.row, 0, len(strip.mask), self._width)
-        scored = strip.mask != NODATA
-        self.no_data += scored.size - int(np.count_nonzero(scored))
-        truth = self._truth.read(window, self.unlabelled, scored)
-        self.confusion += Confusion.of(truth, strip.mask, self._classes)
-        self.boundaries.add(truth, strip.mask)

@@ -1,9 +1,10 @@
-"""How much memory this process and this machine have."""
+"""Describe this machine and this process: cores, processor, board, GPUs, load, memory."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import resource
 import sys
@@ -11,9 +12,49 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+CPUINFO, BOARD = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
+GPUS = Path("/proc/driver/nvidia/gpus")
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 M_MMAP_THRESHOLD = -3  # of malloc.h
+
+
+def usable_cores() -> int:
+    """Cores this process may use (a container or taskset may grant fewer than there are)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor, else the board (ARM's cpuinfo names none: a Jetson or a Pi), else its architecture."""
+    for line in _text(CPUINFO).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return value.strip()
+    return board_name() or platform.processor() or platform.machine() or "unknown"
+
+
+def load_1min() -> float | None:
+    """Processes that wanted a core, averaged over the last minute; None where the system does not count."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def board_name() -> str | None:
+    """A Jetson's or another board's; None where the system names none."""
+    return _text(BOARD).strip("\0 \n") or None
+
+
+def gpu_names() -> tuple[str, ...]:
+    """The GPUs that NVIDIA's driver lists."""
+    said = list[str]()
+    for path in sorted(GPUS.glob("*/information")):
+        lines = _text(path).splitlines()
+        said += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return tuple(said)
 
 
 @cache
@@ -75,3 +116,10 @@ def machine_bytes() -> int:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return total
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
