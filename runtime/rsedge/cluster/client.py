@@ -109,7 +109,6 @@ class Cluster:
                     number = pending.pop(future)
                     band = self._result(future, job)
                     keep(band, journal)
-                    job.reader.scaling.add(band.scaling)
                     stats.add(band.stats)
                     done += total[number]
                 nthreads = self._client.nthreads() or nthreads

@@ -27,7 +27,6 @@ from rsedge.infer.options import Options
 from rsedge.infer.segmentation import open_model
 from rsedge.machine import usable_cores
 from rsedge.raster import exact_cache
-from rsedge.raster.values import Scaling
 from rsedge.tiling.window import Window
 
 REPORT_S = 1.0  # how often a worker tells its windows, and looks whether anybody waits
@@ -56,7 +55,6 @@ class Band:
 
     parts: tuple[tuple[Part, dict[str, bytes]], ...]
     stats: Stats
-    scaling: Scaling
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def _make(order: Order, parts: Sequence[Window], folder: Path, address: str, rep
         stack.enter_context(exact_cache(order.plan.bytes_by_part["GDAL"]))
         stats = job.run_parts(parts, path, done, report)
         job.check_unchanged()
-        return Band(tuple(made), stats, job.reader.scaling)
+        return Band(tuple(made), stats)
 
 
 def _model(order: Order, address: str) -> Backend:

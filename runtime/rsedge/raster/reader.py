@@ -20,7 +20,7 @@ from rsedge.raster.band_plan import BandPlan
 from rsedge.raster.grid import unreferenced_allowed
 from rsedge.raster.orientation import read_orientation
 from rsedge.raster.trust import NAMED, Trust, options_for
-from rsedge.raster.values import Pixels, Scaling, Valid
+from rsedge.raster.values import Pixels, Valid
 from rsedge.tiling.window import Window
 
 BLOCK_OVERHEAD_BYTES = 512  # what GDAL's cache counts for a block beside its pixels, and more
@@ -43,7 +43,7 @@ class RasterReader:
     """
 
     def __init__(self, path: Path | str, threads: int = 1, trust: Trust = NAMED) -> None:
-        self.path, self._threads, self.scaling = str(path), threads, Scaling()
+        self.path, self._threads = str(path), threads
         self._options = options_for(self.path)
         with opening.readable(self.path), unreferenced_allowed(), rasterio.Env(**HONEST, **self._options):
             self._src = opening.open_source(self.path, threads, trust)
@@ -237,13 +237,6 @@ class RasterReader:
         valid = self._guard(lambda w: self._src.dataset_mask(window=w, out_shape=shape), window) > 0
         return stored, np.asarray(valid)
 
-    def check_scale(self, scale: tuple[float, float]) -> str | None:
-        """After reading: a note where the declared scale looks wrong.
-
-        Raises InputError where most values lie outside: it cannot be right.
-        """
-        return self.scaling.check(scale)
-
     @staticmethod
     def _check_fit(window: Window, plan: BandPlan, image: Pixels, valid: Valid) -> None:
         shape = window.height, window.width
@@ -320,7 +313,7 @@ class RasterReader:
     def _map(self, stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None) -> None:
         """Fill ``image``, and with a palette clear ``valid`` where it is transparent."""
         if plan.scale is not None:
-            self.scaling.apply(stored, plan, image, valid)
+            values.map_scale(stored, plan, image, valid)
         elif plan.palette:
             values.expand_palette(stored, plan, image, valid)
         elif not np.shares_memory(stored, image):  # else it was read in place

@@ -18,12 +18,14 @@ from rsedge.raster.bands import choose_bands, masked
 from rsedge.raster.cache import exact_cache
 from rsedge.raster.reader import RasterReader
 from rsedge.raster.trust import NAMED, Trust
-from rsedge.raster.values import Scaling
 from rsedge.tiling.window import Window
 
 MOST_WINDOWS = (64, 4096)  # of a raster; the second where the first show no valid pixel at all
 WINDOW = 256  # pixels a side; of striped rasters as many pixels in full rows
 MOST_VALUES = 4_000_000  # held at once
+SOME_CLIPPED, MANY_CLIPPED = 0.05, 0.5  # shares of values outside the declared scale: a note, an error
+# (percentiles 2 and 98, as --scale auto takes them, leave out 4 % on purpose)
+LITTLE_USED = 0.05  # a share of the declared scale: with less, an image is nearly one colour to the model
 MOST_DELIVERED = 1e9  # by a sensor, whatever the unit; beyond, values are what gaps were filled with
 FILLERS = {-999.0, -9999.0, -32767.0, -32768.0, -99999.0, -2147483648.0}  # of gaps, where nothing says so
 RARE = 0.001  # share of the values
@@ -80,28 +82,61 @@ def survey_scale(
 def check_scale(reader: RasterReader, plan: BandPlan) -> str | None:
     """Whether the plan's scale fits the raster, by the windows that `survey_scale` reads; a note where it may not.
 
-    It says the same however the raster is then read. The values are those stored, also where the reader resamples;
-    nothing is counted in ``reader.scaling``. None without a scale, or where no sampled pixel holds data.
+    It says the same however the raster is then read. The values are those stored, also where the reader resamples.
+    None without a scale, or where no sampled pixel holds data.
 
     Raises InputError where most of the values lie outside: the scale cannot be right.
     """
     if plan.scale is None:
         return None
     for most in MOST_WINDOWS:
-        found = _count_clipped(reader, plan, most)
-        if found.scaled:
-            return found.check(plan.scale, "in a sample, ")
+        fit = _find_fit(reader, plan, plan.scale, most)
+        if fit.values:
+            return fit.judge(plan.scale)
     return None
 
 
-def _count_clipped(reader: RasterReader, plan: BandPlan, most: int) -> Scaling:
-    windows, found = spread_windows(reader.stored_size, reader.block_shape, most), Scaling()
+@dataclass
+class _Fit:
+    """How a declared scale fits the values seen so far."""
+
+    values: int = 0
+    clipped: int = 0  # those outside the scale
+    lowest: float = math.inf
+    highest: float = -math.inf
+
+    def add(self, seen: NDArray[Any], scale: tuple[float, float]) -> None:
+        """Count further values, at least one."""
+        self.values += seen.size
+        self.clipped += int(np.count_nonzero((seen < scale[0]) | (seen > scale[1])))
+        self.lowest = min(self.lowest, float(seen.min()))
+        self.highest = max(self.highest, float(seen.max()))
+
+    def judge(self, scale: tuple[float, float]) -> str | None:
+        """A note where the scale looks wrong. Raises InputError where most values lie outside of it."""
+        clipped, used = self.clipped / self.values, (self.highest - self.lowest) / (scale[1] - scale[0])
+        runs = (
+            f"they run from {self.lowest:g} to {self.highest:g}; expect a wrong mask unless --scale fits them"
+        )
+        if clipped > MANY_CLIPPED:
+            raise InputError(f"in a sample, {clipped:.0%} of the values lie outside --scale: {runs}")
+        if used < LITTLE_USED:
+            return f"in a sample, the values use only {used:.1%} of --scale {scale[0]:g},{scale[1]:g}: {runs}"
+        if clipped > SOME_CLIPPED:
+            return f"in a sample, {clipped:.1%} of the values lie outside --scale and were clipped"
+        return None
+
+
+def _find_fit(reader: RasterReader, plan: BandPlan, scale: tuple[float, float], most: int) -> _Fit:
+    windows, fit = spread_windows(reader.stored_size, reader.block_shape, most), _Fit()
     held = reader.row_of_blocks_bytes if _share_blocks(windows, reader.block_shape) else 0
     with exact_cache(held):
         for window in windows:
             stored, valid = reader.read_stored(window, plan)
-            found.apply(stored, plan, np.empty(stored.shape, plan.dtype), valid)
-    return found
+            for band in stored:
+                if (seen := band[valid]).size:
+                    fit.add(seen, scale)
+    return fit
 
 
 def _share_blocks(windows: Sequence[Window], block: tuple[int, int]) -> bool:

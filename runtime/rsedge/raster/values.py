@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.errors import InputError
 from rsedge.raster.band_plan import PALETTE_BANDS, SCALED_MAX, BandPlan
 
 Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
 Range = tuple[Any, Any]  # of stored values, both ends included
 PIECE_PIXELS = 1 << 19  # of temporaries at a time
-SOME_CLIPPED, MANY_CLIPPED = 0.05, 0.5  # shares of values outside the declared scale: a note, an error
-# (percentiles 2 and 98, as --scale auto takes them, leave out 4 % on purpose)
-LITTLE_USED = 0.05  # a share of the declared scale: with less, an image is nearly one colour to the model
+SHORT = [np.dtype(d) for d in ("u1", "i1", "u2", "i2")]  # whose values are few enough for a table
 
 
 def pieces(height: int, width: int) -> Iterator[slice]:
@@ -142,67 +138,35 @@ def palette_table(plan: BandPlan) -> NDArray[np.uint8]:
     return np.array([*plan.palette, (0, 0, 0, 0)], np.uint8)
 
 
-@dataclass
-class Scaling:
-    """Maps values by a declared scale, and keeps count of how well it fits."""
+def map_scale(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None) -> None:
+    """Map ``stored`` (bands, h, w) by the plan's scale into ``image``: 0 to the most its dtype means, the rest clipped.
 
-    clipped: int = 0  # values outside the declared scale
-    scaled: int = 0  # all seen
-    lowest: float = field(default=np.inf)  # of the values seen, as stored
-    highest: float = field(default=-np.inf)
-
-    def apply(self, stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None) -> None:
-        """Values of ``stored`` (bands, h, w) mapped into ``image``; ``valid`` None says all are valid."""
-        assert plan.scale is not None
-        for rows in pieces(*stored.shape[1:]):
-            self._apply(stored[:, rows], plan.scale, image[:, rows], None if valid is None else valid[rows])
-
-    def add(self, other: Scaling) -> None:
-        """Add what was counted elsewhere, of other parts of the raster."""
-        self.clipped, self.scaled = self.clipped + other.clipped, self.scaled + other.scaled
-        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
-
-    def _apply(self, stored: Pixels, scale: tuple[float, float], image: Pixels, valid: Valid | None) -> None:
-        (low, high), top = scale, SCALED_MAX[image.dtype.name]
-        for band, out in zip(stored, image, strict=True):
-            known = band.astype(np.float64)
-            seen = known if valid is None else known[valid]
-            if seen.size:
-                self.lowest = min(self.lowest, float(seen.min()))
-                self.highest = max(self.highest, float(seen.max()))
-            self.scaled += seen.size
+    Where ``valid`` (h, w) is False the image is 0; None says that all pixels are valid.
+    """
+    assert plan.scale is not None
+    table = _scale_table(stored.dtype.str, plan.scale, image.dtype.str) if stored.dtype in SHORT else None
+    for rows in pieces(*stored.shape[1:]):
+        for band, out in zip(stored[:, rows], image[:, rows], strict=True):
+            if table is not None:
+                np.take(table, band.view(f"u{band.itemsize}"), out=out, mode="clip")  # every value is in it
+            else:
+                out[...] = _scaled(band, plan.scale, out.dtype)
             if valid is not None:
-                known[~valid] = low  # a nodata value may overflow
-            known -= low
-            known *= top / (high - low)
-            self.clipped += int(np.count_nonzero((known < 0) | (known > top)))
-            np.clip(known, 0, top, out=known)
-            out[...] = known if out.dtype.kind == "f" else np.rint(known, out=known)
+                out[~valid[rows]] = 0
 
-    def check(self, scale: tuple[float, float], among: str = "") -> str | None:
-        """After reading: a note where the declared scale looks wrong.
 
-        ``among``: what was read, to begin the note with, where that is not the whole raster.
+@lru_cache(maxsize=8)
+def _scale_table(stored: str, scale: tuple[float, float], dtype: str) -> Pixels:
+    """What each value of a short integer is mapped to, by its bits."""
+    kind = np.dtype(stored)
+    values = np.arange(1 << 8 * kind.itemsize, dtype=f"u{kind.itemsize}").view(kind)
+    return _scaled(values, scale, np.dtype(dtype)).astype(dtype)
 
-        Raises InputError where most values lie outside: it cannot be right.
-        """
-        if not self.scaled:
-            return None
-        clipped = self.clipped / self.scaled
-        if clipped > MANY_CLIPPED:
-            raise InputError(f"{among}{clipped:.0%} of the values lie outside --scale: {self._range()}")
-        used = (self.highest - self.lowest) / (scale[1] - scale[0])
-        if used < LITTLE_USED:
-            return (
-                f"{among}the values use only {used:.1%} of --scale {scale[0]:g},{scale[1]:g}: {self._range()}"
-            )
-        return (
-            f"{among}{clipped:.1%} of the values lie outside --scale and were clipped"
-            if clipped > SOME_CLIPPED
-            else None
-        )
 
-    def _range(self) -> str:
-        return (
-            f"they run from {self.lowest:g} to {self.highest:g}; expect a wrong mask unless --scale fits them"
-        )
+def _scaled(values: Pixels, scale: tuple[float, float], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    (low, high), top = scale, SCALED_MAX[dtype.name]
+    known = values.astype(np.float64)
+    known -= low
+    known *= top / (high - low)
+    np.clip(known, 0, top, out=known)
+    return known if dtype.kind == "f" else np.rint(known, out=known)

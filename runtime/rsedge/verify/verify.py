@@ -23,6 +23,7 @@ from rsedge.model.bundle import PRECISIONS, Bundle
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.raster.look import look
+from rsedge.raster.scaling import check_scale
 from rsedge.tiling.axes import Seam
 from rsedge.verify.compare import Candidate, Check, candidates, check, opened
 from rsedge.verify.conditions import Conditions
@@ -201,7 +202,7 @@ def _tiles(
     plan = plan_bands(reader, bundle.manifest, options.bands, options.scale, options.masking)
     seen = look(reader, plan)
     tiles = RasterTiles(reader, plan, bundle.manifest, options.tiles)
-    note = reader.check_scale(plan.scale) if plan.scale else None
+    note = check_scale(reader, plan)
     return tiles, (*plan.notes, *seen, *([note] if note else []))
 
 

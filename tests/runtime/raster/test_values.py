@@ -16,7 +16,7 @@ from rasterio.transform import Affine
 
 from rsedge.raster import BandPlan, RasterReader, open_resampled
 from rsedge.raster.scaling import survey_scale
-from rsedge.raster.values import is_nodata, stored_nodata
+from rsedge.raster.values import is_nodata, map_scale, stored_nodata
 from rsedge.score.labels import LabelColors
 from rsedge.score.truth import LabelReader
 from rsedge.tiling.window import Window
@@ -181,3 +181,17 @@ def test_a_scale_of_what_sensors_deliver_is_not(write_raster: Write, offset: flo
     pixels = np.random.default_rng(1).random((3, 90, 80), np.float32) + np.float32(offset)
     low, high = survey_scale([write_raster(pixels)], pointwise_manifest())
     assert offset <= low < high <= offset + 1.01
+
+
+@pytest.mark.parametrize("stored", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_values_are_mapped_by_the_formula_whatever_they_are_stored_in(stored: str, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    low, high, top = 3.5, 99.25, {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    values = rng.integers(0 if stored[0] == "u" else -100, 120, (2, 40, 30)).astype(stored)
+    valid = rng.random((40, 30)) < 0.9
+    image = np.full(values.shape, 7, dtype)
+    map_scale(values, BandPlan((1, 2), dtype, (low, high)), image, valid)
+    expected = np.clip((values.astype(float) - low) * (top / (high - low)), 0, top)
+    expected[:, ~valid] = 0
+    assert np.array_equal(image, (expected if dtype == "float32" else np.rint(expected)).astype(dtype))

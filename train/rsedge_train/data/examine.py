@@ -17,6 +17,7 @@ from rsedge.errors import InputError, unexpected
 from rsedge.model.manifest import NODATA, Manifest
 from rsedge.raster import BandPlan, RasterReader, bounded_cache, plan_bands
 from rsedge.raster.look import look
+from rsedge.raster.scaling import check_scale
 from rsedge.score.evaluation import check_labels
 from rsedge.score.labels import ClassTable
 from rsedge.score.truth import Decoded, LabelReader
@@ -131,7 +132,7 @@ def _read_image(facts: Facts, image: RasterReader, plan: BandPlan) -> None:
         for window in strips(image.grid):
             _, valid = image.read(window, plan)
             facts.empty += valid.size - int(np.count_nonzero(valid))
-    if plan.scale and (note := image.check_scale(plan.scale)):
+    if note := check_scale(image, plan):
         facts.notes.append(note)
 
 
