@@ -68,6 +68,14 @@ def stops_wait() -> Iterator[None]:
             stop()
 
 
+# Headings of --help, for options that several commands share.
+READING, TILES, MACHINE, PRINTING = (
+    "How the raster is read",
+    "How tiles are put together",
+    "Where the model runs",
+    "What is printed",
+)
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -77,14 +85,22 @@ Model = Annotated[
         metavar="PATH",
     ),
 ]
-Overlap = Annotated[float, typer.Option(help="Least share of a tile common to neighbours, 0 to 0.75.")]
+Overlap = Annotated[
+    float, typer.Option(help="Least share of a tile common to neighbours, 0 to 0.75.", rich_help_panel=TILES)
+]
 Seam = Annotated[
-    str, typer.Option(help="blend: smooth weights; crop: keep tile centres.", metavar="blend|crop")
+    str,
+    typer.Option(
+        help="blend: smooth weights; crop: keep tile centres.", metavar="blend|crop", rich_help_panel=TILES
+    ),
 ]
 Bands = Annotated[
     str | None,
     typer.Option(
-        help="1-based bands that feed the model, e.g. 4,3,2.", metavar="I,J,K", show_default="by colour"
+        help="1-based bands that feed the model, e.g. 4,3,2.",
+        metavar="I,J,K",
+        show_default="by colour",
+        rich_help_panel=READING,
     ),
 ]
 Scale = Annotated[
@@ -92,6 +108,7 @@ Scale = Annotated[
     typer.Option(
         help="Raster values mapped to the model's range; needed where rasters are not uint8.",
         metavar="LOW,HIGH",
+        rich_help_panel=READING,
     ),
 ]
 Nodata = Annotated[
@@ -100,6 +117,7 @@ Nodata = Annotated[
         help="Stored value that is no data, or one a band.",
         metavar="VALUE[,...]",
         show_default="as in the file",
+        rich_help_panel=READING,
     ),
 ]
 Alpha = Annotated[
@@ -108,13 +126,19 @@ Alpha = Annotated[
         help="Band that is 0 where there is no data.",
         metavar="BAND|none",
         show_default="as tagged in the file",
+        rich_help_panel=READING,
     ),
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace also a raster that rsedge did not write.")
 ]
 Device = Annotated[
-    str, typer.Option(help="Where the model runs.", metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt")
+    str,
+    typer.Option(
+        help="Where the model runs.",
+        metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt",
+        rich_help_panel=MACHINE,
+    ),
 ]
 Precision = Annotated[
     str | None,
@@ -122,13 +146,22 @@ Precision = Annotated[
         help="Which of the bundle's artifacts.",
         show_default="fp32; of a TensorRT engine, its own",
         metavar="fp32|fp16|int8",
+        rich_help_panel=MACHINE,
     ),
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of the model.", show_default="all cores")]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads of the model.", show_default="all cores", rich_help_panel=MACHINE),
+]
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing-classes", help="Go on where labels lack a class of the table.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as one JSON object on the last line.", rich_help_panel=PRINTING
+    ),
+]
 SETTINGS_NOTES = "rsedge.settings"  # key of the context's notes on rsedge.toml, told once --quiet is known
 
 
@@ -142,7 +175,15 @@ def tell_settings(context: typer.Context, quiet: bool) -> bool:
 
 
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print errors only.", callback=tell_settings, is_eager=True)
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print errors only.",
+        callback=tell_settings,
+        is_eager=True,
+        rich_help_panel=PRINTING,
+    ),
 ]
 
 

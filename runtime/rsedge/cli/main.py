@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from rsedge.cli import common
 from rsedge.cli.common import INTERRUPTED, STOPS
@@ -49,11 +49,28 @@ class _OnDemand(UserDict[str, Any]):
         return found
 
 
+class _Command(TyperCommand):
+    """A command whose help lists its options under the headings of their ``rich_help_panel``, without rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, the options without a heading, then the headings in the order they come in."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            heading = getattr(parameter, "rich_help_panel", None) or kind
+            if record := parameter.get_help_record(ctx):
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
 def _command(name: str, function: Any) -> Any:
     group = function
     if not isinstance(function, typer.Typer):
         group = typer.Typer(add_completion=False, rich_markup_mode=None)
-        group.command(name)(function)
+        group.command(name, cls=_Command)(function)
     command = typer.main.get_command(group)
     command.name = name
     return command
