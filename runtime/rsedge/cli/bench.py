@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 from rsedge.errors import BackendError, InputError
 from rsedge.text import csv_cell
 
@@ -45,25 +45,25 @@ def bench(
         Path | None, typer.Option(help="Labelled folder, as for eval, to measure accuracy on.")
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="TOML table of the label colours of --data.")] = None,
-    bands: common.Bands = None,
-    scale: common.Scale = None,
-    nodata: common.Nodata = None,
-    alpha: common.Alpha = None,
-    allow_missing: common.AllowMissing = False,
+    bands: flags.Bands = None,
+    scale: flags.Scale = None,
+    nodata: flags.Nodata = None,
+    alpha: flags.Alpha = None,
+    allow_missing: flags.AllowMissing = False,
     rounds: Annotated[int, typer.Option(help="Rounds in which the models take turns.")] = 5,
     seconds: Annotated[float, typer.Option(help="Seconds of single tiles, each model, all rounds.")] = 5.0,
     size: Annotated[int, typer.Option(help="Side of the end-to-end raster, pixels.")] = 2048,
-    device: common.Device = "auto",
-    precision: common.Precision = None,
-    threads: common.Threads = None,
+    device: flags.Device = "auto",
+    precision: flags.Precision = None,
+    threads: flags.Threads = None,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write one line a model.", metavar="FILE")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace also a --csv file that `rsedge bench` did not write.")
     ] = False,
-    as_json: common.Json = False,
-    quiet: common.Quiet = False,
+    as_json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Measure every artifact this machine can run, and the teacher: latency, a raster by stage, memory, power."""
     from rsedge.bench import BenchOptions
@@ -81,10 +81,10 @@ def bench(
         threads,
         data=str(data) if data else None,
         classes=str(classes) if classes else None,
-        bands=common.parse_bands(bands),
-        scale=common.parse_scale(scale),
-        nodata=common.parse_nodata(nodata),
-        alpha=common.parse_alpha(alpha),
+        bands=flags.parse_bands(bands),
+        scale=flags.parse_scale(scale),
+        nodata=flags.parse_nodata(nodata),
+        alpha=flags.parse_alpha(alpha),
         allow_missing=allow_missing,
     )
     paths: list[str | None] = (

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 from rsedge.errors import InputError
 
 app = typer.Typer(
@@ -39,20 +39,20 @@ def check_command(
             help="TOML table of label colours or indices.", show_default="classes.toml, or detected"
         ),
     ] = None,
-    allow_missing: common.AllowMissing = False,
-    bands: common.Bands = None,
+    allow_missing: flags.AllowMissing = False,
+    bands: flags.Bands = None,
     band_names: Annotated[
         str | None, typer.Option(help="What these bands are.", metavar="A,B,C", show_default="red,green,blue")
     ] = None,
-    scale: common.Scale = None,
-    nodata: common.Nodata = None,
-    alpha: common.Alpha = None,
+    scale: flags.Scale = None,
+    nodata: flags.Nodata = None,
+    alpha: flags.Alpha = None,
     eroded: Annotated[bool, typer.Option("--eroded", help="Score with ISPRS's eroded labels.")] = False,
     full: Annotated[
         bool, typer.Option("--full/--labels-only", help="Read images too, or labels only.")
     ] = True,
-    as_json: common.Json = False,
-    quiet: common.Quiet = False,
+    as_json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Read all labelled data once and list everything that is wrong with them.
 
@@ -68,10 +68,10 @@ def check_command(
             val=parse_names(val),
             test=parse_names(test),
             classes=classes,
-            bands=common.parse_bands(bands),
+            bands=flags.parse_bands(bands),
             band_names=parse_band_names(band_names),
-            scale=common.parse_scale(scale),
-            masking=Masking(common.parse_nodata(nodata), common.parse_alpha(alpha)),
+            scale=flags.parse_scale(scale),
+            masking=Masking(flags.parse_nodata(nodata), flags.parse_alpha(alpha)),
             eroded=eroded,
             images=full,
             allow_missing=allow_missing,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 
 if TYPE_CHECKING:
     from rsedge.score.evaluation import Evaluation
@@ -29,19 +29,19 @@ def evaluate_command(
             show_default="classes.toml in the folder, else the model's own colours",
         ),
     ] = None,
-    allow_missing: common.AllowMissing = False,
-    model: common.Model = None,
-    overlap: common.Overlap = 0.25,
-    seam: common.Seam = "blend",
-    bands: common.Bands = None,
-    scale: common.Scale = None,
-    nodata: common.Nodata = None,
-    alpha: common.Alpha = None,
-    device: common.Device = "auto",
-    precision: common.Precision = None,
-    threads: common.Threads = None,
-    as_json: common.Json = False,
-    quiet: common.Quiet = False,
+    allow_missing: flags.AllowMissing = False,
+    model: flags.Model = None,
+    overlap: flags.Overlap = 0.25,
+    seam: flags.Seam = "blend",
+    bands: flags.Bands = None,
+    scale: flags.Scale = None,
+    nodata: flags.Nodata = None,
+    alpha: flags.Alpha = None,
+    device: flags.Device = "auto",
+    precision: flags.Precision = None,
+    threads: flags.Threads = None,
+    as_json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Score a model on labelled rasters, through the same engine as infer."""
     from rsedge.infer.options import Options
@@ -52,10 +52,10 @@ def evaluate_command(
     options = Options(
         overlap=overlap,
         seam=cast("Seam", seam),
-        bands=common.parse_bands(bands),
-        scale=common.parse_scale(scale),
-        nodata=common.parse_nodata(nodata),
-        alpha=common.parse_alpha(alpha),
+        bands=flags.parse_bands(bands),
+        scale=flags.parse_scale(scale),
+        nodata=flags.parse_nodata(nodata),
+        alpha=flags.parse_alpha(alpha),
     )
     model = common.model_or_default(model, quiet)
     with (

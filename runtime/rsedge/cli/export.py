@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 from rsedge.errors import InputError, ModelError, RsedgeError
 
 RUN = Path("runs/student")
@@ -40,10 +40,10 @@ def export(
         ),
     ] = None,
     calibration_tiles: Annotated[int, typer.Option(help="Tiles to calibrate on.")] = 64,
-    bands: common.Bands = None,
-    scale: common.Scale = None,
-    nodata: common.Nodata = None,
-    alpha: common.Alpha = None,
+    bands: flags.Bands = None,
+    scale: flags.Scale = None,
+    nodata: flags.Nodata = None,
+    alpha: flags.Alpha = None,
     gate: Annotated[
         Path | None,
         typer.Option(
@@ -89,8 +89,8 @@ def export(
         str | None,
         typer.Option(help="Which of its outputs holds the scores.", show_default="the only one that could"),
     ] = None,
-    as_json: common.Json = False,
-    quiet: common.Quiet = False,
+    as_json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Turn a trained network into a bundle that runs without torch, every precision proved; or build an engine."""
     told: dict[str, Any] = {}
@@ -119,9 +119,9 @@ def export(
                 Calibration(
                     tuple(calibration or ()),
                     calibration_tiles,
-                    common.parse_bands(bands),
-                    common.parse_scale(scale),
-                    Masking(common.parse_nodata(nodata), common.parse_alpha(alpha)),
+                    flags.parse_bands(bands),
+                    flags.parse_scale(scale),
+                    Masking(flags.parse_nodata(nodata), flags.parse_alpha(alpha)),
                 ),
                 functools.partial(common.progress_bar, quiet=quiet),
             )

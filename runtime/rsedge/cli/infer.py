@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags, stopping
 from rsedge.errors import InputError, RsedgeError, unexpected
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def infer(
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Mask to write, for one raster.")] = None,
     out_dir: Annotated[Path | None, typer.Option(help="Folder for the masks of several rasters.")] = None,
-    model: common.Model = None,
-    overlap: common.Overlap = 0.25,
-    seam: common.Seam = "blend",
-    bands: common.Bands = None,
+    model: flags.Model = None,
+    overlap: flags.Overlap = 0.25,
+    seam: flags.Seam = "blend",
+    bands: flags.Bands = None,
     scale: Annotated[
         str | None,
         typer.Option(
@@ -46,8 +46,8 @@ def infer(
             metavar="LOW,HIGH|auto",
         ),
     ] = None,
-    nodata: common.Nodata = None,
-    alpha: common.Alpha = None,
+    nodata: flags.Nodata = None,
+    alpha: flags.Alpha = None,
     resample: Annotated[
         bool, typer.Option("--resample", help="Read at the model's GSD; write on the raster's grid.")
     ] = False,
@@ -102,11 +102,11 @@ def infer(
     dask: Annotated[
         str | None, typer.Option(help="Run on a dask.distributed cluster.", metavar="ADDRESS")
     ] = None,
-    device: common.Device = "auto",
-    precision: common.Precision = None,
-    threads: common.Threads = None,
-    as_json: common.Json = False,
-    quiet: common.Quiet = False,
+    device: flags.Device = "auto",
+    precision: flags.Precision = None,
+    threads: flags.Threads = None,
+    as_json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Segment rasters of any size into class masks on the same grids."""
     from rsedge.infer.options import Options
@@ -119,10 +119,10 @@ def infer(
     options = Options(
         overlap=overlap,
         seam=cast("Seam", seam),
-        bands=common.parse_bands(bands),
-        scale=None if scale == "auto" else common.parse_scale(scale),
-        nodata=common.parse_nodata(nodata),
-        alpha=common.parse_alpha(alpha),
+        bands=flags.parse_bands(bands),
+        scale=None if scale == "auto" else flags.parse_scale(scale),
+        nodata=flags.parse_nodata(nodata),
+        alpha=flags.parse_alpha(alpha),
         resample=resample,
         bbox=_parse_bbox(bbox),
         bbox_crs=bbox_crs,
@@ -137,7 +137,7 @@ def infer(
         min_area_m2=min_area,
         min_pixels=min_pixels,
         preview=preview,
-        max_ram_bytes=common.parse_bytes(max_ram),
+        max_ram_bytes=flags.parse_bytes(max_ram),
         resume=resume,
         overwrite=overwrite,
         trust=Trust(allow=tuple(allow or ())),
@@ -151,7 +151,7 @@ def infer(
         _say_who_is_trusted(dask, quiet)
     model = common.model_or_default(model, quiet)
     with ExitStack() as stack:
-        with common.stops_wait():
+        with stopping.stops_wait():
             backend = stack.enter_context(open_model(model, device, threads, precision))
         runner = None if dask is None or dry_run else _connected(dask, stack)
         if scale == "auto":
@@ -187,7 +187,7 @@ def _say_who_is_trusted(address: str, quiet: bool) -> None:
 def _connected(address: str, stack: ExitStack) -> Runner:
     from rsedge.cluster.client import Cluster
 
-    with common.stops_wait():
+    with stopping.stops_wait():
         return stack.enter_context(Cluster(address)).run
 
 
@@ -314,7 +314,7 @@ def _segment(
         return
     net = (backend.bundle.manifest.tile * (1 - options.overlap)) ** 2  # pixels that a window adds
     with (
-        common.stopping_says(lambda: _stopped(target)),
+        stopping.stopping_says(lambda: _stopped(target)),
         common.progress_bar(Path(source).name, quiet, net) as progress,
     ):
         try:

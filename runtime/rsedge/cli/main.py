@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from rsedge.cli import common
-from rsedge.cli.common import INTERRUPTED, STOPS
+from rsedge.cli import common, stopping
 from rsedge.cli.settings import read_settings
+from rsedge.cli.stopping import INTERRUPTED, STOPS
 from rsedge.errors import RsedgeError
 from rsedge.gdal_settings import restrict_process
 from rsedge.version import __version__
@@ -121,7 +121,7 @@ def _options(
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
     for stop in STOPS:
-        signal.signal(stop, common.stop)
+        signal.signal(stop, stopping.stop)
     restrict_process()
     try:
         app(prog_name="rsedge")
@@ -134,8 +134,8 @@ def main() -> None:
     except MemoryError:
         common.complain("error: out of memory; close other programs or use a narrower raster")
         sys.exit(1)
-    except common.Interrupted:
-        common.complain(common.interrupted())
+    except stopping.Interrupted:
+        common.complain(stopping.interrupted())
         sys.exit(INTERRUPTED)
     finally:  # the result stands or does not: too late to interrupt
-        common.ignore_stops()
+        stopping.ignore_stops()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 from rsedge.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def report(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace also a file that `rsedge report` did not write.")
     ] = False,
-    quiet: common.Quiet = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Make one HTML page of benches and evals: tables, plots, gate, classes, a before/after slider."""
     from rsedge.report import write_report

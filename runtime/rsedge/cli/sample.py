@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 
 
 def sample(
@@ -17,8 +17,8 @@ def sample(
     size: Annotated[str, typer.Option(help="Pixels: SIDE or WIDTHxHEIGHT.", metavar="N|WxH")] = "4096",
     gsd_m: Annotated[float, typer.Option("--gsd", help="Ground sampling distance, metres a pixel.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Another seed, another town.")] = 0,
-    overwrite: common.Overwrite = False,
-    quiet: common.Quiet = False,
+    overwrite: flags.Overwrite = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Write a procedural aerial scene of any size with exact labels beside it."""
     from rsedge_sample.files import parse_size, write_sample

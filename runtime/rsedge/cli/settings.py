@@ -11,7 +11,8 @@ from typing import Any, TypeVar, get_type_hints
 
 import typer
 
-from rsedge.cli.common import SETTINGS_NOTES, note
+from rsedge.cli.common import note
+from rsedge.cli.flags import SETTINGS_NOTES
 from rsedge.errors import InputError
 from rsedge.files import is_trusted
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 from rsedge.cli.data import parse_band_names, parse_names
 from rsedge.cli.settings import with_options
 from rsedge.cli.training_options import TEACHER_RUN, DistillOptions, TeacherOptions, TrainOptions
@@ -146,8 +146,8 @@ def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
 def _source(options: TrainOptions) -> dict[str, Any]:
     """Arguments of ``open_dataset``, as plain JSON values: a later command finds them in run.json."""
     names = parse_band_names(options.band_names)
-    scale = common.parse_scale(options.scale)
-    bands, nodata = common.parse_bands(options.bands), common.parse_nodata(options.nodata)
+    scale = flags.parse_scale(options.scale)
+    bands, nodata = flags.parse_bands(options.bands), flags.parse_nodata(options.nodata)
     facts: dict[str, Any] = {
         "path": str(options.data.resolve()) if options.data else None,
         "val": list(parse_names(options.val)),
@@ -157,7 +157,7 @@ def _source(options: TrainOptions) -> dict[str, Any]:
         "band_names": list(names) if names else None,
         "scale": list(scale) if scale else None,
         "nodata": list(nodata) if nodata else None,
-        "alpha": common.parse_alpha(options.alpha),
+        "alpha": flags.parse_alpha(options.alpha),
         "eroded": options.eroded,
     }
     return {**facts, **(QUICK_SAMPLES if options.quick else {})}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsedge.cli.common import tell_settings
+from rsedge.cli.flags import tell_settings
 
 TEACHER_RUN, STUDENT_RUN = Path("runs/teacher"), Path("runs/student")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 from rsedge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def verify(
         Path | None, typer.Option(help="Raster to compare on.", show_default="sample scenes")
     ] = None,
     tiles: Annotated[int, typer.Option(help="Tiles to compare on.")] = 16,
-    bands: common.Bands = None,
-    scale: common.Scale = None,
-    nodata: common.Nodata = None,
-    alpha: common.Alpha = None,
+    bands: flags.Bands = None,
+    scale: flags.Scale = None,
+    nodata: flags.Nodata = None,
+    alpha: flags.Alpha = None,
     device: Annotated[
         str,
         typer.Option(
@@ -58,7 +58,7 @@ def verify(
         str | None,
         typer.Option(help="Compare this artifact only.", show_default="all", metavar="fp32|fp16|int8"),
     ] = None,
-    threads: common.Threads = None,
+    threads: flags.Threads = None,
     map: Annotated[
         Path | None,
         typer.Option(help="GeoTIFF to write: 1 where --precision on --device agrees with fp32, 0 where not."),
@@ -67,9 +67,9 @@ def verify(
         Path | None,
         typer.Option(help="Raster on which to see whether tile borders show (six runs of fp32 over it)."),
     ] = None,
-    overwrite: common.Overwrite = False,
-    as_json: common.Json = False,
-    quiet: common.Quiet = False,
+    overwrite: flags.Overwrite = False,
+    as_json: flags.Json = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Compare every artifact that this machine can run with fp32: classes, scores and speed."""
     from rsedge.raster.band_plan import Masking
@@ -82,9 +82,9 @@ def verify(
         precision=precision,
         threads=threads,
         raster=raster,
-        bands=common.parse_bands(bands),
-        scale=common.parse_scale(scale),
-        masking=Masking(common.parse_nodata(nodata), common.parse_alpha(alpha)),
+        bands=flags.parse_bands(bands),
+        scale=flags.parse_scale(scale),
+        masking=Masking(flags.parse_nodata(nodata), flags.parse_alpha(alpha)),
         map=map,
         overwrite=overwrite,
         seams=seams,

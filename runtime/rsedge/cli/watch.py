@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from rsedge.cli import common
+from rsedge.cli import common, flags, stopping
 from rsedge.errors import InputError
 from rsedge.text import printable
 
@@ -46,13 +46,13 @@ def watch(
         bool,
         typer.Option("--health", help="Do nothing but tell, by exit code 0 or 1, whether a watcher is well."),
     ] = False,
-    model: common.Model = None,
-    overlap: common.Overlap = 0.25,
-    seam: common.Seam = "blend",
-    bands: common.Bands = None,
-    scale: common.Scale = None,
-    nodata: common.Nodata = None,
-    alpha: common.Alpha = None,
+    model: flags.Model = None,
+    overlap: flags.Overlap = 0.25,
+    seam: flags.Seam = "blend",
+    bands: flags.Bands = None,
+    scale: flags.Scale = None,
+    nodata: flags.Nodata = None,
+    alpha: flags.Alpha = None,
     resample: Annotated[
         bool, typer.Option("--resample", help="Read at the model's GSD; write on the raster's grid.")
     ] = False,
@@ -61,11 +61,11 @@ def watch(
     max_ram: Annotated[
         str | None, typer.Option(help="Memory not to exceed, e.g. 800M.", metavar="SIZE")
     ] = None,
-    device: common.Device = "auto",
-    precision: common.Precision = None,
-    threads: common.Threads = None,
+    device: flags.Device = "auto",
+    precision: flags.Precision = None,
+    threads: flags.Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a raster.")] = False,
-    quiet: common.Quiet = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Segment what lands in a folder, each raster once, also across restarts. Ctrl-C or SIGTERM ends it."""
     from rsedge.watch.ledger import Ledger, check_pulse
@@ -80,25 +80,25 @@ def watch(
 
     if settle < 0 or every <= 0:
         raise InputError(f"--settle {settle:g} must not be below 0, --every {every:g} must be above")
-    most_pixels = common.parse_number(max_pixels, "--max-pixels")
+    most_pixels = flags.parse_number(max_pixels, "--max-pixels")
     hush_libtiff()
     options = Options(
         overlap=overlap,
         seam=cast("Seam", seam),
-        bands=common.parse_bands(bands),
-        scale=common.parse_scale(scale),
-        nodata=common.parse_nodata(nodata),
-        alpha=common.parse_alpha(alpha),
+        bands=flags.parse_bands(bands),
+        scale=flags.parse_scale(scale),
+        nodata=flags.parse_nodata(nodata),
+        alpha=flags.parse_alpha(alpha),
         resample=resample,
         compress=compress,
-        max_ram_bytes=common.parse_bytes(max_ram),
+        max_ram_bytes=flags.parse_bytes(max_ram),
     )
     check_folders(folder, out_dir)
     common.make_out_dir(out_dir)
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(out_dir))
         model = common.model_or_default(model, quiet)
-        with common.stops_wait():
+        with stopping.stops_wait():
             backend = stack.enter_context(open_model(model, device, threads, precision))
         watcher = Watch(
             backend,
@@ -115,7 +115,7 @@ def watch(
         net = (backend.bundle.manifest.tile * (1 - overlap)) ** 2  # pixels that a window adds
         watcher.show = lambda source: common.progress_bar(source.name, quiet, net)
         _greet(watcher, quiet)
-        with common.stopping_says(lambda: _stopped(ledger)):
+        with stopping.stopping_says(lambda: _stopped(ledger)):
             refused = sum(_tell(event, quiet, as_json) == "refused" for event in watcher.run(once))
     if refused:
         raise InputError(f"{common.counted(refused, 'raster')} refused, see above")

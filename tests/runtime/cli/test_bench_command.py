@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rsedge.bench.facts import Spread
-from rsedge.cli import common
+from rsedge.cli import common, stopping
 from rsedge.cli.bench import CSV_HEAD, to_csv
 from rsedge.cli.bench_tables import _spread
 from toys import TILE, make_bundle, pointwise_graph, pointwise_manifest
@@ -126,7 +126,7 @@ def test_ctrl_c_ends_the_workers(bundle: Path, tmp_path: Path) -> None:
     assert workers
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, "interrupted" in said) == (common.INTERRUPTED, True)
+    assert (process.returncode, "interrupted" in said) == (stopping.INTERRUPTED, True)
     # One that was being started when the signal came ends by itself, as its input does.
     until = time.monotonic() + 60
     while (

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rsedge.cli import common
+from rsedge.cli import common, flags
 from rsedge.cli.main import app as whole
 from rsedge.cli.settings import OUTPUTS, read_settings, with_options
 from rsedge.errors import InputError
@@ -34,7 +34,7 @@ class More(Base):
     out: Annotated[Path, typer.Option(help="A file to write.")] = Path("out")
     dask: Annotated[str | None, typer.Option(help="A peer.")] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace.")] = False
-    quiet: common.Quiet = False
+    quiet: flags.Quiet = False
 
 
 @pytest.fixture
