@@ -1,1 +1,1 @@
-"""From a run or an ONNX to a bundle."""
+"""Build a bundle of a run (`build`) or of somebody else's ONNX, with its report and manifest (`assemble`)."""

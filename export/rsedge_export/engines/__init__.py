@@ -1,1 +1,1 @@
-"""TensorRT engines, built and checked. No torch, no onnx package."""
+"""Build TensorRT engines of a bundle and check what they do. No torch, no onnx package: this runs on the device."""

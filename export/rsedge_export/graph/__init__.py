@@ -1,1 +1,1 @@
-"""ONNX graphs: from torch, from elsewhere, and their exact rewrites."""
+"""Make ONNX graphs: from a torch network, from somebody else's file, and by exact rewrites of either."""

@@ -1,1 +1,1 @@
-"""Proof that an exported graph computes what the network computes, and what a precision costs."""
+"""Prove that a graph computes what its network does (`parity`), and what a precision costs (`gate`)."""

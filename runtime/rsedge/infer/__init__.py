@@ -1,1 +1,10 @@
-"""`rsedge infer`: one raster segmented into a mask, in bounded memory, resumable."""
+"""`rsedge infer`: segment one raster into a mask, in bounded memory, so that it can be resumed.
+
+`segmentation.segment` opens a `job`, makes a `memory_plan`, runs the engine into the parts that a `journal` keeps, and
+has them assembled into the result.
+"""
+
+from rsedge.infer.options import Options, Result
+from rsedge.infer.segmentation import open_model, segment
+
+__all__ = ["Options", "Result", "open_model", "segment"]

@@ -1,1 +1,4 @@
-"""The training loop and what it needs: losses, averages, state, processes."""
+"""Fit a network: the training loop, its losses, its averages, and the state from which it resumes.
+
+Knows batches and steps, but neither run folders nor commands.
+"""
