@@ -1,8 +1,7 @@
 """The networks of both papers, built from one small set of parts.
 
 ``registry`` builds by name, ``complexity`` and ``table`` count, ``deploy`` rewrites exactly for
-deployment, ``precision`` names what must not be narrowed. (``complexity.complexity`` and
-``deploy.deploy`` are not lifted here: they would hide their modules.)
+deployment. (``complexity.complexity`` and ``deploy.deploy`` are not lifted here: they would hide their modules.)
 """
 
 from .arafnet import ARAFNet
@@ -10,7 +9,6 @@ from .complexity import Complexity, summary
 from .configs import ARAFNetConfig, MAFLNetConfig
 from .maflnet import MAFLNet
 from .network import SegNet
-from .precision import fp32_modules, int8_float_modules
 from .registry import build, build_student, names
 from .table import models_table
 
@@ -23,8 +21,6 @@ __all__ = [
     "SegNet",
     "build",
     "build_student",
-    "fp32_modules",
-    "int8_float_modules",
     "models_table",
     "names",
     "summary",
