@@ -15,7 +15,7 @@ from rsedge import engine
 from rsedge.backends import Backend
 from rsedge.engine import Inside, Source, Stats
 from rsedge.errors import BusyError, InputError
-from rsedge.journal import Journal, Part, settings_of
+from rsedge.journal import Journal, Part, is_count, settings_of
 from rsedge.memory import return_freed_memory
 from rsedge.options import Options
 from rsedge.plan import Plan, Work, free_bytes, make_plan, time_tile
@@ -24,7 +24,8 @@ from rsedge.raster import Grid, RasterReader
 from rsedge.raster.look import look
 from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
-from rsedge.sinks import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
+from rsedge.raster.writer import BLOCK
+from rsedge.sinks import CONFIDENCE, MASK, PREVIEW, PROBABILITIES, PartSink, Thumbnail, Wanted
 from rsedge.version import __version__
 from rsedge.window import Window
 
@@ -126,7 +127,8 @@ class Job:
         widths = begun.get(BLOCKS)
         fit = (
             isinstance(widths, list)
-            and all(isinstance(w, int) for w in widths)
+            and all(is_count(w) and w > 0 for w in widths)
+            and all(w % BLOCK == 0 for w in widths[:-1])  # as plans are made; one pixel each would take for ever
             and sum(widths) == self.area.width
         )
         plan = make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)
@@ -137,6 +139,22 @@ class Job:
     def settings(self, plan: Plan) -> Mapping[str, Any]:
         """What must be the same for a run to go on."""
         return {**self._asked(), BLOCKS: [block.width for block in plan.blocks]}
+
+    def own_parts(self, plan: Plan) -> Callable[[Part], bool]:
+        """Whether a part that a journal tells of is one of this run's: its place, layers, classes and areas."""
+        places = {area for block in plan.parts for area in block}
+        layers = {layer.name for layer in self.layers()} | ({PREVIEW} if self.options.preview else set())
+        classes, known = len(self.model.bundle.manifest.classes), self.reader.grid.pixel_areas() is not None
+
+        def fits(part: Part) -> bool:
+            return (
+                part.area in places
+                and {file.layer for file in part.files} == layers
+                and len(part.pixels) == classes
+                and (part.area_m2 is not None) == known
+            )
+
+        return fits
 
     def _asked(self) -> dict[str, Any]:
         """All that the result's pixels depend on."""

@@ -20,7 +20,7 @@ import shutil
 import stat
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +56,7 @@ class PartFile:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layer, str) or not all(
-            map(_is_count, (self.size_bytes, self.crc, self.pixels_crc))
+            map(is_count, (self.size_bytes, self.crc, self.pixels_crc))
         ):
             raise ValueError(f"{self} is no file of a part")
 
@@ -73,7 +73,7 @@ class Part:
     def __post_init__(self) -> None:
         area = self.area
         sides = area.row, area.col, area.height, area.width
-        known = all(map(_is_count, (*sides, *self.pixels))) and sum(self.pixels) <= area.height * area.width
+        known = all(map(is_count, (*sides, *self.pixels))) and sum(self.pixels) <= area.height * area.width
         if not known or not self.files or len({f.layer for f in self.files}) != len(self.files):
             raise ValueError(f"{self} is no part")
         if self.area_m2 is not None and not (
@@ -107,7 +107,7 @@ class Journal:
 
     ``resume``: go on from what is there, which must be of the same ``settings``. Without it, finished parts of
     an earlier run are an error unless ``overwrite``: hours of work are not wiped by pressing return twice. Both:
-    go on where that can be, else begin anew.
+    go on where that can be, else begin anew. ``fits``: whether a part is one of this run's; others are left out.
 
     Raises InputError where the journal does not fit, OutputError where it cannot be written.
     """
@@ -116,6 +116,7 @@ class Journal:
     settings: Mapping[str, Any]
     resume: bool = False
     overwrite: bool = False
+    fits: Callable[[Part], bool] = lambda _: True
     parts: dict[Window, Part] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -211,7 +212,7 @@ class Journal:
             old |= line.startswith(OLD_LINE)
             with contextlib.suppress(ValueError):
                 part = Part.from_json(line)
-                if all(self._is_whole(part, file) for file in part.files):
+                if self.fits(part) and all(self._is_whole(part, file) for file in part.files):
                     parts[part.area] = part
         if old and not parts and not self.overwrite:
             raise InputError(
@@ -279,7 +280,8 @@ def _read(path: Path) -> str:
         return file.read()
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether a value of JSON is a whole number from 0 on; true is none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

@@ -379,32 +379,3 @@ def test_a_socket_beside_a_raster_is_not_opened(
         (event,) = watched()
     assert isinstance(event, Refused)
     assert "a pipe or a socket" in event.reason
-
-
-@pytest.mark.parametrize(
-    ("raster", "beside"),
-    [
-        ("one.tif", "one.RPB"), ("one.tif", "one_RPC.TXT"), ("one.tif", "ONE.IMD"), ("one.tif", "one.tfw"), ("one.tif", "one.tab"),
-        ("IMG_PHR1A.tif", "DIM_PHR1A.XML"), ("IMG_PHR1A.tif", "RPC_PHR1A.XML"), ("LC8_B1.tif", "LC8_MTL.txt"),
-    ],
-)  # fmt: skip
-def test_a_pipe_or_device_beside_a_raster_is_never_waited_for(
-    tmp_path: Path, write_raster: Write, noise: Noise, raster: str, beside: str
-) -> None:
-    path, odd = write_raster(noise(60, 70), raster), tmp_path / beside
-    for make in (
-        lambda: os.mkfifo(odd),
-        lambda: odd.symlink_to("/dev/zero"),
-        lambda: odd.symlink_to("/proc/kmsg"),
-    ):
-        make()
-        with pytest.raises(InputError, match=r"a device, a pipe|is no raster"):
-            RasterReader(path)
-        (tmp_path / "all.vrt").write_text(simple(path))
-        with pytest.raises(InputError, match=r"a device, a pipe|is no raster"):
-            RasterReader(tmp_path / "all.vrt")
-        odd.unlink()
-    os.mkfifo(tmp_path / "other.tfw")
-    odd.symlink_to("nowhere")
-    with RasterReader(path):
-        pass

@@ -220,7 +220,7 @@ class Check:
 
 
 def _is_beside(name: str, stem: str) -> bool:
-    """Whether GDAL may take a file for one that tells of a raster: DIM_1.XML does of IMG_1.TIF, 5_MTL.txt of 5_B1.TIF."""
+    """Whether GDAL may ask a file about a raster: DIM_1.XML about IMG_1.TIF, 5_MTL.txt about 5_B1.TIF."""
     alike = len(stem) > 4 and name[4:].startswith(stem[4:])
     return name.startswith(stem) or alike or name.endswith(TELLING)
 
