@@ -128,7 +128,9 @@ class Job:
         fit = (
             isinstance(widths, list)
             and all(is_count(w) and w > 0 for w in widths)
-            and all(w % BLOCK == 0 for w in widths[:-1])  # as plans are made; one pixel each would take for ever
+            and all(
+                w % BLOCK == 0 for w in widths[:-1]
+            )  # as plans are made; one pixel each would take for ever
             and sum(widths) == self.area.width
         )
         plan = make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)
