@@ -19,12 +19,14 @@ from rsedge.infer.inputs import area_of_interest, check_outputs, open_reader, pl
 from rsedge.infer.journal import Journal, Part, settings_of
 from rsedge.infer.memory_plan import Plan, Work, free_bytes, make_plan, time_tile
 from rsedge.infer.options import Options
-from rsedge.infer.part_sink import CONFIDENCE, MASK, PROBABILITIES, PartSink, Thumbnail, Wanted
+from rsedge.infer.part_sink import CONFIDENCE, MASK, PREVIEW, PROBABILITIES, PartSink, Thumbnail, Wanted
 from rsedge.machine import return_freed_memory
 from rsedge.raster import Grid, RasterReader
 from rsedge.raster.look import look
+from rsedge.raster.part_file import is_count
 from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
+from rsedge.raster.writer import BLOCK
 from rsedge.tiling.window import Window
 from rsedge.version import __version__
 
@@ -128,7 +130,10 @@ class Job:
         widths = begun.get(BLOCKS)
         fit = (
             isinstance(widths, list)
-            and all(isinstance(w, int) for w in widths)
+            and all(is_count(w) and w > 0 for w in widths)
+            and all(
+                w % BLOCK == 0 for w in widths[:-1]
+            )  # as plans are made; one pixel each would take for ever
             and sum(widths) == self.area.width
         )
         plan = make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)
@@ -139,6 +144,22 @@ class Job:
     def settings(self, plan: Plan) -> Mapping[str, Any]:
         """What must be the same for a run to go on."""
         return {**self._asked(), BLOCKS: [block.width for block in plan.blocks]}
+
+    def own_parts(self, plan: Plan) -> Callable[[Part], bool]:
+        """Whether a part that a journal tells of is one of this run's: its place, layers, classes and areas."""
+        places = {area for block in plan.parts for area in block}
+        layers = {layer.name for layer in self.layers()} | ({PREVIEW} if self.options.preview else set())
+        classes, known = len(self.model.bundle.manifest.classes), self.reader.grid.pixel_areas() is not None
+
+        def fits(part: Part) -> bool:
+            return (
+                part.area in places
+                and {file.layer for file in part.files} == layers
+                and len(part.pixels) == classes
+                and (part.area_m2 is not None) == known
+            )
+
+        return fits
 
     def _asked(self) -> dict[str, Any]:
         """All that the result's pixels depend on."""

@@ -19,7 +19,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -92,7 +92,7 @@ class Journal:
 
     ``resume``: go on from what is there, which must be of the same ``settings``. Without it, finished parts of
     an earlier run are an error unless ``overwrite``: hours of work are not wiped by pressing return twice. Both:
-    go on where that can be, else begin anew.
+    go on where that can be, else begin anew. ``fits``: whether a part is one of this run's; others are left out.
 
     Raises InputError where the journal does not fit, OutputError where it cannot be written.
     """
@@ -101,6 +101,7 @@ class Journal:
     settings: Mapping[str, Any]
     resume: bool = False
     overwrite: bool = False
+    fits: Callable[[Part], bool] = lambda _: True
     parts: dict[Window, Part] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -196,7 +197,7 @@ class Journal:
             old |= line.startswith(OLD_LINE)
             with contextlib.suppress(ValueError):
                 part = Part.from_json(line)
-                if all(self._is_whole(part, file) for file in part.files):
+                if self.fits(part) and all(self._is_whole(part, file) for file in part.files):
                     parts[part.area] = part
         if old and not parts and not self.overwrite:
             raise InputError(

@@ -71,7 +71,13 @@ def segment(
             return_large_arrays()
         stack.enter_context(exact_cache(plan.bytes_by_part["GDAL"]))
         journal = stack.enter_context(
-            Journal(Path(os.path.realpath(out)), job.settings(plan), options.resume, options.overwrite)
+            Journal(
+                Path(os.path.realpath(out)),
+                job.settings(plan),
+                options.resume,
+                options.overwrite,
+                job.own_parts(plan),
+            )
         )
         resumed_pixels = sum(area.height * area.width for area in journal.parts)
         started = time.perf_counter()

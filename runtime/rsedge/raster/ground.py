@@ -51,7 +51,9 @@ class PixelAreas:
 
     def __post_init__(self) -> None:
         fits = self.m2.shape == (len(self.rows), len(self.cols)) and len(self.cols) > 1
-        if not fits or not (self.m2 >= 0).all():
+        if (
+            not fits or not (self.m2 > 0).all()
+        ):  # 0: pixels too small, or too far away, for their corners to be told apart
             raise ValueError(f"{self.m2.shape} areas for {len(self.rows)} rows and {len(self.cols)} columns")
 
     def at(self, rows: NDArray[Any], cols: NDArray[Any]) -> Floats:
@@ -333,7 +335,7 @@ class _Sampler:
     near: float
 
     def areas(self, rows: Floats, cols: Floats) -> Floats:
-        """Area of a pixel at each node, m2: (r, c); NaN where it lies off the Earth.
+        """Area of a pixel at each node, m2: (r, c); NaN where it lies off the Earth, or its corners on one place.
 
         rasterio gives nothing at all where one point fails, so then the nodes are halved.
         """
@@ -360,6 +362,7 @@ class _Sampler:
         places = self.earth.places(x.ravel(), y.ravel(), self.near).reshape(*row.shape, 3)
         across = np.cross(places[:, :, 2] - places[:, :, 0], places[:, :, 3] - places[:, :, 1])
         unit = np.linalg.norm(across, axis=2) / 2
+        unit[unit == 0] = np.nan
         return np.asarray(unit * (self.earth.authalic_m / self.step) ** 2, np.float64)
 
 

@@ -11,6 +11,7 @@ import re
 import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -62,6 +63,8 @@ BANDS = {
     "vrtpansharpenedrasterband",
 }
 DATASETS = {"", "vrtwarpeddataset", "vrtpansharpeneddataset"}
+TELLING = ("_mtl.txt", "summary.txt", "metadata.dim")  # files that tell of all rasters in a folder
+NOT_LED = {"follow_symlinks": False}
 MRF_SOURCES, MOST_MRF_BYTES = (b"<source", b"<datafile", b"<indexfile", b"<cachedsource"), 1 << 20
 MOST_VRT_BYTES, MOST_VRTS, MOST_SIDE_FILES = 256 << 20, 1000, 32
 
@@ -143,13 +146,14 @@ class Check:
         self.path, self.trust = inner.removeprefix("file://"), trust
         self._seen: set[tuple[str, str, bool]] = set()  # sources, by the folder of their VRT
         self._vrts: set[str] = set()
+        self._odd: dict[str, list[str]] = {}  # of each folder: its pipes, devices and links
 
     def before(self) -> None:
         """Raise InputError where a local raster, or a file beside it that GDAL opens by itself, may not be read."""
         path = self.path
         if os.path.lexists(path):
             _check_kind(path)
-            _check_side_files(path)
+            self._check_beside(path)
             if path.lower().endswith(".vrt") and _is_markup(path):
                 self._check_files(os.path.realpath(path))
             if path.lower().endswith(".mrf") and any(tag in _text(path) for tag in MRF_SOURCES):
@@ -191,7 +195,7 @@ class Check:
             local = _check_place(name, path, folder, is_relative, self.trust.may_leave)
             if local and os.path.lexists(local):
                 _check_kind(local)
-                _check_side_files(local)
+                self._check_beside(local)
                 if _is_markup(local):
                     if not local.lower().endswith(".vrt"):
                         raise InputError(
@@ -199,6 +203,26 @@ class Check:
                         )
                     nested.append(local)
         return nested
+
+    def _check_beside(self, path: str) -> None:
+        """A raster's side files: of many a kind that GDAL opens by itself; one that is a pipe it would wait for."""
+        _check_side_files(path)
+        folder, name = os.path.split(path)
+        if folder not in self._odd:
+            with suppress(OSError), os.scandir(folder or ".") as found:
+                self._odd[folder] = [
+                    e.name for e in found if not (e.is_file(**NOT_LED) or e.is_dir(**NOT_LED))
+                ]
+        stem = name.rpartition(".")[0].lower() or name.lower()
+        for other in self._odd.get(folder, ()):
+            if _is_beside(other.lower(), stem) and os.path.exists(beside := os.path.join(folder, other)):
+                _check_kind(beside)
+
+
+def _is_beside(name: str, stem: str) -> bool:
+    """Whether GDAL may ask a file about a raster: DIM_1.XML about IMG_1.TIF, 5_MTL.txt about 5_B1.TIF."""
+    alike = len(stem) > 4 and name[4:].startswith(stem[4:])
+    return name.startswith(stem) or alike or name.endswith(TELLING)
 
 
 def _check_kind(path: str) -> None:

@@ -5,14 +5,13 @@ Seeded. The long run: ``pytest -m fuzz tests/runtime/model``.
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from fuzzing import damaged, reworded
 
 from artifacts import graph_of, make_artifacts
 from rsedge import open_model
@@ -23,10 +22,6 @@ from rsedge.model.engines import list_engines
 from rsedge.verify.tiles import REFERENCE_NAME, ReferenceAnswer
 from toys import TILE, pointwise_manifest
 
-ODD: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 1e300, float("inf"), float("nan"), "", "x", "x" * 10_000,
-    "\ud800", "\x1b[2J", "a\u202eb", "a\nb", [], {}, [[]], [1, 2], {"a": 1}, "../../etc/passwd", "/etc/passwd",
-]  # fmt: skip
 FILES = ("manifest.json", "model.fp32.onnx", REFERENCE_NAME, "report.json", "speeds.json", "engines/a.json")
 
 
@@ -66,49 +61,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "engines").mkdir()
     (folder / "engines" / "a.json").write_text(json.dumps({"rsedge_plan_schema": 1, **facts}))
     return folder
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [at, *(place for key, part in inner for place in places(part, (*at, key)))][0 if at else 1 :]
-
-
-def reworded(rng: random.Random, data: bytes) -> bytes:
-    """A JSON text with some values of it exchanged, or gone."""
-    facts = json.loads(data)
-    for _ in range(rng.randint(1, 3)):
-        found = places(facts)
-        if not found:
-            break
-        *path, last = rng.choice(found)
-        inside = facts
-        for key in path:
-            inside = inside[key]
-        if isinstance(inside, dict) and rng.random() < 0.15:
-            del inside[last]
-        else:
-            inside[last] = copy.deepcopy(rng.choice(ODD))
-    return json.dumps(facts).encode()
-
-
-def damaged(rng: random.Random, data: bytes) -> bytes:
-    """Some bits flipped, a piece cut out, doubled or overwritten, or an end that is missing."""
-    found = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(found) + 1)
-        size = rng.choice((1, 4, 30, 1000))
-        way = rng.randrange(5)
-        if way == 0 and at < len(found):
-            found[at] ^= 1 << rng.randrange(8)
-        elif way == 1:
-            del found[at : at + size]
-        elif way == 2:
-            found[at:at] = found[at : at + size]
-        elif way == 3:
-            found[at : at + size] = rng.randbytes(size)
-        else:
-            del found[at:]
-    return bytes(found)
 
 
 def mutate(rng: random.Random, whole: Path, folder: Path) -> None:

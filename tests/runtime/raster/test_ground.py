@@ -323,3 +323,20 @@ def test_a_sphere_that_says_no_more_stays_one():
     assert a is not None
     assert b is not None
     assert abs(a.m2.mean() / b.m2.mean() - 1) > 2e-3
+
+
+@pytest.mark.parametrize(
+    ("epsg", "transform"),
+    [
+        (32631, Affine(0.5, 0, 500000, 0, -0.5, 3.5e96)),
+        (3857, Affine(0.5, 0, 500000, 0, -0.5, 1e9)),
+        (32631, Affine(1e-300, 0, 500000, 0, -1e-300, 5.4e6)),
+        (4326, Affine(1e-30, 0, 5, 0, -1e-30, 50)),
+    ],
+)
+def test_pixels_whose_corners_are_one_place_have_no_known_area(epsg: int, transform: Affine) -> None:
+    """Not 0 m2, which is a wrong figure: their size is lost to rounding."""
+    grid = Grid(90, 130, CRS.from_epsg(epsg), transform)
+    assert grid.pixel_areas() is None
+    assert grid.gsd_m is None
+    assert "does not say what lies where" in grid.why_no_areas

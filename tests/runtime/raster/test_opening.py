@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -241,3 +242,30 @@ def test_options_do_not_hide_that(model: Backend, tmp_path: Path, noise: Noise) 
     path = container(tmp_path / "c.zarr", *noise(40, 50)[:2])
     with pytest.raises(InputError, match="it holds 2 rasters"):
         segment(model, path, tmp_path / "m.tif", Options(bands=(1, 2, 3)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names here")
+@pytest.mark.parametrize(
+    ("raster", "beside"),
+    [
+        *[("one.tif", name) for name in ("one.RPB", "one_RPC.TXT", "ONE.IMD", "one.tfw", "one.tab")],
+        ("IMG_PHR1A.tif", "DIM_PHR1A.XML"),
+        ("IMG_PHR1A.tif", "RPC_PHR1A.XML"),
+        ("LC8_B1.tif", "LC8_MTL.txt"),
+    ],
+)
+def test_a_pipe_or_device_beside_a_raster_is_never_waited_for(
+    tmp_path: Path, write_raster: Write, noise: Noise, raster: str, beside: str
+) -> None:
+    path, odd, vrt = write_raster(noise(60, 70), raster), tmp_path / beside, tmp_path / "all.vrt"
+    copy(path, vrt, driver="VRT")
+    for make in (os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.symlink_to("/proc/kmsg")):
+        make(odd)
+        for opened in (path, vrt):
+            with pytest.raises(InputError, match=r"a device, a pipe|is no raster"):
+                RasterReader(opened)
+        odd.unlink()
+    os.mkfifo(tmp_path / "other.tfw")  # not of this raster
+    odd.symlink_to("nowhere")
+    with RasterReader(path):
+        pass
