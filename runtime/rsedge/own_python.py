@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-CODE = "import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({module!r}, None, '__main__', True)"
+CODE = (
+    "import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({module!r}, None, '__main__', True)"
+)
 
 
 def module_command(module: str) -> list[str]:

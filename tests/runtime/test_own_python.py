@@ -29,7 +29,9 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return mark
 
 
-def test_a_module_gets_its_arguments_and_this_processs_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_gets_its_arguments_and_this_processs_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "own_module.py").write_text(
         "import sys\nprint(__name__, sys.argv[1:], sys.path[0])\n", encoding="utf-8"
     )

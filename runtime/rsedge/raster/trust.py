@@ -11,21 +11,28 @@ import re
 import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from html import unescape
 from typing import Any
 
 import rasterio
 from rasterio.drivers import raster_driver_extensions
+from rasterio.errors import RasterioError
 
 from rsedge.errors import InputError
+from rsedge.files import is_strangers_link
 from rsedge.gdal_settings import NO_RAW_BANDS, REMOTE
+from rsedge.raster.grid import unreferenced_allowed
 
 # Their files hold their own pixels, and no other file's or server's.
 PLAIN = (
     "GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JP2Lura", "WEBP", "BMP", "GIF", "BIGGIF",
     "HFA", "ENVI", "EHdr",
 )  # fmt: skip
+# Any file is pixels to these, if one beside it says how to take it.
+HEADERLESS = {"ENVI", "EHdr", "ISCE", "ROI_PAC", "RST", "PAux", "MFF", "GenBin", "NDF", "SNODAS"}
 # Beside GDAL's own suffixes, of which each has one driver.
 BY_SUFFIX = {
     "nc": ("netCDF", "HDF5"), "nc4": ("netCDF", "HDF5"), "h5": ("HDF5", "netCDF"), "he5": ("HDF5", "netCDF"),
@@ -42,7 +49,8 @@ QUOTED = re.compile(
     r'^(?:NETCDF|HDF5|ZARR|HDF4_\w+:\w+|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?(?::.*)?$', re.IGNORECASE
 )
 HEAD_BYTES = 1024
-TIFF_OR_HFA = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"EHFA")
+# Up to their NUL: GDAL searches what comes before for markup, and finds a VRT behind "EHFA".
+TIFF_OR_HFA = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"EHFA_HEADER_TAG\0")
 MARKUP = (
     b"<VRTDataset",
     b"<OGRVRT",
@@ -64,6 +72,8 @@ BANDS = {
 DATASETS = {"", "vrtwarpeddataset", "vrtpansharpeneddataset"}
 MRF_SOURCES, MOST_MRF_BYTES = (b"<source", b"<datafile", b"<indexfile", b"<cachedsource"), 1 << 20
 MOST_VRT_BYTES, MOST_VRTS, MOST_SIDE_FILES = 256 << 20, 1000, 32
+MOST_AUX_BYTES = 16 << 20
+OVERVIEW_FILE = "overview_file"  # a key in whatever case, whose value GDAL opens by whichever driver likes it
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,11 @@ def _by_name(path: str) -> Iterable[str]:
     return [name for name in [raster_driver_extensions().get(suffix)] if name and name not in REMOTE]
 
 
+def as_file(path: str) -> str:
+    """The path, so written that GDAL takes it for a file where there is one: it knows GTIFF_DIR:2:a.tif, too."""
+    return os.path.join(os.curdir, path) if PREFIX.match(path) and os.path.lexists(path) else path
+
+
 def is_remote(path: str) -> bool:
     """Whether the path itself is a URL, or one of GDAL's that reads from elsewhere."""
     if path.lower().startswith(("vrt://", "file://", "zip://", "tar://", "gzip://")):
@@ -143,13 +158,16 @@ class Check:
         self.path, self.trust = inner.removeprefix("file://"), trust
         self._seen: set[tuple[str, str, bool]] = set()  # sources, by the folder of their VRT
         self._vrts: set[str] = set()
+        self._folders: dict[
+            str, dict[str, list[str]]
+        ] = {}  # names in a folder, by themselves in small letters
 
     def before(self) -> None:
         """Raise InputError where a local raster, or a file beside it that GDAL opens by itself, may not be read."""
         path = self.path
         if os.path.lexists(path):
             _check_kind(path)
-            _check_side_files(path)
+            self._check_side_files(path)
             if path.lower().endswith(".vrt") and _is_markup(path):
                 self._check_files(os.path.realpath(path))
             if path.lower().endswith(".mrf") and any(tag in _text(path) for tag in MRF_SOURCES):
@@ -157,13 +175,59 @@ class Check:
 
     def opened(self, src: Any) -> None:
         """Raise InputError where an opened raster names files that it may not read."""
-        if "OVERVIEW_FILE" in src.tags(ns="OVERVIEWS"):
-            raise InputError(f"{self.path}: its .aux.xml names another file for overviews; delete that file")
+        if OVERVIEW_FILE in map(str.lower, src.tags(ns="OVERVIEWS")):
+            raise InputError(
+                f"{self.path} names another file for its overviews; make them anew with `gdaladdo`"
+            )
+        if (
+            src.driver in HEADERLESS
+            and len({os.path.dirname(os.path.realpath(name)) for name in src.files}) > 1
+        ):
+            raise InputError(
+                f"{self.path} is {src.driver}, whose header lies in another folder than its pixels, links followed; "
+                "put both into one"
+            )
         if src.driver == "VRT":  # as GDAL has understood it
             self._check_text(src.tags(ns="xml:VRT").get("xml:VRT", "").encode(), self.path)
         elif src.driver not in PLAIN and not self.trust.may_leave and not PREFIX.match(self.path):
             for name in src.files[1:]:
                 _check_place(name, self.path, os.path.dirname(os.path.realpath(self.path)))
+
+    def _check_side_files(self, path: str) -> None:
+        """Masks and overviews beside a raster are opened by whichever driver likes their content.
+
+        GDAL finds them whatever their case.
+        """
+        waiting, seen = [path], 0
+        while waiting and seen < MOST_SIDE_FILES:
+            beside = waiting.pop()
+            for name in self._beside(beside, ".ovr", ".msk", ".aux"):
+                seen += 1
+                waiting.append(name)
+                _check_kind(name)
+                if not _head(name).startswith(TIFF_OR_HFA):
+                    raise InputError(f"{name} beside the raster is neither a TIFF nor an HFA file; delete it")
+            for name in self._beside(beside, ".aux.xml"):
+                _check_aux(name)
+
+    def _beside(self, path: str, *suffixes: str) -> Iterator[str]:
+        """The files named as ``path`` with one of the suffixes behind, or .aux in its suffix's place."""
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            names = self._folders[folder] = {}
+            with suppress(OSError):  # one that may be entered only: GDAL cannot list it either
+                for found in os.listdir(folder or "."):
+                    names.setdefault(found.lower(), []).append(found)
+        stem = name.rpartition(".")[0]
+        wanted = {name + suffix for suffix in suffixes} | ({f"{stem}.aux"} if ".aux" in suffixes else set())
+        for one in wanted:
+            listed = self._folders[folder].get(one.lower(), [])
+            exact = [
+                n
+                for n in (one, f"{name}{one[len(name) :].upper()}")
+                if os.path.lexists(os.path.join(folder, n))
+            ]
+            yield from (os.path.join(folder, n) for n in dict.fromkeys([*listed, *exact]) if n != name)
 
     def _check_files(self, path: str) -> None:
         """A VRT on this machine, and those that it is made of."""
@@ -189,9 +253,11 @@ class Check:
                 continue
             self._seen.add(key)
             local = _check_place(name, path, folder, is_relative, self.trust.may_leave)
+            if not local and not is_remote(path):
+                _check_in_archive(os.path.join(path.rpartition("/")[0], name) if is_relative else name, path)
             if local and os.path.lexists(local):
                 _check_kind(local)
-                _check_side_files(local)
+                self._check_side_files(local)
                 if _is_markup(local):
                     if not local.lower().endswith(".vrt"):
                         raise InputError(
@@ -203,13 +269,15 @@ class Check:
 
 def _check_kind(path: str) -> None:
     try:
-        mode = os.stat(path).st_mode
+        facts, link = os.stat(path), os.lstat(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
         raise InputError(f"{path} is a device, a pipe or a socket; give a file")
     if leads_to_system(path):
         raise InputError(f"{path} leads to {os.path.realpath(path)}, which is no raster; remove the link")
+    if is_strangers_link(link, facts):
+        raise InputError(f"{path} is a link that another user made to a file not theirs; remove the link")
 
 
 def leads_to_system(path: str) -> bool:
@@ -218,21 +286,15 @@ def leads_to_system(path: str) -> bool:
     return real.startswith(("/proc/", "/sys/", "/dev/")) and not real.startswith("/dev/shm/")
 
 
-def _check_side_files(path: str) -> None:
-    """Masks and overviews beside a raster are opened by whichever driver likes their content."""
-    waiting, seen = [path], 0
-    while waiting and seen < MOST_SIDE_FILES:
-        beside = waiting.pop()
-        for suffix in (".ovr", ".msk", ".OVR", ".MSK"):
-            if os.path.lexists(name := beside + suffix):
-                seen += 1
-                waiting.append(name)
-                _check_kind(name)
-                if not _head(name).startswith(TIFF_OR_HFA):
-                    raise InputError(f"{name} beside the raster is neither a TIFF nor an HFA file; delete it")
-    for suffix in (".aux.xml", ".AUX.XML"):
-        if os.path.lexists(path + suffix):
-            _check_kind(path + suffix)
+def _check_aux(path: str) -> None:
+    """Raise InputError where a raster's .aux.xml names another file, in whichever letters."""
+    _check_kind(path)
+    if os.path.getsize(path) > MOST_AUX_BYTES:
+        raise InputError(f"{path} has more than {MOST_AUX_BYTES >> 20} MiB; delete it")
+    with open(path, "rb") as file:
+        text = file.read().decode("latin-1")
+    if OVERVIEW_FILE in unescape(text).lower():
+        raise InputError(f"{path} names another file for overviews; delete it")
 
 
 def _text(path: str) -> bytes:
@@ -282,7 +344,9 @@ def _named(text: bytes, path: str) -> Iterator[tuple[str, bool]]:
             if facts.get("key", "").upper() == "OVERVIEW_FILE":
                 raise InputError(f"{path} is a VRT that names a file of overviews; take that out")
             if tag in SOURCES and name:
-                yield name, facts.get("relativetovrt", "0") == "1"
+                if (relative := facts.get("relativetovrt", "0")) not in {"0", "1"}:
+                    raise InputError(f"{path} is a VRT whose relativeToVRT is {relative!r:.60}, not 0 or 1")
+                yield name, relative == "1"
             element.clear()
     except ET.ParseError as error:
         raise InputError(f"{path} is no well-formed XML: {error}; make the VRT anew") from error
@@ -317,6 +381,12 @@ def _check_place(name: str, path: str, folder: str, relative: bool = False, anyw
             "allow it with `rsedge infer --allow outside`"
         )
     return "" if archive or found else local
+
+
+def _check_in_archive(name: str, path: str) -> None:
+    """Raise InputError where a source that is no file of its own is a VRT: what that one names is not looked at."""
+    with suppress(RasterioError), unreferenced_allowed(), rasterio.open(name, driver="VRT"):
+        raise InputError(f"{path} reads {name}, a VRT in an archive; unpack the archive")
 
 
 def _real(path: str) -> str:
