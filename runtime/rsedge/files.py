@@ -151,9 +151,12 @@ def is_strangers_link(link: os.stat_result, facts: os.stat_result) -> bool:
     return stat.S_ISLNK(link.st_mode) and link.st_uid not in own
 
 
-def is_trusted(path: Path) -> bool:
-    """Whether a file or folder, and a link to it, is this user's or root's, and nobody else may write it."""
-    facts, link = path.stat(), path.lstat()
+def is_trusted(path: Path, handle: int | None = None) -> bool:
+    """Whether a file or folder, and a link to it, is this user's or root's, and nobody else may write it.
+
+    ``handle``: of the file as it was opened, whatever has its name by now.
+    """
+    facts, link = path.stat() if handle is None else os.fstat(handle), path.lstat()
     if is_strangers_link(link, facts):
         return False
     roots = facts.st_uid == 0 and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
