@@ -23,6 +23,7 @@ MOST_BYTES = 64 << 20  # of a JSON file, unless its reader says otherwise; ours 
 MOST_TOML_BYTES = 1 << 20
 MOST_DEPTH = 100  # of lists and objects in each other; whoever walks them does so by calling itself
 MOST_NAME = 200  # characters
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)  # waits for no pipe
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
@@ -31,7 +32,11 @@ def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     Raises OSError where it cannot be read, ValueError where it is no regular file, larger than ``most_bytes`` or
     changes meanwhile.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return read_open(os.open(path, READING), most_bytes)
+
+
+def read_open(handle: int, most_bytes: int = MOST_BYTES) -> bytes:
+    """As `read_bytes`, of a file that is open already, which it closes."""
     with open(handle, "rb", buffering=0) as file:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):

@@ -142,10 +142,22 @@ def is_ours_here(facts: os.stat_result, folder: Path) -> bool:
     return facts.st_uid == made.st_uid and not others & ~made.st_mode
 
 
-def is_trusted(path: Path) -> bool:
-    """Whether a file or folder, and a link to it, is this user's or root's, and nobody else may write it."""
-    facts, link = path.stat(), path.lstat()
-    if stat.S_ISLNK(link.st_mode) and link.st_uid not in {0, facts.st_uid}:
+def is_strangers_link(link: os.stat_result, facts: os.stat_result) -> bool:
+    """Whether a link, by its own ``link`` facts, was made by another user to what is not theirs.
+
+    Whoever may not read a file could have it read by us.
+    """
+    own = {0, facts.st_uid, *([os.getuid()] if hasattr(os, "getuid") else [])}
+    return stat.S_ISLNK(link.st_mode) and link.st_uid not in own
+
+
+def is_trusted(path: Path, handle: int | None = None) -> bool:
+    """Whether a file or folder, and a link to it, is this user's or root's, and nobody else may write it.
+
+    ``handle``: of the file as it was opened, whatever has its name by now.
+    """
+    facts, link = path.stat() if handle is None else os.fstat(handle), path.lstat()
+    if is_strangers_link(link, facts):
         return False
     roots = facts.st_uid == 0 and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return roots or is_ours_here(facts, path.parent)

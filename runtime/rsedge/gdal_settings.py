@@ -8,7 +8,7 @@ import os
 REMOTE = (
     "WMS", "WCS", "WMTS", "HTTP", "STACIT", "STACTA", "EEDA", "EEDAI", "PLMOSAIC", "PLSCENES", "DAAS", "GTI", "ESRIC",
     "KMLSUPEROVERLAY", "OGCAPI", "RASTERLITE2", "PostGISRaster", "NGW", "CSW", "WFS", "OAPIF", "Elasticsearch", "CARTO",
-    "AmigoCloud", "DERIVED",
+    "AmigoCloud", "DERIVED", "OGR_VRT", "PostgreSQL", "MySQL", "MSSQLSpatial", "ODBC",
 )  # fmt: skip
 NO_RAW_BANDS = {"GDAL_VRT_ENABLE_RAWRASTERBAND": "NO", "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "NO"}
 

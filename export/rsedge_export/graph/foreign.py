@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner
 
-from rsedge.errors import InputError, ModelError
+from rsedge.errors import InputError, ModelError, RsedgeError
 from rsedge.model.bundle import METADATA_KEY, file_sha256
-from rsedge.model.manifest import DTYPES, ClassInfo, Manifest
+from rsedge.model.manifest import DTYPES, MOST_TILE, ClassInfo, Manifest
 from rsedge_export.graph.foreign_graph import (
     all_constants,
     first_line,
@@ -134,6 +134,16 @@ def adopt(path: Path, facts: ForeignFacts) -> tuple[onnx.ModelProto, Manifest]:
 
     Raises ModelError when the file cannot be used, InputError when it does not fit what was told of it.
     """
+    try:
+        return _adopted(path, facts)
+    except (RsedgeError, MemoryError):
+        raise
+    except Exception as error:  # onnx and its graphs by hand: nobody lists what they raise of an odd one
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise ModelError(f"{path} is no valid ONNX graph ({said:.200}); export the network again") from error
+
+
+def _adopted(path: Path, facts: ForeignFacts) -> tuple[onnx.ModelProto, Manifest]:
     model = _load(path)
     _check_operators(model, path)
     told = onnx.ModelProto()  # the file as it came, but for a tile
@@ -249,6 +259,8 @@ def _fix_tile(model: onnx.ModelProto, facts: ForeignFacts, path: Path) -> int:
     del model.graph.input[:], model.graph.value_info[:]
     model.graph.input.append(image)
     tile = _check_input(image, facts, path)
+    if tile > MOST_TILE:
+        raise InputError(f"{path}: a tile has at most {MOST_TILE} px, not {tile}; choose a smaller one")
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
     return tile

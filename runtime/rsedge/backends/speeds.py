@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ class Speed:
                 raise InputError(f"a name in it {wrong}")
         if self.device not in DEVICES:
             raise InputError(f"device {self.device} is none of {', '.join(DEVICES)}")
-        if not (self.tile_ms > 0 and self.reference_ms > 0 and 0 <= self.agreement <= 1):
+        if not (
+            0 < self.tile_ms < math.inf and 0 < self.reference_ms < math.inf and 0 <= self.agreement <= 1
+        ):
             raise InputError(
                 f"{self.tile_ms} ms a tile, {self.reference_ms} ms of the reference and agreement {self.agreement} "
                 "were never measured: times are above 0, an agreement is a share"
@@ -75,8 +78,9 @@ class Speed:
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Speed:
-        """From ``asdict``. Raises TypeError, KeyError or InputError where it is something else."""
-        return cls(**{**facts, "machine": Machine(**facts["machine"])})
+        """From ``asdict``. Raises TypeError, KeyError, OverflowError or InputError where it is something else."""
+        times = {key: float(facts[key]) for key in ("tile_ms", "reference_ms")}
+        return cls(**{**facts, **times, "machine": Machine(**facts["machine"])})
 
 
 def load_speeds(bundle: Bundle) -> tuple[tuple[Speed, ...], str | None]:

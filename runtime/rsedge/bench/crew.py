@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from rsedge import errors
 from rsedge.bench.contender import Contender
 from rsedge.errors import BackendError, RsedgeError
+from rsedge.own_python import module_command
 
 LAST_LINES = 3  # of what a process said before it died
 GRACE_S = 5.0  # for a process to end by itself
@@ -26,7 +26,7 @@ class Worker:
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by ``close``
-        command = [sys.executable, "-m", "rsedge.bench.worker", contender.to_json()]
+        command = [*module_command("rsedge.bench.worker"), contender.to_json()]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -13,18 +13,17 @@ import typer
 
 from rsedge.cli.common import note
 from rsedge.cli.flags import SETTINGS_NOTES
+from rsedge.documents import READING, parse_toml, read_open
 from rsedge.errors import InputError
 from rsedge.files import is_trusted
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 SETTINGS_NAME = "rsedge.toml"
 SHARED = {"train": ("train-teacher", "distill")}  # a table whose entries count for several commands
-OUTPUTS = frozenset({"out", "out-dir", "preview", "polygons", "csv", "map"})
+OUTPUTS = frozenset(
+    {"out", "out-dir", "preview", "polygons", "csv", "map", "bundle"}
+)  # engines go into the last
 PEERS = frozenset({"dask"})
+CONSENT = frozenset({"overwrite", "allow"})  # the user's own, to what is not done otherwise
 ADDRESSES = (
     "://",
     "/vsi",
@@ -78,7 +77,8 @@ def read_settings(context: typer.Context, path: Path | None = None) -> None:
     path = path or Path(SETTINGS_NAME)
     if own and not path.is_file():
         return
-    if own and not is_trusted(path):
+    tables = _tables(path, own)
+    if tables is None:
         why = "another user's, or can be written by others"
         _tell(
             context, f"{path} (in this folder) is {why}: nothing is taken from it but with --settings {path}"
@@ -88,7 +88,7 @@ def read_settings(context: typer.Context, path: Path | None = None) -> None:
     commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
     defaults: dict[str, dict[str, Any]] = {}
     taken: list[str] = []
-    for table, entries in _tables(path).items():
+    for table, entries in tables.items():
         names = SHARED.get(table, (table,))
         if not isinstance(entries, dict) or not set(names) <= set(commands):
             known = ", ".join(sorted({*SHARED, *commands}))
@@ -104,7 +104,7 @@ def read_settings(context: typer.Context, path: Path | None = None) -> None:
                 # A command's own table wins over a shared one, wherever it stands in the file.
                 parameter = options[name][key].name
                 if table not in SHARED or parameter not in defaults.get(name, {}):
-                    defaults.setdefault(name, {})[parameter] = _as_typed(value)
+                    defaults.setdefault(name, {})[parameter] = _as_typed(value, options[name][key])
     context.default_map = defaults
     if taken:
         _tell(context, f"defaults from {path}{' (in this folder)' * own}: {', '.join(taken)}")
@@ -119,37 +119,38 @@ def _check_keys(path: Path, table: str, entries: Mapping[str, object], allowed: 
 def _check_kinds(path: Path, table: str, entries: Mapping[str, object], options: Mapping[str, Any]) -> None:
     """Raise InputError where an option is not to be taken from the current folder."""
     for key, value in entries.items():
-        if _reaches_out(key, options[key], _as_typed(value)):
+        if _reaches_out(key, options[key], value):
             raise InputError(
-                f"{path}: [{table}] {key} replaces or names a file to be written, or is an address, which is not "
-                f"taken from the current folder unasked; give it on the command line, or take all with `rsedge "
-                f"--settings {path} ...`"
+                f"{path}: [{table}] {key} replaces or names a file to be written, lets files reach further, or is an "
+                f"address, which is not taken from the current folder unasked; give it on the command line, or take "
+                f"all with `rsedge --settings {path} ...`"
             )
 
 
-def _as_typed(value: object) -> object:
-    """A list as it is typed on the command line."""
+def _as_typed(value: object, parameter: Any) -> object:
+    """A value as it is typed on the command line: a list in one, but for options that are given several times."""
+    if parameter.multiple:
+        return value if isinstance(value, list) else [value]
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _tables(path: Path) -> dict[str, Any]:
+def _tables(path: Path, own: bool) -> dict[str, Any] | None:
+    """What the file holds; None where it is to be the user's ``own`` and is not."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES)
-            tables = tomllib.loads(text.decode())
-            more = file.read(1)
-    except (OSError, ValueError, RecursionError) as error:
+        handle = os.open(path, READING)
+        if own and not is_trusted(path, handle):
+            os.close(handle)
+            return None
+        return parse_toml(read_open(handle, MOST_BYTES))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    if more:
-        raise InputError(f"{path} is larger than {MOST_BYTES >> 10} KiB; it is no settings file")
-    return tables
 
 
 def _reaches_out(option: str, parameter: Any, value: object) -> bool:
-    """Whether an option's value says what is written or who is spoken to."""
-    if option == "overwrite" or (option in OUTPUTS | PEERS and not parameter.is_flag):
+    """Whether an option's value says what is written, who is spoken to or what others' files may do."""
+    if option in CONSENT or (option in OUTPUTS | PEERS and not parameter.is_flag):
         return True
-    return isinstance(value, str) and any(sign in value for sign in ADDRESSES)
+    return any(sign in str(value) for sign in ADDRESSES)
 
 
 def _tell(context: typer.Context, text: str) -> None:

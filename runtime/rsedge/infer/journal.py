@@ -19,12 +19,13 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rsedge.documents import parse_json, read_open
 from rsedge.errors import BusyError, InputError
 from rsedge.files import (
     check_own_folder,
@@ -42,6 +43,7 @@ from rsedge.tiling.window import Window
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
 CHANGED = {"raster_state": "the raster, or a file that it is made of, has changed"}  # its digest says nothing
 OLD_LINE = '{"area": {'  # how lines began before they had a checksum
+MOST_LINE_BYTES = 1 << 20  # of a journal or a ledger; ours have some hundreds
 LOCK_ATTEMPTS = 20
 SYNC_S = 2.0  # what a power cut may cost; what a kill costs is a part at most
 
@@ -74,7 +76,7 @@ class Part:
     def from_json(cls, line: str) -> Part:
         """Parse ``to_json``'s line. Raises ValueError where it is torn, damaged or of something else."""
         try:
-            facts = json.loads(without_crc(line))
+            facts = parse_json(without_crc(line), MOST_LINE_BYTES)
             areas = facts["area_m2"]
             return cls(
                 area=Window(**facts["area"]),
@@ -82,7 +84,7 @@ class Part:
                 pixels=tuple(facts["pixels"]),
                 area_m2=None if areas is None else tuple(map(float, areas)),
             )
-        except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"no line of a journal: {error!r}") from error
 
 
@@ -193,7 +195,7 @@ class Journal:
         """The parts that are there, whole."""
         parts: dict[Window, Part] = {}
         old = False
-        for line in _read(self.folder / LINES).splitlines():
+        for line in own_lines(self.folder / LINES):
             old |= line.startswith(OLD_LINE)
             with contextlib.suppress(ValueError):
                 part = Part.from_json(line)
@@ -249,20 +251,21 @@ def settings_of(target: Path) -> Mapping[str, Any]:
     """Settings of a run to ``target`` that is not finished; {} where there is none, or nothing readable."""
     try:
         check_own_folder(folder_of(target))
-        settings = json.loads(_read(folder_of(target) / SETTINGS))
-    except (OSError, ValueError, RecursionError):
+        settings = parse_json(read_open(open_own(folder_of(target) / SETTINGS, os.O_RDONLY)))
+    except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
 
 
-def _read(path: Path) -> str:
-    """The text of a file of this user's alone; nothing where there is none."""
+def own_lines(path: Path) -> Iterator[str]:
+    """The lines of a file of this user's alone, one after the other; none where there is no file."""
     try:
         handle = open_own(path, os.O_RDONLY)
     except FileNotFoundError:
-        return ""
+        return
     with open(handle, encoding="utf-8", errors="replace") as file:
-        return file.read()
+        for line in file:
+            yield line.rstrip("\n")
 
 
 def folder_of(target: Path) -> Path:

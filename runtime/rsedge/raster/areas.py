@@ -109,7 +109,11 @@ def rings_in_pixels(rings: Sequence[Points], crs: CRS | None, grid: Grid, where:
     grid's CRS.
     """
     if crs is None or crs == grid.crs:
-        return _apart(_to_pixels(np.concatenate(rings), grid), [len(ring) for ring in rings])
+        with np.errstate(over="ignore", invalid="ignore"):
+            pixels = _to_pixels(np.concatenate(rings), grid)
+        if not np.isfinite(pixels).all():
+            raise InputError(f"{where} reaches farther than numbers do; clip it to the raster's surroundings")
+        return _apart(pixels, [len(ring) for ring in rings])
     rings = _all_clipped(rings, _surroundings(grid, crs))
     owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
     points = np.concatenate(rings)

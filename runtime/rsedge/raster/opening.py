@@ -19,7 +19,7 @@ from rasterio.io import DatasetReader
 
 from rsedge.errors import InputError, RsedgeError
 from rsedge.raster.grid import UNREFERENCED, Grid, unreferenced_allowed
-from rsedge.raster.trust import NAMED, Check, Trust, why_not_plain
+from rsedge.raster.trust import NAMED, Check, Trust, as_file, why_not_plain
 
 MOST_VRTS = 1000  # looked into, of those that a VRT is made of
 MOST_LISTED = 20  # rasters in a container
@@ -55,13 +55,13 @@ def open_source(path: str, threads: int, trust: Trust = NAMED) -> Any:
         if threads < 2 or source.driver != "GTiff":  # other drivers would warn of an option they do not know
             return source
         source.close()
-        return rasterio.open(path, driver="GTiff", num_threads=threads)
+        return rasterio.open(as_file(path), driver="GTiff", num_threads=threads)
 
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]
 def open_with(path: str, drivers: Sequence[str]) -> Any:
     """As `rasterio.open`, which takes one driver only, by the first of ``drivers`` that likes the content."""
-    return DatasetReader(_parse_path(path), driver=list(drivers), sharing=False)
+    return DatasetReader(_parse_path(as_file(path)), driver=list(drivers), sharing=False)
 
 
 def place(src: Any) -> tuple[Grid, tuple[str, ...]]:

@@ -8,25 +8,28 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import rasterio
 from rasterio.drivers import raster_driver_extensions
+from rasterio.errors import RasterioError
 
 from rsedge.errors import InputError
 from rsedge.gdal_settings import NO_RAW_BANDS, REMOTE
+from rsedge.raster.grid import unreferenced_allowed
+from rsedge.raster.side_files import OVERVIEW_FILE, SideFiles, check_kind, head_of, real_path
 
 # Their files hold their own pixels, and no other file's or server's.
 PLAIN = (
     "GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JP2Lura", "WEBP", "BMP", "GIF", "BIGGIF",
     "HFA", "ENVI", "EHdr",
 )  # fmt: skip
+# Any file is pixels to these, if one beside it says how to take it.
+HEADERLESS = {"ENVI", "EHdr", "ISCE", "ROI_PAC", "RST", "PAux", "MFF", "GenBin", "NDF", "SNODAS"}
 # Beside GDAL's own suffixes, of which each has one driver.
 BY_SUFFIX = {
     "nc": ("netCDF", "HDF5"), "nc4": ("netCDF", "HDF5"), "h5": ("HDF5", "netCDF"), "he5": ("HDF5", "netCDF"),
@@ -42,8 +45,6 @@ PREFIX = re.compile(r"(?!vrt://)([A-Za-z][A-Za-z0-9_]+):(?!//)")  # NETCDF:"a.nc
 QUOTED = re.compile(
     r'^(?:NETCDF|HDF5|ZARR|HDF4_\w+:\w+|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?(?::.*)?$', re.IGNORECASE
 )
-HEAD_BYTES = 1024
-TIFF_OR_HFA = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"EHFA")
 MARKUP = (
     b"<VRTDataset",
     b"<OGRVRT",
@@ -63,10 +64,8 @@ BANDS = {
     "vrtpansharpenedrasterband",
 }
 DATASETS = {"", "vrtwarpeddataset", "vrtpansharpeneddataset"}
-TELLING = ("_mtl.txt", "summary.txt", "metadata.dim")  # files that tell of all rasters in a folder
-NOT_LED = {"follow_symlinks": False}
 MRF_SOURCES, MOST_MRF_BYTES = (b"<source", b"<datafile", b"<indexfile", b"<cachedsource"), 1 << 20
-MOST_VRT_BYTES, MOST_VRTS, MOST_SIDE_FILES = 256 << 20, 1000, 32
+MOST_VRT_BYTES, MOST_VRTS = 256 << 20, 1000
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,11 @@ def _by_name(path: str) -> Iterable[str]:
     return [name for name in [raster_driver_extensions().get(suffix)] if name and name not in REMOTE]
 
 
+def as_file(path: str) -> str:
+    """The path, so written that GDAL takes it for a file where there is one: it knows GTIFF_DIR:2:a.tif, too."""
+    return os.path.join(os.curdir, path) if PREFIX.match(path) and os.path.lexists(path) else path
+
+
 def is_remote(path: str) -> bool:
     """Whether the path itself is a URL, or one of GDAL's that reads from elsewhere."""
     if path.lower().startswith(("vrt://", "file://", "zip://", "tar://", "gzip://")):
@@ -146,14 +150,14 @@ class Check:
         self.path, self.trust = inner.removeprefix("file://"), trust
         self._seen: set[tuple[str, str, bool]] = set()  # sources, by the folder of their VRT
         self._vrts: set[str] = set()
-        self._odd: dict[str, list[str]] = {}  # of each folder: its pipes, devices and links
+        self._side_files = SideFiles()
 
     def before(self) -> None:
         """Raise InputError where a local raster, or a file beside it that GDAL opens by itself, may not be read."""
         path = self.path
         if os.path.lexists(path):
-            _check_kind(path)
-            self._check_beside(path)
+            check_kind(path)
+            self._side_files.check(path)
             if path.lower().endswith(".vrt") and _is_markup(path):
                 self._check_files(os.path.realpath(path))
             if path.lower().endswith(".mrf") and any(tag in _text(path) for tag in MRF_SOURCES):
@@ -161,8 +165,18 @@ class Check:
 
     def opened(self, src: Any) -> None:
         """Raise InputError where an opened raster names files that it may not read."""
-        if "OVERVIEW_FILE" in src.tags(ns="OVERVIEWS"):
-            raise InputError(f"{self.path}: its .aux.xml names another file for overviews; delete that file")
+        if OVERVIEW_FILE in map(str.lower, src.tags(ns="OVERVIEWS")):
+            raise InputError(
+                f"{self.path} names another file for its overviews; make them anew with `gdaladdo`"
+            )
+        if (
+            src.driver in HEADERLESS
+            and len({os.path.dirname(os.path.realpath(name)) for name in src.files}) > 1
+        ):
+            raise InputError(
+                f"{self.path} is {src.driver}, whose header lies in another folder than its pixels, links followed; "
+                "put both into one"
+            )
         if src.driver == "VRT":  # as GDAL has understood it
             self._check_text(src.tags(ns="xml:VRT").get("xml:VRT", "").encode(), self.path)
         elif src.driver not in PLAIN and not self.trust.may_leave and not PREFIX.match(self.path):
@@ -193,9 +207,11 @@ class Check:
                 continue
             self._seen.add(key)
             local = _check_place(name, path, folder, is_relative, self.trust.may_leave)
+            if not local and not is_remote(path):
+                _check_in_archive(os.path.join(path.rpartition("/")[0], name) if is_relative else name, path)
             if local and os.path.lexists(local):
-                _check_kind(local)
-                self._check_beside(local)
+                check_kind(local)
+                self._side_files.check(local)
                 if _is_markup(local):
                     if not local.lower().endswith(".vrt"):
                         raise InputError(
@@ -204,60 +220,6 @@ class Check:
                     nested.append(local)
         return nested
 
-    def _check_beside(self, path: str) -> None:
-        """A raster's side files: of many a kind that GDAL opens by itself; one that is a pipe it would wait for."""
-        _check_side_files(path)
-        folder, name = os.path.split(path)
-        if folder not in self._odd:
-            with suppress(OSError), os.scandir(folder or ".") as found:
-                self._odd[folder] = [
-                    e.name for e in found if not (e.is_file(**NOT_LED) or e.is_dir(**NOT_LED))
-                ]
-        stem = name.rpartition(".")[0].lower() or name.lower()
-        for other in self._odd.get(folder, ()):
-            if _is_beside(other.lower(), stem) and os.path.exists(beside := os.path.join(folder, other)):
-                _check_kind(beside)
-
-
-def _is_beside(name: str, stem: str) -> bool:
-    """Whether GDAL may ask a file about a raster: DIM_1.XML about IMG_1.TIF, 5_MTL.txt about 5_B1.TIF."""
-    alike = len(stem) > 4 and name[4:].startswith(stem[4:])
-    return name.startswith(stem) or alike or name.endswith(TELLING)
-
-
-def _check_kind(path: str) -> None:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{path} is a device, a pipe or a socket; give a file")
-    if leads_to_system(path):
-        raise InputError(f"{path} leads to {os.path.realpath(path)}, which is no raster; remove the link")
-
-
-def leads_to_system(path: str) -> bool:
-    """Whether a path is, or leads to, one of the kernel's files: some of them never end."""
-    real = _real(path)
-    return real.startswith(("/proc/", "/sys/", "/dev/")) and not real.startswith("/dev/shm/")
-
-
-def _check_side_files(path: str) -> None:
-    """Masks and overviews beside a raster are opened by whichever driver likes their content."""
-    waiting, seen = [path], 0
-    while waiting and seen < MOST_SIDE_FILES:
-        beside = waiting.pop()
-        for suffix in (".ovr", ".msk", ".OVR", ".MSK"):
-            if os.path.lexists(name := beside + suffix):
-                seen += 1
-                waiting.append(name)
-                _check_kind(name)
-                if not _head(name).startswith(TIFF_OR_HFA):
-                    raise InputError(f"{name} beside the raster is neither a TIFF nor an HFA file; delete it")
-    for suffix in (".aux.xml", ".AUX.XML"):
-        if os.path.lexists(path + suffix):
-            _check_kind(path + suffix)
-
 
 def _text(path: str) -> bytes:
     """The beginning of a file, in small letters."""
@@ -265,19 +227,9 @@ def _text(path: str) -> bytes:
         return file.read(MOST_MRF_BYTES).lower()
 
 
-def _head(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(HEAD_BYTES)
-    except IsADirectoryError:
-        return b""
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def _is_markup(path: str) -> bool:
     """Whether a file is text that names other files or servers, as some of GDAL's drivers take it."""
-    head = _head(path).partition(b"\0")[0]
+    head = head_of(path).partition(b"\0")[0]
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{")) or any(w in head for w in MARKUP)
 
 
@@ -306,7 +258,9 @@ def _named(text: bytes, path: str) -> Iterator[tuple[str, bool]]:
             if facts.get("key", "").upper() == "OVERVIEW_FILE":
                 raise InputError(f"{path} is a VRT that names a file of overviews; take that out")
             if tag in SOURCES and name:
-                yield name, facts.get("relativetovrt", "0") == "1"
+                if (relative := facts.get("relativetovrt", "0")) not in {"0", "1"}:
+                    raise InputError(f"{path} is a VRT whose relativeToVRT is {relative!r:.60}, not 0 or 1")
+                yield name, relative == "1"
             element.clear()
     except ET.ParseError as error:
         raise InputError(f"{path} is no well-formed XML: {error}; make the VRT anew") from error
@@ -334,7 +288,7 @@ def _check_place(name: str, path: str, folder: str, relative: bool = False, anyw
         local = ""
     else:
         local = os.path.abspath(there)
-        inside = _real(local).startswith(folder.rstrip("/") + "/")
+        inside = real_path(local).startswith(folder.rstrip("/") + "/")
     if not inside and not anywhere:
         raise InputError(
             f"{path} reads {name}, which is outside of its folder, {folder}; put the VRT above its sources, or "
@@ -343,14 +297,7 @@ def _check_place(name: str, path: str, folder: str, relative: bool = False, anyw
     return "" if archive or found else local
 
 
-def _real(path: str) -> str:
-    """The path without links; that of a folder is asked once for all that is in it."""
-    if os.path.islink(path):
-        return os.path.realpath(path)
-    folder, name = os.path.split(os.path.abspath(path))
-    return f"{_real_folder(folder)}/{name}"
-
-
-@lru_cache(maxsize=64)
-def _real_folder(path: str) -> str:
-    return os.path.realpath(path).rstrip("/")
+def _check_in_archive(name: str, path: str) -> None:
+    """Raise InputError where a source that is no file of its own is a VRT: what that one names is not looked at."""
+    with suppress(RasterioError), unreferenced_allowed(), rasterio.open(name, driver="VRT"):
+        raise InputError(f"{path} reads {name}, a VRT in an archive; unpack the archive")

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rsedge.documents import parse_json, read_bytes
 from rsedge.errors import InputError
 
 LEAST, MOST = 1e-30, 1e18  # sizes of numbers; of others no axis can be drawn
-MOST_BYTES = 64 << 20  # far more than any bench or eval prints
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -20,9 +20,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises InputError when there is no file, no JSON, or JSON of anything but an object.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MiB; it is no result of rsedge")
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = read_bytes(path).decode("utf-8-sig").strip()
     except FileNotFoundError:
         raise InputError(f"no file at {path}; check the path") from None
     except UnicodeDecodeError:
@@ -31,10 +29,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no result of rsedge: {error}") from error
     for part in (text, text.rpartition("\n")[2]):
         try:
-            found = json.loads(part)
-        except (ValueError, RecursionError):
+            found = parse_json(part)
+        except ValueError:
             continue
         if isinstance(found, dict):
             return found

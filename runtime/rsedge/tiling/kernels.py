@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from rsedge.files import NO_LINK, is_ours, temporary_cache, user_cache
+from rsedge.own_python import module_command
 
 SWITCH = "RSEDGE_COMPILED"  # "0" keeps to numpy
 READY = "RSEDGE_KERNELS"  # a library compiled beforehand, for images without a compiler
@@ -189,9 +190,7 @@ def _compiler_facts() -> str:
     facts = []
     for command in _compilers():
         state = os.stat(command[0])
-        facts.append(
-            f"{' '.join(command)} {os.path.realpath(command[0])} {state.st_size} {state.st_mtime_ns}"
-        )
+        facts.append(f"{command[0]} {os.path.realpath(command[0])} {state.st_size} {state.st_mtime_ns}")
     return "\n".join(facts)
 
 
@@ -232,4 +231,4 @@ def _compilers() -> Iterator[list[str]]:
         if path := shutil.which(name):
             yield [path]
     if importlib.util.find_spec("ziglang"):
-        yield [sys.executable, "-m", "ziglang", "cc"]
+        yield [*module_command("ziglang"), "cc"]

@@ -7,7 +7,6 @@ reads. What overlaps counts once.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,16 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsedge.documents import parse_json, read_bytes
 from rsedge.errors import InputError
 from rsedge.raster.areas import check_placed, map_bounds, parse_crs, rings_in_pixels
 from rsedge.raster.grid import Grid
 from rsedge.tiling.window import Window
-from rsedge.vector.file import read_polygon_file
+from rsedge.vector.file import head_of, read_polygon_file
 from rsedge.vector.fill import Edges
 
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
 JSON_SUFFIXES = (".geojson", ".json")
+MOST_JSON_BYTES = 256 << 20  # a city's buildings have some tens; more is better kept in a GeoPackage
+BLANK = b"\xef\xbb\xbf \t\r\n"  # a mark of the byte order among it
 SNAP = 1024  # parts of a pixel: PROJ's last digits must not move an edge across a pixel's centre
 
 
@@ -60,7 +62,9 @@ class Aoi:
         check_placed(grid)
         if not path.is_file():
             raise InputError(f"no file at {path}; check the path of the area of interest")
-        if path.suffix.lower() in JSON_SUFFIXES:
+        if path.suffix.lower() in JSON_SUFFIXES or head_of(path).lstrip(BLANK).startswith(
+            b"{"
+        ):  # GDAL fetches its CRS
             if layer is not None:
                 raise InputError(f"{path} is GeoJSON, which has no layers; leave out layer {layer!r}")
             geometries, crs = _read_geojson(path)
@@ -186,8 +190,8 @@ def _spelled(bounds: Sequence[float]) -> str:
 def _read_geojson(path: Path) -> tuple[list[Any], str]:
     """Geometries of a FeatureCollection, a Feature or a geometry, and their CRS."""
     try:
-        root = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        root = parse_json(read_bytes(path, MOST_JSON_BYTES), MOST_JSON_BYTES)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as GeoJSON: {error}") from error
     kind = root.get("type") if isinstance(root, dict) else None
     if kind == "FeatureCollection":
@@ -218,9 +222,9 @@ def _polygons(geometries: Sequence[Any], path: Path) -> Iterator[list[Points]]:
         if geometry is None:
             continue
         kind = geometry.get("type") if isinstance(geometry, dict) else None
-        if kind not in {"Polygon", "MultiPolygon"}:
+        if kind not in ("Polygon", "MultiPolygon"):
             raise InputError(
-                f"{path}: feature {number} is a {kind}; an area of interest is made of polygons only"
+                f"{path}: feature {number} is a {kind!s:.60}; an area of interest is made of polygons only"
             )
         polygons = geometry.get("coordinates") or []
         if not isinstance(polygons, list | tuple):

@@ -19,6 +19,12 @@ from rsedge.raster.writer import check_replaceable, check_target
 
 LAYER = "landcover"
 COLUMNS = ("class_id", "class", "area_m2")
+HEAD_BYTES = 4096
+NAMES_OTHERS = (b"<OGRVRTDataSource", b"<OGRWFSDataSource")  # GDAL finds them wherever they stand
+NO_NETWORK = {
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
+    "GML_DOWNLOAD_SCHEMA": "NO",
+}  # for all that pyogrio opens
 
 
 def need_vector_libraries(purpose: str) -> None:
@@ -136,6 +142,11 @@ def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], 
     import shapely  # noqa: PLC0415
     from shapely.geometry import mapping  # noqa: PLC0415
 
+    if any(sign in head_of(path) for sign in NAMES_OTHERS):
+        raise InputError(
+            f"{path} holds no polygons but names other files or servers; convert it with `ogr2ogr`"
+        )
+    pyogrio.set_gdal_config_options(NO_NETWORK)
     try:
         layers = pyogrio.list_layers(path)[:, 0].tolist()
         chosen = _chosen_layer(path, layers, layer)
@@ -148,6 +159,15 @@ def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], 
         )
     found = shapely.from_wkb(geometry)
     return [None if g is None else mapping(g) for g in found], meta["crs"]
+
+
+def head_of(path: Path) -> bytes:
+    """What a file begins with, where GDAL looks for what it is. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _chosen_layer(path: Path, layers: list[str], layer: str | None) -> str:

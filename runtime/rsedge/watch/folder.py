@@ -28,7 +28,8 @@ from rsedge.infer.inputs import check_whole, is_preview
 from rsedge.infer.journal import folder_of
 from rsedge.infer.options import Options, Result
 from rsedge.infer.segmentation import is_done, segment
-from rsedge.raster.trust import Trust, leads_to_system
+from rsedge.raster.side_files import leads_to_system
+from rsedge.raster.trust import Trust
 from rsedge.raster.writer import tag_of
 from rsedge.version import __version__
 from rsedge.watch.ledger import PULSE_S, Entry, Ledger, State

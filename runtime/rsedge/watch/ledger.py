@@ -20,8 +20,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from rsedge.documents import parse_json
 from rsedge.errors import InputError, OutputError, RsedgeError
 from rsedge.files import disk_errors, open_own, sync_folder, with_crc, without_crc, write_all
+from rsedge.infer.journal import MOST_LINE_BYTES, own_lines
 from rsedge.watch.systemd import tell_systemd
 
 LINES, LOCK, PULSE = ".rsedge-watch.jsonl", ".rsedge-watch.lock", ".rsedge-watch.alive"
@@ -188,14 +190,11 @@ class Ledger:
             self.beat()
 
     def _load(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            handle = open_own(self.folder / LINES, os.O_RDONLY)
-            with open(handle, encoding="utf-8", errors="replace") as file:
-                lines = file.read().splitlines()
-            for line in lines:
-                with contextlib.suppress(ValueError, TypeError, RecursionError):  # torn, or not ours
-                    # Lines of rsedge 0.1 have no CRC: their rasters are not done again.
-                    self._take(json.loads(line if line.startswith("{") else without_crc(line)))
+        for line in own_lines(self.folder / LINES):
+            with contextlib.suppress(ValueError, TypeError, ArithmeticError):  # torn, or not ours
+                # Lines of rsedge 0.1 have no CRC: their rasters are not done again.
+                text = line if line.startswith("{") else without_crc(line)
+                self._take(parse_json(text, MOST_LINE_BYTES))
 
     def _take(self, facts: object) -> None:
         """One line. Raises TypeError where it is none of ours."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -164,7 +165,17 @@ class TestWhatFits:
         assert fitting([engine, old], own, None) == ()
         assert fitting([old, engine], own, None, engines=True) == (engine,)
 
-    @pytest.mark.parametrize("changes", [{"tile_ms": 0}, {"reference_ms": -1}, {"agreement": 1.1}])
+    def test_a_number_beyond_all_is_passed_over(self, own: Bundle) -> None:
+        keep_speeds(own, [speed(own)])
+        path = own.path / "speeds.json"
+        path.write_text(path.read_text().replace('"tile_ms": 10.0', f'"tile_ms": {10**400}'))
+        found, wrong = load_speeds(own)
+        assert found == ()
+        assert "OverflowError" in str(wrong)
+
+    @pytest.mark.parametrize(
+        "changes", [{"tile_ms": 0}, {"reference_ms": -1}, {"agreement": 1.1}, {"tile_ms": math.inf}]
+    )
     def test_impossible_numbers(self, own: Bundle, changes: dict[str, float]) -> None:
         with pytest.raises(InputError, match="never measured"):
             speed(own, **changes)  # type: ignore[arg-type]

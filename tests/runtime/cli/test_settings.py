@@ -34,6 +34,9 @@ class More(Base):
     out: Annotated[Path, typer.Option(help="A file to write.")] = Path("out")
     dask: Annotated[str | None, typer.Option(help="A peer.")] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace.")] = False
+    allow: Annotated[list[str] | None, typer.Option(help="Consent.")] = None
+    pattern: Annotated[list[str] | None, typer.Option(help="Several.")] = None
+    bundle: Annotated[Path | None, typer.Option(help="A folder to write into.")] = None
     quiet: flags.Quiet = False
 
 
@@ -120,6 +123,8 @@ STRANGERS = [
     'val = "http://inner/metadata"',
     'val = ["a", "/vsicurl/http://inner/x"]',
     'val = "hf-hub:attacker/net"',
+    'allow = ["outside"]',
+    'bundle = "/home/me/other.rsedge"',
 ]
 
 
@@ -133,6 +138,12 @@ def test_the_current_folder_names_no_file_to_write_and_no_peer(call, entry, tmp_
     found = call(None, "--settings", "mine.toml", "distill")
     assert found["options"] != More()
     assert found["options"].steps is None  # in its place, not besides
+
+
+@pytest.mark.parametrize("entry", ['["*.tif", "*.png"]', '"*.tif"'])
+def test_an_option_that_is_given_several_times_is_a_list(call, entry) -> None:
+    found = call(f"[distill]\npattern = {entry}\n", "distill")
+    assert found["options"].pattern == (["*.tif", "*.png"] if entry.startswith("[") else ["*.tif"])
 
 
 def test_what_is_taken_is_told(call) -> None:
@@ -164,15 +175,13 @@ def test_what_others_can_write_is_left_alone(call, mode) -> None:
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners there")
 def test_another_users_file_is_left_alone(call, monkeypatch) -> None:
     Path("rsedge.toml").write_text("[distill]\nsteps = 9\n")
-    real = Path.stat
+    real, theirs = os.fstat, Path("rsedge.toml").stat()
 
-    def strangers(path, **more):
-        facts = real(path, **more)
-        if path.name != "rsedge.toml":
-            return facts
-        return os.stat_result((*facts[:4], 54321, *facts[5:]))
+    def strangers(handle):
+        facts = real(handle)
+        return os.stat_result((*facts[:4], 54321, *facts[5:])) if os.path.samestat(facts, theirs) else facts
 
-    monkeypatch.setattr(Path, "stat", strangers)
+    monkeypatch.setattr(os, "fstat", strangers)  # of what was opened, whatever has its name by then
     found = call(None, "distill")
     assert found["options"] == More()
     assert "another user's" in found["output"]
@@ -181,12 +190,12 @@ def test_another_users_file_is_left_alone(call, monkeypatch) -> None:
 def test_a_settings_file_without_end_is_refused(call) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         call("[distill]\nsteps = " + "[" * 5000, "distill")
-    with pytest.raises(InputError, match="is larger than 256 KiB"):
+    with pytest.raises(InputError, match="at most 262144 are read"):
         call("#" * (1 << 20), "distill")
 
 
 READ = {  # options that name what is read
-    "aoi", "bundle", "classes", "compare", "data", "gate", "mask", "onnx", "raster", "run", "seams", "settings",
+    "aoi", "classes", "compare", "data", "gate", "mask", "onnx", "raster", "run", "seams", "settings",
     "start", "teacher", "truth",
 }  # fmt: skip
 

@@ -522,3 +522,19 @@ def test_a_removal_that_is_cut_short_leaves_nothing_unfinished(
     assert len(gone) == 2
     with Journal(target, {"other": 1}) as journal:
         assert journal.parts == {}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "[" * 150 + "]" * 150 + "}", "NaN", "[]", "\xff"])
+def test_settings_of_no_kind_of_ours_are_none(tmp_path: Path, text: str) -> None:
+    target = tmp_path / "mask.tif"
+    unfinished(target, raster="a.tif")
+    (folder_of(target) / module.SETTINGS).write_text(text)
+    assert module.settings_of(target) == {}
+
+
+def test_a_line_without_end_is_none(tmp_path: Path) -> None:
+    target = tmp_path / "mask.tif"
+    unfinished(target, raster="a.tif")
+    with (folder_of(target) / module.LINES).open("a") as lines:
+        lines.write(with_crc('{"area": "' + "x" * (1 << 21) + '"}') + "\n" + with_crc("[" * 100_000) + "\n")
+    assert len(module.Journal(target, {})._found()) == 3

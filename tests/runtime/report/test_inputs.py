@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,16 @@ def test_the_made_up_eval_adds_up() -> None:
     facts = evaluation()
     assert [c["pixels"] for c in facts["classes"]] == [sum(r) for r in facts["confusion_truth_by_row"]]
     assert len(NAMES) == 5
+
+
+def test_what_has_no_end_or_no_file_is_refused(tmp_path: Path) -> None:
+    (large := tmp_path / "large.json").touch()
+    os.truncate(large, 65 << 20)
+    with pytest.raises(InputError, match="no result of rsedge: it has 68157440 bytes"):
+        Inputs.read([large])
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(InputError, match="no regular file"):
+        Inputs.read([pipe])
+    (deep := tmp_path / "deep.json").write_text('{"a": ' + "[" * 150 + "]" * 150 + "}")
+    with pytest.raises(InputError, match="holds no JSON object"):
+        Inputs.read([deep])

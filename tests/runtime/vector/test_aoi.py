@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import threading
 import tracemalloc
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -464,3 +468,84 @@ def test_coordinates_that_are_none(tmp_path, coordinates):
     (path := tmp_path / "a.json").write_text(f'{{"type": "Polygon", "coordinates": {coordinates}}}')
     with pytest.raises(InputError):
         Aoi.from_file(path, GRID)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "cannot be read as GeoJSON"),
+        ('{"type": "Polygon", "a": ' + "[" * 150 + "]" * 150 + "}", "nested deeper"),
+        ('{"type": "Polygon", "coordinates": [[[NaN, 0], [1, 0], [1, 1]]]}', "bounds nothing"),
+        ('{"type": [], "coordinates": []}', "is a \\[\\]"),
+        ('{"type": "Polygon", "crs": {"properties": {"name": "EPSG:32631"}}, "coordinates": [[[0, 0], [1e308, 0], '
+         "[1, 1]]]}", "farther than numbers"),
+        (" " * 2000, "at most 1000 are read"),
+    ],
+    ids=["endless", "deep", "nan", "type", "far", "large"],
+)  # fmt: skip
+def test_json_of_every_kind_is_an_input_error(tmp_path, monkeypatch, text, said):
+    if text.isspace():
+        monkeypatch.setattr("rsedge.vector.aoi.MOST_JSON_BYTES", 1000)
+    (path := tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=said):
+        Aoi.from_file(path, GRID)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(path := tmp_path / "a.json")
+    with pytest.raises(InputError, match="no file at"):
+        Aoi.from_file(path, GRID)
+
+
+@pytest.fixture
+def server():
+    """Notes who asks."""
+    asked = []
+
+    class Asked(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Asked) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}", asked
+        running.shutdown()
+        thread.join()
+
+
+LAYER = "<OGRVRTDataSource><OGRVRTLayer name='x'><SrcDataSource>{}</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>"
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.shp", "a.vrt", "a.json5", "a.zip"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        LAYER.format("/vsicurl/URL/x.geojson"),
+        LAYER.format("/vsigzip//vsicurl/URL/x.gz"),
+        "\n<!-- -->" + LAYER.format("URL/x.json"),
+        '{"type": "FeatureCollection", "features": [], "crs": {"type": "url", "properties": {"url": "URL/crs"}}}',
+    ],
+)
+def test_an_area_of_interest_asks_nobody(tmp_path, monkeypatch, server, name, text):
+    url, asked = server
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    path, text = tmp_path / name, text.replace("URL", url)
+    if name.endswith(".zip"):
+        if text.startswith("{"):
+            pytest.skip("GDAL's reader of JSON knows no setting that keeps it from a CRS's address")
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.vrt", text.replace("URL/x.json", "/vsicurl/URL/x"))
+    else:
+        path.write_text(text)
+    if name.endswith(".zip") and "vsi" not in text:
+        pytest.skip("only the command leaves the driver out")
+    with pytest.raises(InputError):
+        Aoi.from_file(path, GRID)
+    assert asked == []

@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -379,3 +380,110 @@ def test_a_socket_beside_a_raster_is_not_opened(
         (event,) = watched()
     assert isinstance(event, Refused)
     assert "a pipe or a socket" in event.reason
+
+
+def test_a_link_shows_no_file_by_a_header_beside_it(
+    tmp_path: Path, watched: Callable[..., list[Done | Refused]]
+) -> None:
+    """ENVI takes any file for pixels; in a watched folder that would publish what only the watcher may read."""
+    secret = tmp_path / "elsewhere" / "key"
+    secret.parent.mkdir()
+    secret.write_bytes(SECRET * 200)
+    header = "ENVI\nsamples = 48\nlines = 50\nbands = 3\ndata type = 1\ninterleave = bsq\nheader offset = 0\n"
+    (tmp_path / "in" / "a.tif").symlink_to(secret)
+    (tmp_path / "in" / "a.hdr").write_text(header)
+    (event,) = watched(preview=True)
+    assert isinstance(event, Refused)
+    assert "header lies in another folder" in event.reason
+    secret.with_name("key.hdr").write_text(header)  # a pair, of which both are linked, is one
+    (tmp_path / "in" / "a.hdr").unlink()
+    (tmp_path / "in" / "a.hdr").symlink_to(secret.with_name("key.hdr"))
+    with RasterReader(tmp_path / "in" / "a.tif"):
+        pass
+
+
+@pytest.mark.parametrize("before", ["", "EHFA", "EHFA_HEADER_TAG", "\n"])
+@pytest.mark.parametrize("suffix", [".tif.mSk", ".TIF.msk", ".tif.Ovr", ".tif.msk", ".tif.ovr", ".aUx"])
+def test_no_way_to_write_its_name_or_beginning_makes_a_side_file_a_vrt(
+    tmp_path: Path, write_raster: Write, noise: Noise, before: str, suffix: str
+) -> None:
+    """GDAL finds them in any case, and finds markup behind what an HFA file begins with."""
+    secret = write_raster(noise(1, 48), "secret.tif")
+    (folder := tmp_path / "set").mkdir()
+    path = write_raster(noise(1, 48), "made.tif").replace(folder / "a.tif")
+    (folder / f"a{suffix}").write_text(before + simple(secret))
+    with pytest.raises(InputError, match="neither a TIFF nor"):
+        RasterReader(path)
+
+
+@pytest.mark.parametrize("key", ["OVERVIEW_FILE", "overview_file", "Overview&#95;File"])
+def test_no_overviews_are_taken_from_where_a_raster_says(
+    tmp_path: Path, write_raster: Write, noise: Noise, key: str
+) -> None:
+    secret = write_raster(noise(1, 48), "secret.tif")
+    (folder := tmp_path / "set").mkdir()
+    path = write_raster(noise(1, 48), "made.tif").replace(folder / "a.tif")
+    beside = folder / "a.tif.Aux.xml"
+    beside.write_text(
+        f"<PAMDataset><Metadata domain='OVERVIEWS'><MDI key='{key}'>{secret}</MDI></Metadata></PAMDataset>"
+    )
+    with pytest.raises(InputError, match="names another file for overviews"):
+        RasterReader(path)
+    (outer := folder / "m.vrt").write_text(simple(path))
+    with pytest.raises(InputError, match="names another file for overviews"):
+        RasterReader(outer)
+    beside.unlink()
+    with rasterio.open(path, "r+") as dst:  # in the file itself
+        dst.update_tags(ns="OVERVIEWS", **{key.replace("&#95;", "_"): str(secret)})
+    with pytest.raises(InputError, match="names another file for its overviews"):
+        RasterReader(path)
+
+
+def test_a_vrt_in_an_archive_names_no_other(tmp_path: Path, write_raster: Write, noise: Noise) -> None:
+    secret = write_raster(noise(1, 48), "secret.tif")
+    relative = "<SourceFilename relativeToVRT='1'>"
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("inner.png", simple(secret))
+        file.writestr("outer.vrt", simple("inner.png").replace("<SourceFilename>", relative))
+        file.write(secret, "good.tif")
+        file.writestr("good.vrt", simple("good.tif").replace("<SourceFilename>", relative))
+    with pytest.raises(InputError, match="a VRT in an archive"):
+        RasterReader(f"/vsizip/{archive}/outer.vrt")
+    with RasterReader(f"/vsizip/{archive}/good.vrt") as reader:
+        assert reader.grid.width == 48
+
+
+def test_a_vrts_source_is_relative_or_not(tmp_path: Path, write_raster: Write, noise: Noise) -> None:
+    """GDAL takes 2 for 1."""
+    write_raster(noise(1, 48), "a.tif")
+    path = tmp_path / "m.vrt"
+    path.write_text(simple("a.tif").replace("<SourceFilename>", "<SourceFilename relativeToVRT='2'>"))
+    with pytest.raises(InputError, match="not 0 or 1"):
+        RasterReader(path)
+
+
+def test_a_files_name_is_no_order_to_gdal(
+    tmp_path: Path, write_raster: Write, noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_raster(noise(1, 48), "good.tif")
+    write_raster(noise(2, 40), "made.tif").replace(tmp_path / "GTIFF_DIR:1:good.tif")
+    monkeypatch.chdir(tmp_path)
+    with RasterReader("GTIFF_DIR:1:good.tif") as reader:
+        assert reader.grid.width == 40
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root makes others' links")
+def test_a_strangers_link_to_what_is_not_theirs_is_not_followed(
+    tmp_path: Path, write_raster: Write, noise: Noise
+) -> None:
+    private = write_raster(noise(1, 48), "private.tif")
+    (link := tmp_path / "a.tif").symlink_to(private)
+    with RasterReader(link):
+        pass
+    os.chown(link, 1234, 1234, follow_symlinks=False)
+    with pytest.raises(InputError, match="another user made"):
+        RasterReader(link)
+    os.chown(private, 1234, 1234)
+    with RasterReader(link):
+        pass

@@ -154,3 +154,24 @@ def test_the_lines_of_the_version_before_count(tmp_path: Path) -> None:
         ledger.add(A)
     with Ledger(tmp_path) as ledger:
         assert ledger.entries == {"a.tif": A, "b\n.tif": B}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"begun": "x.tif", "kept_bytes": 1e999}',
+        '{"begun": "x.tif", "kept_bytes": NaN}',
+        '{"begun": "x.tif", "kept_bytes": 0, "size_bytes": 1, "mtime_ns": []}',
+        "{" + '"a": [' * 100_000,
+        '{"begun": ' + "[" * 150 + "]" * 150 + "}",
+        '{"left": "' + "x" * (1 << 21) + '"}',
+        '{"source": 5}',
+        "[]",
+        '"x"',
+    ],
+)
+def test_a_line_of_no_kind_of_ours_stops_no_watcher(tmp_path: Path, odd: str) -> None:
+    lines = filled(tmp_path)
+    lines.write_text(f"{odd}\n{lines.read_text()}{odd}\n")
+    with Ledger(tmp_path) as ledger:
+        assert ledger.entries == {"a.tif": NEW_A, "b\n.tif": B}

@@ -75,3 +75,25 @@ def test_weights_that_are_damaged_or_of_another_network(tmp_path):
     save_weights(path, build(NETWORK, 3))
     with pytest.raises(ModelError, match=rf"is not of {NETWORK}: 2 of \d+ tensors differ, first .*\(3"):
         load_network(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("crop", None), ("crop", "64"), ("crop", 10**9), ("network", 5), ("role", []), ("uncounted", [1]), ("data", []),
+        ("teacher", "x"), ("gsd_m", ["a", "b"]), ("bands", [5, 6, 7]), ("classes", [{"name": "a", "color": "red"}]),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_an_input_error(tmp_path, key, value):
+    RUN.write(tmp_path)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match=r"run\.json cannot be read"):
+        Run.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["null", '"x"', "5"])
+def test_json_that_is_no_object_is_no_run(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json cannot be read"):
+        Run.read(tmp_path)

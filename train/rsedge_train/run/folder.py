@@ -70,6 +70,18 @@ class Run:
             gsd_m=self.gsd_m,
         )
 
+    def _checked(self) -> Run:
+        """The run. Raises TypeError or ModelError where a file has made it of values of another kind."""
+        texts = self.role, self.network, *self.uncounted
+        objects = self.data, self.settings, self.progress, self.teacher or {}
+        numbers = isinstance(self.crop, int) and isinstance(self.rehearsal, bool)
+        if not (
+            numbers and all(isinstance(t, str) for t in texts) and all(isinstance(o, dict) for o in objects)
+        ):
+            raise TypeError("a value in it is of another kind than rsedge writes")
+        self.manifest("run")  # checks the rest
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
@@ -93,14 +105,14 @@ class Run:
                 facts[key] = tuple(facts[key])
             facts["unlabelled"] = tuple(map(tuple, facts.get("unlabelled", ())))
             facts["gsd_m"] = tuple(facts["gsd_m"]) if facts["gsd_m"] else None
-            return cls(**facts)
+            return cls(**facts)._checked()
         except FileNotFoundError:
             raise InputError(
                 f"no run at {folder} (it has no {RUN_NAME}); `rsedge train-teacher` writes runs/teacher, "
                 "`rsedge distill` runs/student; "
                 "`rsedge distill --alone` needs no teacher"
             ) from None
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} cannot be read ({error}); it may be damaged: train again") from error
