@@ -10,7 +10,11 @@ REMOTE = (
     "KMLSUPEROVERLAY", "OGCAPI", "RASTERLITE2", "PostGISRaster", "NGW", "CSW", "WFS", "OAPIF", "Elasticsearch", "CARTO",
     "AmigoCloud", "DERIVED", "OGR_VRT", "PostgreSQL", "MySQL", "MSSQLSpatial", "ODBC",
 )  # fmt: skip
-NO_RAW_BANDS = {"GDAL_VRT_ENABLE_RAWRASTERBAND": "NO", "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "NO"}
+NO_RAW_BANDS = {
+    "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
+    "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "NO",
+    "GDAL_VRT_ENABLE_PYTHON": "NO",  # a pixel function is a program; the user's setting is for the user's own VRTs
+}
 
 
 def restrict_process() -> None:

@@ -74,7 +74,9 @@ def check_whole(raster: Path | str, trust: Trust = NAMED, most_pixels: float = m
                 f"{height} rows and {width} columns take as long as {pixels / 1e6:.0f} Mpx; allowed are "
                 f"{most_pixels / 1e6:g} (`rsedge watch --max-pixels`)"
             )
-        reader.read_raw(Window(reader.grid.height - 1, reader.grid.width - 1, 1, 1))
+        last = Window(reader.grid.height - 1, reader.grid.width - 1, 1, 1)
+        # Tens of thousands of bands would be read one block each; the last one's stands at the end.
+        reader.read_bands(last, (len(reader.dtypes),))
 
 
 def read_threads() -> int:

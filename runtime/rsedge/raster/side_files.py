@@ -35,8 +35,8 @@ class SideFiles:
     def __init__(self) -> None:
         self._folders: dict[str, _Folder] = {}
 
-    def check(self, path: str) -> None:
-        """Raise InputError where a file beside the raster at ``path`` may not be opened.
+    def check(self, path: str, is_source: bool = False) -> None:
+        """Raise InputError where a file beside the raster at ``path``, maybe a VRT's source, may not be opened.
 
         Masks and overviews are opened by whichever driver likes their content, and found whatever their case.
         """
@@ -51,11 +51,24 @@ class SideFiles:
                     raise InputError(f"{name} beside the raster is neither a TIFF nor an HFA file; delete it")
             for name in self._beside(beside, ".aux.xml"):
                 _check_aux(name)
-        folder, name = os.path.split(path)
-        stem = name.rpartition(".")[0].lower() or name.lower()
+        folder, stem = os.path.dirname(path), _stem(path)
         for other in self._listed(folder).odd:
             if _is_beside(other.lower(), stem) and os.path.exists(beside := os.path.join(folder, other)):
                 check_kind(beside)
+            elif other.lower().endswith(TELLING) and (is_source or not self.must_hide(path)):
+                check_kind(os.path.join(folder, other))
+
+    def must_hide(self, path: str) -> bool:
+        """Return True if GDAL must be shown nothing beside the raster: what is there for all rasters never ends.
+
+        Only a raster without files of its own can be opened so; then one pipe does not stop all rasters of a folder.
+        """
+        folder, stem = os.path.dirname(path), _stem(path)
+        listed = self._listed(folder)
+        if not any(name.lower().endswith(TELLING) for name in listed.odd) or path.lower().endswith(".vrt"):
+            return False
+        name = os.path.basename(path).lower()
+        return not any(other != name and _is_beside(other, stem) for other in listed.names)
 
     def _listed(self, folder: str) -> _Folder:
         if folder not in self._folders:
@@ -83,10 +96,16 @@ class SideFiles:
             yield from (os.path.join(folder, n) for n in dict.fromkeys([*listed, *exact]) if n != name)
 
 
+def _stem(path: str) -> str:
+    name = os.path.basename(path).lower()
+    return name.rpartition(".")[0] or name
+
+
 def _is_beside(name: str, stem: str) -> bool:
-    """Whether GDAL may ask a file about a raster: DIM_1.XML about IMG_1.TIF, 5_MTL.txt about 5_B1.TIF."""
-    alike = len(stem) > 4 and name[4:].startswith(stem[4:])
-    return name.startswith(stem) or alike or name.endswith(TELLING)
+    """Return True if a file is the raster's by its name: A_RPC.TXT is A.tif's, DIM_1.XML is IMG_1.TIF's."""
+    return name.startswith(stem) or (
+        stem.startswith("img_") and name.startswith((f"dim_{stem[4:]}", f"rpc_{stem[4:]}"))
+    )
 
 
 def check_kind(path: str) -> None:

@@ -39,6 +39,7 @@ BY_SUFFIX = {
     "sid": ("MrSID",), "ecw": ("ECW",), "pbm": ("PNM",), "tga": ("TGA",), "adf": ("AIG",), "flt": ("EHdr",),
 }  # fmt: skip
 OUTSIDE = "outside"  # allowed: a VRT's sources may lie outside its folder
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # GDAL sees no file beside the raster
 NO_NETWORK = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}
 LOCAL_VSI = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsimem/")
 PREFIX = re.compile(r"(?!vrt://)([A-Za-z][A-Za-z0-9_]+):(?!//)")  # NETCDF:"a.nc":red
@@ -139,7 +140,10 @@ def is_remote(path: str) -> bool:
 
 def options_for(path: str) -> Mapping[str, str]:
     """GDAL's settings for all that is done with the raster."""
-    return NO_RAW_BANDS if is_remote(path) else {**NO_RAW_BANDS, **NO_NETWORK}
+    if is_remote(path):
+        return NO_RAW_BANDS
+    alone = ALONE if os.path.isfile(path) and SideFiles().must_hide(path) else {}
+    return {**NO_RAW_BANDS, **NO_NETWORK, **alone}
 
 
 class Check:
@@ -211,7 +215,7 @@ class Check:
                 _check_in_archive(os.path.join(path.rpartition("/")[0], name) if is_relative else name, path)
             if local and os.path.lexists(local):
                 check_kind(local)
-                self._side_files.check(local)
+                self._side_files.check(local, is_source=True)
                 if _is_markup(local):
                     if not local.lower().endswith(".vrt"):
                         raise InputError(
@@ -257,6 +261,8 @@ def _named(text: bytes, path: str) -> Iterator[tuple[str, bool]]:
                 raise InputError(f"{path} is a VRT with {kind or tag}, which may read any file; convert it")
             if facts.get("key", "").upper() == "OVERVIEW_FILE":
                 raise InputError(f"{path} is a VRT that names a file of overviews; take that out")
+            if tag == "pixelfunctionlanguage" and name.lower() == "python":
+                raise InputError(f"{path} is a VRT with a program in Python, which is not run; convert it")
             if tag in SOURCES and name:
                 if (relative := facts.get("relativetovrt", "0")) not in {"0", "1"}:
                     raise InputError(f"{path} is a VRT whose relativeToVRT is {relative!r:.60}, not 0 or 1")

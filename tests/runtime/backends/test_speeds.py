@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from artifacts import graph_of, make_artifacts
-from rsedge import InputError, open_model
+from rsedge import InputError, machine, open_model
 from rsedge.backends import speeds
 from rsedge.backends.speeds import Machine, Speed, fitting, keep_speeds, load_speeds
 from rsedge.machine import usable_cores
@@ -183,8 +183,8 @@ class TestWhatFits:
     def test_gpus_and_boards_are_part_of_the_machine(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(speeds, "GPUS", tmp_path / "gpus")
-        monkeypatch.setattr(speeds, "BOARD", tmp_path / "model")
+        monkeypatch.setattr(machine, "GPUS", tmp_path / "gpus")
+        monkeypatch.setattr(machine, "BOARD", tmp_path / "model")
         assert Machine.here().device == ""
         (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
         (tmp_path / "gpus" / "0000:01:00.0" / "information").write_text("Model: \t\t NVIDIA L4\nIRQ: 5\n")

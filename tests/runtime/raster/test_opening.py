@@ -251,7 +251,6 @@ def test_options_do_not_hide_that(model: Backend, tmp_path: Path, noise: Noise) 
         *[("one.tif", name) for name in ("one.RPB", "one_RPC.TXT", "ONE.IMD", "one.tfw", "one.tab")],
         ("IMG_PHR1A.tif", "DIM_PHR1A.XML"),
         ("IMG_PHR1A.tif", "RPC_PHR1A.XML"),
-        ("LC8_B1.tif", "LC8_MTL.txt"),
     ],
 )
 def test_a_pipe_or_device_beside_a_raster_is_never_waited_for(
@@ -269,3 +268,26 @@ def test_a_pipe_or_device_beside_a_raster_is_never_waited_for(
     odd.symlink_to("nowhere")
     with RasterReader(path):
         pass
+
+
+def test_python_in_a_vrt_does_not_run_whatever_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", "YES")
+    source, ran = tmp_path / "a.tif", tmp_path / "ran"
+    with rasterio.open(
+        source, "w", driver="GTiff", width=8, height=8, count=1, dtype="uint8", transform=Affine.scale(2)
+    ) as out:
+        out.write(np.ones((1, 8, 8), np.uint8))
+    vrt = tmp_path / "a.vrt"
+    vrt.write_text(
+        '<VRTDataset rasterXSize="8" rasterYSize="8"><GeoTransform>0,2,0,0,0,2</GeoTransform>'
+        '<VRTRasterBand dataType="Byte" band="1" subClass="VRTDerivedRasterBand">'
+        "<PixelFunctionType>f</PixelFunctionType><PixelFunctionLanguage>Python</PixelFunctionLanguage>"
+        f"<PixelFunctionCode><![CDATA[\ndef f(*a, **k):\n    open({str(ran)!r}, 'w').close()\n]]></PixelFunctionCode>"
+        '<SimpleSource><SourceFilename relativeToVRT="1">a.tif</SourceFilename></SimpleSource>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(InputError, match="Python"):
+        RasterReader(str(vrt))
+    assert not ran.exists()

@@ -101,8 +101,10 @@ def _look(path: Path, seen: Seen) -> None:
 
 
 def _count_band(band: NDArray[Any], nodata: float | None, colors: dict[int, int], seen: Seen) -> None:
-    tag = stored_nodata(nodata, band.dtype.name)
-    for value, count in count_runs(band[~np.isnan(band)]).items() if band.size else ():
+    if np.iscomplexobj(band):
+        raise InputError("complex numbers are no classes")
+    tag, known = stored_nodata(nodata, band.dtype.name), band[~np.isnan(band)]
+    for value, count in count_runs(known).items() if known.size else ():
         if value == NODATA or (tag is not None and tag[0] <= value <= tag[1]):
             seen.ignored += count * (value == NODATA)
             continue
