@@ -5,176 +5,90 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from rsedge.cli import common, flags
+from rsedge.cli.export_options import ALL, RUN, ExportOptions
+from rsedge.cli.settings import with_options
 from rsedge.errors import InputError, ModelError, RsedgeError
 
-RUN = Path("runs/student")
-ALL = "fp32,fp16,int8"
 
-
-def export(
-    run: Annotated[
-        Path | None, typer.Option(help="Run folder of distill or train-teacher.", show_default=str(RUN))
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle to write.")] = common.OWN_MODEL,
-    weights: Annotated[
-        str, typer.Option(help="Best by validation mIoU, or last.", metavar="best|last")
-    ] = "best",
-    name: Annotated[str | None, typer.Option(help="Name of the model.", show_default="that of --out")] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="What to make; of an engine one of them.", metavar="P,P", show_default=f"{ALL}; engine fp16"
-        ),
-    ] = None,
-    calibration: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Raster or folder like what the model will meet, or "samples". May be repeated.',
-            metavar="PATH",
-            show_default="the training data",
-        ),
-    ] = None,
-    calibration_tiles: Annotated[int, typer.Option(help="Tiles to calibrate on.")] = 64,
-    bands: flags.Bands = None,
-    scale: flags.Scale = None,
-    nodata: flags.Nodata = None,
-    alpha: flags.Alpha = None,
-    gate: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labelled folder to judge on, as for eval.",
-            show_default="agreement on held calibration tiles",
-        ),
-    ] = None,
-    gate_tiles: Annotated[int, typer.Option(help="Tiles of it.")] = 32,
-    classes: Annotated[
-        Path | None,
-        typer.Option(help="TOML table of classes and label colours.", show_default="the model's own"),
-    ] = None,
-    max_miou_drop: Annotated[float, typer.Option(help="Points of mIoU that a precision may cost.")] = 0.5,
-    max_class_drop: Annotated[float, typer.Option(help="Points of IoU that it may cost a class.")] = 1.5,
-    force: Annotated[
-        bool, typer.Option("--force", help="Keep also what fails; the report and infer say so.")
-    ] = False,
-    trt: Annotated[
-        bool, typer.Option("--trt", help="Build a TensorRT engine, for the machine this runs on.")
-    ] = False,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --trt: the bundle to build from; no torch needed.",
-            show_default=f"what is exported, or ./{common.OWN_MODEL} where there is no run",
-        ),
-    ] = None,
-    onnx: Annotated[
-        Path | None,
-        typer.Option(help="Somebody else's ONNX in place of a run; needs --classes, --mean and --std."),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Per band, of values / --max-value.", metavar="M,M,M")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Per band.", metavar="S,S,S")] = None,
-    max_value: Annotated[float, typer.Option(help="What values are divided by first.")] = 255.0,
-    band_names: Annotated[str, typer.Option(help="In the order of its input.")] = "red,green,blue",
-    gsd: Annotated[
-        str | None, typer.Option(help="Metres a pixel it was trained at.", metavar="FINE,COARSE")
-    ] = None,
-    tile: Annotated[int | None, typer.Option(help="Pixels, where the file leaves its input free.")] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(help="Which of its outputs holds the scores.", show_default="the only one that could"),
-    ] = None,
-    as_json: flags.Json = False,
-    quiet: flags.Quiet = False,
-) -> None:
+@with_options(ExportOptions)
+def export(asked: ExportOptions, given: frozenset[str]) -> None:
     """Turn a trained network into a bundle that runs without torch, every precision proved; or build an engine."""
     told: dict[str, Any] = {}
-    if bundle is not None and not trt:
+    bundle = asked.bundle
+    if bundle is not None and not asked.trt:
         raise InputError(f"--bundle {bundle} is what --trt builds an engine from; add --trt")
-    if trt and bundle is None and onnx is None and run is None and not RUN.exists():
+    if asked.trt and bundle is None and asked.onnx is None and asked.run is None and not RUN.exists():
         bundle = common.own_default(common.OWN_MODEL, "--bundle")  # a device without a workshop
     if bundle is None:
-        with common.needs_extra("export"):
-            from rsedge.raster.band_plan import Masking
-            from rsedge_export.bundle.assemble import Calibration, Plan
-            from rsedge_export.bundle.build import adopt_bundle, build_bundle
-            from rsedge_export.precision.variants import Wanted
-            from rsedge_export.proof.gate import Limits
-
-            plan = Plan(
-                out,
-                Wanted(
-                    precisions=tuple(p for p in _precisions(precision) if p != "fp32"),
-                    limits=Limits(miou_drop=max_miou_drop, class_drop=max_class_drop),
-                    gate=gate,
-                    gate_classes=classes,
-                    gate_tiles=gate_tiles,
-                    force=force,
-                ),
-                Calibration(
-                    tuple(calibration or ()),
-                    calibration_tiles,
-                    flags.parse_bands(bands),
-                    flags.parse_scale(scale),
-                    Masking(flags.parse_nodata(nodata), flags.parse_alpha(alpha)),
-                ),
-                functools.partial(common.progress_bar, quiet=quiet),
-            )
-            if onnx is None:
-                told = dict(
-                    build_bundle(run or common.own_default(RUN, "--run"), plan, name=name, weights=weights)
-                )
-            else:
-                facts = _foreign(classes, mean, std, max_value, band_names, gsd, tile, name, output)
-                told = dict(adopt_bundle(onnx, facts, plan))
-        if not quiet:
+        told = _bundle(asked)
+        if not asked.quiet:
             _show(told)
-        _say_notes(told, quiet)
-    if trt:
-        told["engine"] = _engine(bundle or out, precision, force, quiet)
-    if as_json:
+        _say_notes(told, asked.quiet)
+    if asked.trt:
+        told["engine"] = _engine(bundle or asked.out, asked.precision, asked.force, asked.quiet)
+    if asked.as_json:
         common.say_json(told)
+
+
+def _bundle(asked: ExportOptions) -> dict[str, Any]:
+    """Make the bundle of a run or of an ONNX; what was made."""
+    with common.needs_extra("export"):
+        from rsedge.raster.band_plan import Masking
+        from rsedge_export.bundle.assemble import Calibration, Plan
+        from rsedge_export.bundle.build import adopt_bundle, build_bundle
+        from rsedge_export.precision.variants import Wanted
+        from rsedge_export.proof.gate import Limits
+
+        wanted = Wanted(
+            precisions=tuple(p for p in _precisions(asked.precision) if p != "fp32"),
+            limits=Limits(miou_drop=asked.max_miou_drop, class_drop=asked.max_class_drop),
+            gate=asked.gate,
+            gate_classes=asked.classes,
+            gate_tiles=asked.gate_tiles,
+            force=asked.force,
+        )
+        calibration = Calibration(
+            tuple(asked.calibration or ()),
+            asked.calibration_tiles,
+            flags.parse_bands(asked.bands),
+            flags.parse_scale(asked.scale),
+            Masking(flags.parse_nodata(asked.nodata), flags.parse_alpha(asked.alpha)),
+        )
+        progress = functools.partial(common.progress_bar, quiet=asked.quiet)
+        plan = Plan(asked.out, wanted, calibration, progress)
+        if asked.onnx is not None:
+            return dict(adopt_bundle(asked.onnx, _foreign(asked), plan))
+        run = asked.run or common.own_default(RUN, "--run")
+        return dict(build_bundle(run, plan, name=asked.name, weights=asked.weights))
 
 
 def _precisions(text: str | None) -> list[str]:
     return [part.strip() for part in (text or ALL).split(",")]
 
 
-def _foreign(
-    classes: Path | None,
-    mean: str | None,
-    std: str | None,
-    max_value: float,
-    band_names: str,
-    gsd: str | None,
-    tile: int | None,
-    name: str | None,
-    output: str | None,
-) -> Any:
+def _foreign(asked: ExportOptions) -> Any:
     from rsedge.score.labels import ClassTable, unpack_color
     from rsedge_export.graph.foreign import ForeignFacts
 
-    if classes is None or mean is None or std is None:
+    if asked.classes is None or asked.mean is None or asked.std is None:
         raise InputError(
             "an ONNX file does not say its classes and preprocessing; give --classes FILE, --mean M,M,M and "
             "--std S,S,S (of values / --max-value)"
         )
-    table = ClassTable.read(classes)
+    table = ClassTable.read(asked.classes)
     return ForeignFacts(
         classes=table.classes,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
-        max_value=max_value,
-        bands=tuple(part.strip() for part in band_names.split(",")),
-        gsd_m=_pair("--gsd", gsd),
-        name=name,
-        tile=tile,
-        output=output,
+        mean=_numbers("--mean", asked.mean),
+        std=_numbers("--std", asked.std),
+        max_value=asked.max_value,
+        bands=tuple(part.strip() for part in asked.band_names.split(",")),
+        gsd_m=_pair("--gsd", asked.gsd),
+        name=asked.name,
+        tile=asked.tile,
+        output=asked.output,
         unlabelled=tuple(map(unpack_color, sorted(table.ignore))),
     )
 

@@ -8,12 +8,12 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import typer
-
-from rsedge.cli import common, flags, stopping
+from rsedge.cli import common, stopping
+from rsedge.cli.infer_options import InferOptions
+from rsedge.cli.settings import with_options
 from rsedge.errors import InputError, RsedgeError, unexpected
 
 if TYPE_CHECKING:
@@ -21,149 +21,40 @@ if TYPE_CHECKING:
     from rsedge.infer.job import Runner
     from rsedge.infer.options import Options, Result
     from rsedge.model.manifest import Manifest
-    from rsedge.raster.writer import Format
-    from rsedge.tiling.axes import Seam
 
 GO_ON = "what is finished is kept: go on with the same command and --resume"
 
 
-def infer(
-    rasters: Annotated[
-        list[str],
-        typer.Argument(help="GeoTIFFs or any rasters GDAL opens: files, globs, URLs.", show_default=False),
-    ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Mask to write, for one raster.")] = None,
-    out_dir: Annotated[Path | None, typer.Option(help="Folder for the masks of several rasters.")] = None,
-    model: flags.Model = None,
-    overlap: flags.Overlap = 0.25,
-    seam: flags.Seam = "blend",
-    bands: flags.Bands = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Raster values mapped to the model's range; needed where the raster is not uint8. auto: 2nd to 98th "
-            "percentile of all rasters given.",
-            metavar="LOW,HIGH|auto",
-        ),
-    ] = None,
-    nodata: flags.Nodata = None,
-    alpha: flags.Alpha = None,
-    resample: Annotated[
-        bool, typer.Option("--resample", help="Read at the model's GSD; write on the raster's grid.")
-    ] = False,
-    bbox: Annotated[
-        str | None, typer.Option(help="Only these bounds, in the raster's CRS.", metavar="W,S,E,N")
-    ] = None,
-    bbox_crs: Annotated[str | None, typer.Option(help="CRS of --bbox.", metavar="EPSG:4326")] = None,
-    aoi: Annotated[
-        Path | None, typer.Option(help="Only inside these polygons: GeoJSON, GeoPackage, shapefile.")
-    ] = None,
-    aoi_layer: Annotated[
-        str | None, typer.Option(help="Layer of --aoi, where it has several.", metavar="NAME")
-    ] = None,
-    crop: Annotated[bool, typer.Option("--crop", help="Write only the extent of --bbox or --aoi.")] = False,
-    confidence: Annotated[
-        bool, typer.Option("--confidence", help="Also MASK_confidence.tif: percent of the class that won.")
-    ] = False,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also MASK_probabilities.tif: percent of each class.")
-    ] = False,
-    polygons: Annotated[
-        Path | None, typer.Option(help="Also the classes' areas as polygons.", metavar="GPKG")
-    ] = None,
-    min_area: Annotated[float, typer.Option(help="Smallest polygon, m2.")] = 0.0,
-    min_pixels: Annotated[int, typer.Option(help="Smallest polygon, pixels.")] = 0,
-    preview: Annotated[Path | None, typer.Option(help="PNG of image and mask to write.")] = None,
-    format: Annotated[
-        str, typer.Option(help="Cloud-optimised or plain GeoTIFF.", metavar="cog|gtiff")
-    ] = "cog",
-    compress: Annotated[
-        str, typer.Option(help="Of the mask; deflate and lzw for old software.", metavar="zstd|deflate|lzw")
-    ] = "zstd",
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="outside: a VRT's sources need not lie below it; or a further driver of GDAL's.",
-            metavar="WHAT",
-        ),
-    ] = None,
-    max_ram: Annotated[
-        str | None,
-        typer.Option(help="Memory not to exceed, e.g. 800M: works in columns where needed.", metavar="SIZE"),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done and the memory it takes.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run was stopped.")] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace a raster that rsedge did not write; begin a run anew."),
-    ] = False,
-    dask: Annotated[
-        str | None, typer.Option(help="Run on a dask.distributed cluster.", metavar="ADDRESS")
-    ] = None,
-    device: flags.Device = "auto",
-    precision: flags.Precision = None,
-    threads: flags.Threads = None,
-    as_json: flags.Json = False,
-    quiet: flags.Quiet = False,
-) -> None:
+@with_options(InferOptions)
+def infer(asked: InferOptions, given: frozenset[str]) -> None:
     """Segment rasters of any size into class masks on the same grids."""
-    from rsedge.infer.options import Options
     from rsedge.infer.segmentation import open_model
     from rsedge.raster.quiet import hush_libtiff
-    from rsedge.raster.trust import Trust
 
     hush_libtiff()
-    sources = expand(rasters)
-    options = Options(
-        overlap=overlap,
-        seam=cast("Seam", seam),
-        bands=flags.parse_bands(bands),
-        scale=None if scale == "auto" else flags.parse_scale(scale),
-        nodata=flags.parse_nodata(nodata),
-        alpha=flags.parse_alpha(alpha),
-        resample=resample,
-        bbox=_parse_bbox(bbox),
-        bbox_crs=bbox_crs,
-        aoi=aoi,
-        aoi_layer=aoi_layer,
-        crop=crop,
-        format=cast("Format", format),
-        compress=compress,
-        confidence=confidence,
-        probabilities=probabilities,
-        polygons=polygons,
-        min_area_m2=min_area,
-        min_pixels=min_pixels,
-        preview=preview,
-        max_ram_bytes=flags.parse_bytes(max_ram),
-        resume=resume,
-        overwrite=overwrite,
-        trust=Trust(allow=tuple(allow or ())),
-    )
-    targets = choose_targets(sources, out, out_dir)
-    each = [options if out_dir is None else _for_one_of_many(options, target) for target in targets]
+    sources, options, quiet = expand(asked.rasters), asked.to_options(), asked.quiet
+    targets = choose_targets(sources, asked.out, asked.out_dir)
+    each = [options if asked.out_dir is None else _for_one_of_many(options, target) for target in targets]
     _check_names(targets, each)
-    if out_dir is not None and not dry_run:
-        common.make_out_dir(out_dir)
-    if dask is not None:
-        _say_who_is_trusted(dask, quiet)
-    model = common.model_or_default(model, quiet)
+    if asked.out_dir is not None and not asked.dry_run:
+        common.make_out_dir(asked.out_dir)
+    if asked.dask is not None:
+        _say_who_is_trusted(asked.dask, quiet)
+    model = common.model_or_default(asked.model, quiet)
     with ExitStack() as stack:
         with stopping.stops_wait():
-            backend = stack.enter_context(open_model(model, device, threads, precision))
-        runner = None if dask is None or dry_run else _connected(dask, stack)
-        if scale == "auto":
+            backend = stack.enter_context(open_model(model, asked.device, asked.threads, asked.precision))
+        runner = None if asked.dask is None or asked.dry_run else _connected(asked.dask, stack)
+        if asked.scale == "auto":
             found = _survey_scale(sources, options, backend.bundle.manifest, quiet)
             each = [dataclasses.replace(mine, scale=found) for mine in each]
         failed = list[str]()
         for source, target, mine in zip(sources, targets, each, strict=True):
             try:
-                if dry_run:
-                    _show_plan(backend, source, target, mine, as_json, quiet)
+                if asked.dry_run:
+                    _show_plan(backend, source, target, mine, asked.as_json, quiet)
                 else:
-                    _segment(backend, source, target, mine, quiet, as_json, runner)
+                    _segment(backend, source, target, mine, quiet, asked.as_json, runner)
             except Exception as error:
                 if len(sources) == 1 or (
                     isinstance(error, RsedgeError | MemoryError) and not isinstance(error, InputError)
@@ -254,14 +145,6 @@ def _for_one_of_many(options: Options, target: Path) -> Options:
         return None if path is None else target.with_name(f"{target.stem}_{Path(path).name}")
 
     return dataclasses.replace(options, preview=named(options.preview), polygons=named(options.polygons))
-
-
-def _parse_bbox(text: str | None) -> tuple[float, float, float, float] | None:
-    if text is None:
-        return None
-    from rsedge.vector.aoi import parse_bbox
-
-    return parse_bbox(text)
 
 
 def _survey_scale(

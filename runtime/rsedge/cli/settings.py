@@ -45,7 +45,12 @@ def with_options(
     hints = get_type_hints(kind, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
-        inspect.Parameter(f.name, keyword, default=f.default, annotation=hints[f.name])
+        inspect.Parameter(
+            f.name,
+            keyword,
+            default=inspect.Parameter.empty if f.default is dataclasses.MISSING else f.default,
+            annotation=hints[f.name],
+        )
         for f in dataclasses.fields(kind)  # type: ignore[arg-type]
     ]
     parameters.append(inspect.Parameter("context", keyword, annotation=typer.Context))

@@ -1,0 +1,121 @@
+"""The options of ``rsedge export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rsedge.cli import common, flags
+
+RUN = Path("runs/student")
+ALL = "fp32,fp16,int8"
+CALIBRATION, GATE, ENGINE, FOREIGN = (
+    "Calibration", "What a precision may cost", "TensorRT engine", "Somebody else's ONNX"
+)  # fmt: skip
+
+
+def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options as they are typed."""
+
+    run: Annotated[
+        Path | None, _option(help="Run folder of distill or train-teacher.", show_default=str(RUN))
+    ] = None
+    out: Annotated[Path, _option("--out", "-o", help="Bundle to write.")] = common.OWN_MODEL
+    weights: Annotated[str, _option(help="Best by validation mIoU, or last.", metavar="best|last")] = "best"
+    name: Annotated[str | None, _option(help="Name of the model.", show_default="that of --out")] = None
+    precision: Annotated[
+        str | None,
+        _option(
+            help="What to make; of an engine one of them.", metavar="P,P", show_default=f"{ALL}; engine fp16"
+        ),
+    ] = None
+
+    calibration: Annotated[
+        list[str] | None,
+        _option(
+            help='Raster or folder like what the model will meet, or "samples". May be repeated.',
+            panel=CALIBRATION,
+            metavar="PATH",
+            show_default="the training data",
+        ),
+    ] = None
+    calibration_tiles: Annotated[int, _option(help="Tiles to calibrate on.", panel=CALIBRATION)] = 64
+    bands: flags.Bands = None
+    scale: flags.Scale = None
+    nodata: flags.Nodata = None
+    alpha: flags.Alpha = None
+
+    gate: Annotated[
+        Path | None,
+        _option(
+            help="Labelled folder to judge on, as for eval.",
+            panel=GATE,
+            show_default="agreement on held calibration tiles",
+        ),
+    ] = None
+    gate_tiles: Annotated[int, _option(help="Tiles of it.", panel=GATE)] = 32
+    max_miou_drop: Annotated[float, _option(help="Points of mIoU that a precision may cost.", panel=GATE)] = (
+        0.5
+    )
+    max_class_drop: Annotated[float, _option(help="Points of IoU that it may cost a class.", panel=GATE)] = (
+        1.5
+    )
+    force: Annotated[
+        bool, _option("--force", help="Keep also what fails; the report and infer say so.", panel=GATE)
+    ] = False
+
+    trt: Annotated[
+        bool, _option("--trt", help="Build a TensorRT engine, for the machine this runs on.", panel=ENGINE)
+    ] = False
+    bundle: Annotated[
+        Path | None,
+        _option(
+            help="With --trt: the bundle to build from; no torch needed.",
+            panel=ENGINE,
+            show_default=f"what is exported, or ./{common.OWN_MODEL} if there is no run",
+        ),
+    ] = None
+
+    onnx: Annotated[
+        Path | None,
+        _option(help="An ONNX file in place of a run; needs --classes, --mean and --std.", panel=FOREIGN),
+    ] = None
+    classes: Annotated[
+        Path | None,
+        _option(
+            help="TOML table of classes and label colours, also for --gate.",
+            panel=FOREIGN,
+            show_default="the model's own",
+        ),
+    ] = None
+    mean: Annotated[
+        str | None, _option(help="Per band, of values / --max-value.", panel=FOREIGN, metavar="M,M,M")
+    ] = None
+    std: Annotated[str | None, _option(help="Per band.", panel=FOREIGN, metavar="S,S,S")] = None
+    max_value: Annotated[float, _option(help="What values are divided by first.", panel=FOREIGN)] = 255.0
+    band_names: Annotated[str, _option(help="In the order of its input.", panel=FOREIGN)] = "red,green,blue"
+    gsd: Annotated[
+        str | None, _option(help="Metres a pixel it was trained at.", panel=FOREIGN, metavar="FINE,COARSE")
+    ] = None
+    tile: Annotated[int | None, _option(help="Pixels, if the file leaves its input free.", panel=FOREIGN)] = (
+        None
+    )
+    output: Annotated[
+        str | None,
+        _option(
+            help="Which of its outputs holds the scores.",
+            panel=FOREIGN,
+            show_default="the only one that could",
+        ),
+    ] = None
+
+    as_json: flags.Json = False
+    quiet: flags.Quiet = False

@@ -1,0 +1,159 @@
+"""The options of ``rsedge infer``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from rsedge.cli import flags
+
+if TYPE_CHECKING:
+    from rsedge.infer.options import Options
+    from rsedge.raster.writer import Format
+    from rsedge.tiling.axes import Seam
+
+AREA, RESULTS, LONG_RUNS = "Which part of the raster", "What else is written", "Memory and long runs"
+
+
+def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """Options as they are typed; ``to_options`` gives those of one run."""
+
+    rasters: Annotated[
+        list[str],
+        typer.Argument(help="GeoTIFFs or any rasters GDAL opens: files, globs, URLs.", show_default=False),
+    ]
+    out: Annotated[Path | None, _option("--out", "-o", help="Mask to write, for one raster.")] = None
+    out_dir: Annotated[Path | None, _option(help="Folder for the masks of several rasters.")] = None
+    model: flags.Model = None
+    resume: Annotated[bool, _option("--resume", help="Continue an unfinished run.")] = False
+    overwrite: Annotated[
+        bool, _option("--overwrite", help="Replace a raster that rsedge did not write; start a run over.")
+    ] = False
+
+    bands: flags.Bands = None
+    scale: Annotated[
+        str | None,
+        _option(
+            help="Raster values mapped to the model's range; needed if the raster is not uint8. auto: 2nd to 98th "
+            "percentile of all rasters given.",
+            panel=flags.READING,
+            metavar="LOW,HIGH|auto",
+        ),
+    ] = None
+    nodata: flags.Nodata = None
+    alpha: flags.Alpha = None
+    resample: Annotated[
+        bool,
+        _option(
+            "--resample", help="Read at the model's GSD; write on the raster's grid.", panel=flags.READING
+        ),
+    ] = False
+    allow: Annotated[
+        list[str] | None,
+        _option(
+            help="outside: a VRT's sources need not lie below it; or a further driver of GDAL's.",
+            panel=flags.READING,
+            metavar="WHAT",
+        ),
+    ] = None
+
+    bbox: Annotated[
+        str | None, _option(help="Only these bounds, in the raster's CRS.", panel=AREA, metavar="W,S,E,N")
+    ] = None
+    bbox_crs: Annotated[str | None, _option(help="CRS of --bbox.", panel=AREA, metavar="EPSG:4326")] = None
+    aoi: Annotated[
+        Path | None, _option(help="Only inside these polygons: GeoJSON, GeoPackage, shapefile.", panel=AREA)
+    ] = None
+    aoi_layer: Annotated[
+        str | None, _option(help="Layer of --aoi, if it has several.", panel=AREA, metavar="NAME")
+    ] = None
+    crop: Annotated[bool, _option("--crop", help="Write only the extent of --bbox or --aoi.", panel=AREA)] = (
+        False
+    )
+
+    preview: Annotated[Path | None, _option(help="PNG of image and mask.", panel=RESULTS)] = None
+    confidence: Annotated[
+        bool,
+        _option("--confidence", help="MASK_confidence.tif: percent of the winning class.", panel=RESULTS),
+    ] = False
+    probabilities: Annotated[
+        bool, _option("--probabilities", help="MASK_probabilities.tif: percent of each class.", panel=RESULTS)
+    ] = False
+    polygons: Annotated[
+        Path | None, _option(help="The classes' areas as polygons.", panel=RESULTS, metavar="GPKG")
+    ] = None
+    min_area: Annotated[float, _option(help="Smallest polygon, m2.", panel=RESULTS)] = 0.0
+    min_pixels: Annotated[int, _option(help="Smallest polygon, pixels.", panel=RESULTS)] = 0
+    format: Annotated[
+        str, _option(help="Cloud-optimised or plain GeoTIFF.", panel=RESULTS, metavar="cog|gtiff")
+    ] = "cog"
+    compress: Annotated[
+        str,
+        _option(
+            help="Of the mask; deflate and lzw for old software.", panel=RESULTS, metavar="zstd|deflate|lzw"
+        ),
+    ] = "zstd"
+
+    max_ram: Annotated[
+        str | None,
+        _option(
+            help="Memory not to exceed, e.g. 800M: works in columns if needed.",
+            panel=LONG_RUNS,
+            metavar="SIZE",
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool, _option("--dry-run", help="Print what would be done and the memory it takes.", panel=LONG_RUNS)
+    ] = False
+    dask: Annotated[
+        str | None, _option(help="Run on a dask.distributed cluster.", panel=LONG_RUNS, metavar="ADDRESS")
+    ] = None
+
+    overlap: flags.Overlap = 0.25
+    seam: flags.Seam = "blend"
+    device: flags.Device = "auto"
+    precision: flags.Precision = None
+    threads: flags.Threads = None
+    as_json: flags.Json = False
+    quiet: flags.Quiet = False
+
+    def to_options(self) -> Options:
+        """Parse the values. ``scale`` "auto" is left to whoever has looked at the rasters. Raises InputError."""
+        from rsedge.infer.options import Options
+        from rsedge.raster.trust import Trust
+        from rsedge.vector.aoi import parse_bbox
+
+        return Options(
+            overlap=self.overlap,
+            seam=cast("Seam", self.seam),
+            bands=flags.parse_bands(self.bands),
+            scale=None if self.scale == "auto" else flags.parse_scale(self.scale),
+            nodata=flags.parse_nodata(self.nodata),
+            alpha=flags.parse_alpha(self.alpha),
+            resample=self.resample,
+            bbox=None if self.bbox is None else parse_bbox(self.bbox),
+            bbox_crs=self.bbox_crs,
+            aoi=self.aoi,
+            aoi_layer=self.aoi_layer,
+            crop=self.crop,
+            format=cast("Format", self.format),
+            compress=self.compress,
+            confidence=self.confidence,
+            probabilities=self.probabilities,
+            polygons=self.polygons,
+            min_area_m2=self.min_area,
+            min_pixels=self.min_pixels,
+            preview=self.preview,
+            max_ram_bytes=flags.parse_bytes(self.max_ram),
+            resume=self.resume,
+            overwrite=self.overwrite,
+            trust=Trust(allow=tuple(self.allow or ())),
+        )
