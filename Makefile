@@ -81,7 +81,7 @@ student: $(VENV)/.installed
 		--encoder-weights none --augment mild --crop 256 --steps 2400 --lr 6e-4 --seed 43 --sample-share 0.3 --validate-every 0 --out runs/shipped
 	$(BIN)/rsedge export --run runs/shipped --weights last --out runtime/models/landcover5-b0.rsedge
 	@# The wheel's bundle links to some of these files and lists those.
-	$(BIN)/python -c "from rsedge.bundle import *; \
+	$(BIN)/python -c "from rsedge.model.bundle import *; \
 		write_bundle_manifest(DEFAULT_BUNDLE, Bundle.open('runtime/models/landcover5-b0.rsedge').manifest)"
 
 # Wheels for a GPU machine without a network, in pieces of 60 MB (benchmarks/gpu_kit.py). For an H200: SM=90.

@@ -25,7 +25,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as rsedge.ort_module does, also for geodeep
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as rsedge.backends.ort_module does, also for geodeep
 Facts = dict[str, Any]
 BLOCK = 512
 MASK_PROFILE = {

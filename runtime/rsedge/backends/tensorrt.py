@@ -16,7 +16,7 @@ from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import PlanFacts, choose, command, plan_path
 
-# Tensors of every engine of rsedge; the last two are added when it is built (rsedge_export.trt).
+# Tensors of every engine of rsedge; the last two are added when it is built (rsedge_export.engines).
 PIXELS, SCORES, CLASSES, MEAN = "pixels", "scores", "classes", "mean"
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "UINT8": "uint8"}
 # Waiting threads sleep: a spinning one would take the core that decodes the next rows.

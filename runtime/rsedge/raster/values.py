@@ -146,13 +146,14 @@ def map_scale(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None
     assert plan.scale is not None
     table = _scale_table(stored.dtype.str, plan.scale, image.dtype.str) if stored.dtype in SHORT else None
     for rows in pieces(*stored.shape[1:]):
+        empty = None if valid is None else ~valid[rows]
         for band, out in zip(stored[:, rows], image[:, rows], strict=True):
             if table is not None:
                 np.take(table, band.view(f"u{band.itemsize}"), out=out, mode="clip")  # every value is in it
             else:
-                out[...] = _scaled(band, plan.scale, out.dtype)
-            if valid is not None:
-                out[~valid[rows]] = 0
+                out[...] = _scaled(band, plan.scale, out.dtype, empty)
+            if empty is not None:
+                out[empty] = 0
 
 
 @lru_cache(maxsize=8)
@@ -163,9 +164,13 @@ def _scale_table(stored: str, scale: tuple[float, float], dtype: str) -> Pixels:
     return _scaled(values, scale, np.dtype(dtype)).astype(dtype)
 
 
-def _scaled(values: Pixels, scale: tuple[float, float], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+def _scaled(
+    values: Pixels, scale: tuple[float, float], dtype: np.dtype[Any], empty: Valid | None = None
+) -> NDArray[np.float64]:
     (low, high), top = scale, SCALED_MAX[dtype.name]
     known = values.astype(np.float64)
+    if empty is not None:
+        known[empty] = low  # NaN fits no integer, and a nodata value may overflow
     known -= low
     known *= top / (high - low)
     np.clip(known, 0, top, out=known)

@@ -122,6 +122,6 @@ def test_the_builder_needs_neither_torch_nor_onnx() -> None:
 
     code = (
         "import sys\nfor m in ('torch', 'onnx', 'rsedge_train', 'onnxruntime'): sys.modules[m] = None\n"
-        "import rsedge_export.trt, rsedge.backends.tensorrt"
+        "import rsedge_export.engines.build, rsedge.backends.tensorrt"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -151,7 +151,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
             broken.write_bytes(content)
             asked.append((name, kind, broken))
     lines = "".join(json.dumps([name, str(path)]) + "\n" for name, _, path in asked)
-    source = str(Path(rsedge.__file__).parents[2])
+    source = str(Path(rsedge.__file__).parents[1])
     try:
         done = subprocess.run(
             [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", CHILD],

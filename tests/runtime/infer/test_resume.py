@@ -29,7 +29,7 @@ import json, os, signal, sys, threading, time
 import rsedge.raster.parts as parts
 parts.PART_PIXELS = 1
 from rsedge.cli import main
-import onnxruntime, rsedge.segmentation, rsedge.preview, rsedge.backends.ort, PIL.ImageFont
+import onnxruntime, rsedge.infer.segmentation, rsedge.infer.preview, rsedge.backends.ort, PIL.ImageFont
 from rsedge.tiling.kernels import compiled
 compiled()
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}

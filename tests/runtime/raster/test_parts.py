@@ -317,7 +317,7 @@ def test_a_full_disk_is_one_error_of_ours_or_no_harm(tmp_path: Path, format: str
     script = LIMITED.format(**facts, limit=limit, early=limit > 100_000)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2] / "support",
     )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout.startswith("whole" if limit == 1_000_000 else "refused")
@@ -349,7 +349,7 @@ print(wide - narrow)
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2] / "support",
     )  # fmt: skip
     assert float(done.stdout) < 24, done.stdout  # MiB; one row of blocks is 24 wider
 
