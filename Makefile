@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-header --no-annotate
 DATA ?= ../shared/data/dubai
 
-.PHONY: constraints audit digests demo test test-runtime check lint types contracts release clean student gpu-kit
+.PHONY: constraints audit digests demo test test-all test-runtime check lint types contracts release clean student gpu-kit
 
 # The runtime with onnxruntime, no torch: a sample raster, its mask, a picture.
 demo: $(DEMO_VENV)/.installed
@@ -17,15 +17,22 @@ demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/rsedge infer demo/town.tif --out demo/mask.tif --preview demo/preview.png
 	@echo "Look at demo/preview.png; open demo/mask.tif in QGIS beside demo/town.tif."
 
+# Two workers, a file at a time; a test that measures memory has a process of its own.
+PYTEST := pytest -n 2 --dist loadfile
+
+# What a contributor runs at each change; `make test-all` adds the slow ones.
 test: $(VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed
+	$(BIN)/$(PYTEST)
 
 # The runtime's tests where there is no torch, as on a device. For JetPack 6: PYTHON=python3.10.
 test-runtime: $(RUNTIME_VENV)/.installed
-	$(RUNTIME_VENV)/bin/python -m pytest tests/runtime
+	$(RUNTIME_VENV)/bin/python -m $(PYTEST) tests/runtime tests/sample
 
 # What CI runs: style, types, import contracts, tests.
-check: lint types contracts test
+check: lint types contracts test-all
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -102,7 +109,7 @@ $(DEMO_VENV)/.installed: pyproject.toml
 
 $(RUNTIME_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(RUNTIME_VENV)
-	$(RUNTIME_VENV)/bin/python -m pip install --quiet --editable ".[cpu,polygons,dask]" hypothesis onnx pytest
+	$(RUNTIME_VENV)/bin/python -m pip install --quiet --editable ".[cpu,polygons,dask]" hypothesis onnx pytest pytest-xdist
 	@touch $@
 
 clean:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before numpy and torch: workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 import signal
 import sys
 from collections.abc import Callable, Iterator

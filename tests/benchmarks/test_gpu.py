@@ -43,6 +43,7 @@ def _run(monkeypatch, *words):
     gpu.main()
 
 
+@pytest.mark.slow
 def test_the_rehearsal_takes_the_way_that_a_gpu_takes(bundle, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     _run(monkeypatch, "--out", out, "--bundle", bundle, "--parts", "onnx", "memory", "eager")
@@ -69,6 +70,7 @@ def test_the_rehearsal_takes_the_way_that_a_gpu_takes(bundle, tmp_path, monkeypa
     assert "is not installed" in page
 
 
+@pytest.mark.slow
 def test_training_is_timed_repeated_stopped_and_resumed(bundle, tmp_path, monkeypatch):
     _run(monkeypatch, "--out", tmp_path / "out", "--bundle", bundle, "--parts", "train")
     part = json.loads((tmp_path / "out/gpu.json").read_text())["parts"]["train"]

@@ -74,6 +74,7 @@ def test_the_table_puts_ours_beside_the_papers():
     assert tables.left_out_lines({"resnet18": "ended"}) == "- resnet18 did not run, it ended"
 
 
+@pytest.mark.slow
 def test_counts_have_all_that_a_row_wants():
     counts = worker.counts([SMALL])["counts"]
     assert counts[SMALL]["params_m"] == pytest.approx(counts[SMALL]["printed"]["params_m"], abs=0.01)
@@ -89,6 +90,7 @@ def _turn(way, dtype, graph=""):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "dtype"), [("eager", "fp32"), ("eager", "bf16"), ("eager-deployed", "fp32")])
 def test_a_turn_in_torch(way, dtype):
     found = _turn(way, dtype)
@@ -96,6 +98,7 @@ def test_a_turn_in_torch(way, dtype):
     assert min(found["wall_s"], found["first_s"]) > 0
 
 
+@pytest.mark.slow
 def test_a_turn_in_onnx_runtime_is_of_a_graph_compared_with_torch(tmp_path):
     graph = tmp_path / "small.onnx"
     exported = worker.export(SMALL, "onnx", "fp32", 64, str(graph))
@@ -104,6 +107,7 @@ def test_a_turn_in_onnx_runtime_is_of_a_graph_compared_with_torch(tmp_path):
     assert _turn("onnx", "fp32", graph)["passes"] == 1
 
 
+@pytest.mark.slow
 def test_deployed_students_are_another_graph_and_the_same_function():
     torch.manual_seed(0)
     plain = worker._build(SMALL, "onnx", 64)

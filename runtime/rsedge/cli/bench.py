@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OWN_TEACHER = Path("runs/teacher")  # what `rsedge train-teacher` writes, in the current folder
 NONE = "none"
 CSV_HEAD = "label,role,name,path,"  # how the first line of --csv begins
-OPENER = "rsedge_train.run.bench_teacher:open_teacher"  # by name: loading torch here would cost memory beside the models
+OPENER = "rsedge_train.run.bench_teacher:open_teacher"  # by name: torch would take memory beside the models
 
 
 def bench(

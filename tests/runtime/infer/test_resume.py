@@ -148,6 +148,7 @@ EVERYTHING = ("--confidence", "--probabilities", "--preview", "preview.png")
 NAMES = {"mask.tif", "mask.tif.aux.xml", "mask_confidence.tif", "mask_probabilities.tif", "preview.png"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["cog", "gtiff"])
 def test_killed_at_any_step_and_resumed_it_is_the_same_to_the_byte(
     run: Run, tmp_path: Path, format: str
@@ -172,6 +173,7 @@ def sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_and_resumed_it_is_the_same_to_the_byte(run: Run, tmp_path: Path) -> None:
     begin = time.monotonic()
     assert run("whole", *EVERYTHING) == 0

@@ -40,6 +40,7 @@ def test_every_raster_keeps_its_grid_and_its_nodata(model: Backend, tmp_path: Pa
     np.testing.assert_array_equal(read(tmp_path / "mask.tif"), np.where(valid, pixels.argmax(0), NODATA))
 
 
+@pytest.mark.slow
 def test_the_default_model_keeps_its_promise_on_scene_7() -> None:
     table = Path(__file__).parents[3] / "train" / "rsedge_train" / "data" / "dubai.toml"
     with open_model() as model:

@@ -45,7 +45,12 @@ with RasterReader(sys.argv[1]) as reader:
     print(peak_rss_bytes() - before, promised + part.nbytes + image.nbytes)
 """
 FORMATS = [
-    ("one_tile.jp2", 8, {"driver": "JP2OpenJPEG", "blockxsize": 4096, "blockysize": 4096, **JPEG2000}),
+    pytest.param(
+        "one_tile.jp2",
+        8,
+        {"driver": "JP2OpenJPEG", "blockxsize": 4096, "blockysize": 4096, **JPEG2000},
+        marks=pytest.mark.slow,
+    ),
     ("large_tiles.jp2", 8, {"driver": "JP2OpenJPEG", "blockxsize": 1100, "blockysize": 1100, **JPEG2000}),
     ("whole.webp", 3, {"driver": "WEBP", "LOSSLESS": "YES"}),
     ("strip.tif", 3, {"driver": "GTiff", "compress": "WEBP", "WEBP_LOSSLESS": "YES", "blockysize": 2200}),

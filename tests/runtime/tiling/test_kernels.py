@@ -361,7 +361,11 @@ def test_what_changes_from_boot_to_boot_does_not_change_the_file(
 
 @needs_cc
 def test_two_processes_at_once(cache: Path) -> None:
-    command = [sys.executable, "-c", "from rsedge.tiling.kernels import compiled; print(compiled() is not None)"]
+    command = [
+        sys.executable,
+        "-c",
+        "from rsedge.tiling.kernels import compiled; print(compiled() is not None)",
+    ]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=120)[0] for process in both] == ["True\n", "True\n"]
     assert [p.name[:8] for p in cache.iterdir()] == ["kernels-"]
