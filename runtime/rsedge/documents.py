@@ -1,16 +1,23 @@
 """What comes from outside as text: files read once, JSON and TOML bounded in size and depth, names fit to be printed.
 
-Everything here raises ValueError for what cannot be right, so that a reader has one kind of error to put into words.
+`from_json` makes dataclasses of parsed JSON, so that a record is written and read by one definition. Everything
+here raises ValueError for what cannot be right, so that a reader has one kind of error to put into words.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from functools import cache
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rsedge.text import HIDDEN
 
@@ -23,6 +30,9 @@ MOST_BYTES = 64 << 20  # of a JSON file, unless its reader says otherwise; ours 
 MOST_TOML_BYTES = 1 << 20
 MOST_DEPTH = 100  # of lists and objects in each other; whoever walks them does so by calling itself
 MOST_NAME = 200  # characters
+MOST_SHOWN = 60  # characters of a wrong value, or of its key, in a message
+Count = Annotated[int, 0]  # for fields of `from_json`: a whole number, at least that
+T = TypeVar("T")
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
@@ -79,6 +89,126 @@ def odd_name(value: object, most: int = MOST_NAME) -> str | None:
         return f"has {len(value)} characters; at most {most} are a name"
     odd = HIDDEN.search(value)
     return None if odd is None else f"holds the character U+{ord(odd[0]):04X}, which cannot be printed"
+
+
+def from_json(
+    kind: type[T], value: object, *, exact: bool = False, least: float = 0, most: float = sys.float_info.max
+) -> T:
+    """The dataclass ``kind`` made of a parsed JSON object.
+
+    Its fields may be of bool, int, `Count`, float, str, Any and dataclasses, of tuples and mappings of them, and each
+    ``| None``. What is missing or null takes a field's default, or is None where the field may be. A key is the
+    field's name without an underscore at its end: ``class_``. ``exact`` refuses keys that are no field's. ``least``
+    and ``most`` bound the sizes of numbers other than 0. NaN and infinity are no numbers; where null may be, they are.
+
+    Raises ValueError that names the place: ``rows[0].tile: expected a whole number, not "512 px"``.
+    """
+    found: T = _Loader(exact, least, most).read(kind, value, "")
+    return found
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """The JSON object that `from_json` makes the dataclass of again."""
+    return asdict(record, dict_factory=lambda pairs: {name.rstrip("_"): value for name, value in pairs})
+
+
+@dataclass(frozen=True)
+class _Loader:
+    exact: bool
+    least: float
+    most: float
+
+    def read(self, kind: Any, value: Any, where: str) -> Any:
+        """The value as its annotation wants it; ``where`` it stands, for messages."""
+        if is_dataclass(kind):
+            return self._record(kind, value, where)
+        composed = {
+            tuple: self._tuple,
+            Mapping: self._mapping,
+            Union: self._optional,
+            UnionType: self._optional,
+            Annotated: self._at_least,
+        }
+        read = composed.get(get_origin(kind))
+        return read(get_args(kind), value, where) if read else self._plain(kind, value, where)
+
+    def _record(self, kind: Any, value: Any, where: str) -> Any:
+        _expect(isinstance(value, dict), "an object", value, where)
+        known, found = _fields(kind), {}
+        if self.exact and (odd := value.keys() - known.keys()):
+            raise ValueError(f"{_within(where, min(odd))}: no such key is known")
+        for key, (name, of, needed) in known.items():
+            at, held = _within(where, key), value.get(key)
+            if key not in value and needed and NoneType not in get_args(of):
+                raise ValueError(f"{at}: is missing")
+            if held is not None or needed:
+                found[name] = self.read(of, held, at)
+        try:
+            return kind(**found)
+        except ValueError as error:  # what the record says of itself
+            raise ValueError(f"{where}: {error}" if where else str(error)) from error
+
+    def _tuple(self, kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+        _expect(isinstance(value, list), "a list", value, where)
+        if kinds[-1] is Ellipsis:
+            kinds = (*repeat(kinds[0], len(value)),)
+        _expect(len(value) == len(kinds), f"a list of {len(kinds)}", value, where)
+        return tuple(
+            self.read(of, held, f"{where}[{i}]")
+            for i, (of, held) in enumerate(zip(kinds, value, strict=True))
+        )
+
+    def _mapping(self, kinds: tuple[Any, ...], value: Any, where: str) -> dict[Any, Any]:
+        _expect(isinstance(value, dict), "an object", value, where)
+        if kinds[0] is int and (odd := [key for key in value if not key.isdecimal()]):
+            raise ValueError(f"{_within(where, odd[0])}: expected whole numbers as keys")
+        return {kinds[0](key): self.read(kinds[1], held, _within(where, key)) for key, held in value.items()}
+
+    def _optional(self, kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+        (kind,) = (k for k in kinds if k is not NoneType)
+        unknown = value is None or (isinstance(value, float) and not math.isfinite(value))
+        return None if unknown else self.read(kind, value, where)
+
+    def _at_least(self, kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+        found = self.read(kinds[0], value, where)
+        _expect(found >= kinds[1], f"{PLAIN[kinds[0]]} from {kinds[1]} on", value, where)
+        return found
+
+    def _plain(self, kind: Any, value: Any, where: str) -> Any:
+        if kind is Any:
+            return value
+        _expect(type(value) in {kind, int if kind is float else kind}, PLAIN[kind], value, where)
+        if kind in {int, float} and value and not self.least <= abs(value) <= self.most:
+            raise ValueError(f"{where}: {_shown(value)} is beyond what can be measured or counted")
+        return kind(value)
+
+
+PLAIN: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+@cache
+def _fields(kind: Any) -> dict[str, tuple[str, Any, bool]]:
+    """Of a dataclass, by key: each field's name, its annotation, and whether it has no default."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        f.name.rstrip("_"): (f.name, hints[f.name], f.default is MISSING and f.default_factory is MISSING)
+        for f in fields(kind)
+        if f.init
+    }
+
+
+def _within(where: str, key: str) -> str:
+    return f"{where}{'.' * bool(where)}{key:.{MOST_SHOWN}}"
+
+
+def _expect(is_so: bool, wanted: str, value: object, where: str) -> None:
+    if not is_so:
+        raise ValueError(f"{where}{': ' * bool(where)}expected {wanted}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    said = json.dumps(value)
+    return f"{said[:MOST_SHOWN]}{'...' * (len(said) > MOST_SHOWN)}"
 
 
 TOO_DEEP = f"its lists and tables are nested deeper than {MOST_DEPTH}"
