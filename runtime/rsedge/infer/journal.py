@@ -28,13 +28,14 @@ from typing import Any
 from rsedge.errors import BusyError, InputError
 from rsedge.files import (
     check_own_folder,
-    disk_errors,
+    lock,
     open_own,
     sync,
     sync_folder,
     with_crc,
     without_crc,
     write_all,
+    writing,
 )
 from rsedge.raster.part_file import PartFile, is_count, is_whole
 from rsedge.tiling.window import Window
@@ -110,7 +111,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
-        with disk_errors(self.folder):
+        with writing(self.folder):
             self._lock = _locked(self.folder, self.target)
             try:
                 self._take_up()
@@ -142,7 +143,7 @@ class Journal:
     def add(self, part: Part) -> None:
         """Note a finished part. Raises OutputError where the disk is full."""
         assert self._lines is not None, "the journal is not open"
-        with disk_errors(self.folder):
+        with writing(self.folder):
             write_all(self._lines, part.to_json() + "\n")
             self._unsynced += [self.path(part.area, f.layer) for f in part.files]
             if time.monotonic() - self._synced > SYNC_S:
@@ -308,17 +309,10 @@ def _locked(folder: Path, target: Path) -> int:
 
 def _take_lock(handle: int, target: Path, path: Path) -> bool:
     """Lock an open file; False where it is no longer that at ``path``, and the lock worthless."""
+    held = lock(handle)
+    if held is False:
+        raise BusyError(f"another rsedge is writing {target} right now; wait for it, or stop it")
     try:
-        import fcntl  # noqa: PLC0415 - not on Windows, where there is no lock then
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusyError(f"another rsedge is writing {target} right now; wait for it, or stop it") from None
-    except OSError:
-        return True  # a file system without locks
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
+        return held is None or os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rsedge.documents import odd_name, parse_json, read_bytes
-from rsedge.errors import InputError, ModelError, OutputError
-from rsedge.files import whole_or_nothing
+from rsedge.errors import InputError, ModelError
+from rsedge.files import whole_or_nothing, writing
 from rsedge.model.bundle import Bundle, elsewhere, file_sha256
 
 ENGINES = "engines"  # folder of a bundle
@@ -140,16 +140,12 @@ def write_plan(bundle: Path, plan: bytes | memoryview, facts: PlanFacts) -> Path
     ``mismatches`` reports. Raises OutputError.
     """
     path = plan_path(bundle, facts)
-    try:
+    with writing(path, "; free the disk, or move the bundle"):
         path.parent.mkdir(exist_ok=True)
         # The inner one takes its name first: the plan, then what is said of it.
         with whole_or_nothing(path.with_suffix(".json")) as sidecar, whole_or_nothing(path) as partial:
             partial.write_bytes(plan)
             sidecar.write_text(facts.to_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}; free the disk, or move the bundle"
-        ) from error
     return path
 
 

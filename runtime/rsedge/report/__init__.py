@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsedge.errors import OutputError
-from rsedge.files import whole_or_nothing
+from rsedge.files import whole_or_nothing, writing
 from rsedge.raster import check_replaceable, check_target
 from rsedge.report.inputs import Inputs
 from rsedge.report.page import GENERATOR, page, template
@@ -50,11 +49,8 @@ def write_report(
     names = [tuple(c.name for c in found.classes) for found in inputs.evals]
     preview = read_preview(pictures, names, progress) if pictures else None
     text = page(inputs, preview, heading, command).encode("utf-8")
-    try:
-        with whole_or_nothing(out) as partial:
-            partial.write_bytes(text)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
+    with writing(out), whole_or_nothing(out) as partial:
+        partial.write_bytes(text)
     return len(text)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rsedge.errors import InputError, OutputError, RsedgeError
-from rsedge.files import disk_errors, open_own, sync_folder, with_crc, without_crc, write_all
+from rsedge.files import lock, open_own, sync_folder, with_crc, without_crc, write_all, writing
 from rsedge.watch.systemd import tell_systemd
 
 LINES, LOCK, PULSE = ".rsedge-watch.jsonl", ".rsedge-watch.lock", ".rsedge-watch.alive"
@@ -110,10 +110,13 @@ class Ledger:
         self._owners: dict[str, str] = {}  # mask to source; some file systems know no capitals
 
     def __enter__(self) -> Ledger:
-        with contextlib.ExitStack() as stack, disk_errors(self.folder):
-            lock = open_own(self.folder / LOCK, os.O_RDWR | os.O_CREAT)
-            stack.callback(os.close, lock)
-            _take_lock(lock, self.folder)
+        with contextlib.ExitStack() as stack, writing(self.folder):
+            handle = open_own(self.folder / LOCK, os.O_RDWR | os.O_CREAT)
+            stack.callback(os.close, handle)
+            if lock(handle) is False:
+                raise InputError(
+                    f"another rsedge watch writes to {self.folder} already; stop it, or give another --out-dir"
+                )
             self._load()
             self._lines = open_own(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             stack.callback(os.close, self._lines)
@@ -169,7 +172,7 @@ class Ledger:
     def beat(self) -> None:
         """Tell that the watcher is well. Raises OutputError where the folder has gone or cannot be written."""
         path, now = self.folder / PULSE, time.time()
-        with disk_errors(self.folder):
+        with writing(self.folder):
             if not os.access(self.folder, os.W_OK):  # a file that is there can be touched all the same
                 raise OutputError(f"{self.folder} is not writable; change its permissions")
             pulse = open_own(path, os.O_WRONLY | os.O_CREAT)
@@ -224,7 +227,7 @@ class Ledger:
             self.unfinished[source] = replace(attempt, times=attempt.times - 1)
 
     def _write(self, facts: Mapping[str, object]) -> None:
-        with disk_errors(self.folder):
+        with writing(self.folder):
             write_all(self._lines, with_crc(json.dumps(facts)) + "\n")
             os.fsync(self._lines)
 
@@ -244,18 +247,3 @@ def check_pulse(folder: Path) -> None:
         raise RsedgeError(f"{folder} has had no watcher: {path.name} is not there") from None
     if age_s >= LOST_S:
         raise RsedgeError(f"the watcher of {folder} has not been heard of for {age_s:.0f} s; start it again")
-
-
-def _take_lock(handle: int, folder: Path) -> None:
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows, where there is no lock then
-    except ImportError:
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another rsedge watch writes to {folder} already; stop it, or give another --out-dir"
-        ) from None
-    except OSError:
-        return  # a file system without locks
