@@ -19,7 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from rsedge.text import HIDDEN
+from rsedge.text import HIDDEN, printable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -105,6 +105,23 @@ def from_json(
     """
     found: T = _Loader(exact, least, most).read(kind, value, "")
     return found
+
+
+class OtherSchemaError(ValueError):
+    """JSON of ours that another version wrote."""
+
+
+def without_schema(facts: Any, key: str, known: int) -> dict[str, Any]:
+    """A parsed JSON object without the number of its schema, which stands at a key.
+
+    Raises OtherSchemaError where that is not ``known``, ValueError where it is missing or there is no object.
+    """
+    _expect(isinstance(facts, dict), "an object", facts, "")
+    if key not in facts:
+        raise ValueError(f"{key}: is missing")
+    if facts[key] != known:
+        raise OtherSchemaError(f"schema {facts[key]!r:.60}, this rsedge reads {known}; upgrade rsedge")
+    return {k: v for k, v in facts.items() if k != key}
 
 
 def to_dict(record: Any) -> dict[str, Any]:
@@ -198,7 +215,7 @@ def _fields(kind: Any) -> dict[str, tuple[str, Any, bool]]:
 
 
 def _within(where: str, key: str) -> str:
-    return f"{where}{'.' * bool(where)}{key:.{MOST_SHOWN}}"
+    return f"{where}{'.' * bool(where)}{printable(key):.{MOST_SHOWN}}"
 
 
 def _expect(is_so: bool, wanted: str, value: object, where: str) -> None:

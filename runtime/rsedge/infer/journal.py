@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rsedge.documents import Count, from_json, parse_json
 from rsedge.errors import BusyError, InputError
 from rsedge.files import (
     check_own_folder,
@@ -37,7 +38,7 @@ from rsedge.files import (
     write_all,
     writing,
 )
-from rsedge.raster.part_file import PartFile, is_count, is_whole
+from rsedge.raster.part_file import PartFile, is_whole
 from rsedge.tiling.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
@@ -53,14 +54,12 @@ class Part:
 
     area: Window
     files: tuple[PartFile, ...]
-    pixels: tuple[int, ...]  # of each class
+    pixels: tuple[Count, ...]  # of each class
     area_m2: tuple[float, ...] | None  # of each class; None where the grid has no known area
 
     def __post_init__(self) -> None:
-        area = self.area
-        sides = area.row, area.col, area.height, area.width
-        known = all(map(is_count, (*sides, *self.pixels))) and sum(self.pixels) <= area.height * area.width
-        if not known or not self.files or len({f.layer for f in self.files}) != len(self.files):
+        inside = sum(self.pixels) <= self.area.height * self.area.width
+        if not inside or not self.files or len({f.layer for f in self.files}) != len(self.files):
             raise ValueError(f"{self} is no part")
         if self.area_m2 is not None and not (
             len(self.area_m2) == len(self.pixels) and all(0 <= m2 < math.inf for m2 in self.area_m2)
@@ -74,17 +73,7 @@ class Part:
     @classmethod
     def from_json(cls, line: str) -> Part:
         """Parse ``to_json``'s line. Raises ValueError where it is torn, damaged or of something else."""
-        try:
-            facts = json.loads(without_crc(line))
-            areas = facts["area_m2"]
-            return cls(
-                area=Window(**facts["area"]),
-                files=tuple(PartFile(**f) for f in facts["files"]),
-                pixels=tuple(facts["pixels"]),
-                area_m2=None if areas is None else tuple(map(float, areas)),
-            )
-        except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise ValueError(f"no line of a journal: {error!r}") from error
+        return from_json(cls, parse_json(without_crc(line)), exact=True)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from rsedge.documents import from_json, parse_json
 from rsedge.errors import InputError, OutputError, RsedgeError
 from rsedge.files import lock, open_own, sync_folder, with_crc, without_crc, write_all, writing
 from rsedge.watch.systemd import tell_systemd
@@ -60,10 +61,7 @@ class State:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of a raster: done, or refused for a ``reason``. ``settings``: a digest of model and options.
-
-    Raises TypeError where a field is of another kind: a line that is not ours.
-    """
+    """What became of a raster: done, or refused for a ``reason``. ``settings``: a digest of model and options."""
 
     source: str
     size_bytes: int
@@ -74,12 +72,6 @@ class Entry:
     reason: str | None = None
     ctime_ns: int | None = None
     inode: int | None = None
-
-    def __post_init__(self) -> None:
-        texts = self.source, self.out, self.model_sha256, self.settings, self.reason or ""
-        numbers = self.size_bytes, self.mtime_ns, self.ctime_ns or 0, self.inode or 0
-        if not all(isinstance(t, str) for t in texts) or not all(isinstance(n, int) for n in numbers):
-            raise TypeError(f"no entry of a ledger: {texts} {numbers}")
 
     @property
     def state(self) -> State:
@@ -196,24 +188,23 @@ class Ledger:
             with open(handle, encoding="utf-8", errors="replace") as file:
                 lines = file.read().splitlines()
             for line in lines:
-                with contextlib.suppress(ValueError, TypeError, RecursionError):  # torn, or not ours
+                with contextlib.suppress(ValueError, TypeError):  # torn, or not ours
                     # Lines of rsedge 0.1 have no CRC: their rasters are not done again.
-                    self._take(json.loads(line if line.startswith("{") else without_crc(line)))
+                    self._take(parse_json(line if line.startswith("{") else without_crc(line)))
 
     def _take(self, facts: object) -> None:
-        """One line. Raises TypeError where it is none of ours."""
+        """One line. Raises ValueError or TypeError where it is none of ours."""
         if not isinstance(facts, dict):
             return
         if isinstance(left := facts.get("left"), str):
             self._uncount(left)
         elif isinstance(begun := facts.pop("begun", None), str):
             kept_bytes = int(facts.pop("kept_bytes", 0))
-            state = (
-                State(**facts) if facts else State(-1, -1)
-            )  # of an older ledger: these contents are not known
+            # Of an older ledger: these contents are not known.
+            state = from_json(State, facts, exact=True) if facts else State(-1, -1)
             self._count(begun, Attempt(state, kept_bytes))
         else:
-            self._note(Entry(**facts))
+            self._note(from_json(Entry, facts, exact=True))
 
     def _count(self, source: str, attempt: Attempt) -> None:
         before = self.unfinished.get(source)

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rsedge.documents import parse_json, read_bytes
+from rsedge.documents import OtherSchemaError, from_json, parse_json, read_bytes, without_schema
 from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
 from rsedge.model.manifest import ClassInfo, Manifest
@@ -85,24 +85,19 @@ class Run:
         """Read ``run.json``. Raises InputError when the folder is no run."""
         path = folder / RUN_NAME
         try:
-            facts = parse_json(read_bytes(path))
-            if facts.pop("rsedge_run_schema") != SCHEMA:
-                raise InputError(f"{path} is of another version of rsedge; train again or use that version")
-            facts["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in facts["classes"])
-            for key in ("bands", "uncounted"):
-                facts[key] = tuple(facts[key])
-            facts["unlabelled"] = tuple(map(tuple, facts.get("unlabelled", ())))
-            facts["gsd_m"] = tuple(facts["gsd_m"]) if facts["gsd_m"] else None
-            return cls(**facts)
+            facts = without_schema(parse_json(read_bytes(path)), "rsedge_run_schema", SCHEMA)
+            return from_json(cls, facts, exact=True)
+        except OtherSchemaError:
+            raise InputError(
+                f"{path} is of another version of rsedge; train again or use that version"
+            ) from None
         except FileNotFoundError:
             raise InputError(
                 f"no run at {folder} (it has no {RUN_NAME}); `rsedge train-teacher` writes runs/teacher, "
                 "`rsedge distill` runs/student; "
                 "`rsedge distill --alone` needs no teacher"
             ) from None
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+        except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); it may be damaged: train again") from error
 
 
