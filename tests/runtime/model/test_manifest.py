@@ -82,7 +82,7 @@ LONG = "x" * 201
         ({"dtype": "uint16", "fill": [65536, 1, 1]}, "is no value of uint16"),
         ({"dtype": "float32", "fill": [1e39, 1, 1]}, "is no value of float32"),
         ({"classes": {}}, "classes: expected a list, not {}"),
-        *(({"classes": [{"name": v, "color": BLACK}] * 2}, r"s\[0\].name: expected a text") for v in (1, 1.5, True, None, [])),
+        *(({"classes": [{"name": v, "color": BLACK}] * 2}, r"name: expected a text") for v in (1, 1.5, True, None, [])),
         ({"classes": [{"name": "a", "color": 5}] * 2}, r"classes\[0\].color: expected a list, not 5"),
         ({"classes": [{"name": "a", "color": [0, 0, True]}] * 2}, r"color\[2\]: expected a whole number, not true"),
         ({"classes": [{"name": "a", "color": [0, 0, 256]}] * 2}, "0..255"),
