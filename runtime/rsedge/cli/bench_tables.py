@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rsedge.bench.facts import BATCHES
 from rsedge.cli import common
 from rsedge.engine.sliding_window import ALL_STAGES
-from rsedge.text import printable
+from rsedge.text import columns, printable
 
 if TYPE_CHECKING:
     from rsedge.bench import BenchResult
@@ -64,11 +64,8 @@ def _table(head: Sequence[str], lines_of_rows: Iterable[Sequence[str]]) -> None:
     if not (rows := list(lines_of_rows)):
         return
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] != UNKNOWN for row in rows)]
-    lines = [[printable(line[i]) for i in kept] for line in (head, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
-    common.say("")
-    for line in lines:
-        common.say("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    for line in ("", *columns([[line[i] for i in kept] for line in (head, *rows)])):
+        common.say(line)
 
 
 def _who(row: Row) -> tuple[str, ...]:
