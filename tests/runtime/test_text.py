@@ -77,6 +77,6 @@ def test_numbers_stay_numbers() -> None:
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
     rows = [["", "model", "MB"], ["1", "b\x1b0", "24.6"], ["12", "x", ""]]
-    assert columns(rows) == ["    model  MB", "1   b\\x1b0  24.6", "12  x"]
+    assert columns(rows) == ["    model   MB", "1   b\\x1b0  24.6", "12  x"]
     assert columns(rows, right=True, least=4) == ["       model    MB", "1     b\\x1b0  24.6", "12         x"]
     assert columns([["", ""]]) == [""]
