@@ -137,17 +137,8 @@ class _Loader:
 
     def read(self, kind: Any, value: Any, where: str) -> Any:
         """The value as its annotation wants it; ``where`` it stands, for messages."""
-        if is_dataclass(kind):
-            return self._record(kind, value, where)
-        composed = {
-            tuple: self._tuple,
-            Mapping: self._mapping,
-            Union: self._optional,
-            UnionType: self._optional,
-            Annotated: self._at_least,
-        }
-        read = composed.get(get_origin(kind))
-        return read(get_args(kind), value, where) if read else self._plain(kind, value, where)
+        reader, of = _reader(kind)
+        return getattr(self, reader)(of, value, where)
 
     def _record(self, kind: Any, value: Any, where: str) -> Any:
         _expect(isinstance(value, dict), "an object", value, where)
@@ -156,10 +147,11 @@ class _Loader:
             raise ValueError(f"{_within(where, min(odd))}: no such key is known")
         for key, (name, of, needed) in known.items():
             at, held = _within(where, key), value.get(key)
-            if key not in value and needed and NoneType not in get_args(of):
+            if held is None and not needed:
+                continue
+            if held is None and key not in value and NoneType not in get_args(of):
                 raise ValueError(f"{at}: is missing")
-            if held is not None or needed:
-                found[name] = self.read(of, held, at)
+            found[name] = self.read(of, held, at)
         try:
             return kind(**found)
         except ValueError as error:  # what the record says of itself
@@ -201,6 +193,22 @@ class _Loader:
 
 
 PLAIN: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+@cache
+def _reader(kind: Any) -> tuple[str, Any]:
+    """Which method reads values of a kind, and what it is told: the kinds of the parts, or the kind itself."""
+    if is_dataclass(kind):
+        return "_record", kind
+    composed = {
+        tuple: "_tuple",
+        Mapping: "_mapping",
+        Union: "_optional",
+        UnionType: "_optional",
+        Annotated: "_at_least",
+    }
+    reader = composed.get(get_origin(kind))
+    return (reader, get_args(kind)) if reader else ("_plain", kind)
 
 
 @cache

@@ -142,8 +142,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"no file at {path}; check the path") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text; give {PRINTED}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no result of rsedge: {error}") from error
     for part in (text, text.rpartition("\n")[2]):
         with suppress(ValueError):
             if isinstance(found := parse_json(part), dict):

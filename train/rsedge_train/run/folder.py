@@ -86,7 +86,8 @@ class Run:
         path = folder / RUN_NAME
         try:
             facts = without_schema(parse_json(read_bytes(path)), "rsedge_run_schema", SCHEMA)
-            return from_json(cls, facts, exact=True)
+            run = from_json(cls, facts, exact=True)
+            run.manifest("run")  # checks names, colours and distances
         except OtherSchemaError:
             raise InputError(
                 f"{path} is of another version of rsedge; train again or use that version"
@@ -99,6 +100,7 @@ class Run:
             ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); it may be damaged: train again") from error
+        return run
 
 
 def weights_path(folder: Path, which: str = "best") -> Path:
