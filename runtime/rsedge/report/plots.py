@@ -16,8 +16,9 @@ DECADE_STEPS = (1, 2, 5)
 DECADES_ALONE = 2.5  # with more decades, powers of ten only
 LEAST_SCORES = 0.05  # of an axis of scores: what is less is no difference to be shown large
 WIDTH, HEIGHT = 400, 300  # px, of a drawing; a phone shows it a little smaller
-LEFT, RIGHT, TOP, BOTTOM = 54, 18, 12, 46  # around the plot's frame, px
+LEFT, RIGHT, TOP, BOTTOM = 54, 18, 20, 46  # around the plot's frame, px
 TAG_CHARS, TAG_PX, LINE_PX = 6, 8, 15  # of tags: the longest, a character's width, a line's height
+LIFT_PX = 10  # of a tag over its point, so that no whisker crosses it
 
 
 @dataclass(frozen=True)
@@ -149,13 +150,14 @@ def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str) -> 
 
 
 def _beside(places: Sequence[tuple[float, float]], tags: Sequence[str]) -> list[float | None]:
-    """How far down each tag stands, right of its point: moved up, a line a time, until it is on no other tag."""
+    """How far down each tag stands, right above its point: moved up, a line a time, until it is on no other tag."""
     wide, found = max(map(len, tags)) * TAG_PX, list[float | None]([None] * len(places))
     for i in sorted(range(len(places)), key=lambda i: -places[i][1]):
-        (x, y), taken = places[i], [(places[j][0], v) for j, v in enumerate(found) if v is not None]
+        x, y = places[i][0], places[i][1] - LIFT_PX
+        taken = [(places[j][0], v) for j, v in enumerate(found) if v is not None]
         while any(abs(x - u) < wide and abs(y - v) < LINE_PX for u, v in taken):
             y -= LINE_PX
-        found[i] = y if y >= TOP else None
+        found[i] = y if y >= LINE_PX / 2 else None
     return found
 
 
