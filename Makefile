@@ -109,7 +109,7 @@ $(DEMO_VENV)/.installed: pyproject.toml
 
 $(RUNTIME_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(RUNTIME_VENV)
-	$(RUNTIME_VENV)/bin/python -m pip install --quiet --editable ".[cpu,polygons,dask]" hypothesis onnx pytest pytest-xdist
+	$(RUNTIME_VENV)/bin/python -m pip install --quiet --editable ".[cpu,polygons,dask,report]" hypothesis onnx pytest pytest-xdist
 	@touch $@
 
 clean:

@@ -86,18 +86,31 @@ def _locked(folder: Path, only_where_known: bool = False) -> Iterator[None]:
     """
     handle = None
     try:
-        try:
-            import fcntl  # noqa: PLC0415 - not on Windows
-
+        with suppress(OSError):
             handle = os.open(folder, os.O_RDONLY | NO_LINK)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (ImportError, OSError):
-            if only_where_known:
-                raise BlockingIOError from None
+        held = handle is not None and lock(handle)
+        if only_where_known and not held:
+            raise BlockingIOError
         yield
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def lock(handle: int) -> bool | None:
+    """Lock an open file or folder until it is closed, or the process ends. False: another process has it.
+
+    None where nothing can be locked: on Windows, on some network mounts.
+    """
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
 
 
 def is_ours(facts: os.stat_result) -> bool:
@@ -204,14 +217,14 @@ def write_all(handle: int, text: str) -> None:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Raise OutputError where the system fails in the block."""
+def writing(what: object, remedy: str = "") -> Iterator[None]:
+    """Raise OutputError where the system fails in the block: ``what`` cannot be written, why, and the ``remedy``."""
     try:
         yield
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{what} cannot be written: {error.strerror or error}{remedy}") from error
 
 
 def with_crc(line: str) -> str:

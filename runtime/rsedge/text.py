@@ -7,6 +7,7 @@ a line of a log, or run as a formula.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Controls, C0 and C1; surrogates, which no encoding has; what changes the direction of text or breaks a line; what
 # nobody sees. Joiners (U+200C, U+200D) stay: Persian and Hindi are written with them.
@@ -27,6 +28,17 @@ def block(text: str) -> list[str]:
     """The text's lines, each `printable`, those after the first indented: none can be taken for another's first."""
     first, *others = text.split("\n")
     return [printable(first), *(f"    {printable(line)}" for line in others)]
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: bool = False, least: int = 0) -> list[str]:
+    """Lines of a table for a terminal, cells `printable`; ``right``: all columns but the first end flush.
+
+    ``least`` characters are the first column's.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
+    marks = [f"<{max(first, least)}", *(f"{'>' if right else '<'}{width}" for width in others)]
+    return ["  ".join(map(format, row, marks)).rstrip() for row in cells]
 
 
 def xml_text(text: str) -> str:

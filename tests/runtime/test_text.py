@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsedge.text import block, csv_cell, printable, xml_text
+from rsedge.text import block, columns, csv_cell, printable, xml_text
 
 EVERYTHING = st.text(st.characters())  # surrogates, too
 # Unicode's classes of what is not seen as itself, but for the joiners that some languages are written with.
@@ -73,3 +73,10 @@ def test_numbers_stay_numbers() -> None:
     assert csv_cell(-1.5) == -1.5
     assert csv_cell("=1+1") == "'=1+1"
     assert csv_cell("b0") == "b0"
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    rows = [["", "model", "MB"], ["1", "b\x1b0", "24.6"], ["12", "x", ""]]
+    assert columns(rows) == ["    model   MB", "1   b\\x1b0  24.6", "12  x"]
+    assert columns(rows, right=True, least=4) == ["       model    MB", "1     b\\x1b0  24.6", "12         x"]
+    assert columns([["", ""]]) == [""]

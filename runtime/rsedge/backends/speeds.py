@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rsedge.documents import odd_name, parse_json, read_bytes
+from rsedge.documents import from_json, odd_name, parse_json, read_bytes, without_schema
 from rsedge.errors import InputError, ModelError
 from rsedge.files import user_cache, whole_or_nothing
 from rsedge.machine import board_name, cpu_name, gpu_names, usable_cores
@@ -76,22 +76,15 @@ class Speed:
         """Its time over the reference's: they took turns, so what disturbed the machine disturbed both."""
         return self.tile_ms / self.reference_ms
 
-    @classmethod
-    def from_dict(cls, facts: Mapping[str, Any]) -> Speed:
-        """From ``asdict``. Raises TypeError, KeyError, OverflowError or InputError where it is something else."""
-        times = {key: float(facts[key]) for key in ("tile_ms", "reference_ms")}
-        return cls(**{**facts, **times, "machine": Machine(**facts["machine"])})
-
 
 def load_speeds(bundle: Bundle) -> tuple[tuple[Speed, ...], str | None]:
     """All that was measured of a bundle, here or elsewhere, and what is wrong with the files that hold it."""
     found, wrong = dict[tuple[Any, ...], Speed](), list[str]()
     for path in _places(bundle):
         try:
-            facts = parse_json(read_bytes(path))
-            if facts["rsedge_speeds_schema"] != SCHEMA:
-                raise InputError(f"schema {facts['rsedge_speeds_schema']}, this rsedge reads {SCHEMA}")
-            for speed in map(Speed.from_dict, facts["speeds"]):
+            facts = without_schema(parse_json(read_bytes(path)), "rsedge_speeds_schema", SCHEMA)
+            for held in facts["speeds"]:
+                speed = from_json(Speed, held, exact=True)
                 key = _key(speed)
                 if key not in found or found[key].date <= speed.date:
                     found[key] = speed

@@ -14,13 +14,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from rsedge.bench.contender import Contender, of_bundles
 from rsedge.bench.crew import Worker
-from rsedge.bench.facts import BATCHES, TEACHER, BenchOptions, BenchResult
+from rsedge.bench.facts import BATCHES, TEACHER, BenchOptions, BenchResult, Machine, Method, NotRun
 from rsedge.bench.inputs import example_tile
-from rsedge.bench.machine import machine_facts
+from rsedge.bench.machine import this_machine
 from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import OVERLAP, WARMUP, Turns, check_side
@@ -48,7 +47,7 @@ def bench(
     nothing can run here.
     """
     options, sensors = options or BenchOptions(), Sensors()
-    machine = machine_facts()  # before measuring, which makes load of its own
+    machine = this_machine()  # before measuring, which makes load of its own
     contenders, not_run = of_bundles(bundles, options)
     if options.data:  # errors now rather than after minutes
         table = Path(options.classes) if options.classes else None
@@ -88,45 +87,45 @@ def _classes(path: Path | str | None) -> tuple[str, ...]:
     return tuple(c.name for c in Bundle.open(path).manifest.classes)
 
 
-def _open(contenders: Sequence[Contender], stack: ExitStack) -> tuple[list[Worker], list[dict[str, str]]]:
-    workers, lost = list[Worker](), list[dict[str, str]]()
+def _open(contenders: Sequence[Contender], stack: ExitStack) -> tuple[list[Worker], list[NotRun]]:
+    workers, lost = list[Worker](), list[NotRun]()
     for contender in contenders:
         try:
             workers.append(stack.enter_context(Worker(contender)))
         except (BackendError, ModelError, InputError) as error:
             if contender.role == TEACHER and not contender.optional:
                 raise
-            lost.append({"what": str(contender), "why": str(error)})
+            lost.append(NotRun(str(contender), str(error)))
     return workers, lost
 
 
-def _method(options: BenchOptions, turns: Turns) -> dict[str, Any]:
-    return {
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "warmup_runs": WARMUP,
-        "raster_side": options.raster_side,
-        "batches": list(BATCHES),
-        "overlap": OVERLAP,
-        "overhead_share": turns.overhead.share,
-        "device": options.device,
-        "precision": options.precision,
-        "threads": options.threads,
-        "data": options.data,
-        "classes": options.classes,
-        "bands": _listed(options.bands),
-        "scale": _listed(options.scale),
-        "nodata": _listed(options.nodata),
-        "alpha": None if options.alpha is None else str(options.alpha),
-    }
+def _method(options: BenchOptions, turns: Turns) -> Method:
+    return Method(
+        rounds=options.rounds,
+        seconds=options.seconds,
+        warmup_runs=WARMUP,
+        raster_side=options.raster_side,
+        batches=BATCHES,
+        overlap=OVERLAP,
+        overhead_share=turns.overhead.share,
+        device=options.device,
+        precision=options.precision,
+        threads=options.threads,
+        data=options.data,
+        classes=options.classes,
+        bands=_listed(options.bands),
+        scale=_listed(options.scale),
+        nodata=_listed(options.nodata),
+        alpha=None if options.alpha is None else str(options.alpha),
+    )
 
 
 def _listed(values: Sequence[float] | None) -> str | None:
     return None if values is None else ",".join(f"{v:g}" for v in values)
 
 
-def _busy(machine: dict[str, Any]) -> tuple[str, ...]:
-    load, cores = machine["load_1min_before"], machine["cores"]
+def _busy(machine: Machine) -> tuple[str, ...]:
+    load, cores = machine.load_1min_before, machine.cores
     if load is None or load <= BUSY * cores:
         return ()
     return (
@@ -135,5 +134,5 @@ def _busy(machine: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _list(not_run: Sequence[dict[str, str]]) -> str:
-    return "; ".join(f"{n['what']}: {n['why']}" for n in not_run)
+def _list(not_run: Sequence[NotRun]) -> str:
+    return "; ".join(map(str, not_run))

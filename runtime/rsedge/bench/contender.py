@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rsedge.bench.facts import STUDENT, TEACHER, BenchOptions
+from rsedge.bench.facts import STUDENT, TEACHER, BenchOptions, NotRun
 from rsedge.errors import InputError
 from rsedge.model.bundle import DEFAULT_BUNDLE, Bundle
 from rsedge.verify.compare import TRT_ONLY, Candidate, candidates
@@ -50,18 +50,18 @@ class Contender:
 
 def of_bundles(
     paths: Sequence[str | Path | None], options: BenchOptions
-) -> tuple[tuple[Contender, ...], tuple[dict[str, str], ...]]:
+) -> tuple[tuple[Contender, ...], tuple[NotRun, ...]]:
     """Every artifact of the bundles that can run here, and what cannot with the reason.
 
     Raises InputError or ModelError where a path is no bundle or lacks the precision asked for.
     """
-    found, left_out = list[Contender](), list[dict[str, str]]()
+    found, left_out = list[Contender](), list[NotRun]()
     for path in paths:
         bundle = _open(path, options.precision)
         name = bundle.manifest.name
         for candidate in _candidates(bundle, options):
             if candidate.missing:
-                left_out.append({"what": f"{name}: {candidate}", "why": candidate.missing})
+                left_out.append(NotRun(f"{name}: {candidate}", candidate.missing))
             else:
                 own = str(bundle.path), candidate.device, candidate.precision, options.threads
                 found.append(Contender(*own))

@@ -1,4 +1,7 @@
-"""What a bench answers: frozen values with their units. What was not measured is None, and nothing is estimated."""
+"""What a bench answers: frozen values with their units. What was not measured is None, and nothing is estimated.
+
+`BenchResult.to_dict` is what ``rsedge bench --json`` prints, and `rsedge.documents.from_json` reads it back.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from typing import Any, Literal
 import numpy as np
 
 from rsedge.backends import DEVICES
+from rsedge.documents import Count
 from rsedge.errors import InputError
 
-SCHEMA = 1
+SCHEMA_KEY, SCHEMA = "rsedge_bench_schema", 1
 BATCHES = (1, 8)  # tiles at once: what a field machine runs, and what the papers' Table 4 times
 PAPER_TILES = 8  # ARAFNet's Table 4 counts multiply-accumulates of eight tiles and calls them FLOPs
 TEACHER, STUDENT = "teacher", "student"
+SLACK = 1e-9  # interpolated percentiles of equal values may differ in the last digit
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,17 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, 10th and 90th percentile of ``n`` measurements."""
+    """Median, 10th and 90th percentile of ``n`` measurements. Raises InputError where they are not in order."""
 
     p50: float
     p10: float
     p90: float
-    n: int
+    n: Count
+
+    def __post_init__(self) -> None:
+        slack = SLACK * self.p90
+        if not 0 <= self.p10 <= self.p50 + slack <= self.p90 + 2 * slack:
+            raise InputError(f"not 0 <= p10 <= p50 <= p90: {self.p10:g}, {self.p50:g}, {self.p90:g}")
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
@@ -71,15 +81,19 @@ class Spread:
         p10, p50, p90 = (float(v) for v in np.percentile(values, (10, 50, 90)))
         return cls(p50, p10, p90, len(values))
 
+    def times(self, factor: float) -> Spread:
+        """In another unit."""
+        return Spread(self.p50 * factor, self.p10 * factor, self.p90 * factor, self.n)
+
 
 @dataclass(frozen=True)
 class Cost:
     """Counts of one network. MACs are of one ``macs_tile`` px tile; a MAC is two FLOPs."""
 
     network: str | None
-    params: int | None
-    macs: int | None
-    macs_tile: int | None
+    params: Count | None
+    macs: Count | None
+    macs_tile: Count | None
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], suffix: str = "") -> Cost:
@@ -111,7 +125,7 @@ class Cost:
 class Latency:
     """Time of one tile at batch 1: pixels in host memory in, scores in host memory out. Percentiles of all runs."""
 
-    runs: int
+    runs: Count
     p50_s: float
     p95_s: float
     p99_s: float
@@ -130,9 +144,9 @@ class Latency:
 class EndToEnd:
     """``segment`` of a sample scene, file to file: reading, overlap, blending, writing a COG included."""
 
-    height: int
-    width: int
-    windows: int
+    height: Count
+    width: Count
+    windows: Count
     mpx_per_s: Spread  # the raster's pixels / total
     ratio: Spread | None  # own over base, both on the base's raster, of the same rounds
     total_s: Spread
@@ -147,9 +161,9 @@ class EndToEnd:
 class Memory:
     """Highest resident memory of the process that runs one model and nothing else, Python and libraries included."""
 
-    tile_peak_rss_bytes: int  # having run single tiles
-    raster_peak_rss_bytes: int | None  # during a raster
-    device_bytes: int | None  # of a discrete GPU, as its driver lists the process
+    tile_peak_rss_bytes: Count  # having run single tiles
+    raster_peak_rss_bytes: Count | None  # during a raster
+    device_bytes: Count | None  # of a discrete GPU, as its driver lists the process
 
 
 @dataclass(frozen=True)
@@ -191,16 +205,16 @@ class Row:
     path: str
     cost: Cost
     cost_exported: Cost | None = None  # of the graph that runs, after exact rewrites
-    size_bytes: int | None = None  # of the artifact or the weights
+    size_bytes: Count | None = None  # of the artifact or the weights
     why_not: str | None = None
     precision: str | None = None
     device: str | None = None  # as it is asked for by name
     backend: str | None = None
     version: str | None = None
     provider: str | None = None
-    threads: int | None = None
+    threads: Count | None = None
     sha256: str | None = None
-    tile: int | None = None
+    tile: Count | None = None
     latency: Latency | None = None
     fps: Mapping[int, Spread | None] = field(default_factory=lambda: dict.fromkeys(BATCHES))  # by batch
     fps_ratio: Mapping[int, Spread | None] = field(default_factory=lambda: dict.fromkeys(BATCHES))
@@ -213,6 +227,20 @@ class Row:
     # How many times less than the first row: params, macs, size, memory (tile's peak), energy (J/Mpx).
     ratios: Mapping[str, float | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.role not in {TEACHER, STUDENT}:
+            raise InputError(f"role {self.role!r} is neither {TEACHER} nor {STUDENT}")
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it is what students are measured against."""
+        return self.role == TEACHER
+
+    @property
+    def place(self) -> str:
+        """What runs where: ``int8, openvino``; empty where neither is known."""
+        return ", ".join(p for p in (self.precision, self.device) if p)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         exported = self.cost_exported
@@ -221,28 +249,100 @@ class Row:
 
 
 @dataclass(frozen=True)
-class BenchResult:
-    """All rows, the teacher first, and what they were measured on."""
+class Machine:
+    """What a bench holds for: the machine, its power mode, the versions behind the numbers."""
 
-    machine: Mapping[str, Any]
-    method: Mapping[str, Any]
+    cpu: str | None = None
+    cores: Count = 0  # that the process may use
+    board: str | None = None
+    gpus: tuple[str, ...] = ()
+    memory_bytes: Count | None = None
+    system: str | None = None
+    python: str | None = None
+    power_mode: str | None = None
+    governor: str | None = None
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    load_1min_before: float | None = None
+    date: str = ""  # UTC, ISO 8601
+
+    @property
+    def name(self) -> str:
+        """Board or processor with its cores, and GPUs."""
+        cores = (f"{self.cores} cores",) if self.cores else ()
+        return ", ".join((self.board or self.cpu or "an unnamed machine", *cores, *self.gpus))
+
+
+@dataclass(frozen=True)
+class Method:
+    """How it was measured: `BenchOptions`, lists as the command takes them, and what held besides."""
+
+    rounds: Count = 0
+    seconds: float = 0.0
+    warmup_runs: Count = 0
+    raster_side: Count = 0
+    batches: tuple[Count, ...] = ()
+    overlap: float = 0.0
+    overhead_share: float = 0.0  # of the time that was measured: what measuring itself took
+    device: str | None = None
+    precision: str | None = None
+    threads: Count | None = None
+    data: str | None = None
+    classes: str | None = None
+    bands: str | None = None
+    scale: str | None = None
+    nodata: str | None = None
+    alpha: str | None = None
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """What cannot run here, and why."""
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All rows, the teacher first, and what they were measured on. Raises InputError where labels do not tell rows."""
+
+    machine: Machine
+    method: Method
     base: str  # label of the row that ratios are to
     rows: tuple[Row, ...]
-    not_run: tuple[Mapping[str, str], ...]  # what cannot run here, and why
-    notes: tuple[str, ...]
+    not_run: tuple[NotRun, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise InputError("it has no rows, so nothing was measured; run `rsedge bench` again")
+        labels = {row.label for row in self.rows}
+        if len(labels) != len(self.rows):
+            raise InputError("two rows have one label; each needs its own")
+        if self.base not in labels:
+            raise InputError(f"base {self.base!r} is not the label of a row")
+
+    @property
+    def base_row(self) -> Row:
+        """What ratios are to."""
+        return next(row for row in self.rows if row.label == self.base)
+
+    @property
+    def students(self) -> tuple[Row, ...]:
+        """The rows that are not the teacher's."""
+        return tuple(row for row in self.rows if not row.is_teacher)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes that any row was measured with."""
+        return tuple(sorted({batch for row in self.rows for batch, fps in row.fps.items() if fps}))
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON values."""
-        rows = [row.to_dict() for row in self.rows]
-        return {
-            "rsedge_bench_schema": SCHEMA,
-            "machine": dict(self.machine),
-            "method": dict(self.method),
-            "base": self.base,
-            "rows": rows,
-            "not_run": [dict(n) for n in self.not_run],
-            "notes": list(self.notes),
-        }
+        return {SCHEMA_KEY: SCHEMA, **asdict(self), "rows": [row.to_dict() for row in self.rows]}
 
 
 def count(facts: Mapping[str, Any], key: str) -> int | None:

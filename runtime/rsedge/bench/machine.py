@@ -9,8 +9,8 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
+from rsedge.bench.facts import Machine
 from rsedge.machine import board_name, cpu_name, gpu_names, load_1min, machine_bytes, usable_cores
 from rsedge.version import __version__
 
@@ -18,22 +18,22 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 LIBRARIES = ("numpy", "rasterio", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
 
 
-def machine_facts() -> dict[str, Any]:
-    """Those of now; take them before measuring, which makes load of its own."""
-    return {
-        "cpu": cpu_name(),
-        "cores": usable_cores(),
-        "board": board_name(),
-        "gpus": list(gpu_names()),
-        "memory_bytes": machine_bytes(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "power_mode": _power_mode(),
-        "governor": _governor(),
-        "versions": {"rsedge": __version__, **_versions()},
-        "load_1min_before": load_1min(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+def this_machine() -> Machine:
+    """What it is now; take it before measuring, which makes load of its own."""
+    return Machine(
+        cpu=cpu_name(),
+        cores=usable_cores(),
+        board=board_name(),
+        gpus=gpu_names(),
+        memory_bytes=machine_bytes(),
+        system=platform.platform(),
+        python=platform.python_version(),
+        power_mode=_power_mode(),
+        governor=_governor(),
+        versions={"rsedge": __version__, **_versions()},
+        load_1min_before=load_1min(),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
 
 
 def _versions() -> dict[str, str]:

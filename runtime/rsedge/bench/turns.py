@@ -11,7 +11,7 @@ from typing import Any
 
 from rsedge.bench.contender import Contender
 from rsedge.bench.crew import Worker
-from rsedge.bench.facts import BATCHES, BenchOptions
+from rsedge.bench.facts import BATCHES, BenchOptions, NotRun
 from rsedge.bench.inputs import example_raster
 from rsedge.bench.sensors import Reading, Sensors
 from rsedge.errors import BackendError, InputError, ModelError
@@ -73,7 +73,7 @@ class Turns:
 
     def __init__(self, options: BenchOptions, sensors: Sensors, scratch: Path) -> None:
         self._options, self._sensors, self._scratch = options, sensors, scratch
-        self.overhead, self.lost = Overhead(), list[dict[str, str]]()
+        self.overhead, self.lost = Overhead(), list[NotRun]()
         self._base_side: int | None = None  # of the raster that the first model was given
 
     def take(
@@ -109,7 +109,7 @@ class Turns:
             yield
         except (BackendError, ModelError, InputError) as error:
             del going[worker]
-            self.lost.append({"what": f"{worker.contender}, from there on", "why": str(error)})
+            self.lost.append(NotRun(f"{worker.contender}, from there on", str(error)))
 
     def _turn(self, worker: Worker, mine: Measured, number: int) -> None:
         if number >= ENOUGH_ROUNDS and mine.spent_s > ENOUGH_S:

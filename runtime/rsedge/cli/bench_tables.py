@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rsedge.bench.facts import BATCHES
 from rsedge.cli import common
 from rsedge.engine.sliding_window import ALL_STAGES
-from rsedge.text import printable
+from rsedge.text import columns, printable
 
 if TYPE_CHECKING:
     from rsedge.bench import BenchResult
@@ -23,15 +23,13 @@ UNKNOWN = "-"
 def show(result: BenchResult) -> None:
     """Print who was measured on what, then cost, speed, rasters and stages, and how to read them."""
     on, how = result.machine, result.method
-    load = "" if on["load_1min_before"] is None else f", load {on['load_1min_before']:.1f} before"
-    mode = "".join(
-        f", {said}" for said in (on["power_mode"], on["governor"], on["board"], *on["gpus"]) if said
-    )
-    _wrapped(f"machine  {on['cpu']}, {on['cores']} cores{mode}{load}")
-    _wrapped(f"when     {on['date']}, rsedge {on['versions']['rsedge']}, {on['system']}")
+    load = "" if on.load_1min_before is None else f", load {on.load_1min_before:.1f} before"
+    mode = "".join(f", {said}" for said in (on.power_mode, on.governor, on.board, *on.gpus) if said)
+    _wrapped(f"machine  {on.cpu}, {on.cores} cores{mode}{load}")
+    _wrapped(f"when     {on.date}, rsedge {on.versions['rsedge']}, {on.system}")
     _wrapped(
-        f"method   {how['rounds']} rounds (slow models fewer), models in turns; medians (10th to 90th percentile); "
-        f"measuring itself took {how['overhead_share']:.2%}"
+        f"method   {how.rounds} rounds (slow models fewer), models in turns; medians (10th to 90th percentile); "
+        f"measuring itself took {how.overhead_share:.2%}"
     )
     rows = result.rows
     measured = [row for row in rows if row.latency]
@@ -66,11 +64,8 @@ def _table(head: Sequence[str], lines_of_rows: Iterable[Sequence[str]]) -> None:
     if not (rows := list(lines_of_rows)):
         return
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] != UNKNOWN for row in rows)]
-    lines = [[printable(line[i]) for i in kept] for line in (head, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
-    common.say("")
-    for line in lines:
-        common.say("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    for line in ("", *columns([[line[i] for i in kept] for line in (head, *rows)])):
+        common.say(line)
 
 
 def _who(row: Row) -> tuple[str, ...]:
@@ -142,7 +137,7 @@ def _legend(result: BenchResult) -> list[str]:
         f"tile: {last.tile} px at batch 1 ({pixels}), pixels in, scores out",
         "paper's FLOPs: MACs of 8 tiles, as ARAFNet's Table 4 counts them; a FLOP count proper is 2 x MACs",
         f"fewer, smaller, less: how many times, against {first.label}; peak: of a process with this model alone",
-        f"Mpx/s: `infer` of a sample scene, file to file, {result.method['overlap']:.0%} overlap, to a COG; a slow "
+        f"Mpx/s: `infer` of a sample scene, file to file, {result.method.overlap:.0%} overlap, to a COG; a slow "
         "model gets a smaller one, and the ratio is of that",
         "stages: each one's own seconds (median), which overlap; / busy: those between prepare and write over what "
         "the threads worked",
@@ -159,7 +154,7 @@ def _legend(result: BenchResult) -> list[str]:
             lines.append(f"power of {row.label}: {row.power.source}, {_spread(row.power.watts)} W")
         if row.why_not:
             lines.append(f"{row.label}: {row.why_not}")
-    return [*lines, *(f"not run: {left['what']}: {left['why']}" for left in result.not_run)]
+    return [*lines, *(f"not run: {left}" for left in result.not_run)]
 
 
 def _spread(found: Spread | None) -> str:

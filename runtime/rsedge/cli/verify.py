@@ -9,6 +9,7 @@ import typer
 
 from rsedge.cli import common, flags
 from rsedge.errors import BackendError
+from rsedge.text import columns
 
 if TYPE_CHECKING:
     from rsedge.verify.compare import Check
@@ -111,10 +112,8 @@ def _show(result: Verification) -> None:
     common.say(f"tiles      {result.tiles_from}")
     common.say(f"exporter   {_exporter(result)}")
     common.say("")
-    rows = [HEADINGS, *(_row(c) for c in result.checks if c.found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-    for row in rows:
-        common.say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in columns([HEADINGS, *(_row(c) for c in result.checks if c.found)]):
+        common.say(line)
     for c in result.checks:
         if not c.found:
             common.say(

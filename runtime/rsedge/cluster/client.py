@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from rsedge.cluster.worker import TOPIC, Band, Failure, Order, import_distributed, run_band
 from rsedge.engine.sliding_window import Progress, Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
-from rsedge.files import describe
+from rsedge.files import describe, writing
 from rsedge.infer.job import Job, absolute, runs_of_missing, united
 from rsedge.infer.journal import Journal
 from rsedge.infer.memory_plan import Plan
@@ -301,11 +301,9 @@ def keep(band: Band, journal: Journal) -> None:
     for part, contents in band.parts:
         for file in part.files:
             path = journal.path(part.area, file.layer)
-            try:
+            with writing(path):
                 path.write_bytes(contents[file.layer])
                 is_whole = describe(path) == (file.size_bytes, file.crc)
-            except OSError as error:
-                raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
             if not is_whole:
                 raise OutputError(f"{path}: what was written is not what the worker sent; is the disk full?")
         journal.add(part)

@@ -25,19 +25,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rsedge.documents import parse_json, read_open
+from rsedge.documents import Count, from_json, parse_json, read_open
 from rsedge.errors import BusyError, InputError
 from rsedge.files import (
     check_own_folder,
-    disk_errors,
+    lock,
     open_own,
     sync,
     sync_folder,
     with_crc,
     without_crc,
     write_all,
+    writing,
 )
-from rsedge.raster.part_file import PartFile, is_count, is_whole
+from rsedge.raster.part_file import PartFile, is_whole
 from rsedge.tiling.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
@@ -54,14 +55,12 @@ class Part:
 
     area: Window
     files: tuple[PartFile, ...]
-    pixels: tuple[int, ...]  # of each class
+    pixels: tuple[Count, ...]  # of each class
     area_m2: tuple[float, ...] | None  # of each class; None where the grid has no known area
 
     def __post_init__(self) -> None:
-        area = self.area
-        sides = area.row, area.col, area.height, area.width
-        known = all(map(is_count, (*sides, *self.pixels))) and sum(self.pixels) <= area.height * area.width
-        if not known or not self.files or len({f.layer for f in self.files}) != len(self.files):
+        inside = sum(self.pixels) <= self.area.height * self.area.width
+        if not inside or not self.files or len({f.layer for f in self.files}) != len(self.files):
             raise ValueError(f"{self} is no part")
         if self.area_m2 is not None and not (
             len(self.area_m2) == len(self.pixels) and all(0 <= m2 < math.inf for m2 in self.area_m2)
@@ -75,17 +74,7 @@ class Part:
     @classmethod
     def from_json(cls, line: str) -> Part:
         """Parse ``to_json``'s line. Raises ValueError where it is torn, damaged or of something else."""
-        try:
-            facts = parse_json(without_crc(line), MOST_LINE_BYTES)
-            areas = facts["area_m2"]
-            return cls(
-                area=Window(**facts["area"]),
-                files=tuple(PartFile(**f) for f in facts["files"]),
-                pixels=tuple(facts["pixels"]),
-                area_m2=None if areas is None else tuple(map(float, areas)),
-            )
-        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"no line of a journal: {error!r}") from error
+        return from_json(cls, parse_json(without_crc(line), MOST_LINE_BYTES), exact=True)
 
 
 @dataclass
@@ -113,7 +102,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
-        with disk_errors(self.folder):
+        with writing(self.folder):
             self._lock = _locked(self.folder, self.target)
             try:
                 self._take_up()
@@ -145,7 +134,7 @@ class Journal:
     def add(self, part: Part) -> None:
         """Note a finished part. Raises OutputError where the disk is full."""
         assert self._lines is not None, "the journal is not open"
-        with disk_errors(self.folder):
+        with writing(self.folder):
             write_all(self._lines, part.to_json() + "\n")
             self._unsynced += [self.path(part.area, f.layer) for f in part.files]
             if time.monotonic() - self._synced > SYNC_S:
@@ -312,17 +301,10 @@ def _locked(folder: Path, target: Path) -> int:
 
 def _take_lock(handle: int, target: Path, path: Path) -> bool:
     """Lock an open file; False where it is no longer that at ``path``, and the lock worthless."""
+    held = lock(handle)
+    if held is False:
+        raise BusyError(f"another rsedge is writing {target} right now; wait for it, or stop it")
     try:
-        import fcntl  # noqa: PLC0415 - not on Windows, where there is no lock then
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusyError(f"another rsedge is writing {target} right now; wait for it, or stop it") from None
-    except OSError:
-        return True  # a file system without locks
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
+        return held is None or os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
         return False

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.engine.sliding_window import Pixels, Strip
-from rsedge.errors import OutputError
-from rsedge.files import describe
+from rsedge.files import describe, writing
 from rsedge.infer.journal import Part
 from rsedge.model.manifest import NODATA
 from rsedge.raster import Grid
@@ -162,12 +161,10 @@ class Thumbnail:
         """Keep a part's share of the mask, and write both beside the part."""
         at, first = self._share(area)
         self._mask[at] = mask[first[0] :: self._step, first[1] :: self._step]
-        try:
+        with writing(path):
             with path.open("wb") as file:
                 np.savez(file, self._image[:, at[0], at[1]], self._mask[at])
             return PartFile(PREVIEW, *describe(path))
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def load(self, path: Path, area: Window) -> None:
         """Take back what an earlier run saved of a part."""

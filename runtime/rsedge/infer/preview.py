@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from rsedge.errors import OutputError
-from rsedge.files import whole_or_nothing
+from rsedge.files import whole_or_nothing, writing
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.text import printable
 from rsedge.version import __version__
@@ -52,11 +51,8 @@ def draw(path: Path, picture: Picture, classes: Sequence[ClassInfo], shares: Seq
         pen.text((x + SWATCH + GAP, y), f"{printable(entry.name)}  {share:.1%}", fill=INK, font=font)
     about = PngInfo()
     about.add_text("Software", f"rsedge {__version__}")
-    try:
-        with whole_or_nothing(path) as partial:
-            sheet.save(partial, format="PNG", optimize=False, pnginfo=about)
-    except OSError as error:
-        raise OutputError(f"preview {path} cannot be written: {error.strerror or error}") from error
+    with writing(f"preview {path}"), whole_or_nothing(path) as partial:
+        sheet.save(partial, format="PNG", optimize=False, pnginfo=about)
 
 
 def displayable(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -13,11 +13,18 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from rsedge.documents import odd_name, parse_json, read_bytes
-from rsedge.errors import InputError, ModelError, OutputError
-from rsedge.files import whole_or_nothing
+from rsedge.documents import (
+    Count,
+    OtherSchemaError,
+    from_json,
+    odd_name,
+    parse_json,
+    read_bytes,
+    without_schema,
+)
+from rsedge.errors import InputError, ModelError
+from rsedge.files import whole_or_nothing, writing
 from rsedge.model.bundle import Bundle, elsewhere, file_sha256
 
 ENGINES = "engines"  # folder of a bundle
@@ -54,15 +61,15 @@ class PlanFacts:
 
     file: str  # in the bundle's engines folder
     sha256: str
-    size_bytes: int
+    size_bytes: Count
     precision: str  # as asked for: one of PRECISIONS
     onnx: str  # the artifact it was built from
     onnx_sha256: str
     device: Device  # that it was built on
     batch: Batch
-    workspace_bytes: int
-    convolutions: Mapping[str, int]  # how many run in which precision, by the engine's own inspector
-    layers: Mapping[str, int]  # the same of all layers
+    workspace_bytes: Count
+    convolutions: Mapping[str, Count]  # how many run in which precision, by the engine's own inspector
+    layers: Mapping[str, Count]  # the same of all layers
     problem: str | None  # why the engine is not what was asked for; then it was built by force
     rsedge_version: str
     date: str  # UTC, ISO 8601
@@ -99,19 +106,12 @@ class PlanFacts:
     def from_json(cls, text: str | bytes, source: str) -> PlanFacts:
         """Parse ``to_json``'s output; ``source`` is named in the ModelError when it is something else."""
         try:
-            facts: dict[str, Any] = parse_json(text)
-            schema = facts.pop("rsedge_plan_schema")
-            if schema != SCHEMA:
-                raise ModelError(
-                    f"{source}: plan schema {schema}, this rsedge reads {SCHEMA}; upgrade rsedge"
-                )
-            device, batch = Device(**facts.pop("device")), Batch(**facts.pop("batch"))
-            return cls(device=device, batch=batch, **facts)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, ModelError):
-                raise
+            return from_json(cls, without_schema(parse_json(text), "rsedge_plan_schema", SCHEMA), exact=True)
+        except OtherSchemaError as error:
+            raise ModelError(f"{source}: plan {error}") from error
+        except ValueError as error:
             raise ModelError(
-                f"{source}: not what rsedge writes beside an engine ({type(error).__name__}: {error}); "
+                f"{source}: not what rsedge writes beside an engine ({error}); "
                 "delete it and its .plan, and build the engine again"
             ) from error
 
@@ -140,16 +140,12 @@ def write_plan(bundle: Path, plan: bytes | memoryview, facts: PlanFacts) -> Path
     ``mismatches`` reports. Raises OutputError.
     """
     path = plan_path(bundle, facts)
-    try:
+    with writing(path, "; free the disk, or move the bundle"):
         path.parent.mkdir(exist_ok=True)
         # The inner one takes its name first: the plan, then what is said of it.
         with whole_or_nothing(path.with_suffix(".json")) as sidecar, whole_or_nothing(path) as partial:
             partial.write_bytes(plan)
             sidecar.write_text(facts.to_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}; free the disk, or move the bundle"
-        ) from error
     return path
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rsedge.documents import odd_name, parse_json
+from rsedge.documents import OtherSchemaError, from_json, odd_name, parse_json, without_schema
 from rsedge.errors import ModelError
 
 SCHEMA = 1
@@ -57,30 +57,23 @@ class Manifest:
             raise ModelError(f"{len(self.fill)} fill values for {len(self.bands)} bands; give one a band")
         if self.dtype not in DTYPES:
             raise ModelError(f"input dtype {self.dtype!r:.60} is not one of {', '.join(DTYPES)}")
-        if not (_is_number(self.tile, int) and 1 <= self.tile <= MOST_TILE):
+        if not 1 <= self.tile <= MOST_TILE:
             raise ModelError(f"tile {self.tile!r:.60} is not a positive number of pixels up to {MOST_TILE}")
         if not 2 <= len(self.classes) <= NODATA:
             raise ModelError(f"{len(self.classes)} classes; a mask holds 2 to {NODATA}")
         names = [c.name for c in self.classes]
         if len(set(names)) != len(names):
             raise ModelError(f"class names repeat: {', '.join(names)}")
-        for what, facts in (("provenance", self.provenance), ("complexity", self.complexity)):
-            if not isinstance(facts, Mapping):
-                raise ModelError(f"{what} is a {type(facts).__name__}, not an object")
         self._check_numbers()
 
     def _check_numbers(self) -> None:
         lowest = -LARGEST["float32"] if self.dtype == "float32" else 0
         for value in self.fill:
-            if not (_is_number(value) and lowest <= value <= LARGEST[self.dtype]):
+            if not lowest <= value <= LARGEST[self.dtype]:
                 raise ModelError(
                     f"fill {value!r:.60} is no value of {self.dtype}; give each band one of its own"
                 )
-        if self.gsd_m is not None and not (
-            len(self.gsd_m) == 2
-            and all(map(_is_number, self.gsd_m))
-            and 0 < self.gsd_m[0] <= self.gsd_m[1] < math.inf
-        ):
+        if self.gsd_m is not None and not 0 < self.gsd_m[0] <= self.gsd_m[1] < math.inf:
             raise ModelError(f"gsd_m {self.gsd_m!r:.60} is not (finest, coarsest) in metres")
         for color in self.unlabelled:
             _check_color("unlabelled", color)
@@ -101,31 +94,11 @@ class Manifest:
         Raises ModelError when it is not JSON, of another schema, or lacks a field.
         """
         try:
-            facts = parse_json(text, MOST_BYTES)
-            _check_schema(facts.pop("rsedge_schema"))
-            return cls(
-                name=facts["name"],
-                bands=_listed(facts, "bands"),
-                dtype=facts["dtype"],
-                tile=facts["tile"],
-                classes=tuple(ClassInfo(c["name"], _listed(c, "color")) for c in _listed(facts, "classes")),
-                fill=_floats(_listed(facts, "fill")),
-                unlabelled=tuple(map(tuple, _listed({"unlabelled": [], **facts}, "unlabelled"))),
-                gsd_m=None if facts.get("gsd_m") is None else _floats(_listed(facts, "gsd_m")),
-                provenance=facts.get("provenance", {}),
-                complexity=facts.get("complexity", {}),
-            )
-        except ModelError as error:
-            raise ModelError(f"{source}: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ModelError(
-                f"{source}: not an rsedge manifest ({type(error).__name__}: {error}); export the model again"
-            ) from error
-
-
-def _check_schema(schema: object) -> None:
-    if schema != SCHEMA:
-        raise ModelError(f"manifest schema {schema!r:.60}, this rsedge reads {SCHEMA}; upgrade rsedge")
+            return from_json(cls, without_schema(parse_json(text, MOST_BYTES), "rsedge_schema", SCHEMA))
+        except OtherSchemaError as error:
+            raise ModelError(f"{source}: manifest {error}") from error
+        except ValueError as error:
+            raise ModelError(f"{source}: not an rsedge manifest ({error}); export the model again") from error
 
 
 def _check_name(what: str, value: object) -> None:
@@ -136,24 +109,6 @@ def _check_name(what: str, value: object) -> None:
 
 def _check_color(what: str, color: object) -> None:
     if not (
-        isinstance(color, tuple)
-        and len(color) == 3
-        and all(_is_number(v, int) and 0 <= v <= 255 for v in color)
+        isinstance(color, tuple) and len(color) == 3 and all(type(v) is int and 0 <= v <= 255 for v in color)
     ):
         raise ModelError(f"{what} {color!r:.60} is not three integers 0..255")
-
-
-def _is_number(value: object, kinds: Any = int | float) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-def _floats(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Numbers as floats; what is none is left to be refused."""
-    return tuple(float(v) if _is_number(v) else v for v in values)
-
-
-def _listed(facts: Mapping[str, Any], key: str) -> tuple[Any, ...]:
-    """The list at a key."""
-    if not isinstance(facts[key], list):
-        raise ModelError(f"{key} is a {type(facts[key]).__name__}, not a list")
-    return tuple(facts[key])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsedge.documents import Count
 from rsedge.files import describe
 
 
@@ -13,15 +14,9 @@ class PartFile:
     """A file of a part: the ``layer`` it holds, its size, its CRC-32 and that of the pixels meant to be in it."""
 
     layer: str
-    size_bytes: int
-    crc: int
-    pixels_crc: int = 0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.layer, str) or not all(
-            map(is_count, (self.size_bytes, self.crc, self.pixels_crc))
-        ):
-            raise ValueError(f"{self} is no file of a part")
+    size_bytes: Count
+    crc: Count
+    pixels_crc: Count = 0
 
 
 def is_whole(path: Path, file: PartFile) -> bool:

@@ -1,11 +1,11 @@
 """One HTML page of what ``rsedge bench`` and ``rsedge eval`` found.
 
-    facts, records, inputs   the JSON, checked
-    accuracy, figures        which score belongs where; numbers as text
-    axes, plots              where things go in a plot; SVG
-    tables, gates, sections  what a bench fills the page with; ``scores``: an eval
-    pictures, compare        image, mask and truth; the slider
-    summary, repeat, page    sentences; commands; the whole. ``markup`` escapes
+    inputs             the JSON, read into the records that bench and eval write
+    accuracy, figures  which score belongs where; numbers as text
+    tables, plots      what stands in a table, where things go in a plot
+    pictures           image, mask and truth
+    summary, repeat    sentences; commands
+    page               all of it in the template ``page.html``, with ``style.css`` and ``script.js``
 
 Nothing here measures: every figure is in the files it is made from.
 """
@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsedge.errors import OutputError
-from rsedge.files import whole_or_nothing
+from rsedge.files import whole_or_nothing, writing
 from rsedge.raster import check_replaceable, check_target
 from rsedge.report.inputs import Inputs
-from rsedge.report.page import GENERATOR, page
+from rsedge.report.page import GENERATOR, page, template
 from rsedge.report.pictures import Progress, Sources, read_preview
 
 __all__ = ["GENERATOR", "Inputs", "Sources", "page", "write_report"]
@@ -40,19 +39,18 @@ def write_report(
     """Write the page to ``out``; returns its bytes. ``results``: files of bench and eval, in any order.
 
     ``progress`` is called with (raster rows read, rows in all). Raises InputError when a file is not what it should
-    be, rasters do not fit, or ``out`` is somebody's file; OutputError when it cannot be written.
+    be, rasters do not fit, or ``out`` is somebody's file; OutputError when it cannot be written; BackendError where
+    Jinja2 is not installed.
     """
     check_target(out, overwrite, SUFFIXES)
     check_replaceable(out, overwrite, _is_report)
+    template()  # before rasters are read
     inputs = Inputs.read(results)
     names = [tuple(c.name for c in found.classes) for found in inputs.evals]
     preview = read_preview(pictures, names, progress) if pictures else None
     text = page(inputs, preview, heading, command).encode("utf-8")
-    try:
-        with whole_or_nothing(out) as partial:
-            partial.write_bytes(text)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
+    with writing(out), whole_or_nothing(out) as partial:
+        partial.write_bytes(text)
     return len(text)
 
 

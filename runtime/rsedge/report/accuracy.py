@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rsedge.report.evals import Eval
-from rsedge.report.figures import NONE, plural, score
-from rsedge.report.records import Bench, Row
-from rsedge.report.tables import Cell
+from rsedge.bench.facts import Row
+from rsedge.report.figures import plural
+from rsedge.report.inputs import Bench, Eval
 
 MARKS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -26,7 +25,8 @@ class Scores:
         by_hash = {e.sha256: e for e in evals if e.sha256 and e.miou is not None}
         of_row, sources = dict[str, tuple[float, int]](), list[str]()
         for row in bench.rows:
-            found, source = row.miou, row.miou_source or "of unknown data"
+            found = row.accuracy.miou if row.accuracy else None
+            source = row.accuracy.source if row.accuracy else ""
             scored = by_hash.get(row.sha256 or "")
             if found is None and scored is not None:
                 rasters = "" if scored.rasters is None else f" on {plural(scored.rasters, 'raster')}"
@@ -42,13 +42,6 @@ class Scores:
         if row.label not in self.of_row or len(self.sources) < 2:
             return ""
         return MARKS[self.of_row[row.label][1] % len(MARKS)]
-
-    def cell(self, row: Row) -> Cell:
-        """The table's cell of a row."""
-        if row.label not in self.of_row:
-            return Cell(NONE)
-        mark = self.mark(row)
-        return Cell(score(self.of_row[row.label][0]), (f"data {mark}",) if mark else ())
 
     def said(self) -> str | None:
         """A sentence on the sources; None where there is no score."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rsedge.report.records import Spread
+from rsedge.bench.facts import Spread
 
 NONE = "\N{EN DASH}"  # where nothing was measured
 

@@ -1,15 +1,103 @@
-"""The files a report is made from, recognised by what is in them."""
+"""The files a report is made from, recognised by what is in them, and read into the records that wrote them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from rsedge.bench.facts import SCHEMA, SCHEMA_KEY, BenchResult, Row
+from rsedge.documents import Count, from_json, parse_json, read_bytes
 from rsedge.errors import InputError
-from rsedge.report.evals import CONFUSION_KEY, Eval
-from rsedge.report.facts import read_json
-from rsedge.report.records import SCHEMA_KEY, Bench
+from rsedge.score.results import EvalResult
+
+CONFUSION_KEY = "confusion_truth_by_row"
+LEAST, MOST = 1e-30, 1e18  # sizes of numbers; of others no axis can be drawn
+PRINTED = "what `rsedge bench --json` or `rsedge eval --json` printed"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an artifact was held against."""
+
+    miou_drop: float | None = None
+    class_drop: float | None = None
+    fp16_agreement: float | None = None
+    int8_agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the exporter's gate said of an artifact; every exporter says what it knows."""
+
+    passed: bool | None = None
+    forced: bool = False  # kept in spite of it
+    reasons: tuple[str, ...] = ()
+    tiles: Count | None = None
+    tiles_from: str | None = None
+    backend: str | None = None
+    against: str | None = None
+    agreement: float | None = None
+    argmax_agreement: float | None = None
+    clear_agreement: float | None = None
+    worst_tile: float | None = None
+    worst_error: float | None = None
+    miou_fp32: float | None = None
+    miou: float | None = None
+    miou_drop: float | None = None
+    class_drops: Mapping[str, float | None] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def verdict(self) -> str:
+        """``passed``, ``failed``, or ``failed, forced``."""
+        if self.passed is None:
+            return "not judged"
+        return "passed" if self.passed else "failed, forced" if self.forced else "failed"
+
+
+@dataclass(frozen=True)
+class Bench(BenchResult):
+    """What was measured on one machine, with the file it stands in and the gates' words by the rows' labels."""
+
+    source: str = ""
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any], source: str) -> Bench:
+        """Raises InputError for another schema, and where a value is not what the schema says."""
+        if facts.get(SCHEMA_KEY) != SCHEMA:
+            raise InputError(
+                f"{source}: {SCHEMA_KEY} is {facts.get(SCHEMA_KEY)!r:.60}, this rsedge reads {SCHEMA}; make report and "
+                "bench with the same version"
+            )
+        found = _read(BenchResult, facts, source)
+        gates = {
+            row.label: _read(Gate, row.gate, f"{source}: rows[{i}].gate")
+            for i, row in enumerate(found.rows)
+            if row.gate is not None
+        }
+        return cls(**vars(found), source=source, gates=gates)
+
+    def tag(self, row: Row) -> str:
+        """What tells a row from the others, in few words: ``3 int8, openvino``."""
+        several = len({r.name for r in self.students}) > 1
+        named = "teacher" if row.is_teacher else row.name if several else ""
+        return " ".join(part for part in (row.label, named, row.place) if part)
+
+
+@dataclass(frozen=True)
+class Eval(EvalResult):
+    """What an eval found, with the file it stands in."""
+
+    source: str = ""
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any], source: str) -> Eval:
+        """Raises InputError where it is not what ``rsedge eval --json`` prints."""
+        return cls(**vars(_read(EvalResult, facts, source)), source=source)
 
 
 @dataclass(frozen=True)
@@ -41,3 +129,32 @@ class Inputs:
                     f"neither {SCHEMA_KEY} nor {CONFUSION_KEY}"
                 )
         return cls(tuple(benches), tuple(evals))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file, or on the last line of what a command printed.
+
+    Raises InputError when there is no file, no JSON, or JSON of anything but an object.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig").strip()
+    except FileNotFoundError:
+        raise InputError(f"no file at {path}; check the path") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text; give {PRINTED}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no result of rsedge: {error}") from error
+    for part in (text, text.rpartition("\n")[2]):
+        with suppress(ValueError):
+            if isinstance(found := parse_json(part), dict):
+                return found
+    raise InputError(f"{path} holds no JSON object; give {PRINTED}")
+
+
+def _read(kind: type[Any], facts: Mapping[str, Any], source: str) -> Any:
+    try:
+        return from_json(kind, facts, least=LEAST, most=MOST)
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from error

@@ -1,93 +1,99 @@
-"""The page: head, summary, sections, in one file that asks the network for nothing."""
+"""The page: one template, filled, in one file that asks the network for nothing."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import cache
+from itertools import combinations
 from pathlib import Path
-from xml.etree.ElementTree import Element
+from typing import TYPE_CHECKING
 
+from rsedge.bench.facts import EndToEnd
+from rsedge.engine.sliding_window import ALL_STAGES
+from rsedge.errors import BackendError
+from rsedge.report import figures, plots, summary, tables
 from rsedge.report.accuracy import Scores
-from rsedge.report.compare import compare
 from rsedge.report.inputs import Inputs
-from rsedge.report.markup import el, to_html
-from rsedge.report.pictures import Preview
+from rsedge.report.pictures import Preview, fallback_color
 from rsedge.report.repeat import commands
-from rsedge.report.scores import scores
-from rsedge.report.sections import bench_section
-from rsedge.report.summary import of_bench, of_eval, spread_said, title
+from rsedge.text import xml_text
 from rsedge.version import __version__
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 GENERATOR = "rsedge report"
-STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("style.css", "script.js"))
+TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(n) for n in ("page.html", "style.css", "script.js"))
+FILTERS = ("number", "whole", "score", "percent", "seconds", "plural")
+
+
+@cache
+def template() -> Template:
+    """The page's template, in which every text is escaped. Raises BackendError where Jinja2 is not installed."""
+    try:
+        from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise BackendError(
+            'a report needs jinja2, which is not installed; run `pip install "rsedge[report]"`'
+        ) from error
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+    )
+    environment.filters |= {name: getattr(figures, name) for name in FILTERS}
+    environment.globals |= {
+        "NONE": figures.NONE,
+        "against_accuracy": plots.against_accuracy,
+        "bars": plots.bars,
+        "combinations": combinations,
+        "details": tables.details,
+        "fallback_color": fallback_color,
+        "gates": tables.gates,
+        "results": tables.results,
+        "stages_of": stages_of,
+        "zip": zip,
+    }
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def page(
     inputs: Inputs, preview: Preview | None = None, heading: str | None = None, command: str | None = None
 ) -> str:
-    """The HTML. ``heading`` None: the models' names; ``command``: the one that makes this page."""
-    named = heading or title(inputs.benches, inputs.evals)
-    found = [Scores.of(bench, inputs.evals) for bench in inputs.benches]
-    said = [of_bench(b, s) for b, s in zip(inputs.benches, found, strict=True)]
-    said += [of_eval(e) for e in inputs.evals]
-    spread = spread_said(inputs.benches)
-    colors = {c.name: c.color for c in preview.classes} if preview else {}
-    body = el(
-        "body",
-        el(
-            "header",
-            el("p", "rsedge report", class_="kind"),
-            el("h1", named),
-            *(el("p", text, class_="summary") for text in said),
-            el("p", spread, class_="note") if spread else None,
-        ),
-        el(
-            "main",
-            compare(preview) if preview else None,
-            *(
-                bench_section(b, s, f"bench{i}")
-                for i, (b, s) in enumerate(zip(inputs.benches, found, strict=True))
-            ),
-            *(scores(e, colors, f"eval{i}") for i, e in enumerate(inputs.evals)),
-            _repeat([*commands(inputs), *([command] if command else [])]),
-        ),
-        el(
-            "footer", f"Made by rsedge {__version__}. This page is one file and asks the network for nothing."
-        ),
-        el("script", SCRIPT.read_text(encoding="utf-8")) if preview else None,
+    """The HTML. ``heading`` None: the models' names; ``command``: the one that makes this page.
+
+    Raises BackendError where Jinja2 is not installed.
+    """
+    benches = [(bench, Scores.of(bench, inputs.evals)) for bench in inputs.benches]
+    said = [summary.of_bench(*found) for found in benches] + [summary.of_eval(e) for e in inputs.evals]
+    html = template().render(
+        generator=GENERATOR,
+        version=__version__,
+        policy=_policy(preview is not None),
+        style=STYLE.read_text(encoding="utf-8"),
+        script=SCRIPT.read_text(encoding="utf-8"),
+        heading=heading or summary.title(inputs.benches, inputs.evals),
+        summary=said,
+        spread=summary.spread_said(inputs.benches),
+        preview=preview,
+        colors={c.name: c.color for c in preview.classes} if preview else {},
+        benches=benches,
+        evals=inputs.evals,
+        commands=[*commands(inputs), *([command] if command else [])],
     )
-    return to_html(el("html", _head(named, preview is not None), body, lang="en"))
+    return xml_text(html)
 
 
-def _head(named: str, scripted: bool) -> Element:
+def _policy(scripted: bool) -> str:
+    """What a browser may do for the page: nothing but its own style, pictures and, where there is one, its script."""
     allowed = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"]
     if scripted:
         digest = hashlib.sha256(SCRIPT.read_bytes()).digest()
         allowed.append(f"script-src 'sha256-{base64.b64encode(digest).decode()}'")
-    policy = "; ".join([*allowed, "base-uri 'none'", "form-action 'none'"])
-    return el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="generator", content=f"{GENERATOR} {__version__}"),
-        el("meta", http_equiv="Content-Security-Policy", content=policy),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{named}: rsedge report"),
-        el("link", rel="icon", href="data:,"),
-        el("style", STYLE.read_text(encoding="utf-8")),
-    )
+    return "; ".join([*allowed, "base-uri 'none'", "form-action 'none'"])
 
 
-def _repeat(lines: Sequence[str]) -> Element:
-    return el(
-        "section",
-        el("h2", "How to repeat this", id="repeat"),
-        el(
-            "p",
-            "What the files do not tell, such as where an eval’s data lie, is to be added.",
-            class_="note",
-        ),
-        el("pre", el("code", "\n".join(lines)), tabindex=0),
-        aria_labelledby="repeat",
-    )
+def stages_of(run: EndToEnd | None) -> Mapping[str, float]:
+    """Seconds of each stage that took any, in their order."""
+    known = run.stages_s if run else {}
+    return {name: known[name] for name in ALL_STAGES if known.get(name, 0) > 0}

@@ -1,21 +1,78 @@
-"""Plots as SVG: scores against speed and size, bars, stacked bars."""
+"""Where things go in a plot: axes with round ticks, points with whiskers, tags beside them. The template draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element
 
-from rsedge.report.axes import Axis, Box, place_labels
-from rsedge.report.figures import number, shorten, whole
-from rsedge.report.markup import el
-from rsedge.report.records import Spread
+from rsedge.bench.facts import Row, Spread
+from rsedge.report.accuracy import Scores
+from rsedge.report.figures import number, score, shorten, whole
+from rsedge.report.inputs import Bench
 
-NARROW, WIDE = 328, 560  # px: a phone's page, half a desktop's
-CHAR_PX, LINE_PX = 6.9, 16  # of labels, 12 px high; a character is narrower in nearly every font
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 46  # around the plot's frame, px
-BAR_PX = 26
+LOG_FROM = 12  # largest over smallest value: below, a linear axis shows more
+DECADE_STEPS = (1, 2, 5)
+DECADES_ALONE = 2.5  # with more decades, powers of ten only
 LEAST_SCORES = 0.05  # of an axis of scores: what is less is no difference to be shown large
+WIDTH, HEIGHT = 400, 300  # px, of a drawing; a phone shows it a little smaller
+LEFT, RIGHT, TOP, BOTTOM = 54, 18, 20, 46  # around the plot's frame, px
+TAG_CHARS, TAG_PX, LINE_PX = 6, 8, 15  # of tags: the longest, a character's width, a line's height
+LIFT_PX = 10  # of a tag over its point, so that no whisker crosses it
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values from ``low`` to ``high``, placed at 0 to 1."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @classmethod
+    def around(
+        cls, values: Iterable[float], most: float = math.inf, room: float = 0.08, least: float = 0
+    ) -> Axis:
+        """An axis that holds all values with room beside them, up to ``most``; it spans ``least`` or more.
+
+        Logarithmic where all are above 0 and the largest is `LOG_FROM` times the smallest.
+        """
+        low, high = min(values := list(values)), max(values)
+        if low > 0 and high / low >= LOG_FROM:
+            spare = (high / low) ** room
+            return cls(low / spare, high * spare, log=True)
+        spare = max((high - low) * room, (least - high + low) / 2) or abs(high) * room or 1.0
+        return cls(max(0.0, low - spare) if low >= 0 else low - spare, min(high + spare, max(high, most)))
+
+    def place(self, value: float) -> float:
+        """0 at the axis's beginning, 1 at its end."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self, most: int = 5) -> tuple[float, ...]:
+        """Round values within the axis, ascending, not many more than ``most``."""
+        if not self.log:
+            return _linear(self.low, self.high, most)
+        decades = math.log10(self.high / self.low)
+        steps = DECADE_STEPS if decades < DECADES_ALONE else DECADE_STEPS[:1]
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        found = [s * 10.0**p for p in powers for s in steps if self.low <= s * 10.0**p <= self.high]
+        return tuple(found[:: -(-len(found) // most)] if len(found) > most + 1 else found)
+
+    def texts(self, ticks: Sequence[float]) -> list[str]:
+        """Ticks without needless zeros; on a linear axis all with the same places."""
+        plain = [f"{tick:,.9f}".rstrip("0").rstrip(".") for tick in ticks]
+        places = max((len(text.partition(".")[2]) for text in plain), default=0)
+        return plain if self.log else [f"{tick:,.{places}f}" for tick in ticks]
+
+
+def _linear(low: float, high: float, most: int) -> tuple[float, ...]:
+    rough = (high - low) / max(1, most)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(round(i * step, 12) for i in range(first, last + 1))
 
 
 @dataclass(frozen=True)
@@ -24,123 +81,105 @@ class Point:
 
     x: float
     y: float
-    label: str
+    tag: str  # beside the point
+    label: str  # what the tag stands for
     said: str  # all of it in words
     spread: Spread | None = None
     hollow: bool = False  # the teacher
 
 
 @dataclass(frozen=True)
-class Titles:
-    """What a plot and its axes are called."""
+class Dot:
+    """A point as it is drawn, px; ``whisker``: from where to where, ``tag_y``: None where there is no room for it."""
 
-    plot: str
-    x: str
-    y: str
-
-
-def scatter(points: Sequence[Point], titles: Titles) -> Element:
-    """Points with whiskers and labels, drawn twice: as wide as a phone, and as half a desktop."""
-    drawings = (_scatter(points, titles, width) for width in (NARROW, WIDE))
-    return el(
-        "figure",
-        el("figcaption", titles.plot),
-        *(el("div", d, class_=c) for d, c in zip(drawings, ("narrow", "wide"), strict=True)),
-        class_="plot",
-    )
+    point: Point
+    x: float
+    y: float
+    whisker: tuple[float, float] | None
+    tag: str
+    tag_y: float | None
 
 
-def _scatter(points: Sequence[Point], titles: Titles, width: int) -> Element:
-    height = round(width * 0.66) if width > NARROW else 300
-    frame = Box(LEFT, TOP, width - LEFT - RIGHT, height - TOP - BOTTOM)
-    ends = [v for p in points for v in ((p.spread.p10, p.spread.p90) if p.spread else ()) if v > 0]
+@dataclass(frozen=True)
+class Plot:
+    """A scatter plot, px. Ticks are places with their texts."""
+
+    title: str
+    x_title: str
+    y_title: str
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    dots: tuple[Dot, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    top: int = TOP
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+
+
+def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str) -> Plot | None:
+    """Points with whiskers and tags; None where there are none that can be shown."""
+    if not points or any(p.x <= 0 for p in points):
+        return None
+    ends = [v for p in points if p.spread for v in (p.spread.p10, p.spread.p90) if v > 0]
     x_axis = Axis.around([p.x for p in points] + ends)
     y_axis = Axis.around([p.y for p in points], most=1, room=0.2, least=LEAST_SCORES)
-    places = [
-        (frame.x + x_axis.place(p.x) * frame.width, frame.y + (1 - y_axis.place(p.y)) * frame.height)
-        for p in points
-    ]
-    whiskers = [_whisker(p, x_axis, frame, y) for p, (_, y) in zip(points, places, strict=True)]
-    texts = [shorten(p.label, 24 if width == NARROW else 34) for p in points]
-    boxes = place_labels(
-        places, [(len(t) * CHAR_PX, LINE_PX) for t in texts], frame, [w for w in whiskers if w is not None]
+
+    def across(value: float) -> float:
+        return round(LEFT + x_axis.place(max(value, x_axis.low)) * (WIDTH - LEFT - RIGHT), 1)
+
+    def down(value: float) -> float:
+        return round(TOP + (1 - y_axis.place(value)) * (HEIGHT - TOP - BOTTOM), 1)
+
+    places = [(across(p.x), down(p.y)) for p in points]
+    tags = [shorten(p.tag, TAG_CHARS) for p in points]
+    dots = (
+        Dot(p, *at, (across(p.spread.p10), across(p.spread.p90)) if p.spread else None, tag, tag_y)
+        for p, at, tag, tag_y in zip(points, places, tags, _beside(places, tags), strict=True)
     )
-    said = "; ".join(p.said for p in points)
-    return el(
-        "svg",
-        el("title", f"{titles.plot}: {said}"),
-        _grid(x_axis, y_axis, frame, titles, width),
-        *(_drawn_whisker(w) for w in whiskers if w is not None),
-        *(_marker(p, at) for p, at in zip(points, places, strict=True)),
-        *(_label(t, at, box) for t, at, box in zip(texts, places, boxes, strict=True)),
-        viewBox=f"0 0 {width} {height}",
-        role="img",
+    x_ticks, y_ticks = (tuple(zip(a.ticks(), a.texts(a.ticks()), strict=True)) for a in (x_axis, y_axis))
+    return Plot(
+        title,
+        f"{x_title}, logarithmic" if x_axis.log else x_title,
+        y_title,
+        tuple((across(tick), text) for tick, text in x_ticks),
+        tuple((down(tick), text) for tick, text in y_ticks),
+        tuple(dots),
     )
 
 
-def _grid(x_axis: Axis, y_axis: Axis, frame: Box, titles: Titles, width: int) -> Element:
-    bottom, right = frame.y + frame.height, frame.x + frame.width
-    drawn = el("g", aria_hidden="true")
-    ticks = x_axis.ticks(5 if width == NARROW else 8)
-    for tick, said in zip(ticks, tick_texts(ticks, x_axis.log), strict=True):
-        x = _px(frame.x + x_axis.place(tick) * frame.width)
-        drawn.append(el("line", x1=x, x2=x, y1=_px(frame.y), y2=_px(bottom), class_="grid"))
-        drawn.append(el("text", said, x=x, y=_px(bottom + 16), class_="tick", text_anchor="middle"))
-    ticks = y_axis.ticks(5)
-    for tick, said in zip(ticks, tick_texts(ticks, y_axis.log), strict=True):
-        y = _px(frame.y + (1 - y_axis.place(tick)) * frame.height)
-        drawn.append(el("line", x1=_px(frame.x), x2=_px(right), y1=y, y2=y, class_="grid"))
-        drawn.append(el("text", said, x=_px(frame.x - 6), y=y, dy="0.35em", class_="tick", text_anchor="end"))
-    kind = ", logarithmic" if x_axis.log else ""
-    middle = _px(frame.x + frame.width / 2)
-    drawn.append(
-        el("text", titles.x + kind, x=middle, y=_px(bottom + 36), class_="axis", text_anchor="middle")
+def _beside(places: Sequence[tuple[float, float]], tags: Sequence[str]) -> list[float | None]:
+    """How far down each tag stands, right above its point: moved up, a line a time, until it is on no other tag."""
+    wide, found = max(map(len, tags)) * TAG_PX, list[float | None]([None] * len(places))
+    for i in sorted(range(len(places)), key=lambda i: -places[i][1]):
+        x, y = places[i][0], places[i][1] - LIFT_PX
+        taken = [(places[j][0], v) for j, v in enumerate(found) if v is not None]
+        while any(abs(x - u) < wide and abs(y - v) < LINE_PX for u, v in taken):
+            y -= LINE_PX
+        found[i] = y if y >= LINE_PX / 2 else None
+    return found
+
+
+def against_accuracy(bench: Bench, scores: Scores, batch: int) -> list[Plot]:
+    """mIoU against speed and against size, of the rows whose mIoU is known."""
+    fast, small = list[Point](), list[Point]()
+    for row in bench.rows:
+        if row.label not in scores.of_row:
+            continue
+        miou, mark = scores.of_row[row.label][0], scores.mark(row)
+        said = f"{row.name} {row.place}: mIoU {score(miou)}"
+        named = row.label, f"{bench.tag(row)} ({mark})" if mark else bench.tag(row)
+        if fps := row.fps.get(batch):
+            fast.append(Point(fps.p50, miou, *named, f"{said}, {whole(fps)} tiles/s", fps, row.is_teacher))
+        if row.size_bytes:
+            size_mb = row.size_bytes / 1e6
+            small.append(Point(size_mb, miou, *named, f"{said}, {number(size_mb)} MB", None, row.is_teacher))
+    drawn = (
+        scatter(fast, "mIoU against speed", f"tiles/s at batch {batch}", "mIoU"),
+        scatter(small, "mIoU against size", "size on disk, MB", "mIoU"),
     )
-    turned = f"translate(12 {_px(frame.y + frame.height / 2)}) rotate(-90)"
-    drawn.append(el("text", titles.y, transform=turned, class_="axis", text_anchor="middle"))
-    return drawn
-
-
-def tick_texts(ticks: Sequence[float], log: bool) -> list[str]:
-    """Round values without needless zeros; on a linear axis all with the same places."""
-    plain = [f"{tick:,.9f}".rstrip("0").rstrip(".") for tick in ticks]
-    places = max((len(text.partition(".")[2]) for text in plain), default=0)
-    return plain if log else [f"{tick:,.{places}f}" for tick in ticks]
-
-
-def _whisker(point: Point, axis: Axis, frame: Box, y: float) -> Box | None:
-    if point.spread is None:
-        return None
-    low = max(point.spread.p10, axis.low)
-    first, last = (frame.x + axis.place(v) * frame.width for v in (low, point.spread.p90))
-    return Box(first, y - 9, max(last - first, 0.5), 18)
-
-
-def _drawn_whisker(box: Box) -> Element:
-    left, right, y = _px(box.x), _px(box.x + box.width), _px(box.y + box.height / 2)
-    ends = f"M{left} {_px(box.y)}v{_px(box.height)}M{right} {_px(box.y)}v{_px(box.height)}"
-    return el("path", d=f"M{left} {y}H{right}{ends}", class_="whisker")
-
-
-def _marker(point: Point, at: tuple[float, float]) -> Element:
-    kind = "dot hollow" if point.hollow else "dot"
-    return el("circle", el("title", point.said), cx=_px(at[0]), cy=_px(at[1]), r=4, class_=kind)
-
-
-def _label(text: str, at: tuple[float, float], box: Box | None) -> Element | None:
-    if box is None:
-        return None
-    # The nearest point of the label's box; a line leads there where that is not next to the point.
-    x, y = min(max(at[0], box.x), box.x + box.width), min(max(at[1], box.y), box.y + box.height)
-    far = abs(x - at[0]) + abs(y - at[1]) > 20
-    line = el("path", d=f"M{_px(at[0])} {_px(at[1])}L{_px(x)} {_px(y)}", class_="lead") if far else None
-    left = box.x + box.width / 2 < at[0] - 1 and box.x + box.width < at[0]
-    anchor = {"x": _px(box.x + box.width), "text_anchor": "end"} if left else {"x": _px(box.x)}
-    return el("g", line, el("text", text, y=_px(box.y + 12), class_="label", **anchor))
-
-
-def _px(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+    return [plot for plot in drawn if plot is not None]
 
 
 @dataclass(frozen=True)
@@ -152,49 +191,17 @@ class Bar:
     spread: Spread | None = None
 
 
-def bars(title: str, unit: str, shown: Sequence[Bar]) -> Element:
-    """Horizontal bars from 0, each with its figure; whiskers where there is a spread."""
-    most = max(b.spread.p90 if b.spread else b.value for b in shown) or 1.0
-    return el(
-        "figure",
-        el("figcaption", f"{title}, {unit}"),
-        el("ul", *(_bar(b, unit, most) for b in shown), class_="bars"),
-        class_="plot",
-    )
+def bars(bench: Bench, batch: int) -> list[tuple[str, str, list[Bar], float]]:
+    """Charts for where no mIoU is known: title, unit, bars, and what would fill the width."""
 
+    def size(row: Row) -> float:
+        return (row.size_bytes or 0) / 1e6
 
-def _bar(bar: Bar, unit: str, most: float) -> Element:
-    whisker = None
-    if bar.spread:
-        low, high = (_share(v / most) for v in (bar.spread.p10, bar.spread.p90))
-        ends = (el("line", x1=x, x2=x, y1="3", y2="13") for x in (low, high))
-        whisker = el("g", el("line", x1=low, x2=high, y1="8", y2="8"), *ends, class_="whisker")
-    rect = el("rect", width=_share(bar.value / most), height="100%", class_="bar")
-    figure = whole(bar.spread) if bar.spread else number(bar.value)
-    return el(
-        "li",
-        el("span", bar.label, class_="what"),
-        el("span", f"{figure} {unit}", class_="figure"),
-        el("svg", rect, whisker, height=16, width="100%", aria_hidden="true"),
-    )
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.2f}%"
-
-
-def stacked(parts: Mapping[str, float], most: float, said: str) -> Element:
-    """One bar of the parts beside one another; ``most`` is what would fill the width."""
-    drawn, at = el("svg", el("title", said), width="100%", height=BAR_PX, role="img"), 0.0
-    for name, value in parts.items():
-        rect = el(
-            "rect",
-            el("title", f"{name} {number(value)} s"),
-            x=_share(at / most),
-            width=_share(value / most),
-            height="100%",
-            class_=f"stage {name}",
-        )
-        drawn.append(rect)
-        at += value
-    return drawn
+    fast = [Bar(bench.tag(r), fps.p50, fps) for r in bench.rows if (fps := r.fps.get(batch))]
+    small = [Bar(bench.tag(r), size(r)) for r in bench.rows if r.size_bytes]
+    charts = ((f"Speed at batch {batch}", "tiles/s", fast), ("Size on disk", "MB", small))
+    return [
+        (*chart, max(b.spread.p90 if b.spread else b.value for b in chart[2]) or 1.0)
+        for chart in charts
+        if chart[2]
+    ]

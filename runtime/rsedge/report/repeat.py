@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from rsedge.report.evals import Eval
-from rsedge.report.inputs import Inputs
-from rsedge.report.records import Bench
+from rsedge.report.inputs import Bench, Eval, Inputs
 
 
 def commands(inputs: Inputs) -> list[str]:
@@ -15,18 +13,17 @@ def commands(inputs: Inputs) -> list[str]:
 
 
 def _bench(bench: Bench) -> str:
-    paths = dict.fromkeys(row.path for row in bench.students if row.path)
-    teacher = next((row.path for row in bench.rows if row.is_teacher and row.fps), "none")
+    how = bench.method
+    paths = dict.fromkeys(row.path for row in bench.students)
+    teacher = next((row.path for row in bench.rows if row.is_teacher and row.latency), "none")
+    told = ("device", "precision", "data", "classes", "bands", "scale", "nodata", "alpha")
     options = {
         "--teacher": teacher,
-        **{
-            f"--{key}": bench.method.text(key)
-            for key in ("device", "precision", "data", "classes", "bands", "scale", "nodata", "alpha")
-        },
-        "--threads": bench.method.count("threads"),
-        "--rounds": bench.method.count("rounds"),
-        "--seconds": bench.method.number("seconds"),
-        "--size": bench.method.count("raster_side"),
+        **{f"--{name}": getattr(how, name) for name in told},
+        "--threads": how.threads,
+        "--rounds": how.rounds or None,
+        "--seconds": how.seconds if how.rounds else None,
+        "--size": how.raster_side or None,
     }
     said = [part for name, value in options.items() if value is not None for part in (name, _plain(value))]
     return f"{shlex.join(['rsedge', 'bench', *paths, *said, '--json'])} > {shlex.quote(bench.source)}"

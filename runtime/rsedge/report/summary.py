@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rsedge.bench.facts import Row, Spread
 from rsedge.report.accuracy import Scores
-from rsedge.report.evals import Eval
 from rsedge.report.figures import number, plural, score, whole
-from rsedge.report.records import Bench, Row, Spread
+from rsedge.report.inputs import Bench, Eval
 
 ON_GPU = ("cuda", "tensorrt", "ort-tensorrt")
 NOTABLE = 1.1  # times: less than that is not worth a sentence
@@ -22,19 +22,19 @@ def title(benches: Sequence[Bench], evals: Sequence[Eval]) -> str:
 
 def of_bench(bench: Bench, scores: Scores) -> str:
     """What runs on what and how fast, beside what it is measured against."""
-    measured = [(row, row.fps[min(row.fps)], min(row.fps)) for row in bench.students if row.fps]
+    measured = [(row, *found) for row in bench.students if (found := _at_least_batch(row))]
     if not measured:
-        return f"Nothing was measured on {bench.machine_name}: {_why(bench)}"
+        return f"Nothing was measured on {bench.machine.name}: {_why(bench)}"
     # What its gate refused is no success, however fast it is.
-    allowed = [m for m in measured if not _refused(m[0])] or measured
-    row, fps, batch = max(allowed, key=lambda m: m[1].p50)
+    allowed = [m for m in measured if not _refused(bench, m[0])] or measured
+    row, batch, fps = max(allowed, key=lambda m: m[2].p50)
     said = [
         f"{_named(row)} runs {whole(fps)} tiles{f' of {row.tile} px' if row.tile else ''} a second at batch {batch} "
         f"on {_machine(bench, row)}{_ratio(bench, row, row.fps_ratio.get(batch))}."
     ]
-    if _refused(row):
+    if _refused(bench, row):
         said.append("Its gate failed.")
-    if row.end_to_end and row.end_to_end.mpx_per_s:
+    if row.end_to_end:
         said.append(f"From file to file it does {whole(row.end_to_end.mpx_per_s)} Mpx/s.")
     return " ".join([*said, *_smaller(bench, row), *_accuracy(bench, row, scores)])
 
@@ -45,25 +45,30 @@ def of_eval(found: Eval) -> str:
     where = f" on {plural(found.rasters, 'raster')}" if found.rasters is not None else ""
     return (
         f"{found.model}{kind} scores mIoU {score(found.miou)} and overall accuracy {score(found.oa)} over "
-        f"{len(found.classes)} classes{where} ({found.pixels / 1e6:,.2f} Mpx labelled)."
+        f"{len(found.classes)} classes{where} ({found.counted / 1e6:,.2f} Mpx labelled)."
     )
 
 
 def spread_said(benches: Sequence[Bench]) -> str | None:
     """What the brackets mean; None where nothing has any."""
-    counts = sorted({s.n for bench in benches for row in bench.rows for s in row.fps.values()})
+    counts = sorted({s.n for bench in benches for row in bench.rows for s in row.fps.values() if s})
     if not counts:
         return None
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"Figures are medians of {many} measurements; in brackets, or below them, the 10th to the 90th percentile."
 
 
-def _refused(row: Row) -> bool:
-    return row.gate is not None and row.gate.flag("passed") is False
+def _at_least_batch(row: Row) -> tuple[int, Spread] | None:
+    """The smallest batch that was measured, with its tiles a second."""
+    return min(((batch, fps) for batch, fps in row.fps.items() if fps), default=None, key=lambda m: m[0])
+
+
+def _refused(bench: Bench, row: Row) -> bool:
+    return row.label in bench.gates and bench.gates[row.label].passed is False
 
 
 def _why(bench: Bench) -> str:
-    reasons = [r.why_not for r in bench.students if r.why_not] or [why for _, why in bench.not_run]
+    reasons = [r.why_not for r in bench.students if r.why_not] or [left.why for left in bench.not_run]
     return "; ".join(dict.fromkeys(reasons)) + "." if reasons else "no row has a speed."
 
 
@@ -74,13 +79,13 @@ def _named(row: Row) -> str:
 
 
 def _machine(bench: Bench, row: Row) -> str:
-    gpus = bench.machine.texts("gpus")
-    return gpus[0] if row.device in ON_GPU and len(gpus) == 1 else bench.machine_name
+    gpus = bench.machine.gpus
+    return gpus[0] if row.device in ON_GPU and len(gpus) == 1 else bench.machine.name
 
 
 def _ratio(bench: Bench, row: Row, ratio: Spread | None) -> str:
-    base = bench.base
-    if base is None or base is row or ratio is None:
+    base = bench.base_row
+    if base is row or ratio is None:
         return ""
     if base.is_teacher:
         return f": {whole(ratio)} times as fast as its teacher {base.name} ({base.place}), measured in the same rounds"
@@ -88,7 +93,7 @@ def _ratio(bench: Bench, row: Row, ratio: Spread | None) -> str:
 
 
 def _smaller(bench: Bench, row: Row) -> list[str]:
-    params, macs = (row.smaller.get(k) for k in ("params", "macs"))
+    params, macs = (row.ratios.get(k) for k in ("params", "macs"))
     if not bench.rows[0].is_teacher or params is None or macs is None or min(params, macs) < NOTABLE:
         return []
     return [

@@ -1,18 +1,18 @@
-"""The tables of a bench: what each network costs, how fast it is."""
+"""The tables of a bench: what each network costs, how fast it is, what the exporter's gate said of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element
+from typing import Any
 
-from rsedge.report.facts import Facts
-from rsedge.report.figures import NONE, around, middle, number
-from rsedge.report.markup import el
-from rsedge.report.records import Bench, Row, Spread
+from rsedge.bench.facts import Row, Spread
+from rsedge.report.accuracy import Scores
+from rsedge.report.figures import NONE, around, middle, number, percent, score
+from rsedge.report.inputs import Bench, Gate
 
 MEGA, GIGA, MIB = 1e6, 1e9, 2**20
-WHOLE_CHARS = 18  # what is shorter is not broken across lines, so no spread is
 
 
 @dataclass(frozen=True)
@@ -33,163 +33,175 @@ class Cell:
         return self.figure == NONE and not self.below
 
 
+Fill = Callable[[Row], Cell]
+Column = tuple[str, str, Fill]  # head, unit, how to fill a cell
+
+
 @dataclass(frozen=True)
-class Column:
-    """A head, with its unit, and how to fill a cell."""
+class Line:
+    """A row of a table: the labels and the network it is of, what runs where, and its cells."""
 
-    head: str
-    unit: str
-    fill: Callable[[Row], Cell]
-
-
-def row_head(tags: Sequence[str], row: Row, said: str) -> Element:
-    """The head of a table's row: its tags, what runs where, and below it the network."""
-    marks = [el("span", tag, class_="tag") for tag in tags]
-    return el(
-        "th",
-        *marks,
-        " ",
-        said,
-        el("small", f"{row.name}, teacher" if row.is_teacher else row.name),
-        scope="row",
-        role="rowheader",
-    )
+    tags: tuple[str, ...]
+    said: str
+    row: Row
+    cells: tuple[Cell, ...]
 
 
-def _own_head(row: Row) -> Element:
-    said = f"{row.place}, not measured" if row.why_not and row.place else row.place or "not measured"
-    return row_head([row.label], row, said)
+@dataclass(frozen=True)
+class Table:
+    """A table with a line a network; ``heads`` with their units."""
+
+    caption: str
+    heads: tuple[tuple[str, str], ...]
+    lines: tuple[Line, ...]
 
 
 def table(
-    caption: str, columns: Sequence[Column], rows: Sequence[Row], head: Callable[[Row], Element] = _own_head
-) -> Element | None:
-    """A table with a row a network, as cards on a narrow screen. Columns of which nothing is known are left out.
-
-    None where nothing is left.
-    """
-    cells = [(c, [c.fill(row) for row in rows]) for c in columns]
-    kept = [(c, filled) for c, filled in cells if any(cell.tells and not cell.is_empty for cell in filled)]
-    if not kept:
-        return None
-    heads = [
-        el("th", c.head, el("small", c.unit) if c.unit else None, scope="col", role="columnheader")
-        for c, _ in kept
-    ]
-    body = [
-        el("tr", head(row), *(_cell(c, filled[i]) for c, filled in kept), role="row")
-        for i, row in enumerate(rows)
-    ]
-    first = el("th", "network", scope="col", role="columnheader")
-    return el(
-        "div",
-        # Roles are said since cards are made by `display`, which takes a table's meaning away.
-        el(
-            "table",
-            el("caption", caption),
-            el("thead", el("tr", first, *heads, role="row"), role="rowgroup"),
-            el("tbody", *body, role="rowgroup"),
-            class_="cards",
-            role="table",
-        ),
-        class_="scroll",
-        tabindex=0,
-        role="region",
-        aria_label=caption,
-    )
+    caption: str, columns: Sequence[Column], rows: Sequence[tuple[tuple[str, ...], str, Row]]
+) -> Table | None:
+    """A table without the columns of which nothing is known, or None. ``rows``: tags, what is said, network."""
+    filled = [(head, unit, [fill(row) for _, _, row in rows]) for head, unit, fill in columns]
+    kept = [column for column in filled if any(c.tells and not c.is_empty for c in column[2])]
+    lines = (Line(*row, tuple(column[2][i] for column in kept)) for i, row in enumerate(rows))
+    return Table(caption, tuple((head, unit) for head, unit, _ in kept), tuple(lines)) if kept else None
 
 
-def _cell(column: Column, cell: Cell) -> Element:
-    below = [el("small", text, class_="whole" if len(text) < WHOLE_CHARS else None) for text in cell.below]
-    label = f"{column.head}, {column.unit}" if column.unit else column.head
-    # The label is read by the style sheet, for cards.
-    kind = "none" if cell.is_empty else cell.kind or None
-    return el("td", el("div", el("b", cell.figure), *below), data_label=label, role="cell", class_=kind)
-
-
-def results(bench: Bench, scores: Callable[[Row], Cell]) -> Element | None:
+def results(bench: Bench, scores: Scores) -> Table | None:
     """The columns of ARAFNet's Table 4, and what was measured here."""
-    base = bench.base
-    over = "teacher" if base is None or base.is_teacher else f"row {base.label}"
-    columns = [
-        Column("parameters", "M", lambda r: _counted(r, "params", MEGA)),
-        Column("MACs", _macs_unit(bench), lambda r: _counted(r, "macs", GIGA)),
-        Column("paper’s “FLOPs”", "G, 8 tiles", lambda r: _of(r.cost.paper_flops, GIGA)),
-        Column("size", "MB", lambda r: _of(r.size_bytes, MEGA, _less(r, "size"))),
+    base = bench.base_row
+    times = f"×\N{NO-BREAK SPACE}{'teacher' if base.is_teacher else f'row {base.label}'}"
+    columns: list[Column] = [
+        ("parameters", "M", _figure("cost.params", MEGA, "params")),
+        ("MACs", _macs_unit(bench), _figure("cost.macs", GIGA, "macs")),
+        ("paper’s “FLOPs”", "G, 8 tiles", _figure("cost.paper_flops", GIGA)),
+        ("size", "MB", _figure("size_bytes", MEGA, "size")),
     ]
-    times = f"×\N{NO-BREAK SPACE}{over}"
     for batch in bench.batches:
         columns += [
-            Column("tiles/s", f"batch {batch}", _at_batch(batch)),
-            Column(times, f"batch {batch}", _ratio_at_batch(bench, batch)),
+            ("tiles/s", f"batch {batch}", _spread(f"fps.{batch}")),
+            (times, f"batch {batch}", _ratio(base, f"fps.{batch}", f"fps_ratio.{batch}")),
         ]
     columns += [
-        Column("end to end", "Mpx/s", lambda r: _spread(r.end_to_end.mpx_per_s if r.end_to_end else None)),
-        Column(times, "end to end", lambda r: _end_to_end_ratio(bench, r)),
-        Column("peak memory", "MiB", _memory),
-        Column("mIoU", "", scores),
+        ("end to end", "Mpx/s", _spread("end_to_end.mpx_per_s")),
+        (times, "end to end", _ratio(base, "end_to_end.mpx_per_s", "end_to_end.ratio")),
+        ("peak memory", "MiB", _peak),
+        ("mIoU", "", lambda row: _scored(row, scores)),
     ]
     caption = "Cost, speed and accuracy. Below a median is its 10th to 90th percentile"
-    if any(_less(row, key) for row in bench.rows for key in row.smaller):
+    if any(_less(row, key) for row in bench.rows for key in row.ratios):
         first = bench.rows[0]
         caption += f"; “less” is than {'the teacher' if first.is_teacher else f'row {first.label}'}’s"
-    return table(caption, columns, bench.rows)
+    return table(caption, columns, _own_heads(bench.rows))
 
 
-def details(bench: Bench) -> Element | None:
+def details(bench: Bench) -> Table | None:
     """Latency, memory, power and clocks in full."""
-
-    def held(key: str) -> Callable[[Row], Cell]:
-        return lambda r: _of(r.memory.number(key) if r.memory else None, MIB)
-
-    def part(name: str, key: str) -> Callable[[Row], Cell]:
-        def fill(row: Row) -> Cell:
-            of: Facts | None = getattr(row, name)
-            return _spread(Spread.read(of, key)) if of else Cell()
-
-        return fill
-
-    columns = [
-        Column("one tile", "ms", _latency),
-        Column("95th, 99th percentile", "ms", _percentiles),
-        Column(
-            "CPU time",
-            "ms, all threads",
-            lambda r: _of(r.latency.number("cpu_mean_s") if r.latency else None, 1e-3),
+    columns: list[Column] = [
+        ("one tile", "ms", _latency),
+        ("95th, 99th percentile", "ms", _pair("latency.p95_s", 1e-3, "latency.p99_s", 1e-3)),
+        ("CPU time", "ms, all threads", _figure("latency.cpu_mean_s", 1e-3)),
+        ("whole raster", "s", _spread("end_to_end.total_s")),
+        ("tile’s peak memory", "MiB", _figure("memory.tile_peak_rss_bytes", MIB)),
+        ("raster’s peak memory", "MiB", _figure("memory.raster_peak_rss_bytes", MIB)),
+        ("device memory", "MiB", _figure("memory.device_bytes", MIB)),
+        ("energy", "J/Mpx", _spread("power.j_per_mpx")),
+        ("power", "W", _spread("power.watts")),
+        ("CPU clock", "MHz", _spread("clocks.cpu_mhz")),
+        ("GPU clock", "MHz", _spread("clocks.gpu_mhz")),
+        (
+            "throttled",
+            "",
+            lambda row: Cell({True: "yes", False: "no"}.get(_at(row, "clocks.throttled"), NONE)),
         ),
-        Column("whole raster", "s", lambda r: _spread(r.end_to_end.total_s if r.end_to_end else None)),
-        Column("tile’s peak memory", "MiB", held("tile_peak_rss_bytes")),
-        Column("raster’s peak memory", "MiB", held("raster_peak_rss_bytes")),
-        Column("device memory", "MiB", held("device_bytes")),
-        Column("energy", "J/Mpx", part("power", "j_per_mpx")),
-        Column("power", "W", part("power", "watts")),
-        Column("CPU clock", "MHz", part("clocks", "cpu_mhz")),
-        Column("GPU clock", "MHz", part("clocks", "gpu_mhz")),
-        Column("throttled", "", lambda r: _said(r.clocks.flag("throttled") if r.clocks else None)),
-        Column("as exported", "M parameters, G MACs", _exported),
-        Column("runs on", "", _runtime),
+        (
+            "as exported",
+            "M parameters, G MACs",
+            _pair("cost_exported.params", MEGA, "cost_exported.macs", GIGA),
+        ),
+        ("runs on", "", _runtime),
     ]
     measured = [row for row in bench.rows if row.latency or row.end_to_end or row.memory]
     caption = (
         "Medians, with the 10th to 90th percentile, of a tile at batch 1 and of a raster from file to file"
     )
-    for what, part_of, key in (
-        ("tile", "latency", "pixels"),
-        ("power", "power", "source"),
-        ("clocks", "clocks", "source"),
-    ):
-        caption += _sources(what, (getattr(row, part_of) for row in measured), key)
-    return table(caption, columns, measured)
+    for what, path in (("tile", "latency.pixels"), ("power", "power.source"), ("clocks", "clocks.source")):
+        said = dict.fromkeys(text for row in measured if (text := _at(row, path)))
+        caption += f"; {what}: {', '.join(said)}" if said else ""
+    return table(caption, columns, _own_heads(measured))
 
 
-def _of(value: float | None, unit: float, below: str | None = None) -> Cell:
-    return Cell() if value is None else Cell(number(value / unit), (below,) if below else ())
+def gates(bench: Bench) -> Table | None:
+    """The gates' verdicts, once each artifact, whatever runs it here; None where no row has one."""
+
+    def of(show: Callable[[Gate, Row], Cell]) -> Fill:
+        return lambda row: show(bench.gates[row.label], row)
+
+    columns: list[Column] = [
+        ("verdict", "", of(_verdict)),
+        ("agreement", "same class", of(_agreement)),
+        ("worst tile", "agreement", of(lambda gate, _: Cell(percent(gate.worst_tile)))),
+        ("mIoU fp32", "", of(lambda gate, _: Cell(score(gate.miou_fp32)))),
+        ("mIoU", "", of(lambda gate, _: Cell(score(gate.miou)))),
+        ("mIoU lost", "points", of(_lost)),
+        ("worst class", "points lost", of(_worst_class)),
+        ("score error", "worst, % of range", of(lambda gate, _: _of(gate.worst_error, 0.01, digits=2))),
+        ("tiles", "", of(_gate_tiles)),
+    ]
+    artifacts = dict[str, list[Row]]()
+    for row in bench.rows:
+        if row.gate is not None:
+            known = f"{row.sha256 or row.label} {json.dumps(row.gate, sort_keys=True)}"
+            artifacts.setdefault(known, []).append(row)
+    rows = [(tuple(r.label for r in same), same[0].precision or "", same[0]) for same in artifacts.values()]
+    return table(
+        "Each artifact against fp32, and fp32 against torch, judged when it was exported", columns, rows
+    )
 
 
-def _spread(spread: Spread | None, below: str | None = None) -> Cell:
-    if spread is None:
-        return Cell()
-    return Cell(middle(spread), (around(spread), *([below] if below else ())))
+def _own_heads(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], str, Row]]:
+    """Each row by itself, with what runs where."""
+    missing = [", not measured" if row.why_not and row.place else "" for row in rows]
+    return [
+        ((row.label,), f"{row.place}{m}" or "not measured", row) for row, m in zip(rows, missing, strict=True)
+    ]
+
+
+def _at(row: Row, path: str) -> Any:
+    """What stands at a path such as ``memory.device_bytes`` or ``fps.8``; None where a part of the way is missing."""
+    held: Any = row
+    for name in path.split("."):
+        held = held.get(int(name)) if name.isdecimal() else getattr(held, name, None)
+    return held
+
+
+def _of(value: float | None, unit: float, below: str | None = None, digits: int = 3) -> Cell:
+    return Cell() if value is None else Cell(number(value / unit, digits), (below,) if below else ())
+
+
+def _figure(path: str, unit: float, less: str = "") -> Fill:
+    return lambda row: _of(_at(row, path), unit, _less(row, less))
+
+
+def _spread(path: str) -> Fill:
+    return lambda row: _median(_at(row, path))
+
+
+def _median(spread: Spread | None, *below: str) -> Cell:
+    return Cell() if spread is None else Cell(middle(spread), (around(spread), *below))
+
+
+def _pair(first: str, unit: float, second: str, other: float) -> Fill:
+    def fill(row: Row) -> Cell:
+        values = ((_at(row, first), unit), (_at(row, second), other))
+        return Cell(", ".join(number(value / of) for value, of in values if value is not None) or NONE)
+
+    return fill
+
+
+def _ratio(base: Row, measured: str, ratio: str) -> Fill:
+    return lambda row: (
+        Cell("1", tells=False) if row is base and _at(row, measured) else _median(_at(row, ratio))
+    )
 
 
 def _macs_unit(bench: Bench) -> str:
@@ -197,59 +209,24 @@ def _macs_unit(bench: Bench) -> str:
     return f"G, {tiles.pop()} px tile" if len(tiles) == 1 and None not in tiles else "G a tile"
 
 
-def _counted(row: Row, key: str, unit: float) -> Cell:
-    return _of(getattr(row.cost, key), unit, _less(row, key))
-
-
 def _less(row: Row, key: str) -> str | None:
-    times = row.smaller.get(key)
+    times = row.ratios.get(key)
     return f"{number(times)} × less" if times is not None and abs(times - 1) > 0.005 else None
 
 
-def _at_batch(batch: int) -> Callable[[Row], Cell]:
-    return lambda row: _spread(row.fps.get(batch))
-
-
-def _ratio_at_batch(bench: Bench, batch: int) -> Callable[[Row], Cell]:
-    return lambda row: _ratio(bench, row, row.fps.get(batch), row.fps_ratio.get(batch))
-
-
-def _end_to_end_ratio(bench: Bench, row: Row) -> Cell:
-    run = row.end_to_end
-    return _ratio(bench, row, run.mpx_per_s, run.ratio) if run else Cell()
-
-
-def _ratio(bench: Bench, row: Row, measured: Spread | None, ratio: Spread | None) -> Cell:
-    return Cell("1", tells=False) if row is bench.base and measured else _spread(ratio)
-
-
-def _memory(row: Row) -> Cell:
-    if row.memory is None:
-        return Cell()
-    tile, raster = (row.memory.number(k) for k in ("tile_peak_rss_bytes", "raster_peak_rss_bytes"))
+def _peak(row: Row) -> Cell:
+    tile, raster = (_at(row, f"memory.{what}_peak_rss_bytes") for what in ("tile", "raster"))
     return _of(raster, MIB, "raster") if raster is not None else _of(tile, MIB, "one tile")
 
 
+def _scored(row: Row, scores: Scores) -> Cell:
+    mark = scores.mark(row)
+    return Cell(score(scores.of_row.get(row.label, (None,))[0]), (f"data {mark}",) if mark else ())
+
+
 def _latency(row: Row) -> Cell:
-    if row.latency_s is None:
-        return Cell()
-    return _spread(row.latency_s.times(1e3), f"{row.latency_s.n:,} runs")
-
-
-def _percentiles(row: Row) -> Cell:
-    p95, p99 = (row.latency.number(k) if row.latency else None for k in ("p95_s", "p99_s"))
-    return Cell() if p95 is None or p99 is None else Cell(f"{number(p95 * 1e3)}, {number(p99 * 1e3)}")
-
-
-def _sources(what: str, parts: Iterable[Facts | None], key: str) -> str:
-    """``; power: RAPL``, of all rows together; empty where none says it."""
-    said = ", ".join(dict.fromkeys(text for part in parts if part and (text := part.text(key))))
-    return f"; {what}: {said}" if said else ""
-
-
-def _exported(row: Row) -> Cell:
-    counts = (row.exported.params, MEGA), (row.exported.macs, GIGA)
-    return Cell(", ".join(number(count / unit) for count, unit in counts if count is not None) or NONE)
+    took = row.latency
+    return _median(took.spread.times(1e3), f"{took.spread.n:,} runs") if took else Cell()
 
 
 def _runtime(row: Row) -> Cell:
@@ -260,5 +237,37 @@ def _runtime(row: Row) -> Cell:
     return Cell(named or NONE, tuple(t for t in (provider, threads, tile) if t))
 
 
-def _said(value: bool | None) -> Cell:
-    return Cell() if value is None else Cell("yes" if value else "no")
+def _verdict(gate: Gate, _: Row) -> Cell:
+    return Cell(gate.verdict, gate.reasons, "good" if gate.verdict == "passed" else "bad")
+
+
+def _agreement(gate: Gate, row: Row) -> Cell:
+    value = gate.argmax_agreement if gate.agreement is None else gate.agreement
+    kind = (row.precision or "").partition("-")[0]
+    least = {"fp16": gate.limits.fp16_agreement, "int8": gate.limits.int8_agreement}.get(kind)
+    below = [f"at least {percent(least)}"] if least is not None else []
+    below += [f"{percent(gate.clear_agreement, 2)} of clear ones"] if gate.clear_agreement is not None else []
+    return Cell(percent(value, 2), tuple(below))
+
+
+def _lost(gate: Gate, _: Row) -> Cell:
+    if gate.miou_drop is None:
+        return Cell()
+    return Cell(f"{gate.miou_drop:.2f}", _at_most(gate.limits.miou_drop))
+
+
+def _worst_class(gate: Gate, _: Row) -> Cell:
+    known = {name: drop for name, drop in gate.class_drops.items() if drop is not None}
+    if not known:
+        return Cell()
+    name = max(known, key=lambda k: known[k])
+    return Cell(f"{known[name]:.2f}", (name, *_at_most(gate.limits.class_drop)))
+
+
+def _at_most(limit: float | None) -> tuple[str, ...]:
+    return () if limit is None else (f"at most {limit:g}",)
+
+
+def _gate_tiles(gate: Gate, _: Row) -> Cell:
+    said = tuple(text for text in (gate.tiles_from, gate.backend or gate.against) if text)
+    return Cell(NONE if gate.tiles is None else f"{gate.tiles:,}", said)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rsedge.backends import Backend
+from rsedge.documents import to_dict
 from rsedge.engine import sliding_window as engine
 from rsedge.engine.sliding_window import Strip
 from rsedge.errors import InputError
@@ -25,6 +26,7 @@ from rsedge.score.boundaries import TOLERANCE_PX, BoundaryCounter, BoundaryCount
 from rsedge.score.labels import LabelColors, choose_colors
 from rsedge.score.metrics import Confusion
 from rsedge.score.pairs import find_pairs
+from rsedge.score.results import ClassScores, EvalResult, Majority, Uncounted
 from rsedge.score.truth import LabelReader, describe_missing, doubts, find_missing, named_classes, settle
 from rsedge.tiling.window import Window
 
@@ -61,41 +63,35 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The scores as plain JSON values; None for a class that does not occur."""
-        c = self.confusion
-        baseline = c.majority
+        c, baseline = self.confusion, self.confusion.majority
         support = c.counts.sum(1)
-        return {
-            "model": self.model,
-            "precision": self.precision,
-            "sha256": self.sha256,
-            "provider": self.provider,
-            "rasters": self.rasters,
-            "pixels": int(c.counts.sum()),
-            "uncounted": {
-                "pixels": self.uncounted,
-                "share": self.uncounted_share,
-                "no_data": self.no_data,
-                "unlabelled": dict(self.unlabelled),
-            },
-            "miou": _number(c.miou),
-            "mean_f1": _number(c.mean_f1),
-            "oa": _number(c.oa),
-            "mean_boundary_f": _number(self.boundaries.mean_f),
-            "boundary_tolerance_px": TOLERANCE_PX,
-            "majority_baseline": {
-                "class": self.class_names[int(support.argmax())],
-                "miou": _number(baseline.miou),
-                "oa": _number(baseline.oa),
-            },
-            "classes": [
-                {"name": n, "iou": _number(i), "f1": _number(f), "boundary_f": _number(b), "pixels": int(p)}
-                for n, i, f, b, p in zip(
-                    self.class_names, c.iou, c.f1, self.boundaries.f, support, strict=True
-                )
-            ],
-            "confusion_truth_by_row": c.counts.tolist(),
-            "notes": list(self.notes),
-        }
+        scores = zip(self.class_names, c.iou, c.f1, self.boundaries.f, support, strict=True)
+        return to_dict(
+            EvalResult(
+                model=self.model,
+                precision=self.precision,
+                sha256=self.sha256,
+                provider=self.provider,
+                rasters=self.rasters,
+                pixels=int(support.sum()),
+                uncounted=Uncounted(
+                    self.uncounted, self.uncounted_share, self.no_data, dict(self.unlabelled)
+                ),
+                miou=_number(c.miou),
+                mean_f1=_number(c.mean_f1),
+                oa=_number(c.oa),
+                mean_boundary_f=_number(self.boundaries.mean_f),
+                boundary_tolerance_px=TOLERANCE_PX,
+                majority_baseline=Majority(
+                    self.class_names[int(support.argmax())], _number(baseline.miou), _number(baseline.oa)
+                ),
+                classes=tuple(
+                    ClassScores(n, _number(i), _number(f), _number(b), int(p)) for n, i, f, b, p in scores
+                ),
+                confusion_truth_by_row=c.counts.tolist(),
+                notes=self.notes,
+            )
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import BackendError, InputError, OutputError
-from rsedge.files import private_folder, sync
+from rsedge.files import private_folder, sync, writing
 from rsedge.raster.writer import check_replaceable, check_target
 
 LAYER = "landcover"
@@ -102,10 +102,8 @@ class LandcoverWriter:
         self.written += len(class_id)
 
     def __enter__(self) -> LandcoverWriter:
-        try:
+        with writing(self._path):
             folder = self._leftovers.enter_context(private_folder(self._path))
-        except OSError as error:
-            raise OutputError(f"{self._path} cannot be written: {error}") from error
         self._partial = folder / f"{self._path.stem}.gpkg"  # GDAL warns of a GeoPackage by another suffix
         return self
 
@@ -123,11 +121,9 @@ class LandcoverWriter:
             start = np.zeros(1, np.int64)
             none = np.zeros(0)
             self.write(np.zeros((0, 2)), start, start, none.astype(np.uint8), none.astype(object), none)
-        try:
+        with writing(self._path):
             sync(self._partial)
             self._partial.replace(self._path)
-        except OSError as error:
-            raise OutputError(f"{self._path} cannot be written: {error}") from error
 
 
 def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], str | None]:

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from rsedge.documents import parse_json
+from rsedge.documents import from_json, parse_json
 from rsedge.errors import InputError, OutputError, RsedgeError
-from rsedge.files import disk_errors, open_own, sync_folder, with_crc, without_crc, write_all
+from rsedge.files import lock, open_own, sync_folder, with_crc, without_crc, write_all, writing
 from rsedge.infer.journal import MOST_LINE_BYTES, own_lines
 from rsedge.watch.systemd import tell_systemd
 
@@ -62,10 +62,7 @@ class State:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of a raster: done, or refused for a ``reason``. ``settings``: a digest of model and options.
-
-    Raises TypeError where a field is of another kind: a line that is not ours.
-    """
+    """What became of a raster: done, or refused for a ``reason``. ``settings``: a digest of model and options."""
 
     source: str
     size_bytes: int
@@ -76,12 +73,6 @@ class Entry:
     reason: str | None = None
     ctime_ns: int | None = None
     inode: int | None = None
-
-    def __post_init__(self) -> None:
-        texts = self.source, self.out, self.model_sha256, self.settings, self.reason or ""
-        numbers = self.size_bytes, self.mtime_ns, self.ctime_ns or 0, self.inode or 0
-        if not all(isinstance(t, str) for t in texts) or not all(isinstance(n, int) for n in numbers):
-            raise TypeError(f"no entry of a ledger: {texts} {numbers}")
 
     @property
     def state(self) -> State:
@@ -112,10 +103,13 @@ class Ledger:
         self._owners: dict[str, str] = {}  # mask to source; some file systems know no capitals
 
     def __enter__(self) -> Ledger:
-        with contextlib.ExitStack() as stack, disk_errors(self.folder):
-            lock = open_own(self.folder / LOCK, os.O_RDWR | os.O_CREAT)
-            stack.callback(os.close, lock)
-            _take_lock(lock, self.folder)
+        with contextlib.ExitStack() as stack, writing(self.folder):
+            handle = open_own(self.folder / LOCK, os.O_RDWR | os.O_CREAT)
+            stack.callback(os.close, handle)
+            if lock(handle) is False:
+                raise InputError(
+                    f"another rsedge watch writes to {self.folder} already; stop it, or give another --out-dir"
+                )
             self._load()
             self._lines = open_own(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             stack.callback(os.close, self._lines)
@@ -171,7 +165,7 @@ class Ledger:
     def beat(self) -> None:
         """Tell that the watcher is well. Raises OutputError where the folder has gone or cannot be written."""
         path, now = self.folder / PULSE, time.time()
-        with disk_errors(self.folder):
+        with writing(self.folder):
             if not os.access(self.folder, os.W_OK):  # a file that is there can be touched all the same
                 raise OutputError(f"{self.folder} is not writable; change its permissions")
             pulse = open_own(path, os.O_WRONLY | os.O_CREAT)
@@ -197,19 +191,18 @@ class Ledger:
                 self._take(parse_json(text, MOST_LINE_BYTES))
 
     def _take(self, facts: object) -> None:
-        """One line. Raises TypeError where it is none of ours."""
+        """One line. Raises ValueError or TypeError where it is none of ours."""
         if not isinstance(facts, dict):
             return
         if isinstance(left := facts.get("left"), str):
             self._uncount(left)
         elif isinstance(begun := facts.pop("begun", None), str):
             kept_bytes = int(facts.pop("kept_bytes", 0))
-            state = (
-                State(**facts) if facts else State(-1, -1)
-            )  # of an older ledger: these contents are not known
+            # Of an older ledger: these contents are not known.
+            state = from_json(State, facts, exact=True) if facts else State(-1, -1)
             self._count(begun, Attempt(state, kept_bytes))
         else:
-            self._note(Entry(**facts))
+            self._note(from_json(Entry, facts, exact=True))
 
     def _count(self, source: str, attempt: Attempt) -> None:
         before = self.unfinished.get(source)
@@ -223,7 +216,7 @@ class Ledger:
             self.unfinished[source] = replace(attempt, times=attempt.times - 1)
 
     def _write(self, facts: Mapping[str, object]) -> None:
-        with disk_errors(self.folder):
+        with writing(self.folder):
             write_all(self._lines, with_crc(json.dumps(facts)) + "\n")
             os.fsync(self._lines)
 
@@ -243,18 +236,3 @@ def check_pulse(folder: Path) -> None:
         raise RsedgeError(f"{folder} has had no watcher: {path.name} is not there") from None
     if age_s >= LOST_S:
         raise RsedgeError(f"the watcher of {folder} has not been heard of for {age_s:.0f} s; start it again")
-
-
-def _take_lock(handle: int, folder: Path) -> None:
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows, where there is no lock then
-    except ImportError:
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another rsedge watch writes to {folder} already; stop it, or give another --out-dir"
-        ) from None
-    except OSError:
-        return  # a file system without locks

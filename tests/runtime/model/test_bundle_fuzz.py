@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import damaged, reworded
 
 from artifacts import graph_of, make_artifacts
+from fuzzing import damaged, reworded
 from rsedge import open_model
 from rsedge.backends.speeds import Machine, Speed, keep_speeds, load_speeds
 from rsedge.errors import RsedgeError

@@ -5,6 +5,7 @@ import hashlib
 import math
 import random
 import re
+import sys
 from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from report_inputs import evaluation, full_bench, save, sparse_bench
-from rsedge import InputError
+from rsedge import BackendError, InputError
+from rsedge.report import write_report
 from rsedge.report.inputs import Inputs
-from rsedge.report.page import page
+from rsedge.report.page import page, template
 
 VOID = {"meta", "link", "img", "input", "br"}
 EVIL = "<script>alert(1)</script>"
@@ -119,7 +121,7 @@ def test_a_sparse_page_says_what_is_missing_and_draws_bars(tmp_path: Path) -> No
 
 def test_a_bench_in_which_nothing_ran_is_reported(tmp_path: Path) -> None:
     facts = sparse_bench()
-    facts["rows"], facts["base"] = [facts["rows"][2]], None
+    facts["rows"], facts["base"] = [facts["rows"][2]], "2"
     found = parse(tmp_path, facts)
     assert "Nothing was measured on ARMv8, 6 cores: no TensorRT here." in found.text
 
@@ -162,11 +164,42 @@ def test_texts_from_outside_are_text(tmp_path: Path) -> None:
     assert any(EVIL in (a.get("title") or "") for a in found.all("td"))
 
 
+def test_stages_are_as_wide_as_they_are_long(tmp_path: Path) -> None:
+    facts = full_bench()
+    for row, stages in zip(
+        facts["rows"][1:], ({"read": 1.0, "infer": 3.0}, {"infer": 8.0}, {}, {}), strict=True
+    ):
+        row["end_to_end"]["stages_s"] = {"write": -1.0, "odd": 9.0, **stages}
+    rects = [a for a in parse(tmp_path, facts).all("rect") if "stage" in (a["class"] or "")]
+    drawn = [(a["class"], a["x"], a["width"]) for a in rects]
+    assert drawn == [
+        ("stage read", "0.00%", "12.50%"),
+        ("stage infer", "12.50%", "37.50%"),
+        ("stage infer", "0.00%", "100.00%"),
+    ]
+
+
+def test_a_plot_is_drawn_as_it_was_laid_out(tmp_path: Path) -> None:
+    found = parse(tmp_path, full_bench())
+    kinds = [a["class"] for a in found.all("circle")]
+    assert kinds == ["dot hollow", "dot", "dot", "dot", "dot"] * 2
+    assert len([a for a in found.all("path") if a["class"] == "whisker"]) == 5  # of speeds only
+    assert [a["class"] for a in found.all("text")].count("label") == 10
+
+
+def test_without_jinja2_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template.cache_clear()
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(BackendError, match=r'needs jinja2.*`pip install "rsedge\[report\]"`'):
+        write_report(tmp_path / "r.html", [save(tmp_path / "e.json", evaluation())])
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_every_table_has_a_caption_and_every_plot_a_title(tmp_path: Path) -> None:
     found = parse(tmp_path, full_bench(), evaluation())
     assert len(found.all("caption")) == len(found.all("table")) == 5
     plots = [a for a in found.all("svg") if a.get("role") == "img"]
-    assert len(plots) == 2 * 2 + 4  # two plots at two widths, four bars of stages
+    assert len(plots) == 2 + 4  # two plots, four bars of stages
     assert found.all("html") == [{"lang": "en"}]
     assert len(found.all("h1")) == 1
 
@@ -183,7 +216,7 @@ def test_a_matrix_too_large_to_read_is_left_out(tmp_path: Path) -> None:
 def test_a_wrong_value_that_only_a_table_reads_is_an_error_too(tmp_path: Path) -> None:
     facts = full_bench()
     facts["rows"][1]["gate"]["passed"] = "yes"
-    with pytest.raises(InputError, match='gate: passed is "yes", not true or false'):
+    with pytest.raises(InputError, match='gate: passed: expected true or false, not "yes"'):
         parse(tmp_path, facts)
 
 
@@ -227,7 +260,7 @@ def test_a_file_that_somebody_edited_is_a_page_or_an_error(tmp_path: Path, seed:
 def test_counts_beyond_all_rasters_and_scores_above_one(tmp_path: Path) -> None:
     found = evaluation()
     found["confusion_truth_by_row"][0][0] = 10**400
-    with pytest.raises(InputError, match="something else than counts"):
+    with pytest.raises(InputError, match=r"confusion_truth_by_row\[0\]\[0\]: 10000.* is beyond what can be"):
         Inputs.read([save(tmp_path / "a.json", found)])
     made = full_bench()
     for one in made["rows"]:

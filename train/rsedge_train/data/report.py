@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rsedge.text import block, printable
+from rsedge.text import block, columns, printable
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -94,7 +94,7 @@ def _sides_table(sides: Mapping[str, SideReport]) -> list[str]:
         for name, side in sides.items()
         if side.rasters
     ]
-    return aligned(rows)
+    return columns(rows, right=True, least=8)
 
 
 def _class_table(classes: Sequence[str], sides: Mapping[str, SideReport]) -> list[str]:
@@ -112,7 +112,7 @@ def _class_table(classes: Sequence[str], sides: Mapping[str, SideReport]) -> lis
                 (f"{n:,}", f"{n / max(1, s.pixels):.1%}") for n, s in zip(counts, shown.values(), strict=True)
             ]
             rows.append([f"({title})", *(text for pair in cells for text in pair)])
-    return [*aligned(rows), *_unlabelled(shown.values())]
+    return [*columns(rows, right=True, least=8), *_unlabelled(shown.values())]
 
 
 def _unlabelled(sides: Iterable[SideReport]) -> list[str]:
@@ -120,18 +120,6 @@ def _unlabelled(sides: Iterable[SideReport]) -> list[str]:
     found = sum((Counter(side.unlabelled_by) for side in sides), Counter[str]())
     listed = ", ".join(f"{value} ({pixels:,} px)" for value, pixels in found.most_common(5))
     return [f"unlabelled are {listed}"] if listed else []
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(max(width, 8)) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _gsd(gsd_m: tuple[float, float] | None) -> str:

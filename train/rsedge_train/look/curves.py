@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rsedge.errors import InputError, OutputError
-from rsedge.files import whole_or_nothing
+from rsedge.errors import InputError
+from rsedge.files import whole_or_nothing, writing
 from rsedge_train.look.logbook import LOSSES, read_log
 
 if TYPE_CHECKING:
@@ -59,13 +59,10 @@ def draw_curves(log: Path, out: Path, title: str) -> None:
         _draw_losses(axes[0], losses, _series(rows, "lr"))
     if scored:
         _draw_scores(axes[-1], miou, oa)
-    try:
-        with whole_or_nothing(out) as partial, warnings.catch_warnings():
-            # A title in a script that the font lacks shows boxes, which says as much.
-            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-            figure.savefig(partial, format="png")
-    except OSError as error:
-        raise OutputError(f"curves {out} cannot be written: {error.strerror or error}") from error
+    with writing(f"curves {out}"), whole_or_nothing(out) as partial, warnings.catch_warnings():
+        # A title in a script that the font lacks shows boxes, which says as much.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(partial, format="png")
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
-from rsedge.errors import InputError, OutputError
-from rsedge.files import whole_or_nothing
+from rsedge.errors import InputError
+from rsedge.files import whole_or_nothing, writing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -45,7 +45,7 @@ class Logbook:
 
     def __enter__(self) -> Logbook:
         purge = 0 if self.resume_at is None else self.resume_at + 1
-        try:
+        with writing(f"the log {self.path}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             kept = self._lines_to_keep()
             with whole_or_nothing(self.path) as partial:
@@ -54,8 +54,6 @@ class Logbook:
                 self._rows = stack.enter_context(self.path.open("a", encoding="utf-8", newline="\n"))
                 self._board = stack.enter_context(_board(self.folder / BOARD_NAME, purge))
                 self._open = stack.pop_all()
-        except OSError as error:
-            raise OutputError(f"the log {self.path} cannot be written: {error.strerror or error}") from error
         return self
 
     def __exit__(
@@ -74,13 +72,11 @@ class Logbook:
         if unknown := sorted(values.keys() - set(COLUMNS[1:])):
             raise InputError(f"the log has no column {unknown[0]!r}; choose from {', '.join(COLUMNS[1:])}")
         cells = [f"{values[name]:.6g}" if name in values else "" for name in COLUMNS[1:]]
-        try:
+        with writing(f"the log {self.path}"):
             self._rows.write(",".join((str(step), *cells)) + "\n")
             self._rows.flush()
             for name, value in values.items():
                 self._board.add_scalar(_tag(name), value, step)
-        except OSError as error:
-            raise OutputError(f"the log {self.path} cannot be written: {error.strerror or error}") from error
 
     def _lines_to_keep(self) -> list[str]:
         if self.resume_at is None or not self.path.exists():

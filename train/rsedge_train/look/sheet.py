@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rsedge.errors import InputError, OutputError
-from rsedge.files import whole_or_nothing
+from rsedge.errors import InputError
+from rsedge.files import whole_or_nothing, writing
 from rsedge.model.manifest import NODATA, ClassInfo
 from rsedge.score.metrics import Confusion
 from rsedge_train.look.crops import choose_crops
@@ -58,11 +58,8 @@ def draw_sheet(
     for part in parts:
         sheet.paste(part, (0, top))
         top += part.height
-    try:
-        with whole_or_nothing(out) as partial:
-            sheet.save(partial, format="PNG", optimize=True)
-    except OSError as error:
-        raise OutputError(f"sheet {out} cannot be written: {error.strerror or error}") from error
+    with writing(f"sheet {out}"), whole_or_nothing(out) as partial:
+        sheet.save(partial, format="PNG", optimize=True)
 
 
 def _check(rows: Sequence[SheetRow], columns: Sequence[str]) -> None:

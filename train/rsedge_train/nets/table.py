@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from rsedge.errors import InputError
+from rsedge.text import columns
 
 from . import registry
 from .authors import MEBIBYTE, TABLE_4, Printed, authors_count, unused_projection
@@ -125,13 +126,7 @@ def models_table(as_json: bool, names: tuple[str, ...] | None = None) -> str:
     rows = [model_row(name) for name in (registry.names() if names is None else names)]
     if as_json:
         return json.dumps([_as_dict(row) for row in rows], indent=2)
-    lines = [_HEADER, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    text.append("")
+    text = [*columns([_HEADER, *(_cells(row) for row in rows)]), ""]
     text.append(
         f"One 512 x 512 tile, {PAPER_CLASSES} classes; MAC: multiply-accumulate (FLOPs are twice); a teacher's "
         "params include its auxiliary head, used in training only."

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rsedge.documents import parse_json, read_bytes
+from rsedge.documents import OtherSchemaError, from_json, parse_json, read_bytes, without_schema
 from rsedge.errors import InputError, ModelError
 from rsedge.files import whole_or_nothing
 from rsedge.model.manifest import ClassInfo, Manifest
@@ -70,18 +70,6 @@ class Run:
             gsd_m=self.gsd_m,
         )
 
-    def _checked(self) -> Run:
-        """The run. Raises TypeError or ModelError where a file has made it of values of another kind."""
-        texts = self.role, self.network, *self.uncounted
-        objects = self.data, self.settings, self.progress, self.teacher or {}
-        numbers = isinstance(self.crop, int) and isinstance(self.rehearsal, bool)
-        if not (
-            numbers and all(isinstance(t, str) for t in texts) and all(isinstance(o, dict) for o in objects)
-        ):
-            raise TypeError("a value in it is of another kind than rsedge writes")
-        self.manifest("run")  # checks the rest
-        return self
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
@@ -97,25 +85,22 @@ class Run:
         """Read ``run.json``. Raises InputError when the folder is no run."""
         path = folder / RUN_NAME
         try:
-            facts = parse_json(read_bytes(path))
-            if facts.pop("rsedge_run_schema") != SCHEMA:
-                raise InputError(f"{path} is of another version of rsedge; train again or use that version")
-            facts["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in facts["classes"])
-            for key in ("bands", "uncounted"):
-                facts[key] = tuple(facts[key])
-            facts["unlabelled"] = tuple(map(tuple, facts.get("unlabelled", ())))
-            facts["gsd_m"] = tuple(facts["gsd_m"]) if facts["gsd_m"] else None
-            return cls(**facts)._checked()
+            facts = without_schema(parse_json(read_bytes(path)), "rsedge_run_schema", SCHEMA)
+            run = from_json(cls, facts, exact=True)
+            run.manifest("run")  # checks names, colours and distances
+        except OtherSchemaError:
+            raise InputError(
+                f"{path} is of another version of rsedge; train again or use that version"
+            ) from None
         except FileNotFoundError:
             raise InputError(
                 f"no run at {folder} (it has no {RUN_NAME}); `rsedge train-teacher` writes runs/teacher, "
                 "`rsedge distill` runs/student; "
                 "`rsedge distill --alone` needs no teacher"
             ) from None
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
+        except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); it may be damaged: train again") from error
+        return run
 
 
 def weights_path(folder: Path, which: str = "best") -> Path:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsedge.errors import OutputError, RsedgeError
+from rsedge.errors import RsedgeError
+from rsedge.files import writing
 from rsedge.score.labels import unpack_color
 from rsedge_train.data import Dataset, SceneScan, scan
 from rsedge_train.data.appearance import LOOKS
@@ -149,13 +150,11 @@ class _Training:
 
     def _open_folder(self) -> None:
         """The folder with a first run.json: from here on it holds this run, and no earlier one."""
-        try:
+        with writing(self.job.out):
             if self.job.overwrite and not self.job.resume:
                 self._forget_earlier()
             self.job.out.mkdir(parents=True, exist_ok=True)
             self._facts().write(self.job.out)
-        except OSError as error:
-            raise OutputError(f"{self.job.out} cannot be written: {error.strerror or error}") from error
 
     def _forget_earlier(self) -> None:
         """Remove what a run leaves, and nothing else that may lie in its folder."""
