@@ -99,11 +99,24 @@ def peers() -> str:
             if kept.get("valid_marked", 0) > 0.0005:
                 marked += f"; also {100 * kept['valid_marked']:.1f} % of the valid pixels"
             seams = "" if row["kept"] is None else SEAMS.get(row["seams"], row["seams"])
-            agrees = "" if row["agreement"] is None or row["contender"] == "rsedge" else f"{100 * row['agreement']:.1f} %"
+            agrees = (
+                ""
+                if row["agreement"] is None or row["contender"] == "rsedge"
+                else f"{100 * row['agreement']:.1f} %"
+            )
             peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / MIB:.0f}"
             speed = [spread(row[key]) for key in ("mpx_per_s", "over_own")]
             rows.append((model, PEERS[row["contender"]], *speed, peak, seams, agrees, marked))
-    head = ("model", "", "Mpx/s", "seconds over rsedge's", "peak MiB", "seams", "same class as rsedge", "nodata kept")
+    head = (
+        "model",
+        "",
+        "Mpx/s",
+        "seconds over rsedge's",
+        "peak MiB",
+        "seams",
+        "same class as rsedge",
+        "nodata kept",
+    )
     return markdown(head, rows)
 
 
@@ -191,7 +204,10 @@ def distillation_classes() -> str:
     for run in facts["runs"]:
         title = f"{run['student']}, {'distilled' if run['distilled'] else 'alone'}"
         scores.setdefault(title, []).append(run["val_last"]["iou"])
-    rows += [(title, *(f"{statistics.mean(s[c] for s in each):.3f}" for c in classes)) for title, each in scores.items()]
+    rows += [
+        (title, *(f"{statistics.mean(s[c] for s in each):.3f}" for c in classes))
+        for title, each in scores.items()
+    ]
     return markdown(("", *classes), rows)
 
 
@@ -215,7 +231,13 @@ def parity() -> str:
         agrees = min(r["agreement"] for r in results if r["name"] == name)
         each = [f"{times[name, deployed] / one:.2f}" for deployed in (False, True)]
         rows.append((name, *each, f"{worst:.1e}", f"{100 * agrees:.4f} %"))
-    head = ("student", "time", "after rewrites", "largest error, of the scores' range", "same class, at least")
+    head = (
+        "student",
+        "time",
+        "after rewrites",
+        "largest error, of the scores' range",
+        "same class, at least",
+    )
     return markdown(head, rows)
 
 
@@ -241,28 +263,50 @@ def _first(facts: object, key: str) -> object:
 
 def headline() -> str:
     """Return README's table of headline numbers."""
-    bars = {b["what"]: b for part in load("streaming")["parts"].values() for b in part["bars"]}
-    rows = load("peers")["models"]["b0"]["rows"]
-    own = next(row for row in rows if row["contender"] == "rsedge")
-    plain = next(row for row in rows if row["contender"] == "naive")
-    slower = [row["over_own"]["p50"] for row in rows if row["contender"] in ("geodeep", "monai", "torchgeo")]
+    parts = load("streaming")["parts"]
+    found = {bar["what"]: bar["found"]["p50"] for part in parts.values() for bar in part["bars"]}
+    rows = {row["contender"]: row for row in load("peers")["models"]["b0"]["rows"]}
+    over = {name: row["over_own"]["p50"] for name, row in rows.items()}
+    slower = [over[name] for name in ("geodeep", "monai", "torchgeo")]
     (model,) = (m for m in load("precision")["models"] if m["model"] == "landcover5-b0")
     (int8,) = (row for row in model["rows"] if row["device"] == "openvino")
-    onnx = next(t for t in load("table4")["tables"] if t["way"] == "onnx")
-    student = next(row for row in onnx["rows"] if row["network"] == "efficientnet_b0")
-    parts = load("streaming")["parts"]["resume"]
-    mpx = int(parts["raster"].split("x")[0]) ** 2 / 1e6
+    onnx = next(t["rows"] for t in load("table4")["tables"] if t["way"] == "onnx")
+    student = next(row["ratio"]["p50"] for row in onnx if row["network"] == "efficientnet_b0")
+    width, height = map(int, parts["resume"]["raster"].split("x"))
+    mpx, resumed = width * height / 1e6, found["killed half-way and resumed, over not killed"]
+    peak = found["peak memory, 20000x20000"]
     lines = (
-        ("6000 x 6000 px, default model, fp32, file to file", f"{figure(own['mpx_per_s']['p50'])} Mpx/s"),
-        ("geodeep, MONAI and torchgeo on the same file and model take", f"{min(slower):.2f} to {max(slower):.2f} times as long"),
-        ("a plain loop without overlap, which shows tile borders, takes", f"{plain['over_own']['p50']:.2f} times as long"),
-        ("peak memory at 20,000 x 20,000 px (1x1 model)", f"{figure(bars['peak memory, 20000x20000']['found']['p50'])} MiB"),
-        ("the same at 20,000 x 80,000 px", f"{bars['peak memory, 20000x80000 over 20000x20000']['found']['p50']:.3f} times that"),
-        ("INT8 in OpenVINO over fp32 in ONNX Runtime, one tile", f"{figure(int8['latency']['speedup']['p50'])} times as fast"),
-        ("its mIoU on a held-out scene (fp32)", f"{int8['miou']:.3f} ({model['rows'][0]['miou']:.3f})"),
-        ("EfficientNet-b0 student over the teacher, batch 8, ONNX Runtime", f"{figure(student['ratio']['p50'])} times as fast"),
-        (f"killed half-way and resumed, {mpx:.0f} Mpx", f"{figure(bars['killed half-way and resumed, over not killed']['found']['p50'])} times the time, the same bytes"),
-    )  # fmt: skip
+        (
+            "6000 x 6000 px, default model, fp32, file to file",
+            f"{figure(rows['rsedge']['mpx_per_s']['p50'])} Mpx/s",
+        ),
+        (
+            "geodeep, MONAI and torchgeo on the same file and model take",
+            f"{min(slower):.2f} to {max(slower):.2f} times as long",
+        ),
+        (
+            "a plain loop without overlap, which shows tile borders, takes",
+            f"{over['naive']:.2f} times as long",
+        ),
+        ("peak memory at 20,000 x 20,000 px (1x1 model)", f"{peak:.0f} MiB"),
+        (
+            "the same at 20,000 x 80,000 px",
+            f"{found['peak memory, 20000x80000 over 20000x20000']:.3f} times that",
+        ),
+        (
+            "INT8 in OpenVINO over fp32 in ONNX Runtime, one tile",
+            f"{figure(int8['latency']['speedup']['p50'])} times as fast",
+        ),
+        (
+            "mIoU of that INT8 on a held-out scene (fp32)",
+            f"{int8['miou']:.3f} ({model['rows'][0]['miou']:.3f})",
+        ),
+        (
+            "EfficientNet-b0 student over the teacher, batch 8, ONNX Runtime",
+            f"{figure(student)} times as fast",
+        ),
+        (f"killed half-way and resumed, {mpx:.0f} Mpx", f"{figure(resumed)} times the time, the same bytes"),
+    )
     return markdown(("on two CPU cores", "measured"), lines)
 
 
@@ -275,4 +319,4 @@ TABLES: Mapping[str, Callable[[], str]] = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    print(headline())
+    print(headline())  # noqa: T201
