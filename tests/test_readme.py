@@ -83,6 +83,7 @@ class Done:
     said: str
 
 
+FIRST = Done(0, "")  # not run so far
 Results = dict[str, Done]  # by the command, or the program's text
 
 
@@ -114,7 +115,10 @@ def done(sandbox: Path) -> Results:
             if block.language == "python" and block.text not in results:
                 results[block.text] = call(sys.executable, "-W", "error", "-c", block.text)
             for command in block.commands if block.language == "sh" else ():
-                if command in RUN and command not in results and command not in apart:
+                known = results.get(command, FIRST)
+                # A mask is made again on each page: the model may be another by now.
+                again = known is FIRST or (command.startswith("rsedge infer") and known.code == 0)
+                if command in RUN and command not in apart and again:
                     results[command] = call("bash", "-c", command)
         return results | {command: future.result() for command, future in apart.items()}
 
@@ -155,11 +159,12 @@ def shown() -> list[tuple[readme.Block, readme.Block]]:
 def test_output_has_the_lines_that_a_page_shows(
     done: Results, block: readme.Block, output: readme.Block
 ) -> None:
-    """By their first words: figures are another machine's and another run's."""
+    """By their first words: figures, numbered rows and what cannot run are another machine's and another run's."""
     said = "\n".join(done[command].said for command in block.commands)
-    heads = {tuple(line.split()[:1]) for line in said.splitlines()}
+    heads = {line.split()[0] for line in said.splitlines() if line.strip()}
     for line in output.text.splitlines():
-        assert line.strip() in {"", "..."} or tuple(line.split()[:1]) in heads, (line, said)
+        another = re.match(r"\s*$|\.\.\.|\s*\d+ |not run:|mIoU of \d", line)
+        assert another or line.split()[0] in heads, (line, said)
 
 
 def test_the_picture_is_what_the_commands_draw(sandbox: Path, done: Results) -> None:
