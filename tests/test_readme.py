@@ -58,11 +58,14 @@ SAID = {
     "rsedge infer big_tile.tif --out mask.tif --resume": r"finished",
     "rsedge infer huge.tif --out huge_mask.tif --max-ram 1G --dry-run": r"MiB",
 }
-# These need nothing of the other commands, and name their model if they take one: they run beside the others.
+# Two commands run at a time. These need nothing of the others, and name their model if they take one ...
 APART = re.compile(
-    r"rsedge (models|data check|sample scenes|verify runtime|bench runtime|export --onnx)"
-    r"|rsedge eval scenes --model"
+    r"rsedge (models|data check|sample scenes|eval scenes|verify runtime|bench runtime|export --onnx)"
 )
+# ... and these need what was there before them, and nothing needs them but one another.
+BESIDE = re.compile(r"torchrun|rsedge (verify|bench (student|--)|eval DATA --json|report)")
+# It is made again on each page: after those that train, the model is another.
+AGAIN = "rsedge infer big_tile.tif --out mask.tif"
 # Options in prose that are other programs' own.
 FOREIGN = {"--system-site-packages", "--read-only", "--cap-drop", "--security-opt", "--network"}
 PROGRAMS_OF_OTHERS = {"make", "pytest", "kill", "pip", "dask", "mypy", "systemd-analyze"}
@@ -83,7 +86,6 @@ class Done:
     said: str
 
 
-FIRST = Done(0, "")  # not run so far
 Results = dict[str, Done]  # by the command, or the program's text
 
 
@@ -96,7 +98,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(sandbox: Path) -> Results:
-    """All that is run, one after another: each finds what those before it left."""
+    """All that is run, in the pages' order: each finds what those before it left."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # One thread of torch: with more, each step waits for whatever else runs on the machine.
     environment = {**os.environ, "PATH": path, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -108,19 +110,24 @@ def done(sandbox: Path) -> Results:
         )  # fmt: skip
         return Done(ended.returncode, ended.stdout)
 
+    def shell(command: str) -> Done:
+        return call("bash", "-c", command)
+
     results: Results = {}
     with readme_inputs.serving(sandbox) as environment["http_proxy"], ThreadPoolExecutor(1) as other:
-        apart = {c: other.submit(call, "bash", "-c", c) for _, c in COMMANDS if c in RUN and APART.match(c)}
+        apart = dict.fromkeys(command for _, command in COMMANDS if command in RUN and APART.match(command))
+        beside = {command: other.submit(shell, command) for command in apart}
         for block in BLOCKS:
             if block.language == "python" and block.text not in results:
                 results[block.text] = call(sys.executable, "-W", "error", "-c", block.text)
             for command in block.commands if block.language == "sh" else ():
-                known = results.get(command, FIRST)
-                # A mask is made again on each page: the model may be another by now.
-                again = known is FIRST or (command.startswith("rsedge infer") and known.code == 0)
-                if command in RUN and command not in apart and again:
-                    results[command] = call("bash", "-c", command)
-        return results | {command: future.result() for command, future in apart.items()}
+                if command not in RUN or command in beside or (command in results and command != AGAIN):
+                    continue
+                if BESIDE.match(command):
+                    beside[command] = other.submit(shell, command)
+                else:
+                    results[command] = shell(command)
+        return results | {command: future.result() for command, future in beside.items()}
 
 
 @pytest.mark.parametrize("command", RUN, ids=[f"{block.place}-{command}" for command, block in RUN.items()])

@@ -60,7 +60,9 @@ def spread(found: Mapping[str, float]) -> str:
     """Return a median with its 10th and 90th percentile; of one round the figure alone."""
     if found["p10"] == found["p90"]:
         return figure(found["p50"])
-    return f"{figure(found['p50'])} ({figure(found['p10'])} to {figure(found['p90'])})"
+    between = f"({figure(found['p10'])} to {figure(found['p90'])})"
+    # A narrow column breaks the line before the bracket, not inside.
+    return f"{figure(found['p50'])} {between.replace(' ', chr(0xA0))}"
 
 
 def streaming() -> str:
