@@ -27,9 +27,9 @@ test-runtime: $(RUNTIME_VENV)/.installed
 # What CI runs: style, types, import contracts, the documentation, tests.
 check: lint types contracts docs test
 
-# The documentation as a site, site/index.html. A broken link or reference is an error; nothing is fetched.
+# The documentation as a site, site/index.html. A broken link or reference is an error, but not with --quiet. Fetches nothing.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
