@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-header --no-annotate
 DATA ?= ../shared/data/dubai
 
-.PHONY: constraints audit digests demo test test-all test-runtime check lint types contracts release clean student gpu-kit
+.PHONY: constraints audit digests demo docs test test-all test-runtime check lint types contracts release clean student gpu-kit
 
 # The runtime with onnxruntime, no torch: a sample raster, its mask, a picture.
 demo: $(DEMO_VENV)/.installed
@@ -31,8 +31,12 @@ test-all: $(VENV)/.installed
 test-runtime: $(RUNTIME_VENV)/.installed
 	$(RUNTIME_VENV)/bin/python -m $(PYTEST) tests/runtime tests/sample
 
-# What CI runs: style, types, import contracts, tests.
-check: lint types contracts test-all
+# What CI runs: style, types, import contracts, the documentation, tests.
+check: lint types contracts docs test-all
+
+# The documentation as a site, site/index.html. A broken link or reference is an error, but not with --quiet. Fetches nothing.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -113,4 +117,4 @@ $(RUNTIME_VENV)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(RUNTIME_VENV) $(RELEASE_VENV) .gpu-kit demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(RUNTIME_VENV) $(RELEASE_VENV) .gpu-kit demo dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -244,10 +244,11 @@ def test_containers_are_run_shut_in() -> None:
 
 
 def test_the_security_page_is_linked_and_its_links_lead_somewhere() -> None:
-    for name in ("README.md", "docker/README.md"):
-        assert "SECURITY.md)" in (ROOT / name).read_text(encoding="utf-8")
+    assert "SECURITY.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "docs/trust.md)" in (FOLDER / "README.md").read_text(encoding="utf-8")
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     for name in re.findall(r"\]\(([\w./-]+)\)", text):
         assert (ROOT / name).exists(), name
+    text += (ROOT / "docs/trust.md").read_text(encoding="utf-8")
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"`make\s+(\w+)", text)) <= set(targets)

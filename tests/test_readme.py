@@ -1,4 +1,7 @@
-"""Every command of README.md is run here, as it stands there and in its order, on tiny inputs."""
+"""Every command and program of README.md and docs/ is run here, as it stands there and in its order, on tiny inputs.
+
+One rehearsal shares one folder, one tiny model and one tiny data set; a command that stands on several pages runs once.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,22 @@ from PIL import Image
 
 import readme
 import readme_inputs
+from readme import NOT_RUN, PAGES, ROOT
 from rsedge.cli.main import app
 from rsedge.model.manifest import Manifest
 from rsedge.score.labels import ClassTable
 
-ROOT = Path(__file__).parents[1]
-BLOCKS = readme.blocks()
+BLOCKS = [block for page in PAGES for block in readme.blocks(page)]
 COMMANDS = [(block, command) for block in BLOCKS if block.language == "sh" for command in block.commands]
-HERE = [(block, command) for block, command in COMMANDS if not command.startswith("make ")]
-PROGRAMS = [block for block in BLOCKS if block.language == "python"]
 
-# What a machine without TensorRT answers; README must say beside the command that it was not run.
+# What a machine without TensorRT answers; the page must say beside the command that it was not run.
 WITHOUT_TENSORRT = {"rsedge export --trt --bundle student.rsedge": (1, "TensorRT is not installed")}
+RUN = {
+    command: block
+    for block, command in reversed(COMMANDS)  # the first place of each
+    if not command.startswith("make ") and (NOT_RUN not in block.before or command in WITHOUT_TENSORRT)
+}
+PROGRAMS = {block.text: block for block in reversed(BLOCKS) if block.language == "python"}
 
 # What must be there after a command, and what it must have said.
 FILES = {
@@ -51,15 +58,23 @@ SAID = {
     "rsedge infer big_tile.tif --out mask.tif --resume": r"finished",
     "rsedge infer huge.tif --out huge_mask.tif --max-ram 1G --dry-run": r"MiB",
 }
-# These need nothing of the folder, so they run beside the others.
-APART = {"rsedge models", "rsedge models efficientnet_b0 --summary"}
-# Options in README that are not rsedge's own.
-FOREIGN = {"--system-site-packages"}
-# Tables of options under a heading are of these commands.
+# Two commands run at a time. These need nothing of the others, and name their model if they take one ...
+APART = re.compile(
+    r"rsedge (models|data check|sample scenes|eval scenes|verify runtime|bench runtime|export --onnx)"
+)
+# ... and these need what was there before them, and nothing needs them but one another.
+BESIDE = re.compile(r"torchrun|rsedge (verify|bench (student|--)|eval DATA --json|report)")
+# It is made again on each page: after those that train, the model is another.
+AGAIN = "rsedge infer big_tile.tif --out mask.tif"
+# Options in prose that are other programs' own.
+FOREIGN = {"--system-site-packages", "--read-only", "--cap-drop", "--security-opt", "--network"}
+PROGRAMS_OF_OTHERS = {"make", "pytest", "kill", "pip", "dask", "mypy", "systemd-analyze"}
+# Tables of options on a page are of these commands.
 TABLES = {
-    "Train and distil on it": ("train-teacher", "distill"),
-    "What a run leaves": ("train-teacher", "distill"),
-    "Segment rasters": ("infer",),
+    "train.md": ("train-teacher", "distill"),
+    "segment.md": ("infer",),
+    "watch.md": ("watch",),
+    "data.md": ("data check", "train-teacher"),
 }
 
 
@@ -71,7 +86,7 @@ class Done:
     said: str
 
 
-Results = dict[tuple[int, str], Done]  # by the block's line and the command
+Results = dict[str, Done]  # by the command, or the program's text
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +98,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(sandbox: Path) -> Results:
-    """All blocks, run one after another: each finds what those before it left."""
+    """All that is run, in the pages' order: each finds what those before it left."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # One thread of torch: with more, each step waits for whatever else runs on the machine.
     environment = {**os.environ, "PATH": path, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -95,20 +110,29 @@ def done(sandbox: Path) -> Results:
         )  # fmt: skip
         return Done(ended.returncode, ended.stdout)
 
+    def shell(command: str) -> Done:
+        return call("bash", "-c", command)
+
     results: Results = {}
     with readme_inputs.serving(sandbox) as environment["http_proxy"], ThreadPoolExecutor(1) as other:
-        apart = {(b.line, c): other.submit(call, "bash", "-c", c) for b, c in HERE if c in APART}
+        apart = dict.fromkeys(command for _, command in COMMANDS if command in RUN and APART.match(command))
+        beside = {command: other.submit(shell, command) for command in apart}
         for block in BLOCKS:
-            if block.language == "python":
-                results[block.line, ""] = call(sys.executable, "-W", "error", "-c", block.text)
-            for command in [c for b, c in HERE if b is block and c not in APART]:
-                results[block.line, command] = call("bash", "-c", command)
-        return results | {key: future.result() for key, future in apart.items()}
+            if block.language == "python" and block.text not in results:
+                results[block.text] = call(sys.executable, "-W", "error", "-c", block.text)
+            for command in block.commands if block.language == "sh" else ():
+                if command not in RUN or command in beside or (command in results and command != AGAIN):
+                    continue
+                if BESIDE.match(command):
+                    beside[command] = other.submit(shell, command)
+                else:
+                    results[command] = shell(command)
+        return results | {command: future.result() for command, future in beside.items()}
 
 
-@pytest.mark.parametrize(("block", "command"), HERE, ids=[f"{b.line}-{c}" for b, c in HERE])
-def test_a_command(sandbox: Path, done: Results, block: readme.Block, command: str) -> None:
-    result = done[block.line, command]
+@pytest.mark.parametrize("command", RUN, ids=[f"{block.place}-{command}" for command, block in RUN.items()])
+def test_a_command(sandbox: Path, done: Results, command: str) -> None:
+    result = done[command]
     if command in WITHOUT_TENSORRT and importlib.util.find_spec("tensorrt") is None:
         code, message = WITHOUT_TENSORRT[command]
         assert (result.code, message in result.said) == (code, True), result.said
@@ -120,31 +144,37 @@ def test_a_command(sandbox: Path, done: Results, block: readme.Block, command: s
         assert (sandbox / name).is_file()
 
 
-@pytest.mark.parametrize("block", PROGRAMS, ids=[str(block.line) for block in PROGRAMS])
-def test_a_program(done: Results, block: readme.Block) -> None:
-    result = done[block.line, ""]
+@pytest.mark.parametrize("text", PROGRAMS, ids=[block.place for block in PROGRAMS.values()])
+def test_a_program(done: Results, text: str) -> None:
+    result = done[text]
     assert result.code == 0, result.said
     assert result.said.strip()
 
 
 def shown() -> list[tuple[readme.Block, readme.Block]]:
-    """Blocks of commands and what README shows of their output: the block that follows with nothing between."""
+    """Blocks of commands and what the page shows of their output: the block that follows with nothing between."""
     pairs = itertools.pairwise(BLOCKS)
-    return [(a, b) for a, b in pairs if (a.language, b.language, b.before) == ("sh", "text", "")]
+    return [
+        (a, b)
+        for a, b in pairs
+        if (a.language, b.language, b.before, b.page) == ("sh", "text", "", a.page)
+        and set(a.commands) <= set(RUN)
+    ]
 
 
-@pytest.mark.parametrize(("block", "output"), shown(), ids=[str(output.line) for _, output in shown()])
-def test_output_has_the_lines_that_readme_shows(
+@pytest.mark.parametrize(("block", "output"), shown(), ids=[output.place for _, output in shown()])
+def test_output_has_the_lines_that_a_page_shows(
     done: Results, block: readme.Block, output: readme.Block
 ) -> None:
-    """By their first words: figures are another machine's and another run's."""
-    said = "\n".join(done[block.line, command].said for command in block.commands)
-    heads = {tuple(line.split()[:1]) for line in said.splitlines()}
+    """By their first words: figures, numbered rows and what cannot run are another machine's and another run's."""
+    said = "\n".join(done[command].said for command in block.commands)
+    heads = {line.split()[0] for line in said.splitlines() if line.strip()}
     for line in output.text.splitlines():
-        assert line.strip() in {"", "..."} or tuple(line.split()[:1]) in heads, (line, said)
+        another = re.match(r"\s*$|\.\.\.|\s*\d+ |not run:|mIoU of \d", line)
+        assert another or line.split()[0] in heads, (line, said)
 
 
-def test_the_picture_is_what_the_commands_below_it_draw(sandbox: Path, done: Results) -> None:
+def test_the_picture_is_what_the_commands_draw(sandbox: Path, done: Results) -> None:
     assert done
     with (
         Image.open(ROOT / "benchmarks/results/preview.png") as kept,
@@ -177,13 +207,13 @@ def test_make_targets_are_what_ci_runs() -> None:
         ran |= set(needs[target].split())
     asked = {command.split()[1] for _, command in COMMANDS if command.startswith("make ")}
     assert {"demo", "test"} <= asked <= ran
+    assert "docs" in ran
 
 
 def test_what_was_not_run_says_so() -> None:
-    for block, command in COMMANDS:
-        if command in WITHOUT_TENSORRT:
-            assert "Not run here" in block.before
-    assert set(WITHOUT_TENSORRT) <= {command for _, command in COMMANDS}
+    said = {command: block.before for block, command in COMMANDS if command in WITHOUT_TENSORRT}
+    assert set(said) == set(WITHOUT_TENSORRT)
+    assert all(NOT_RUN in before for before in said.values())
 
 
 def options_of(command: Any) -> set[str]:
@@ -209,42 +239,47 @@ def command_in(words: list[str]) -> str:
 def test_commands_and_options_in_prose_exist() -> None:
     every = set().union(*CLI.values()) | FOREIGN
     seen = 0
-    for span in readme.spans():
+    for span in (span for page in PAGES for span in readme.spans(page)):
         words = shlex.split(span.text)
-        named = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-        where = f"README.md:{span.line}: {span.text}"
+        named = {word.partition("=")[0] for word in words if re.match(r"--[a-z]|-[a-z]$", word)}
+        where = f"{span.page.name}:{span.line}: {span.text}"
         if words[0] == "rsedge" and len(words) > 1:
             command = command_in(words[1:])
             assert command or words[1].startswith("-"), where
             assert named <= CLI[command], where
             seen += 1
-        elif words[0] == "infer":
-            assert named <= CLI["infer"], where
-        elif words[0] == "make":
+        elif words[0] in CLI:
+            assert named <= CLI[words[0]], where
+        elif words[0] == "make" and len(words) > 1:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), where
         elif words[:1] == ["python"]:
             assert named <= set(re.findall(r"\"(--[\w-]+)\"", (ROOT / words[1]).read_text())), where
-        elif words[0] not in {"pytest", "kill", "pip"}:
+        elif words[0] not in PROGRAMS_OF_OTHERS:
             assert named <= every, where
-    assert seen > 10
+    assert seen > 20
 
 
-def test_tables_of_options_are_of_the_commands_they_stand_under() -> None:
-    rows = [(h, line) for _, h, line in readme.prose() if h in TABLES and line.startswith("| `--")]
-    assert len(rows) > 20
-    for heading, line in rows:
+def test_tables_of_options_are_of_the_commands_of_their_page() -> None:
+    rows = [(p.name, line) for p in PAGES if p.name in TABLES for _, line in readme.prose(p)]
+    rows = [(name, line) for name, line in rows if line.startswith("| `--")]
+    assert len(rows) > 30
+    for name, line in rows:
         named = set(re.findall(r"`(--[a-z0-9-]+)", line.split("|")[1]))
         assert named
-        assert named <= set().union(*(CLI[command] for command in TABLES[heading])), line
+        assert named <= set().union(*(CLI[command] for command in TABLES[name])), line
 
 
-def test_links_lead_somewhere() -> None:
-    anchors = readme.anchors()
-    for target in readme.links():
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        else:
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in readme.links(page):
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target) if target else page
+        assert path.exists(), link
+        assert not anchor or anchor in readme.anchors(path), link
+
+
+def test_every_page_is_on_the_site() -> None:
+    assert set(PAGES) - {ROOT / "README.md"} == set((ROOT / "docs").rglob("*.md"))
 
 
 def test_class_tables_are_class_tables(tmp_path: Path) -> None:
@@ -267,13 +302,25 @@ def test_every_block_says_what_it_is() -> None:
     assert {block.language for block in BLOCKS} <= {"sh", "python", "text", "toml"}
 
 
+def test_readme_is_short_and_has_the_numbers_that_were_measured() -> None:
+    """Run `python docs/hooks/results.py` for the table of a new measurement."""
+    spec = importlib.util.spec_from_file_location("results", ROOT / "docs/hooks/results.py")
+    assert spec
+    assert spec.loader
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert results.headline() in text
+    assert len(text.splitlines()) <= 200
+
+
 def test_the_format_of_a_bundle(sandbox: Path, done: Results) -> None:
     assert done
-    rows = [line for _, heading, line in readme.prose() if heading == "The bundle" and line.startswith("| `")]
+    rows = [line for _, line in readme.prose(ROOT / "docs/bundle.md") if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([\w.-]+)`", row.split("|")[1])}
     files = {path.name for path in (sandbox / "student.rsedge").iterdir()} - {"engines"}
     assert files <= named
     facts = json.loads((sandbox / "student.rsedge/manifest.json").read_text())
     fields = {field.name for field in dataclasses.fields(Manifest)}
     assert set(facts) == fields | {"rsedge_schema", "artifacts"}
-    assert fields <= named
+    assert set(facts) <= named

@@ -146,7 +146,8 @@ def test_metadata(wheel: Path) -> None:
 
 
 def sources() -> list[Path]:
-    return [ROOT / "README.md", *(p for folder in PACKAGES.values() for p in (ROOT / folder).rglob("*.py"))]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    return pages + [p for folder in PACKAGES.values() for p in (ROOT / folder).rglob("*.py")]
 
 
 def test_what_notice_says_of_the_default_model_is_what_its_manifest_says() -> None:

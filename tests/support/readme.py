@@ -1,4 +1,4 @@
-"""What README.md says: its blocks of code, the commands in them, code in its prose."""
+"""What README.md and the pages of docs/ say: their blocks of code, the commands in them, code in their prose."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+# In the order in which they are read, so that a page finds what those before it left.
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)),
+)
+NOT_RUN = "Not run here"  # in the paragraph before a block: its commands need something that tests lack
 _SPAN = re.compile(r"`([^`\n]+)`")
 
 
@@ -15,10 +21,16 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 class Block:
     """A fenced block; ``line`` is that of its first line of text, from 1."""
 
+    page: Path
     line: int
     language: str
     text: str
     before: str  # the last paragraph before it, "" where another block stands there
+
+    @property
+    def place(self) -> str:
+        """Its page and line."""
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     @property
     def commands(self) -> list[str]:
@@ -28,21 +40,21 @@ class Block:
 
 @dataclass(frozen=True)
 class Span:
-    """Inline code, and the heading that it stands under."""
+    """Inline code."""
 
+    page: Path
     line: int
-    heading: str
     text: str
 
 
-def blocks(path: Path = README) -> list[Block]:
-    """All fenced blocks, in order."""
+def blocks(path: Path) -> list[Block]:
+    """All fenced blocks of a page, in order."""
     found = list[Block]()
     language, begin, body, before, gap = "", 0, list[str](), "", True
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("```"):
             if begin:
-                found.append(Block(begin, language, "\n".join(body) + "\n", before))
+                found.append(Block(path, begin, language, "\n".join(body) + "\n", before))
                 begin, body, before = 0, [], ""
             else:
                 begin, language = number + 1, line[3:]
@@ -54,30 +66,27 @@ def blocks(path: Path = README) -> list[Block]:
     return found
 
 
-def prose(path: Path = README) -> Iterator[tuple[int, str, str]]:
-    """Lines outside fenced blocks: number, the heading above, the text."""
-    inside, heading = False, ""
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines outside fenced blocks: number, text."""
+    inside = False
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("```"):
             inside = not inside
         elif not inside:
-            heading = line.lstrip("# ") if line.startswith("#") else heading
-            yield number, heading, line
+            yield number, line
 
 
-def spans(path: Path = README) -> list[Span]:
-    """All inline code."""
-    return [
-        Span(number, heading, text) for number, heading, line in prose(path) for text in _SPAN.findall(line)
-    ]
+def spans(path: Path) -> list[Span]:
+    """All inline code of a page."""
+    return [Span(path, number, text) for number, line in prose(path) for text in _SPAN.findall(line)]
 
 
-def links(path: Path = README) -> list[str]:
-    """Targets of all links and pictures."""
-    return [target for _, _, line in prose(path) for target in re.findall(r"\]\(([^)]+)\)", line)]
+def links(path: Path) -> list[str]:
+    """Targets of all links and pictures of a page."""
+    return [target for _, line in prose(path) for target in re.findall(r"\]\(([^)]+)\)", line)]
 
 
-def anchors(path: Path = README) -> set[str]:
-    """What GitHub names the headings."""
-    headings = (line.lstrip("# ") for _, _, line in prose(path) if line.startswith("#"))
+def anchors(path: Path) -> set[str]:
+    """What GitHub and MkDocs name the headings of a page."""
+    headings = (line.lstrip("# ") for _, line in prose(path) if line.startswith("#"))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
