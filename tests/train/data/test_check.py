@@ -353,7 +353,7 @@ def test_transparent_labels_are_counted_by_name_and_wide_colours_are_a_problem(r
     assert report.sides["train"].unlabelled_by == {"transparent": 5 * 48}
     (root / "a" / "masks" / "p1.png").unlink()
     save_tif(root / "a" / "masks" / "p1.tif", paint(indices(48, 48, 5), DUBAI) * np.uint16(257))
-    assert "8 bits a band" in "".join(check(root, val=("c",)).problems)
+    assert "8 bits per band" in "".join(check(root, val=("c",)).problems)
 
 
 def test_loveda_counted_from_0_passes_with_a_doubt_only(tmp_path: Path) -> None:
