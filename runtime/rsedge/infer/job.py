@@ -118,7 +118,7 @@ class Job:
         return tuple(layers)
 
     def plan(self) -> Plan:
-        """Plan column blocks and memory. Raises InputError if ``max_ram_bytes`` or the scale does not do."""
+        """Plan column blocks and memory. Raises InputError if the memory is too little or the scale wrong."""
         percent = self.options.confidence or self.options.probabilities
         bands = sum(layer.bands for layer in self.layers())
         # A resumed run keeps its blocks, because the free memory that decided on them may have changed.

@@ -38,7 +38,7 @@ class Options:
     min_area_m2: float = 0.0  # of a polygon
     min_pixels: int = 0  # of a polygon, for grids whose areas are unknown
     preview: Path | str | None = None  # PNG of image and mask
-    max_ram_bytes: int | None = None  # more columns blocks are used if a full row of windows needs more
+    max_ram_bytes: int | None = None  # the area is split into columns if full rows of windows need more
     resume: bool = False  # continue an earlier run with the same options
     overwrite: bool = False  # replace an unfinished run, or a raster that rsedge did not write
     trust: Trust = NAMED  # files that the raster may open beside itself

@@ -314,9 +314,9 @@ def test_indices_beside_0_and_255_are_told(tmp_path: Path) -> None:
     (tmp_path / "classes.toml").write_text(GREYS)
     report = check(tmp_path, val=("c",))
     lost = sum(int(indices(48, 48, 2, n).sum()) for n in (1, 2))
-    assert any(f"{lost} px of 255 in one-band labels are taken for unlabelled" in n for n in report.notes)
+    assert any(f"{lost} px of 255 in one-band labels are read as unlabelled" in n for n in report.notes)
     one_band(tmp_path, lambda k: k)
-    assert not any("taken for unlabelled" in n for n in check(tmp_path, val=("c",)).notes)
+    assert not any("read as unlabelled" in n for n in check(tmp_path, val=("c",)).notes)
 
 
 def test_a_mask_of_any_size_is_no_decompression_bomb(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
