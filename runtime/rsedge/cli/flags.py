@@ -30,7 +30,7 @@ Model = Annotated[
 Overlap = Annotated[
     float,
     typer.Option(
-        help="Overlap of neighbouring tiles, as a share of a tile, 0 to 0.75.", rich_help_panel=TILES
+        help="Minimum overlap of neighbouring tiles, as a share of a tile, 0 to 0.75.", rich_help_panel=TILES
     ),
 ]
 Seam = Annotated[
