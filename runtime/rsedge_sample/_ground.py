@@ -1,4 +1,4 @@
-"""The surface under every pixel: land use, streets, water; drawn per pixel from the plan."""
+"""The surface under every pixel: land use, streets and water, drawn per pixel from the plan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rsedge_sample._town import (
 
 Mask = NDArray[np.bool_]
 
-# By use of a sub-block, four surfaces that its ground may have.
+# Four possible ground surfaces by use of a sub-block.
 _GROUND = np.array(
     [
         [mat.PAVED, mat.CONCRETE, mat.GRAVEL, mat.SAND],
@@ -48,7 +48,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Axis:
-    """Where each pixel lies along one grid direction."""
+    """Position of each pixel along one grid direction."""
 
     cell: NDArray[np.int32]  # superblock relative to the tables
     frac: F32  # 0..1 across it
@@ -57,7 +57,7 @@ class Axis:
 
 
 def surface(town: Town, frame: Frame, blocks: Blocks, noise: Noise) -> tuple[NDArray[np.uint8], F32]:
-    """(material, tone) of each pixel: tone is the brightness of its sub-block, about -1..1."""
+    """Return (material, tone) of each pixel; tone is the brightness of its sub-block, about -1..1."""
     u, v, river = _axes(town, frame, blocks)
     cell = v.cell * np.int32(blocks.ni) + u.cell
     half_u = np.take(blocks.half_u, v.cell * np.int32(blocks.ni + 1) + u.cell + u.high)
@@ -99,8 +99,8 @@ def _axes(town: Town, frame: Frame, blocks: Blocks) -> tuple[Axis, Axis, F32]:
 
 
 def _axis(warp_m: F32, along_x: F64, along_y: F64, first: int) -> Axis:
-    # Whole superblocks are counted in integers, so that float32 is left with a small number
-    # that is the same whichever window asks.
+    # Whole superblocks are counted in integers, which leaves to float32 a small number that does not depend
+    # on the window.
     whole_x, part_x = _split(along_x / BLOCK_M)
     whole_y, part_y = _split(along_y / BLOCK_M)
     warp_m *= 1.0 / BLOCK_M
@@ -122,17 +122,17 @@ def _split(t: F64) -> tuple[NDArray[np.int32], F32]:
 
 
 def _local(axis: Axis, n: F32) -> tuple[NDArray[np.int32], F32]:
-    """Sub-block number, and metres to the axis of the nearest local street (far where none is)."""
+    """Return the sub-block number, and the metres to the axis of the nearest local street (large if none)."""
     sub = axis.frac * n
     index = np.minimum(sub.astype(np.int32), 3)
     line = np.floor(sub + 0.5)
     off = np.abs(sub - line) * (BLOCK_M / n)
-    off[(line == 0) | (line == n)] = BLOCK_M  # those are the arterials
+    off[(line == 0) | (line == n)] = BLOCK_M  # the arterials
     return index, off
 
 
 def _country(out: NDArray[np.uint8], noise: Noise) -> None:
-    """Paths and bare patches in the grass, gravel and tracks in the sand."""
+    """Draw paths and bare patches into grass, and gravel and tracks into sand."""
     near_level = np.abs(noise.slow - 0.1)
     lawn = (out == mat.GRASS) | (out == mat.DRY_GRASS)
     sand = out == mat.SAND
@@ -146,7 +146,7 @@ def _country(out: NDArray[np.uint8], noise: Noise) -> None:
 
 
 def _rows(tone: F32, out: NDArray[np.uint8], blocks: Blocks, fv: F32) -> None:
-    """Rows of crops, about three metres apart, along the parcels."""
+    """Draw rows of crops, about three metres apart, along the parcels."""
     if not (blocks.use == FIELD).any():
         return
     crop = np.flatnonzero((out == mat.CROP) | (out == mat.FALLOW))
@@ -155,7 +155,7 @@ def _rows(tone: F32, out: NDArray[np.uint8], blocks: Blocks, fv: F32) -> None:
 
 
 def _shallows(t: F32) -> F32:
-    """Brightness of water: dark in the middle (t = 0), bright at the shore (t = 1)."""
+    """Return the brightness of water: dark in the middle (t = 0), bright at the shore (t = 1)."""
     t = t * t
     return 7.0 * t * t - 2.0
 
@@ -183,12 +183,12 @@ def _lake(
 
 
 def _arterials(out: NDArray[np.uint8], u: Axis, v: Axis, half_u: F32, half_v: F32) -> None:
-    """Sidewalk, carriageway and median; bridges where they meet water."""
+    """Draw sidewalk, carriageway and median, which become bridges over water."""
     inside_u, inside_v = half_u - u.arterial_m, half_v - v.arterial_m
     inside = np.maximum(np.where(half_u > 0, inside_u, -BLOCK_M), np.where(half_v > 0, inside_v, -BLOCK_M))
     np.copyto(out, np.uint8(mat.WALK), where=inside > -WALK_M)
     np.copyto(out, np.uint8(mat.ASPHALT), where=inside > 0)
-    # The median stops at the crossings.
+    # The median stops at crossings.
     wide_u = (half_u > 12) & (u.arterial_m < 2.2) & (inside_v < -4.0)
     wide_v = (half_v > 12) & (v.arterial_m < 2.2) & (inside_u < -4.0)
     np.copyto(out, np.uint8(mat.DRY_GRASS), where=wide_u | wide_v)

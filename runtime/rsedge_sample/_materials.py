@@ -1,4 +1,4 @@
-"""Surfaces: the class each belongs to, and the colours that a seed gives it."""
+"""Surfaces: their classes, and their colours for a seed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Palette:
 
     def __init__(self, town: Town) -> None:
         rgb = np.zeros((len(LABEL), 3), np.float32)
-        # Land lies between two of the palettes.
+        # The land's colours are interpolated between two palettes.
         t = town.number(70, 0.0, 2.999)
         land = _LANDS[int(t)] * (1 - t % 1) + _LANDS[int(t) + 1] * (t % 1)
         rgb[[SAND, SOIL, GRAVEL]] = land

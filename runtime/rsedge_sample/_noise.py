@@ -1,8 +1,8 @@
-"""Hashing of lattice coordinates, and noise made from it.
+"""Hashes of lattice coordinates, and noise made from them.
 
-Every random choice of a scene is a hash of (seed, purpose, integer coordinates), so it is the
-same whichever window asks. Only +, -, *, / and sqrt touch floating point: they are exact to the
-last bit on every platform, which sin and exp are not.
+Every random choice of a scene is a hash of (seed, purpose, integer coordinates), so it does not depend on the window.
+Floating point is used only with +, -, *, / and sqrt, which are exact to the last bit on every platform, unlike sin
+and exp.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MASK = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Frame:
-    """Pixel centres of a rectangle of the pixel grid, which goes on for ever in all directions."""
+    """Pixel centres of a rectangle of the pixel grid, which is infinite in all directions."""
 
     row: int
     col: int
@@ -43,7 +43,7 @@ class Frame:
 
 
 def key_of(seed: int, purpose: int) -> int:
-    """A 32-bit key per (seed, purpose); all bits of the seed count (splitmix64)."""
+    """Return a 32-bit key of (seed, purpose), which depends on all bits of the seed (splitmix64)."""
     z = (seed * 0x9E3779B97F4A7C15 + (purpose + 1) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
@@ -51,12 +51,12 @@ def key_of(seed: int, purpose: int) -> int:
 
 
 def key_unit(seed: int, purpose: int) -> float:
-    """A number in [0, 1) per (seed, purpose)."""
+    """Return a number in [0, 1) for (seed, purpose)."""
     return key_of(seed, purpose) / 2.0**32
 
 
 def _mix(h: U32) -> U32:
-    """Avalanche of 32 bits (lowbias32), in place; arrays wrap silently."""
+    """Mix 32 bits (lowbias32) in place; arrays wrap silently."""
     h ^= h >> np.uint32(16)
     h *= np.uint32(0x7FEB352D)
     h ^= h >> np.uint32(15)
@@ -74,17 +74,17 @@ def hash_of(key: int, *coords: Ints) -> U32:
 
 
 def draw(h: U32, n: int) -> F32:
-    """The n-th number in [0, 1) of the stream that each hash starts."""
+    """Return the n-th number in [0, 1) of the stream started by each hash."""
     return unit(_mix(h + np.uint32((n * 0x9E3779B9 + 1) & _MASK)))
 
 
 def unit(h: U32) -> F32:
-    """The hash as a number in [0, 1), from its upper 24 bits."""
+    """Return the hash as a number in [0, 1), from its upper 24 bits."""
     return (h >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def wave(turns: F64) -> F64:
-    """sin(2 pi turns) to 0.1 %, by parabolas."""
+    """Return sin(2 pi turns) to 0.1 %, computed by parabolas."""
     t = turns - np.floor(turns + 0.5)
     y = 8.0 * t - 16.0 * t * np.abs(t)
     return y * (0.775 + 0.225 * np.abs(y))
@@ -101,7 +101,7 @@ def _fade(t: F32) -> F32:
 
 
 def interpolate(nodes: F32, ix: Ints, fx: F32, iy: Ints, fy: F32) -> F32:
-    """Bilinear interpolation of nodes at the outer product of (ix + fx) and (iy + fy)."""
+    """Interpolate nodes bilinearly at the outer product of (ix + fx) and (iy + fy)."""
     along = np.take(nodes[:, 1:] - nodes[:, :-1], ix, axis=1)
     along *= fx
     along += np.take(nodes, ix, axis=1)
@@ -112,7 +112,7 @@ def interpolate(nodes: F32, ix: Ints, fx: F32, iy: Ints, fy: F32) -> F32:
 
 
 def lattice(frame: Frame, cell: float) -> tuple[Ints, Ints, Ints, F32, Ints, F32]:
-    """Node columns, node rows, and where each pixel column and row lies among them."""
+    """Return node columns, node rows, and the position of each pixel column and row among them."""
     ix, fx = _steps(frame.x, cell)
     iy, fy = _steps(frame.y, cell)
     cols = np.arange(ix[0], ix[-1] + 2)
@@ -121,14 +121,14 @@ def lattice(frame: Frame, cell: float) -> tuple[Ints, Ints, Ints, F32, Ints, F32
 
 
 def value_noise(frame: Frame, key: int, cell: float) -> F32:
-    """Smooth noise in [-1, 1) with a node every ``cell`` metres; shape (height, width)."""
+    """Return smooth noise in [-1, 1) with a node every ``cell`` metres; shape (height, width)."""
     cols, rows, ix, fx, iy, fy = lattice(frame, cell)
     nodes = unit(hash_of(key, rows[:, None], cols[None, :])) * 2.0 - 1.0
     return interpolate(nodes, ix, _fade(fx), iy, _fade(fy))
 
 
 def value_noise_at(x: F64, y: F64, key: int, cell: float) -> F32:
-    """The same noise at single points."""
+    """Return the noise of ``value_noise`` at single points."""
     ix, fx = _steps(x, cell)
     iy, fy = _steps(y, cell)
     fx, fy = _fade(fx), _fade(fy)
@@ -139,7 +139,7 @@ def value_noise_at(x: F64, y: F64, key: int, cell: float) -> F32:
 
 
 def repeat_index(counts: Ints) -> tuple[Ints, Ints]:
-    """For counts (2, 0, 3): owners (0, 0, 2, 2, 2) and the running number within each (0, 1, 0, 1, 2)."""
+    """For counts (2, 0, 3) return owners (0, 0, 2, 2, 2) and running numbers within each (0, 1, 0, 1, 2)."""
     owner = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts
     return owner, np.arange(len(owner)) - np.repeat(first, counts)

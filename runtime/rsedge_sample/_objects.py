@@ -1,4 +1,4 @@
-"""What stands on the plan: lots with buildings, yards, lawns and pools, and cars."""
+"""Objects on the plan: lots with buildings, yards, lawns and pools, and cars."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from rsedge_sample._town import (
     Town,
 )
 
-REACH_M = 96.0  # no object, shadow included, reaches further than this from its centre
+REACH_M = 96.0  # no object, including its shadow, extends further than this from its centre
 MAX_SHADOW_M = 42.0
 
 # Roof shapes (Boxes.kind of buildings).
 FLAT, GABLE, HIP, SHED = range(4)
 
-# By use of the sub-block: side of a lot, share of lots built on, least and most of its side that a
-# building takes, least and most height, share of L-shapes, share of lots with a lawn.
+# By use of the sub-block: side of a lot, share of lots built on, minimum and maximum share of its side taken by a
+# building, minimum and maximum height, share of L-shapes, share of lots with a lawn.
 _LOT = np.array(
     # side   built  low   high  h_lo  h_hi    L    lawn
     [
@@ -64,7 +64,7 @@ _ROOF = np.array(
     ],
     np.float32,
 )
-# By use (dense, residential, industrial, elsewhere): how often each colour.
+# Frequency of each colour by use (dense, residential, industrial, other).
 _ROOF_SHARE = np.array(
     [
         [4, 6, 5, 3, 2, 5, 4, 2, 1, 1, 0, 0],
@@ -86,7 +86,7 @@ class Lots:
     v: F64
     half_u: F64  # metres
     half_v: F64
-    street: F64  # metres along v from the centre to the axis of the street above, 0 = borders none
+    street: F64  # metres along v from the centre to the axis of the street above, 0 if none
     lane: F64  # half width of that street, metres
     x: F64  # centre, metres
     y: F64
@@ -97,7 +97,7 @@ class Lots:
 
 
 def blocks_near(town: Town, frame: Frame) -> Blocks:
-    """The superblocks whose objects can reach into the frame."""
+    """Return the superblocks whose objects can extend into the frame."""
     cos, sin = town.turn
     x, y, pad = frame.x, frame.y, REACH_M
     xs, ys = np.array([x[0] - pad, x[-1] + pad]), np.array([y[0] - pad, y[-1] + pad])
@@ -111,7 +111,7 @@ def blocks_near(town: Town, frame: Frame) -> Blocks:
 
 
 def _sides(n: Ints, b: Ints, before: F32, after: F32) -> tuple[F64, F64]:
-    """Span in metres of the b-th of n sub-blocks, less its streets and sidewalks."""
+    """Return the span in metres of the b-th of n sub-blocks without its streets and sidewalks."""
     local = LOCAL_HALF_M + WALK_M
     low = b * BLOCK_M / n + np.where(b == 0, before + WALK_M + 1.0, local)
     high = (b + 1) * BLOCK_M / n - np.where(b == n - 1, after + WALK_M + 1.0, local)
@@ -119,14 +119,14 @@ def _sides(n: Ints, b: Ints, before: F32, after: F32) -> tuple[F64, F64]:
 
 
 def lots(town: Town, frame: Frame, blocks: Blocks) -> Lots:
-    """The dry parcels around the frame, in an order that does not depend on the frame."""
+    """Return the dry parcels around the frame, in an order that does not depend on the frame."""
     four = np.arange(4)
     exists = (four[:, None] < blocks.n_v[..., None, None]) & (four < blocks.n_u[..., None, None])
     j, i, bv, bu = np.nonzero(exists)
     use = blocks.sub_use[j, i, bv, bu].astype(np.int64)
     u0, u1 = _sides(blocks.n_u[j, i], bu, blocks.half_u[j, i], blocks.half_u[j, i + 1])
     v0, v1 = _sides(blocks.n_v[j, i], bv, blocks.half_v[j, i], blocks.half_v[j + 1, i])
-    # Each sub-block has lots of its own size.
+    # Each sub-block has its own lot size.
     side = _LOT[use, 0] * (0.78 + 0.5 * draw(blocks.sub_hash[j, i, bv, bu], 3))
     k_u = np.clip(np.floor((u1 - u0) / side + 0.5), 1, 6).astype(np.int64)
     k_v = np.clip(np.floor((v1 - v0) / side + 0.5), 1, 6).astype(np.int64)
@@ -151,22 +151,22 @@ def lots(town: Town, frame: Frame, blocks: Blocks) -> Lots:
 
 
 def _near(frame: Frame, x: F64, y: F64) -> NDArray[np.bool_]:
-    """Whether an object there may reach into the frame; the positions may be some metres off."""
+    """Return True if an object at (x, y), known to some metres, may extend into the frame."""
     (x0, x1), (y0, y1), pad = frame.x[[0, -1]], frame.y[[0, -1]], REACH_M + 12.0
     return np.asarray((x > x0 - pad) & (x < x1 + pad) & (y > y0 - pad) & (y < y1 + pad))
 
 
 def _place(lot: Lots, du: F64, dv: F64, half_u: F64, half_v: F64, height: F32, kind: Ints, rgb: F32) -> Boxes:
-    """Rectangles at (du, dv) grid metres from the centres of parcels, aligned with the streets."""
+    """Place rectangles at (du, dv) grid metres from the centres of parcels, aligned with the streets."""
     along = np.sqrt(lot.ux * lot.ux + lot.uy * lot.uy)
     ax, ay = lot.ux / along, lot.uy / along
-    across = lot.vy * ax - lot.vx * ay  # the grid may be sheared: only the part at right angles counts
+    across = lot.vy * ax - lot.vx * ay  # the grid may be sheared, so only the part at right angles counts
     x, y = lot.x + du * lot.ux + dv * lot.vx, lot.y + du * lot.uy + dv * lot.vy
     return Boxes(x, y, ax, ay, half_u * along, half_v * across, height, kind, rgb)
 
 
 def _roof_rgb(town: Town, use: Ints, h: U32) -> F32:
-    """Roof colours: each seed leans to some of them."""
+    """Return roof colours; each seed favours some of them."""
     lean = 0.25 + 1.5 * draw(hash_of(town.key(40), np.arange(len(_ROOF))), 0)
     share = np.cumsum(_ROOF_SHARE * lean, axis=1)
     share /= share[:, -1:]
@@ -179,7 +179,7 @@ def _roof_rgb(town: Town, use: Ints, h: U32) -> F32:
 
 
 def buildings(town: Town, lot: Lots) -> Boxes:
-    """Main parts, then the wings of L-shapes."""
+    """Return the main parts, then the wings of L-shapes."""
     lot = take(lot, draw(lot.hash, 0) < _LOT[lot.use, 1])
     _, _, low, high, h_low, h_high, ell_share, _ = _LOT[lot.use].T
     h = lot.hash
@@ -191,7 +191,7 @@ def buildings(town: Town, lot: Lots) -> Boxes:
     height = h_low + (h_high - h_low) * rise * rise + np.where(tower, 22.0, 0.0)
     height = np.minimum(height, MAX_SHADOW_M / town.sun[2]).astype(np.float32)
     kind, rgb = _roof_kind(lot.use, h), _roof_rgb(town, lot.use, h)
-    # An L is a full-length bar at one side of the rectangle and a wing at right angles to it.
+    # An L consists of a full-length bar at one side of the rectangle and a wing at right angles to it.
     ell = draw(h, 7) < ell_share
     bar = np.where(ell, 0.42 + 0.2 * draw(h, 8), 1.0)
     side, flip = np.where(draw(h, 9) < 0.5, -1.0, 1.0), np.where(draw(h, 16) < 0.5, -1.0, 1.0)
@@ -209,7 +209,7 @@ def _roof_kind(use: Ints, h: U32) -> Ints:
 
 
 def patches(lot: Lots) -> Boxes:
-    """Yards, lawns and pools; kind is the material."""
+    """Return yards, lawns and pools; kind is the material."""
     h, n = lot.hash, len(lot.hash)
     flat, rgb = np.zeros(n, np.float32), np.zeros((n, 3), np.float32)
     yards = np.array([mat.PAVED, mat.CONCRETE, mat.SOIL, mat.SAND, mat.GRAVEL])
@@ -232,7 +232,7 @@ def patches(lot: Lots) -> Boxes:
 
 
 def cars(lot: Lots) -> Boxes:
-    """Cars and lorries on the streets; only their colour counts, the label stays road."""
+    """Return cars and lorries on the streets, which change only the colour; the label stays road."""
     return concat(_traffic(lot, 50), _traffic(lot, 60))
 
 

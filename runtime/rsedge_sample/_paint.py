@@ -19,7 +19,7 @@ _SHADE = np.array([0.43, 0.47, 0.54], np.float32)  # skylight is blue
 
 
 def render(town: Town, palette: mat.Palette, frame: Frame) -> tuple[U8, U8]:
-    """(image (3, h, w), labels (h, w)) of a frame, less one pixel all round, which the blur takes."""
+    """Render (image (3, h, w), labels (h, w)) of a frame without its outermost pixels, which the blur needs."""
     noise = _noise(town, frame)
     blocks = objects.blocks_near(town, frame)
     lot = objects.lots(town, frame, blocks)
@@ -38,7 +38,7 @@ def render(town: Town, palette: mat.Palette, frame: Frame) -> tuple[U8, U8]:
 
 
 def _noise(town: Town, frame: Frame) -> Noise:
-    # A pixel averages over what is smaller than itself.
+    # A pixel averages over details smaller than itself.
     fade = min(1.0, 1.4 / frame.gsd)
     grain = value_noise(frame, town.key(93), 1.1)
     grain *= fade
@@ -89,7 +89,7 @@ def _cars(frame: Frame, cars: Boxes, shade: NDArray[np.bool_], image: F32) -> No
 
 
 def _shadows(town: Town, frame: Frame, built: Boxes, trees: Trees) -> NDArray[np.bool_]:
-    """Flat mask of the pixels in the shadow of buildings and trees."""
+    """Return a flat mask of the pixels in the shadow of buildings and trees."""
     sx, sy, length = town.sun
     out = np.zeros(frame.height * frame.width, bool)
     out[shadow(frame, built, sx * length, sy * length)] = True
@@ -129,7 +129,7 @@ def _canopies(
 
 def _roofs(town: Town, frame: Frame, built: Boxes, noise: Noise, image: F32, material: U8) -> None:
     flat, box, p, q = footprint(frame, built)
-    # Where two parts overlap, the later one is on top: keep each pixel's last entry.
+    # If two parts overlap, the later one is on top: keep each pixel's last entry.
     top = np.full(frame.height * frame.width, -1, np.int32)
     entry = np.arange(len(flat), dtype=np.int32)
     top[flat] = entry
@@ -145,7 +145,7 @@ def _roofs(town: Town, frame: Frame, built: Boxes, noise: Noise, image: F32, mat
 
 
 def _roof_light(town: Town, built: Boxes, box: Ints, p: F32, q: F32) -> F32:
-    """Brightness of roof pixels, about 1: slopes towards and from the sun, edges, plant on the roof."""
+    """Return the brightness of roof pixels, about 1: slopes towards and from the sun, edges, plant on the roof."""
     sx, sy, _ = town.sun
     sun_p = (-(sx * built.ax + sy * built.ay)).astype(np.float32)[box]
     sun_q = (-(sy * built.ax - sx * built.ay)).astype(np.float32)[box]
@@ -166,7 +166,7 @@ def _roof_light(town: Town, built: Boxes, box: Ints, p: F32, q: F32) -> F32:
     flat_roof = kind == objects.FLAT
     parapet = flat_roof & (edge < 0.7)
     light += np.where(parapet, 0.10 * np.where(in_p < in_q, -face_p, -face_q) + 0.05, 0).astype(np.float32)
-    # Terraces: part of a flat roof has another coating.
+    # Part of a flat roof, a terrace, has another coating.
     cut = (draw(_ident(town, built), 0) * 2 - 1).astype(np.float32) * half_p
     light += np.where(flat_roof & (p > cut[box]), np.float32(0.09), np.float32(-0.03))
     plant, cast = _plant(town, built, box, p, q, sun_p, sun_q)
@@ -177,14 +177,14 @@ def _roof_light(town: Town, built: Boxes, box: Ints, p: F32, q: F32) -> F32:
 
 
 def _ident(town: Town, built: Boxes) -> U32:
-    """A hash for each roof, from its position."""
+    """Return a hash for each roof, from its position."""
     return hash_of(town.key(96), *(np.floor(c * 8).astype(np.int64) for c in (built.x, built.y)))
 
 
 def _plant(
     town: Town, built: Boxes, box: Ints, p: F32, q: F32, sun_p: F32, sun_q: F32
 ) -> tuple[F32, NDArray[np.bool_]]:
-    """Air conditioners, tanks and stair heads: brightness to add, and their shadows."""
+    """Return the brightness added by air conditioners, tanks and stair heads, and their shadows."""
     owner = _ident(town, built)[box]
 
     def cells(a: F32, b: F32) -> F32:
@@ -200,10 +200,10 @@ def _plant(
 
 
 def _sensor(town: Town, frame: Frame, image: F32) -> U8:
-    """Point spread, haze, tint, noise and rounding; takes one pixel off each side."""
+    """Apply point spread, haze, tint, noise and rounding; removes one pixel on each side."""
     spread = town.number(85, 0.08, 0.2)
     haze, gain = town.number(86, 2, 26), town.number(87, 0.86, 1.04)
-    # Products are stretched to taste: contrast about a middle grey.
+    # Contrast about a middle grey, because image products are stretched differently.
     contrast = town.number(83, 0.95, 1.32)
     tint = [gain * town.number(88 + c, 0.97, 1.03) for c in range(3)]
     inner = Frame(frame.row + 1, frame.col + 1, frame.height - 2, frame.width - 2, frame.gsd)
@@ -222,7 +222,7 @@ def _sensor(town: Town, frame: Frame, image: F32) -> U8:
         sharp += wide[1:-1] * (1 - 2 * spread)
         sharp *= tint[c] * (1 - haze / 400.0) * contrast
         sharp += (haze * (0.85 + 0.15 * c) - 118.0) * contrast + 118.5
-        # A sum of two bytes of the hash: triangular; one of them is common to the channels.
+        # The sum of two bytes of the hash is triangular noise; one byte is common to the channels.
         grain = (bits & np.uint32(255)) + ((bits >> np.uint32(8 * (c + 1))) & np.uint32(255))
         sharp += (grain.astype(np.float32) - 255.0) * level
         np.clip(sharp, 0, 255, out=sharp)

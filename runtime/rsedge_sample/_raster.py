@@ -1,4 +1,4 @@
-"""Which pixels an object covers: all objects of a window at once, without a loop in Python."""
+"""Pixels covered by objects, for all objects of a window at once, without a loop in Python."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ Table = TypeVar("Table")
 
 
 def take(table: Table, keep: Ints) -> Table:
-    """The entries of a dataclass of arrays that an index or mask chooses."""
+    """Return the entries of a dataclass of arrays chosen by an index or mask."""
     chosen: Any = table
     return type(table)(*(getattr(chosen, f.name)[keep] for f in fields(chosen)))
 
 
 def concat(*parts: Boxes) -> Boxes:
-    """All the rectangles, in order."""
+    """Concatenate rectangles in order."""
     return Boxes(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Boxes)))
 
 
 def cover(frame: Frame, x0: F64, y0: F64, x1: F64, y1: F64) -> tuple[Ints, Ints, Ints]:
-    """(object, row, column) of every pixel centre in each bounding box (metres) within the frame.
+    """Return (object, row, column) of every pixel centre in each bounding box (metres) within the frame.
 
-    Objects come in order, so that assigning to the pixels leaves the last object on top.
+    Objects are in order, so that assigning to the pixels leaves the last object on top.
     """
     c0 = np.clip(np.ceil(x0 / frame.gsd - 0.5) - frame.col, 0, frame.width).astype(np.int64)
     c1 = np.clip(np.ceil(x1 / frame.gsd - 0.5) - frame.col, 0, frame.width).astype(np.int64)
     r0 = np.clip(np.ceil(y0 / frame.gsd - 0.5) - frame.row, 0, frame.height).astype(np.int64)
     r1 = np.clip(np.ceil(y1 / frame.gsd - 0.5) - frame.row, 0, frame.height).astype(np.int64)
     wide, high = np.maximum(c1 - c0, 0), np.maximum(r1 - r0, 0)
-    # First the rows of the boxes, then the pixels of those rows: no division per pixel.
+    # First the rows of the boxes, then the pixels of those rows, which needs no division per pixel.
     line_owner, line = repeat_index(np.where(wide > 0, high, 0))
     owner, step = repeat_index(wide[line_owner])
     row = (r0[line_owner] + line)[owner]
@@ -58,9 +58,9 @@ def cover(frame: Frame, x0: F64, y0: F64, x1: F64, y1: F64) -> tuple[Ints, Ints,
 
 
 def offsets(frame: Frame, x: F64, y: F64, box: Ints, row: Ints, col: Ints) -> tuple[F32, F32]:
-    """Metres from each object's centre to the pixel centre.
+    """Return the metres from each object's centre to the pixel centre.
 
-    The subtraction is in float64 of absolute positions: it must not depend on the window.
+    Absolute positions are subtracted in float64, because the result must not depend on the window.
     """
     dx = np.take(frame.x, col) - np.take(x, box)
     dy = np.take(frame.y, row) - np.take(y, box)
@@ -68,14 +68,14 @@ def offsets(frame: Frame, x: F64, y: F64, box: Ints, row: Ints, col: Ints) -> tu
 
 
 def local(frame: Frame, boxes: Boxes, box: Ints, row: Ints, col: Ints) -> tuple[F32, F32]:
-    """Pixel positions in the axes of their rectangles, metres."""
+    """Return pixel positions in metres along the axes of their rectangles."""
     dx, dy = offsets(frame, boxes.x, boxes.y, box, row, col)
     ax, ay = boxes.ax.astype(np.float32)[box], boxes.ay.astype(np.float32)[box]
     return dx * ax + dy * ay, dy * ax - dx * ay
 
 
 def footprint(frame: Frame, boxes: Boxes) -> tuple[Ints, Ints, F32, F32]:
-    """(flat pixel, rectangle, p, q) of the pixel centres inside each rectangle."""
+    """Return (flat pixel, rectangle, p, q) of the pixel centres inside each rectangle."""
     reach_x = np.abs(boxes.ax) * boxes.half_p + np.abs(boxes.ay) * boxes.half_q
     reach_y = np.abs(boxes.ay) * boxes.half_p + np.abs(boxes.ax) * boxes.half_q
     box, row, col = cover(frame, boxes.x - reach_x, boxes.y - reach_y, boxes.x + reach_x, boxes.y + reach_y)
@@ -86,7 +86,7 @@ def footprint(frame: Frame, boxes: Boxes) -> tuple[Ints, Ints, F32, F32]:
 
 
 def shadow(frame: Frame, boxes: Boxes, sx: float, sy: float) -> Ints:
-    """Flat pixels under the shadows: each rectangle swept along (sx, sy) metres per metre of height."""
+    """Return the flat pixels in shadow: each rectangle swept along (sx, sy) metres per metre of height."""
     dx, dy = boxes.height * sx, boxes.height * sy
     reach_x = np.abs(boxes.ax) * boxes.half_p + np.abs(boxes.ay) * boxes.half_q
     reach_y = np.abs(boxes.ay) * boxes.half_p + np.abs(boxes.ax) * boxes.half_q
@@ -99,7 +99,7 @@ def shadow(frame: Frame, boxes: Boxes, sx: float, sy: float) -> Ints:
     sp = (dx * boxes.ax + dy * boxes.ay).astype(np.float32)
     sq = (dy * boxes.ax - dx * boxes.ay).astype(np.float32)
     half_p, half_q = boxes.half_p.astype(np.float32), boxes.half_q.astype(np.float32)
-    # The sweep of a rectangle along a segment is a hexagon: three pairs of parallel sides.
+    # The sweep of a rectangle along a segment is a hexagon, with three pairs of parallel sides.
     spb, sqb = sp[box], sq[box]
     inside = np.abs(p - 0.5 * spb) <= (half_p + 0.5 * np.abs(sp))[box]
     inside &= np.abs(q - 0.5 * sqb) <= (half_q + 0.5 * np.abs(sq))[box]

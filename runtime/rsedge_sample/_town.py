@@ -1,7 +1,7 @@
-"""The plan of a town: a warped grid of superblocks, their use, the streets in them, the rivers.
+"""The plan of a town: a warped grid of superblocks, their use, their streets, the rivers.
 
-Grid coordinates (u, v) count superblocks; world coordinates (x, y) are metres, y downwards.
-(u, v) is the world turned by one angle and displaced by a few long waves, which bends the roads.
+Grid coordinates (u, v) count superblocks; world coordinates (x, y) are metres, y downwards. (u, v) is the world
+rotated by one angle and displaced by a few long waves, which bend the roads.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from rsedge_sample._noise import F32, F64, Ints, draw, hash_of, key_of, key_unit, wave
 
 BLOCK_M = 250.0  # side of a superblock, between two arterials
-NODE_M = 16.0  # the warp is evaluated on this lattice and interpolated between
-MAX_WARP_M = 62.0  # bound of the displacement
+NODE_M = 16.0  # the warp is evaluated on this lattice and interpolated
+MAX_WARP_M = 62.0  # upper bound of the displacement
 RIVER_PERIOD_M = 1500.0
 LOCAL_HALF_M = 4.0  # half the width of the widest local streets
 WALK_M = 2.2  # sidewalk beside a street
 
-# Uses of a superblock, and of the sub-blocks that its local streets cut it into.
+# Uses of a superblock, and of the sub-blocks between its local streets.
 DENSE, RESIDENTIAL, INDUSTRIAL, PARK, LAKE, DESERT, FIELD, VACANT = range(8)
 
-# Per flavour of district, the uses of 3 x 3 superblocks: a quota, so that no class goes missing.
+# Uses of 3 x 3 superblocks per flavour of district, a quota that keeps every class present.
 _QUOTAS = np.array(
     [
         [DENSE, DENSE, DENSE, RESIDENTIAL, RESIDENTIAL, INDUSTRIAL, PARK, LAKE, PARK],
@@ -37,14 +37,14 @@ _QUOTAS = np.array(
     np.uint8,
 )
 _SHUFFLE = np.array([1, 2, 4, 5, 7, 8])  # steps coprime with 9: rank = (step * place + shift) mod 9
-# By use, three ways to cut a superblock into sub-blocks; either number may go along u.
+# Three ways by use to cut a superblock into sub-blocks; either number may go along u.
 _STREETS = np.array(
     [
         [[3, 3], [2, 3], [3, 2]],
         [[2, 4], [1, 4], [2, 4]],
         [[2, 2], [1, 2], [2, 2]],
         *[[[1, 1]] * 3] * 3,
-        [[2, 3], [2, 4], [1, 4]],  # parcels, without streets between
+        [[2, 3], [2, 4], [1, 4]],  # parcels without streets
         [[1, 1]] * 3,
     ]
 )
@@ -54,7 +54,7 @@ _ARTERIALS_M = np.array([4.8, 5.2, 5.6, 6.4, 6.4, 7.4, 8.6, 12.5], np.float32)
 
 @dataclass(frozen=True)
 class Blocks:
-    """The superblocks [j0, j0 + nj) x [i0, i0 + ni), as tables; flat cell = (j - j0) * ni + i - i0."""
+    """Tables of the superblocks [j0, j0 + nj) x [i0, i0 + ni); flat cell = (j - j0) * ni + i - i0."""
 
     i0: int
     j0: int
@@ -76,7 +76,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Site:
-    """Single points in the plan."""
+    """Single points on the plan."""
 
     x: F64
     y: F64
@@ -87,21 +87,21 @@ class Site:
 
 @dataclass(frozen=True)
 class Town:
-    """Everything about a scene that depends on its seed alone."""
+    """Everything about a scene that depends only on its seed."""
 
     seed: int
 
     def key(self, purpose: int) -> int:
-        """The hash key of a purpose."""
+        """Return the hash key of a purpose."""
         return key_of(self.seed, purpose)
 
     def number(self, purpose: int, low: float = 0.0, high: float = 1.0) -> float:
-        """A random number in [low, high)."""
+        """Return a random number in [low, high)."""
         return low + (high - low) * key_unit(self.seed, purpose)
 
     @cached_property
     def turn(self) -> tuple[float, float]:
-        """Cosine and sine of the grid's rotation, from the half-angle tangent (no cos: it is not portable)."""
+        """Cosine and sine of the grid's rotation, from the half-angle tangent because cos is not portable."""
         t = self.number(10, -0.41, 0.41)
         return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
@@ -125,12 +125,12 @@ class Town:
         return total
 
     def warp(self, x: F64, y: F64) -> tuple[F64, F64]:
-        """Displacement (u, v) in metres; at most MAX_WARP_M each."""
+        """Return the displacement (u, v) in metres, at most MAX_WARP_M each."""
         sizes = ((1500.0, 36.0), (800.0, 17.0), (430.0, 5.0))
         return self._waves(x, y, 100, sizes), self._waves(x, y, 150, sizes)
 
     def river_m(self, x: F64, y: F64) -> F64:
-        """Distance in metres to the axis of the nearest river (parallel meandering lines)."""
+        """Return the distance in metres to the axis of the nearest river (parallel meandering lines)."""
         cos, sin = self.turn
         across = -sin * x + cos * y if self.number(14) < 0.5 else cos * x + sin * y
         across = across + self._waves(x, y, 200, ((1900.0, 130.0), (700.0, 38.0), (300.0, 9.0)))
@@ -139,18 +139,18 @@ class Town:
 
     @cached_property
     def river_half_m(self) -> float:
-        """Half the width of the rivers."""
+        """Half the width of the rivers, in metres."""
         return self.number(16, 17.0, 30.0)
 
     def site(self, x: F64, y: F64) -> Site:
-        """Where world points lie in the plan."""
+        """Return the positions of world points on the plan."""
         cos, sin = self.turn
         wu, wv = self.warp(x, y)
         u, v = (cos * x + sin * y + wu) / BLOCK_M, (-sin * x + cos * y + wv) / BLOCK_M
         return Site(x, y, u, v, self.river_m(x, y))
 
     def world(self, u: F64, v: F64, rounds: int = 14) -> tuple[F64, F64]:
-        """World position of grid coordinates, by fixed-point iteration (the warp contracts).
+        """Return the world position of grid coordinates, by fixed-point iteration (the warp contracts).
 
         Four rounds come within a few metres.
         """
@@ -163,7 +163,7 @@ class Town:
         return x, y
 
     def axes(self, x: F64, y: F64) -> tuple[F64, F64, F64, F64]:
-        """World vectors (ux, uy, vx, vy) of one metre along u and along v at world points."""
+        """Return the world vectors (ux, uy, vx, vy) of one metre along u and along v at world points."""
         d = 1.0
         cos, sin = self.turn
         right, left = self.warp(x + d, y), self.warp(x - d, y)
@@ -174,8 +174,8 @@ class Town:
         return vy / det, -vx / det, -uy / det, ux / det
 
     def blocks(self, i0: int, i1: int, j0: int, j1: int) -> Blocks:
-        """Tables of the superblocks i0..i1 x j0..j1 (ends excluded)."""
-        # One more on each side, because an arterial depends on the blocks at both its sides.
+        """Return tables of the superblocks i0..i1 x j0..j1 (ends excluded)."""
+        # One more on each side, because an arterial depends on the blocks on both sides.
         i, j = np.arange(i0 - 1, i1 + 1)[None, :], np.arange(j0 - 1, j1 + 1)[:, None]
         wide = self._use(i, j)
         use = wide[1:-1, 1:-1]
@@ -207,7 +207,7 @@ class Town:
     def _arterials(
         self, line: Ints, along: Ints, before: NDArray[np.uint8], after: NDArray[np.uint8], purpose: int
     ) -> F32:
-        """Half widths: one class per line, with stretches left out, mostly in the open country."""
+        """Return half widths: one class per line, with gaps, mostly in the open country."""
         line_hash = hash_of(self.key(purpose), line)
         half = _ARTERIALS_M[(draw(line_hash, 0) * len(_ARTERIALS_M)).astype(np.int64)]
         rural = np.minimum(before, after) >= PARK
@@ -217,7 +217,7 @@ class Town:
 
     @staticmethod
     def _sub_use(use: NDArray[np.uint8], r: F32) -> NDArray[np.uint8]:
-        """A few sub-blocks of the built-up superblocks are left vacant, or are a pocket park."""
+        """Turn a few sub-blocks of built-up superblocks into vacant lots or pocket parks."""
         out = np.broadcast_to(use[..., None, None], r.shape).copy()
         built = out <= INDUSTRIAL
         out[built & (r < 0.07)] = VACANT

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from rsedge_sample._noise import F32, F64, Frame, Ints, draw, hash_of, value_noise_at
 from rsedge_sample._town import BLOCK_M, DESERT, PARK, VACANT, Blocks, Site, Town
 
-_CELL_M = 6.5  # one place for a tree in each cell of this lattice
-_REACH_M = 24.0  # canopies and their shadows reach less far from the trunk
+_CELL_M = 6.5  # each cell of this lattice has one place for a tree
+_REACH_M = 24.0  # canopies and their shadows extend less far from the trunk
 
-# By use: chance that a place of the tree lattice bears a tree.
+# Probability of a tree at a place of the lattice, by use.
 _TREE = np.array([0.14, 0.36, 0.06, 0.66, 0.45, 0.07, 0.04, 0.08], np.float32)
 
 
@@ -30,7 +30,7 @@ class Trees:
 
 
 def grow(town: Town, frame: Frame, blocks: Blocks) -> Trees:
-    """Canopies on a jittered lattice, thinned by land use, kept off the roads and out of the water."""
+    """Grow canopies on a jittered lattice, thinned by land use, off the roads and out of the water."""
     pad, cell = _REACH_M, _CELL_M
     x, y = frame.x, frame.y
     gx = np.arange(np.floor((x[0] - pad) / cell), np.floor((x[-1] + pad) / cell) + 1).astype(np.int64)
@@ -73,7 +73,7 @@ def _tree_chance(town: Town, blocks: Blocks, site: Site) -> tuple[Ints, F32]:
 
 
 def _street_m(f: F64, n: Ints, before: F32, after: F32, local: F32) -> F64:
-    """Metres from the nearest kerb of this direction's streets, negative on the street."""
+    """Return the metres from the nearest kerb of this direction's streets, negative on the street."""
     sub = f * n
     line = np.floor(sub + 0.5)
     off = np.abs(sub - line) * BLOCK_M / n

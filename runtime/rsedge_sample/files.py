@@ -1,4 +1,4 @@
-"""A sample scene and its labels as two GeoTIFFs, written strip by strip, so of any size."""
+"""A sample scene and its labels as two GeoTIFFs of any size, written strip by strip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsedge.tiling.window import Window
 from rsedge_sample import CLASSES, SampleScene
 
 STRIP_ROWS = 512
-# An invented place: a UTM zone in whose middle the towns' own metres are true to 1 in 2500.
+# An invented place in a UTM zone, near whose central meridian the towns' metres are true to 1 in 2500.
 CRS_EPSG, EAST_M, NORTH_M = 32631, 500_000.0, 5_400_000.0
 COLORS = {
     "building": (196, 62, 52),
@@ -39,10 +39,10 @@ def write_sample(
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write the scene to ``out`` (RGB) and its labels beside it; returns the labels' path.
+    """Write the scene to ``out`` (RGB) and its labels beside it; return the labels' path.
 
-    Memory depends on ``width`` only. ``progress`` is called with (rows done, rows in all). Raises
-    InputError for impossible sizes, OutputError when a file cannot be written.
+    Memory depends only on ``width``. ``progress`` is called with (rows done, rows in total). Raises InputError for
+    impossible sizes, OutputError if a file cannot be written.
     """
     scene = SampleScene(width, height, seed, gsd_m)
     grid = Grid(
@@ -70,7 +70,7 @@ def write_sample(
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``"4096"`` or ``"20000x80000"`` to (width, height) in pixels."""
+    """Parse ``"4096"`` or ``"20000x80000"`` into (width, height) in pixels."""
     match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
     if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
         raise InputError(f"size {text!r} is not SIDE or WIDTHxHEIGHT in pixels, such as 4096 or 6000x4000")

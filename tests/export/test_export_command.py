@@ -267,7 +267,7 @@ class TestSomebodyElsesOnnx:
             (("--gsd", "1,2,3"), "is not two numbers such as 0.25,1"),
             (("--max-value", "0"), "must be a positive number"),
             (("--tile", "0"), "at least 1 pixel"),
-            (("--classes", "none.toml"), "no class table can be read"),
+            (("--classes", "none.toml"), "cannot be read as a class table"),
         ],
     )
     def test_facts_that_are_none(

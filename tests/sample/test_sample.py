@@ -156,7 +156,7 @@ def test_bad_arguments(arguments):
 
 @pytest.mark.parametrize("window", [Window(0, 0, 11, 10), Window(0, 0, 10, 11), Window(5, 5, 6, 2)])
 def test_windows_outside(window):
-    with pytest.raises(InputError, match="does not lie within"):
+    with pytest.raises(InputError, match="exceeds the scene"):
         SampleScene(10, 10).render(window)
 
 

@@ -1,4 +1,4 @@
-"""Where a model's arithmetic runs."""
+"""Runtimes for a model's arithmetic: ONNX Runtime, OpenVINO, TensorRT."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rsedge.model.bundle import Bundle
 
 __all__ = ["DEVICES", "Backend", "open_backend"]
 
-DEVICES = ("auto", "cpu", "cuda", "openvino", "tensorrt", "ort-tensorrt")  # what a user can ask for
-UNMEASURED = "not measured here: `rsedge verify` measures"
+DEVICES = ("auto", "cpu", "cuda", "openvino", "tensorrt", "ort-tensorrt")  # choices of --device
+UNMEASURED = "not measured on this machine; `rsedge verify` measures"
 
 
 def open_backend(
@@ -18,13 +18,13 @@ def open_backend(
 ) -> Backend:
     """Open the bundle's artifact on ``device``, one of ``DEVICES``.
 
-    "cpu", "cuda" and "ort-tensorrt" are ONNX Runtime's; "openvino" is the CPU through OpenVINO. "tensorrt" takes,
-    of the bundle's engines, that of ``precision`` (None: the engine that is there); for the others it is the
-    bundle that says the precision. "auto" is what `rsedge verify` measured to be the fastest here, of the bundle's
-    precision and never of a lower one; where nothing was measured CUDA, else the CPU. ``backend.why`` says which.
+    "cpu", "cuda" and "ort-tensorrt" use ONNX Runtime; "openvino" is the CPU through OpenVINO. "tensorrt" runs the
+    bundle's engine of ``precision`` (None: its only one); on other devices the bundle determines the precision. "auto"
+    is the fastest device measured on this machine by `rsedge verify` for the bundle's precision, never a lower one;
+    without measurements CUDA, else the CPU. ``backend.why`` gives the reason.
 
-    Raises InputError when there is no such device, BackendError when the requested one or its package
-    is missing, ModelError when the artifact does not load or is not what the manifest says.
+    Raises InputError if the device is unknown, BackendError if it or its package is missing, ModelError if the
+    artifact does not load or does not match its manifest.
     """
     if device not in DEVICES:
         raise InputError(f"device {device!r} is unknown; choose one of {', '.join(DEVICES)}")
@@ -41,7 +41,7 @@ def open_backend(
 
 
 def _open_best(bundle: Bundle, device: str, threads: int | None, precision: str | None) -> Backend:
-    from rsedge.backends.ort import CUDA, offered_providers  # noqa: PLC0415 - as below
+    from rsedge.backends.ort import CUDA, offered_providers  # noqa: PLC0415 - see _open
 
     speeds, wrong = load_speeds(bundle)
     measured = fitting(speeds, bundle, threads, engines=precision is not None)
@@ -51,7 +51,7 @@ def _open_best(bundle: Bundle, device: str, threads: int | None, precision: str 
         if not measured or backend.provider == CUDA:
             backend.why = "; ".join([*news, UNMEASURED])
             return backend
-        backend.close()  # CUDA does not start, and that is why it was not measured
+        backend.close()  # CUDA does not start, which is why it was not measured
     for speed in measured:
         try:
             backend = _open(bundle, speed.device, threads, precision)
@@ -61,7 +61,9 @@ def _open_best(bundle: Bundle, device: str, threads: int | None, precision: str 
         if backend.version == speed.version:
             backend.why = "; ".join([_found(speed, len(measured)), *news])
             return backend
-        news.append(f"{speed.device} was measured with version {speed.version}, here is {backend.version}")
+        news.append(
+            f"{speed.device} was measured with version {speed.version}, but {backend.version} is installed"
+        )
         backend.close()
     backend = _open(bundle, device, threads, precision)
     backend.why = "; ".join([*news, UNMEASURED])
@@ -70,11 +72,11 @@ def _open_best(bundle: Bundle, device: str, threads: int | None, precision: str 
 
 def _found(speed: Speed, count: int) -> str:
     which = "the only one" if count == 1 else f"fastest of {count}"
-    return f"{which} measured here on {speed.date[:10]}"
+    return f"{which} measured on this machine on {speed.date[:10]}"
 
 
 def _open(bundle: Bundle, device: str, threads: int | None, precision: str | None) -> Backend:
-    # Imported here: each loads a library of its own, which may not be installed.
+    # Imported on use, because each loads a library that may not be installed.
     if device == "openvino":
         from rsedge.backends.openvino import OpenVinoBackend  # noqa: PLC0415
 

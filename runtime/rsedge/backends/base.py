@@ -1,4 +1,4 @@
-"""What every backend offers."""
+"""The interface and the checks common to all backends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rsedge.tiling.twins import argmax
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A graph's input or output: its shape (None where free) and numpy dtype name."""
+    """Shape (None for a free side) and numpy dtype name of a graph's input or output."""
 
     shape: tuple[int | None, ...]
     dtype: str
@@ -35,24 +35,26 @@ class Backend(ABC):
     """
 
     name: str
-    version: str  # of the library behind it
+    version: str  # of the library
     threads: int  # CPU threads of the graph
-    provider: str  # what really runs the graph, e.g. "CPUExecutionProvider"
-    classes_on_device = False  # whether ``stream_classes`` brings classes from the device rather than scores
-    batch = 1  # tiles that the device likes to get at once; on a CPU more only cost memory
-    kept: int | None = None  # how many answers of ``stream`` stay valid; None: all of them
-    why: str | None = None  # why ``auto`` took it; None: it was asked for by name
-    runs = 0  # of ``infer`` so far
-    trouble: str | None = None  # why what runs is not of the precision that its name says
+    provider: str  # what actually runs the graph, e.g. "CPUExecutionProvider"
+    classes_on_device = (
+        False  # True if ``stream_classes`` transfers classes from the device instead of scores
+    )
+    batch = 1  # tiles to give to the device at once; on a CPU more only cost memory
+    kept: int | None = None  # number of answers of ``stream`` that stay valid; None for all
+    why: str | None = None  # reason why ``auto`` chose this backend; None if requested by name
+    runs = 0  # calls of ``infer`` so far
+    trouble: str | None = None  # reason why the engine does not run at its nominal precision
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        # Seconds so far of bringing pixels to the device and scores back, where they are steps of their own.
+        # Seconds spent moving pixels to the device and scores back, if those are separate steps.
         self.copy_s = {"copy_in": 0.0, "copy_out": 0.0}
 
     @contextmanager
     def copying(self, way: str) -> Iterator[None]:
-        """Counts the block to "copy_in" or "copy_out"."""
+        """Add the time of the block to "copy_in" or "copy_out"."""
         begin = time.perf_counter()
         try:
             yield
@@ -71,9 +73,9 @@ class Backend(ABC):
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the exporter's report says of the artifact that runs (an engine: that it was built from), or {}.
+        """The exporter's record of the artifact that runs, or of the one an engine was built from; {} if none.
 
-        Raises ModelError when the report was edited.
+        Raises ModelError if the report was edited.
         """
         return self.bundle.record()
 
@@ -82,48 +84,48 @@ class Backend(ABC):
         """Run the graph on a checked batch."""
 
     def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """What ``stream`` gives, not yet checked."""
+        """Yield the answers of ``stream``, not yet checked."""
         return map(self._run, batches)
 
     def _classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
-        """What ``stream_classes`` gives, not yet checked."""
+        """Yield the answers of ``stream_classes``, not yet checked."""
         return map(self.classify, batches)
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the model holds."""
+        """Free the model's resources."""
 
     def infer(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Scores of a batch of tiles.
+        """Return the scores of a batch of tiles.
 
-        Raises BackendError when the model fails or answers NaN, ModelError when it answers something else.
+        Raises BackendError if the model fails or answers NaN, ModelError if its answer breaks the contract.
         """
         scores = self._run(batch)
         self.runs += 1
         self._check_answer(scores, len(batch), "float32", (len(self.bundle.manifest.classes),))
-        # One sum a batch: a network that overflows must not pass for one that sees class 0.
+        # One sum per batch, because scores that overflow must not pass for class 0.
         self.check_finite(scores.sum())
         return scores
 
     def classify(self, batch: NDArray[Any]) -> NDArray[np.uint8]:
-        """Each pixel's class, (N, tile, tile): that of the highest score, the first among equals.
+        """Return each pixel's class, (N, tile, tile): the one with the highest score, the first among equals.
 
         Raises BackendError as ``infer`` does.
         """
         return np.stack([argmax(scores) for scores in self.infer(batch)])
 
     def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """Scores of each batch, in order; a device may be given the next batch before this one is done.
+        """Yield the scores of each batch in order; a device may receive the next batch before this one is done.
 
-        So ``batches`` is read up to one ahead; each of its arrays is looked at only until the next is asked for.
-        Finish or close one stream before the next and before ``infer``. The last ``kept`` answers stay valid,
-        also into the next stream; older ones are overwritten. They are not checked for NaN: who blends them
-        reads every number anyway. Raises BackendError when the model fails, ModelError when it answers something else.
+        So ``batches`` is read up to one ahead, and each array is used only until the next is requested. Finish or
+        close one stream before the next and before ``infer``. The last ``kept`` answers stay valid, also into the next
+        stream; older ones are overwritten. Scores are not checked for NaN, because blending reads every number
+        anyway. Raises BackendError if the model fails, ModelError if its answer breaks the contract.
         """
         return self._checked(self._answers, batches, "float32", (len(self.bundle.manifest.classes),))
 
     def stream_classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
-        """``classify`` of each batch, as ``stream`` is ``infer`` of each."""
+        """Yield the classes of each batch (see ``classify``), streamed as in ``stream``."""
         return self._checked(self._classes, batches, "uint8", ())
 
     def _checked(
@@ -133,7 +135,7 @@ class Backend(ABC):
         dtype: str,
         planes: tuple[int, ...],
     ) -> Iterator[NDArray[Any]]:
-        """What ``answer`` makes of the batches, each of which is what the manifest says."""
+        """Yield the answers to the batches, checked against the manifest."""
         asked = deque[int]()
 
         def counted() -> Iterator[NDArray[Any]]:
@@ -146,26 +148,26 @@ class Backend(ABC):
             for found in answers:
                 self._check_answer(found, asked.popleft(), dtype, planes)
                 yield found
-        finally:  # a caller who leaves early, too: a device may be at work on the next
+        finally:  # also if the caller leaves early, because a device may be working on the next batch
             if isinstance(answers, Generator):
                 answers.close()
 
     def _check_answer(self, found: NDArray[Any], tiles: int, dtype: str, planes: tuple[int, ...]) -> None:
-        """Raise ModelError where an answer is not what the manifest promises: it is read by its pointer later."""
+        """Raise ModelError if an answer breaks the manifest's contract, because it is later read by pointer."""
         tile = self.bundle.manifest.tile
         wanted = (tiles, *planes, tile, tile)
         if found.shape != wanted or found.dtype != dtype:
             raise ModelError(
-                f"{self.bundle.artifact} answered {found.dtype} {_sides(found.shape)} on {self.provider}, its manifest "
-                f"says {dtype} {_sides(wanted)}; export the model again"
+                f"{self.bundle.artifact} answered {found.dtype} {_sides(found.shape)} on {self.provider}, but its "
+                f"manifest says {dtype} {_sides(wanted)}; export the model again"
             )
 
     def check_finite(self, digest: NDArray[Any] | np.floating[Any]) -> None:
-        """Raise BackendError when sums or means of scores tell that some were NaN or infinite."""
+        """Raise BackendError if sums or means of scores show that some were NaN or infinite."""
         if not np.isfinite(digest).all():
             precision = self.bundle.precision
             remedy = (
-                "its weights or the raster's values are at fault: check them, or train it again"
+                "check its weights and the raster's values, or train the model again"
                 if precision == "fp32"
                 else "run it in fp32, or export it again"
             )
@@ -174,7 +176,7 @@ class Backend(ABC):
             )
 
     def check_contract(self) -> None:
-        """Raise ModelError when the graph is not what the manifest says."""
+        """Raise ModelError if the graph does not match the manifest."""
         m = self.bundle.manifest
         wanted_in = TensorSpec((None, len(m.bands), m.tile, m.tile), m.dtype)
         wanted_out = TensorSpec((None, len(m.classes), m.tile, m.tile), "float32")
@@ -182,10 +184,10 @@ class Backend(ABC):
             ("input", self.input_spec, wanted_in),
             ("output", self.output_spec, wanted_out),
         ):
-            # A graph may leave its input's sides free; what it answers must be known before it runs.
+            # A graph may leave its input's sides free, but the shape of its output must be known before a run.
             if not _fits(found, wanted) or (what == "output" and None in found.shape[1:]):
                 raise ModelError(
-                    f"{self.bundle.artifact}: its {what} is {found.dtype} {_show(found)}, its manifest says "
+                    f"{self.bundle.artifact}: its {what} is {found.dtype} {_show(found)}, but its manifest says "
                     f"{wanted.dtype} {_show(wanted)}; export the model again"
                 )
 

@@ -1,4 +1,4 @@
-"""TensorRT and CUDA as they are on this machine, or a clear word on what is missing."""
+"""Access to TensorRT and CUDA, with clear errors if something is missing."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from rsedge.errors import BackendError
 from rsedge.machine import BOARD
 from rsedge.model.engines import Device
 
-OLDEST = (8, 5)  # JetPack 5: the first with named tensors and execute_async_v3
+OLDEST = (8, 5)  # JetPack 5, the first with named tensors and execute_async_v3
 STRONGLY_TYPED = (10, 0)
-TEGRA_RELEASE = Path("/etc/nv_tegra_release")  # on Jetsons only
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")  # exists only on Jetsons
 JETSON_VENV = "a virtual environment sees it only if made with `python3 -m venv --system-site-packages`"
 
 
 def import_tensorrt() -> Any:
-    """The tensorrt module. Raises BackendError when it is missing, does not load or is too old."""
+    """Import the tensorrt module. Raises BackendError if it is missing, does not load or is too old."""
     try:
         trt = importlib.import_module("tensorrt")
     except ImportError as error:
         if l4t_release():
-            fix = f"on a Jetson it comes with JetPack: `sudo apt install nvidia-jetpack`; {JETSON_VENV}"
+            fix = f"on a Jetson install JetPack: `sudo apt install nvidia-jetpack`; {JETSON_VENV}"
         else:
-            fix = 'run `pip install "rsedge[trt]"` (on a Jetson it comes with JetPack instead)'
+            fix = 'run `pip install "rsedge[trt]"` (on a Jetson install JetPack instead)'
         what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load ({error})"
         raise BackendError(f"TensorRT {what}; {fix}") from error
     if version(trt) < OLDEST:
@@ -39,18 +39,18 @@ def import_tensorrt() -> Any:
 
 
 def version(trt: Any) -> tuple[int, int]:
-    """Major and minor version."""
+    """Return the major and minor version."""
     major, minor = re.findall(r"\d+", trt.__version__)[:2]
     return int(major), int(minor)
 
 
 def strongly_typed(trt: Any) -> bool:
-    """Whether networks take the types that stand in the ONNX. Before TensorRT 10 builder flags allow types."""
+    """Return True if networks take their types from the ONNX; before TensorRT 10, builder flags set them."""
     return version(trt) >= STRONGLY_TYPED
 
 
 def l4t_release(path: Path = TEGRA_RELEASE) -> str | None:
-    """The system release of a Jetson, such as "36.4.0" (JetPack 6.1); None elsewhere."""
+    """Return the system release of a Jetson, such as "36.4.0" (JetPack 6.1); None on other machines."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -60,7 +60,7 @@ def l4t_release(path: Path = TEGRA_RELEASE) -> str | None:
 
 
 def device_name(gpu: str) -> str:
-    """The GPU's name, on a Jetson with the board's: CUDA calls all of them "Orin", and a plan is for one kind."""
+    """Return the GPU's name, with the board on a Jetson, because CUDA calls them all "Orin" but plans differ."""
     try:
         board = BOARD.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
     except OSError:
@@ -69,9 +69,9 @@ def device_name(gpu: str) -> str:
 
 
 class Gpu:
-    """The first CUDA device's primary context, which TensorRT uses too. A context manager.
+    """Primary context of the first CUDA device, which TensorRT uses too. A context manager.
 
-    Raises BackendError where pycuda or a GPU is missing.
+    Raises BackendError if pycuda or a GPU is missing.
     """
 
     def __init__(self) -> None:
@@ -80,15 +80,15 @@ class Gpu:
             self.driver.init()
             self._device = self.driver.Device(0)
             self._primary = self._device.retain_primary_context()
-        except Exception as error:  # pycuda's errors have no common base but RuntimeError's siblings
+        except Exception as error:  # pycuda's errors share no base class of their own
             raise BackendError(
-                f"there is no CUDA device to use ({error}); check it with `nvidia-smi` (on a Jetson `tegrastats`; "
-                "in a container give it the GPU: `--runtime nvidia` or `--gpus all`), or run the model on the CPU"
+                f"no CUDA device is usable ({error}); check `nvidia-smi` (on a Jetson `tegrastats`), give a container "
+                "the GPU (`--runtime nvidia` or `--gpus all`), or run the model on the CPU"
             ) from error
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Makes the context current in this thread for the block, and only there: torch may use CUDA as well."""
+        """Make the context current in this thread during the block only, because torch may use CUDA as well."""
         self._primary.push()
         try:
             yield
@@ -96,12 +96,12 @@ class Gpu:
             self._primary.pop()
 
     def free_bytes(self) -> int:
-        """Free device memory, bytes. Needs ``current``."""
+        """Return free device memory in bytes. Needs ``current``."""
         free_bytes, _ = self.driver.mem_get_info()
         return int(free_bytes)
 
     def facts(self, trt: Any) -> Device:
-        """What a plan depends on."""
+        """Return what a plan depends on."""
         major, minor = self._device.compute_capability()
         newest = self.driver.get_driver_version()
         return Device(
@@ -114,7 +114,7 @@ class Gpu:
         )
 
     def close(self) -> None:
-        """Let go of the context; it ends with its last holder."""
+        """Release the context, which ends with its last holder."""
         self._primary = None
 
     def __enter__(self) -> Gpu:

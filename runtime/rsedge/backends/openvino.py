@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU: the one that makes INT8 faster than FP32 there."""
+"""OpenVINO on a CPU: the backend on which INT8 is faster than FP32."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rsedge.model.bundle import Bundle
 
 
 class OpenVinoBackend(Backend):
-    """A bundle's ONNX compiled by OpenVINO for the CPU, in the arithmetic of the file.
+    """A bundle's ONNX compiled by OpenVINO for the CPU, at the file's precision.
 
-    The graph is compiled for the number of tiles in a batch: for one at the start, for any other when
-    it first comes. Raises BackendError where OpenVINO is missing, ModelError where it refuses the file.
+    The graph is compiled per batch size: for one tile at the start, for other sizes on first use. Raises
+    BackendError if OpenVINO is missing, ModelError if it rejects the file.
     """
 
     name = "openvino"
@@ -29,13 +29,13 @@ class OpenVinoBackend(Backend):
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         super().__init__(bundle)
         self._openvino = _import_openvino()
-        self.version = str(self._openvino.__version__).partition("-")[0]  # without the build's number
+        self.version = str(self._openvino.__version__).partition("-")[0]  # without the build number
         self.threads = threads or usable_cores()
         self.provider = f"OpenVINO CPU {'.'.join(self.version.split('.')[:2])}"
         self._core = self._openvino.Core()
         model = self._read()
         if len(model.inputs) != 1 or len(model.outputs) < 1:
-            raise ModelError(f"{bundle.artifact} has {len(model.inputs)} inputs; a model has one")
+            raise ModelError(f"{bundle.artifact} has {len(model.inputs)} inputs, but must have one")
         self._input_spec, self._output_spec = _spec(model.inputs[0]), _spec(model.outputs[0])
         self._turns: dict[int, _Turn] = {1: self._compile(model, 1)}
 
@@ -53,12 +53,12 @@ class OpenVinoBackend(Backend):
         request = self._loaded(batch)
         with self._failing():
             request.infer()
-        # A copy: a later run overwrites the request's own memory.
+        # A copy, because a later run overwrites the request's own memory.
         with self.copying("copy_out"):
             return np.array(request.get_output_tensor(0).data, np.float32)
 
     def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """As the base's; the next batch is fetched while this one is computed, and answers are not copied."""
+        """See ``Backend._answers``. Fetches the next batch while this one is computed; answers are not copied."""
         running: Any = None
         try:
             for batch in batches:
@@ -70,7 +70,7 @@ class OpenVinoBackend(Backend):
                     yield self._awaited(before)
             if running is not None:
                 yield self._awaited(running)
-        finally:  # a caller who leaves early, too: memory that is in use must not be used again
+        finally:  # also if the caller leaves early, because memory in use must not be reused
             if running is not None:
                 with suppress(RuntimeError):
                     running.wait()
@@ -81,7 +81,7 @@ class OpenVinoBackend(Backend):
         del self._core
 
     def _loaded(self, batch: NDArray[Any]) -> Any:
-        """The next request for as many tiles, with a copy of the pixels: the caller may use theirs again."""
+        """Return the next request for as many tiles, loaded with a copy of the pixels, so callers may reuse theirs."""
         count = len(batch)
         if count not in self._turns:
             self._turns[count] = self._compile(self._read(), count)
@@ -116,22 +116,22 @@ class OpenVinoBackend(Backend):
             raise self._refusal(error) from error
 
     def _compile(self, model: Any, batch: int) -> _Turn:
-        """Inference requests for ``batch`` tiles at a time."""
+        """Compile the model into inference requests for ``batch`` tiles."""
         shape = model.inputs[0].partial_shape
         shape[0] = batch
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": self.threads,
-            # Else a CPU with AMX computes an fp32 file in bfloat16, and says nothing.
+            # Otherwise a CPU with AMX silently computes an fp32 file in bfloat16.
             "INFERENCE_PRECISION_HINT": "f32",
-            # Pinned workers would share their cores with the threads that decode and encode, though others idle.
+            # Pinned workers would share their cores with the decoding and encoding threads while others idle.
             "ENABLE_CPU_PINNING": False,
         }
         try:
             model.reshape(shape)
             compiled = self._core.compile_model(model, "CPU", settings)
-            # Answers that stay valid, and the one that is being computed.
+            # For the answers that stay valid, and the one being computed.
             return _Turn([compiled.create_infer_request() for _ in range(self.kept + 1)])
         except RuntimeError as error:
             raise self._refusal(error) from error
@@ -143,13 +143,13 @@ class OpenVinoBackend(Backend):
 
 
 class _Turn:
-    """Requests of one compiled graph, each with memory of its own, used one after the other."""
+    """Requests of one compiled graph, each with its own memory, used in turn."""
 
     def __init__(self, requests: list[Any]) -> None:
         self._requests, self._at = requests, 0
 
     def next(self) -> Any:
-        """The one that was used longest ago."""
+        """Return the least recently used request."""
         self._at = (self._at + 1) % len(self._requests)
         return self._requests[self._at]
 
@@ -168,6 +168,6 @@ def _spec(port: Any) -> TensorSpec:
 
 
 def _last_line(error: Exception) -> str:
-    """What OpenVINO complains of; the lines before it name places in its sources."""
+    """Return the last line, which is OpenVINO's complaint; the lines before name places in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

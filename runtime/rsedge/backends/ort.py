@@ -1,4 +1,4 @@
-"""ONNX Runtime, on CPU, CUDA or its own TensorRT provider."""
+"""ONNX Runtime on the CPU, on CUDA or with its TensorRT provider."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rsedge.files import user_cache
 from rsedge.machine import usable_cores
 from rsedge.model.bundle import Bundle
 
-# It makes float biases integers, and of fp16 scales theirs underflows (88 % of the pixels right instead of 99.6).
+# It turns float biases into integers, and fp16 scales make these underflow (88 instead of 99.6 % right).
 INEXACT = ["WeightBiasQuantization"]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-BY_DEVICE = {"cuda": CUDA, "ort-tensorrt": TENSORRT}  # devices that have a provider of their own
+BY_DEVICE = {"cuda": CUDA, "ort-tensorrt": TENSORRT}  # devices with a provider of their own
 CUDA_BATCH = 8  # tiles that fill a GPU
 KNOWS_TF32 = (1, 18)  # the first onnxruntime with the setting
 OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "cuda failure 2:", "bfcarena")  # in lower case
@@ -30,12 +30,12 @@ OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "cuda failure 2:"
 class OrtBackend(Backend):
     """A bundle's ONNX in an ONNX Runtime session.
 
-    ``device`` "auto" takes CUDA where this onnxruntime offers and starts it, else the CPU; "cuda", "cpu" and
-    "ort-tensorrt" (ONNX Runtime's TensorRT provider) get exactly that or a BackendError.
+    ``device`` "auto" uses CUDA if this onnxruntime offers and starts it, else the CPU; "cuda", "cpu" and
+    "ort-tensorrt" (ONNX Runtime's TensorRT provider) use exactly that or raise BackendError.
 
-    On CUDA its runs copy pixels in and scores out themselves, so ``copy_s`` stays 0 and they count as the model's time.
-    Where a batch does not fit the device's memory, half of it is tried, down to one tile, and ``batch`` stays at
-    what fitted. That was tested with a session that stands for a full GPU; it has not been seen on one.
+    CUDA runs copy pixels and scores themselves, so ``copy_s`` stays 0 and copies count as the model's time. If a
+    batch does not fit the device's memory, it is halved, down to one tile, and ``batch`` keeps the size that fitted.
+    This was tested with a session that simulates a full GPU, not on a real one.
     """
 
     name = "onnxruntime"
@@ -54,11 +54,11 @@ class OrtBackend(Backend):
                 providers=_providers(ort, device, bundle),
                 disabled_optimizers=INEXACT,
             )
-        except Exception as error:  # onnxruntime raises a dozen unrelated types here
+        except Exception as error:  # onnxruntime raises a dozen unrelated types
             raise ModelError(
                 f"{bundle.artifact} does not load in onnxruntime {ort.__version__}: {_first_line(error)}"
             ) from error
-        # It would keep the bytes for ever, to load them anew, and on another device than asked for, where a run fails.
+        # Fallback would keep the model's bytes and, when a run fails, reload them on another device than requested.
         self._session.disable_fallback()
         self._session._model_bytes = None
         self.provider = self._session.get_providers()[0]
@@ -69,10 +69,10 @@ class OrtBackend(Backend):
             )
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) < 1:
-            raise ModelError(f"{bundle.artifact} has {len(inputs)} inputs; a model has one")
+            raise ModelError(f"{bundle.artifact} has {len(inputs)} inputs, but must have one")
         self._input, self._output = inputs[0], outputs[0]
         self.batch = CUDA_BATCH if self.provider == CUDA else 1
-        # TensorRT would build another engine, in minutes, for each number of tiles that comes.
+        # TensorRT would build another engine, which takes minutes, for each new number of tiles.
         self._most = 1 if self.provider == TENSORRT else sys.maxsize  # tiles in one call of the session
         self._turn = _Turn(self.kept, bundle)
 
@@ -93,7 +93,7 @@ class OrtBackend(Backend):
         return scores
 
     def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """As the base's; scores are written into ``kept`` arrays in turn, so that no tile allocates any."""
+        """See ``Backend._answers``. Writes scores into ``kept`` arrays in turn, so that tiles allocate nothing."""
         for batch in batches:
             scores = self._turn.next(len(batch))
             self._answer(batch, scores)
@@ -118,15 +118,15 @@ class OrtBackend(Backend):
         self._session.run_with_iobinding(binding)
 
     def _shrink(self, tiles: int, error: Exception) -> None:
-        """From now on ask for half of ``tiles`` at once. Raises BackendError where memory is not what was missing."""
+        """Halve the number of tiles per call after an out-of-memory error. Raises BackendError for other errors."""
         said = str(error).lower()
         if not any(sign in said for sign in OUT_OF_MEMORY):
             raise BackendError(f"the model failed on {self.provider}: {_first_line(error)}") from error
         if tiles == 1:
             m = self.bundle.manifest
             raise BackendError(
-                f"one tile of {m.tile} px does not fit the memory of {self.provider} ({_first_line(error)}); close "
-                "what else uses it (`nvidia-smi` lists it), take --device cpu, or export the model with a smaller tile"
+                f"one tile of {m.tile} px does not fit the memory of {self.provider} ({_first_line(error)}); stop "
+                "other users (see `nvidia-smi`), use --device cpu, or export the model with a smaller tile"
             ) from error
         self._most = tiles // 2
         self.batch = min(self.batch, self._most)
@@ -137,7 +137,7 @@ class OrtBackend(Backend):
 
 
 class _Turn:
-    """``kept`` arrays of scores, used one after the other, over all streams of a backend."""
+    """``kept`` arrays of scores, used in turn over all streams of a backend."""
 
     def __init__(self, kept: int, bundle: Bundle) -> None:
         m = bundle.manifest
@@ -146,7 +146,7 @@ class _Turn:
         self._at = 0
 
     def next(self, tiles: int) -> NDArray[np.float32]:
-        """(tiles, classes, tile, tile): the memory that was handed out longest ago."""
+        """Return the least recently used array, (tiles, classes, tile, tile)."""
         self._at = (self._at + 1) % len(self._arrays)
         if len(self._arrays[self._at]) < tiles:
             self._arrays[self._at] = np.empty((tiles, *self._shape), np.float32)
@@ -154,15 +154,15 @@ class _Turn:
 
 
 def offered_providers() -> tuple[str, ...]:
-    """What this onnxruntime can run on. Raises BackendError where there is none."""
+    """Return this onnxruntime's providers. Raises BackendError if onnxruntime is missing."""
     return tuple(import_onnxruntime().get_available_providers())
 
 
 def _check_offered(device: str, offered: tuple[str, ...]) -> None:
-    """Raise BackendError where a device asked for by name is not among the providers."""
+    """Raise BackendError if a device requested by name is not among the providers."""
     if BY_DEVICE.get(device, CPU) not in offered:
         raise BackendError(
-            f"device {device} was asked for, this onnxruntime offers {', '.join(offered)}; install "
+            f"device {device} was asked for, but this onnxruntime offers {', '.join(offered)}; install "
             '`pip install "rsedge[gpu]"` in place of [cpu] (x86-64; on a Jetson NVIDIA\'s own onnxruntime-gpu '
             "wheel), or use --device cpu"
         )
@@ -173,14 +173,14 @@ def _session_options(ort: Any, threads: int) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning workers would take the core that decodes the next rows (field: half the speed).
+    # Spinning workers would occupy the core that decodes the next rows (in the field: half the speed).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
 
 
 def _providers(ort: Any, device: str, bundle: Bundle) -> list[str | tuple[str, dict[str, str]]]:
-    """Those to try, in order, with their settings."""
+    """Return the providers to try, in order, with their settings."""
     if device == "cpu" or CUDA not in ort.get_available_providers():
         return [CPU]
     cuda = (CUDA, _cuda_options(ort))
@@ -188,27 +188,29 @@ def _providers(ort: Any, device: str, bundle: Bundle) -> list[str | tuple[str, d
 
 
 def _cuda_options(ort: Any) -> dict[str, str]:
-    # EXHAUSTIVE, the default, would time every convolution again when a row's last batch is a smaller one.
+    # EXHAUSTIVE, the default, would time every convolution again for the smaller last batch of a row.
     options = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
     if tuple(int(n) for n in re.findall(r"\d+", ort.__version__)[:2]) >= KNOWS_TF32:
-        options["use_tf32"] = "0"  # else a GPU rounds an fp32 file's factors to 10 bits, and says nothing
+        options["use_tf32"] = "0"  # otherwise a GPU silently rounds an fp32 file's factors to 10 bits
     return options
 
 
 def _tensorrt_options(bundle: Bundle) -> dict[str, str]:
-    """Arithmetic of the file's precision; engines are kept in the user's cache, a folder for each file."""
+    """Return settings for the file's precision; engines are kept in the user's cache, in a folder per file."""
     folder = user_cache() / "ort-tensorrt" / bundle.sha256
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BackendError(
-            f"{folder}, where engines are kept, cannot be made: {error.strerror}; set XDG_CACHE_HOME"
+            f"{folder} cannot be made to keep engines: {error.strerror}; set XDG_CACHE_HOME to another folder"
         ) from error
     if bundle.precision == "fp32":
-        # The provider has no switch for it; TensorRT reads this when it builds.
+        # The provider has no option for TF32; TensorRT reads this variable when it builds.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     return {
-        "trt_fp16_enable": str(bundle.precision in {"fp16", "int8-trt10"}),  # whose other layers are fp16
+        "trt_fp16_enable": str(
+            bundle.precision in {"fp16", "int8-trt10"}
+        ),  # int8-trt10's other layers are fp16
         "trt_int8_enable": str(bundle.precision.startswith("int8")),
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(folder),

@@ -1,4 +1,4 @@
-"""onnxruntime, which tells its makers about the machine that it runs on unless told not to before it is imported."""
+"""Import of onnxruntime with its telemetry off, which must be set before the import."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from rsedge.errors import BackendError
 
-TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"  # as onnxruntime 1.32 reads it; "1" keeps it quiet
+TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"  # read by onnxruntime 1.32; "1" turns telemetry off
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module, which then sends nothing to anyone and leaves no files in the user's home.
+    """Import onnxruntime such that it sends no telemetry and leaves no files in the user's home.
 
-    Whoever wants its telemetry sets ORT_DISABLE_TELEMETRY=0. Nothing of rsedge imports it otherwise. Raises
-    BackendError where it is missing.
+    Set ORT_DISABLE_TELEMETRY=0 to allow telemetry. rsedge imports onnxruntime only by this function. Raises
+    BackendError if the package is missing.
     """
     os.environ.setdefault(TELEMETRY_OFF, "1")
     try:

@@ -1,4 +1,4 @@
-"""How fast a bundle's artifacts ran on this machine: what `rsedge verify` measured and ``--device auto`` goes by."""
+"""Speeds of a bundle's artifacts on this machine, measured by `rsedge verify` and used by ``--device auto``."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from rsedge.model.engines import list_engines
 
 SCHEMA = 1
 ON_CPU = ("cpu", "openvino")  # devices whose speed depends on the number of threads
-ENGINES = ("tensorrt", "ort-tensorrt")  # devices that are taken only when a precision is asked for
+ENGINES = ("tensorrt", "ort-tensorrt")  # devices used only if a precision is requested
 DEVICES = (*ON_CPU, "cuda", *ENGINES)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a time holds for."""
+    """The machine that a measurement is valid for."""
 
     cpu: str
-    cores: int  # that the process may use
-    device: str  # board and GPUs by name, "" where there are none
+    cores: int  # usable by the process
+    device: str  # names of board and GPUs, "" if there are none
 
     @classmethod
     def here(cls) -> Machine:
-        """This one."""
+        """Describe this machine."""
         return cls(cpu_name(), usable_cores(), ", ".join(n for n in (board_name(), *gpu_names()) if n))
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One artifact on one device, measured in turns with the reference: fp32 in ONNX Runtime on the CPU.
+    """Speed of one artifact on one device, measured in turns with the reference: fp32 in ONNX Runtime on the CPU.
 
-    Raises InputError where a number cannot be one of a measurement.
+    Raises InputError if a number cannot come from a measurement.
     """
 
     precision: str  # of the artifact
-    device: str  # as it is asked for by name
-    provider: str  # what really ran
-    version: str  # of the library behind it
+    device: str  # name of the requested device
+    provider: str  # what actually ran
+    version: str  # of the library
     threads: int  # of the CPU
-    tile_ms: float  # p50 of one tile
-    reference_ms: float  # p50 of the reference on the same tiles
-    agreement: float  # share of the pixels with the reference's class
+    tile_ms: float  # median of one tile
+    reference_ms: float  # median of the reference on the same tiles
+    agreement: float  # share of pixels with the reference's class
     sha256: str  # of the artifact, or of the engine
     date: str  # UTC, ISO 8601
     machine: Machine
@@ -62,23 +62,23 @@ class Speed:
             if (wrong := odd_name(name)) is not None:
                 raise InputError(f"a name in it {wrong}")
         if self.device not in DEVICES:
-            raise InputError(f"device {self.device} is none of {', '.join(DEVICES)}")
+            raise InputError(f"device {self.device} is unknown; known are {', '.join(DEVICES)}")
         if not (
             0 < self.tile_ms < math.inf and 0 < self.reference_ms < math.inf and 0 <= self.agreement <= 1
         ):
             raise InputError(
-                f"{self.tile_ms} ms a tile, {self.reference_ms} ms of the reference and agreement {self.agreement} "
-                "were never measured: times are above 0, an agreement is a share"
+                f"{self.tile_ms} ms per tile, {self.reference_ms} ms of the reference and agreement {self.agreement} "
+                "are impossible: times must be above 0 and agreement a share"
             )
 
     @property
     def cost(self) -> float:
-        """Its time over the reference's: they took turns, so what disturbed the machine disturbed both."""
+        """Time relative to the reference; both were measured in turns, so disturbances affected both."""
         return self.tile_ms / self.reference_ms
 
 
 def load_speeds(bundle: Bundle) -> tuple[tuple[Speed, ...], str | None]:
-    """All that was measured of a bundle, here or elsewhere, and what is wrong with the files that hold it."""
+    """Read all measurements of a bundle, from any machine, and describe what is wrong with their files."""
     found, wrong = dict[tuple[Any, ...], Speed](), list[str]()
     for path in _places(bundle):
         try:
@@ -91,15 +91,14 @@ def load_speeds(bundle: Bundle) -> tuple[tuple[Speed, ...], str | None]:
         except FileNotFoundError:
             continue
         except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            wrong.append(f"{path} is not what rsedge writes ({type(error).__name__}: {error})")
+            wrong.append(f"{path} is not a valid speeds file ({type(error).__name__}: {error})")
     return tuple(found.values()), "; ".join(wrong) or None
 
 
 def keep_speeds(bundle: Bundle, speeds: Iterable[Speed]) -> Path:
-    """Write them beside the bundle's report, or into the user's cache where that is not to be; returns the file.
+    """Write the speeds beside the bundle's report, else into the user's cache; return the file.
 
-    What was measured before of other artifacts, or on other machines, stays. Raises OSError where neither can be
-    written.
+    Measurements of other artifacts and machines are kept. Raises OSError if neither place is writable.
     """
     known = {_key(speed): speed for speed in (*load_speeds(bundle)[0], *speeds)}
     facts = {"rsedge_speeds_schema": SCHEMA, "speeds": [asdict(speed) for speed in known.values()]}
@@ -120,9 +119,9 @@ def keep_speeds(bundle: Bundle, speeds: Iterable[Speed]) -> Path:
 def fitting(
     speeds: Iterable[Speed], bundle: Bundle, threads: int | None, engines: bool = False
 ) -> tuple[Speed, ...]:
-    """Those of ``bundle``'s artifact on this very machine with as many ``threads``, fastest first.
+    """Return the measurements valid for this bundle, machine and thread count, fastest first.
 
-    ``engines``: also those of TensorRT that have the artifact's precision.
+    ``engines``: include TensorRT engines of the artifact's precision.
     """
     here, threads = Machine.here(), threads or usable_cores()
     plans = _plans(bundle) if engines else frozenset()
@@ -138,10 +137,10 @@ def fitting(
 
 
 def _places(bundle: Bundle) -> tuple[Path, ...]:
-    """Where speeds may lie, the better place first."""
+    """Return the possible places of a speeds file, the preferred one first."""
     listed = json.dumps(sorted(bundle.artifacts.items())).encode()
     cached = user_cache() / "speeds" / f"{hashlib.sha256(listed).hexdigest()}.json"
-    # The installed model is part of a package, which a wheel or a checkout must not differ from.
+    # The installed model belongs to a package, whose files must stay equal to the wheel's or checkout's.
     if not bundle.path.is_dir() or bundle.path.resolve() == DEFAULT_BUNDLE.resolve():
         return (cached,)
     return bundle.path / SPEEDS_NAME, cached
@@ -152,7 +151,7 @@ def _key(speed: Speed) -> tuple[Any, ...]:
 
 
 def _plans(bundle: Bundle) -> frozenset[str]:
-    """SHA-256 of the bundle's engines."""
+    """Return the SHA-256 of the bundle's engines."""
     try:
         return frozenset(e.sha256 for e in list_engines(bundle.path)) if bundle.path.is_dir() else frozenset()
     except ModelError:

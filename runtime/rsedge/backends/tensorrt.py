@@ -1,4 +1,4 @@
-"""TensorRT: runs an engine that `rsedge export --trt` built on this device."""
+"""TensorRT: runs an engine built on this device by `rsedge export --trt`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import PlanFacts, choose, command, plan_path
 
-# Tensors of every engine of rsedge; the last two are added when it is built (rsedge_export.engines).
+# Tensors of every rsedge engine; the last two are added during the build (rsedge_export.engines).
 PIXELS, SCORES, CLASSES, MEAN = "pixels", "scores", "classes", "mean"
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "UINT8": "uint8"}
-# Waiting threads sleep: a spinning one would take the core that decodes the next rows.
+# Waiting threads sleep, because a spinning one would occupy the core that decodes the next rows.
 EVENT_FLAGS = ("DISABLE_TIMING", "BLOCKING_SYNC")
 
 
 class TensorRtBackend(Backend):
-    """The engine of ``bundle`` that fits this device: of ``precision``, or (None) the only one there is.
+    """The engine of ``bundle`` that fits this device, of ``precision`` or (None) the only one.
 
-    Nothing is built here and nothing guessed: where no engine fits, ModelError names every difference and the
-    command that builds one. BackendError where TensorRT, pycuda, a GPU or memory on it is missing.
+    Engines are never built or guessed: if none fits, ModelError lists every difference and the command that
+    builds one. Raises BackendError if TensorRT, pycuda, a GPU or device memory is missing.
     """
 
     name = "tensorrt"
@@ -39,7 +39,7 @@ class TensorRtBackend(Backend):
         super().__init__(bundle)
         if not bundle.path.is_dir():
             raise ModelError(
-                f"{bundle.path} is a lone file; TensorRT engines lie in a bundle's folder: give that"
+                f"{bundle.path} is a file, but TensorRT engines are kept in a bundle; give the bundle's folder"
             )
         trt = import_tensorrt()
         self._slots: list[_Slot] = []
@@ -71,27 +71,27 @@ class TensorRtBackend(Backend):
 
     @property
     def record(self) -> dict[str, Any]:
-        """As the base's. An engine named int8 was built from int8-trt8 or int8-trt10, not from the CPU's int8."""
+        """The exporter's record of the engine's source: int8-trt8 or int8-trt10 for int8, not the CPU's int8."""
         return self.bundle.record(self.facts.source)
 
     def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """As the base's; the next batch is on its way to the GPU before this one's scores are waited for."""
+        """See ``Backend._answers``. Enqueues the next batch before waiting for the current one."""
         return self._stream(batches, SCORES)
 
     def _classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
-        """As the base's, from the engine's own argmax. Near ties may go the other way than on the host."""
+        """See ``Backend._classes``. Uses the engine's own argmax; near ties may differ from the host's."""
         for classes in self._stream(batches, CLASSES):
             yield classes[:, 0].astype(np.uint8)
 
     def close(self) -> None:
-        """Free the engine and its memory, on the device and pinned."""
+        """Free the engine and its device and pinned memory."""
         self._stack.close()
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         return np.concatenate([part.copy() for part in self._answers(self._parts(batch))])
 
     def _parts(self, batch: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """A batch in parts that the engine takes."""
+        """Split a batch into parts that the engine accepts."""
         return (batch[at : at + self._most] for at in range(0, len(batch), self._most))
 
     def _load(self, trt: Any, facts: PlanFacts) -> None:
@@ -106,7 +106,7 @@ class TensorRtBackend(Backend):
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         if names != {PIXELS, SCORES, CLASSES, MEAN}:
             raise ModelError(
-                f"{bundle.artifact} has tensors {', '.join(sorted(names))}, not rsedge's; {rebuild}"
+                f"{bundle.artifact} has tensors {', '.join(sorted(names))}, which are not rsedge's; {rebuild}"
             )
         self._specs = {name: _spec(engine, name) for name in (PIXELS, SCORES, CLASSES, MEAN)}
         _, _, most = engine.get_tensor_profile_shape(PIXELS, 0)
@@ -124,21 +124,23 @@ class TensorRtBackend(Backend):
                 f"TensorRT could not prepare {bundle.artifact}: out of device memory; free some"
             )
         for _ in range(2):
-            self._slots.append(_Slot(driver))  # known before it allocates: what fails half way is freed too
+            self._slots.append(
+                _Slot(driver)
+            )  # appended before it allocates, so that a partial allocation is freed too
             self._slots[-1].allocate(driver, self._specs, self._most)
-        self._in_flight: _Slot | None = None  # whose computation was enqueued last
+        self._in_flight: _Slot | None = None  # the slot whose computation was enqueued last
         self._batch = 0  # tiles in the context's input shape
 
     def _need(self, size_bytes: int, what: str) -> None:
         free_bytes = self._gpu.free_bytes()
         if size_bytes > free_bytes:
             raise BackendError(
-                f"{what} need {size_bytes / 1e6:.0f} MB of device memory, {free_bytes / 1e6:.0f} MB are free; "
-                "close what else uses the GPU (`nvidia-smi`, on a Jetson `tegrastats`)"
+                f"{what} need {size_bytes / 1e6:.0f} MB of device memory, but {free_bytes / 1e6:.0f} MB are free; "
+                "stop other users of the GPU (see `nvidia-smi`, on a Jetson `tegrastats`)"
             )
 
     def _stream(self, batches: Iterable[NDArray[Any]], wanted: str) -> Iterator[NDArray[Any]]:
-        """For each batch the output ``wanted``, a view on pinned memory, valid until the next is asked for."""
+        """Yield the output ``wanted`` of each batch, a view on pinned memory, valid until the next is requested."""
         waiting: _Slot | None = None
         try:
             for count, batch in enumerate(batches):
@@ -150,7 +152,7 @@ class TensorRtBackend(Backend):
                     yield self._collect(ready, wanted)
             if waiting is not None:
                 yield self._collect(waiting, wanted)
-        except BaseException:  # also a caller who leaves early: memory that is in use must not be used again
+        except BaseException:  # also if the caller leaves early, because memory in use must not be reused
             with self._gpu.current():
                 for slot in self._slots:
                     slot.settle()
@@ -164,13 +166,11 @@ class TensorRtBackend(Backend):
                 f"the engine takes {self._show_batch()}, not {batch.dtype} of shape {batch.shape}"
             )
         slot.tiles = tiles
-        with self.copying(
-            "copy_in"
-        ):  # as far as the host works; the device's share overlaps the batch before
+        with self.copying("copy_in"):  # on the host only; the device's copy overlaps the previous batch
             pinned[:tiles] = batch
             driver.memcpy_htod_async(slot.device[PIXELS], pinned[:tiles], slot.stream)
         if self._in_flight is not None:
-            # One context, so one scratch memory: computations follow each other, copies overlap them.
+            # One context has one scratch memory, so computations run in sequence while copies overlap them.
             slot.stream.wait_for_event(self._in_flight.computed)
         if tiles != self._batch:
             if self._in_flight is not None:
@@ -181,7 +181,7 @@ class TensorRtBackend(Backend):
         for name, allocation in slot.device.items():
             context.set_tensor_address(name, int(allocation))
         if not context.execute_async_v3(slot.stream.handle):
-            raise BackendError(f"the model failed on {self.provider}; TensorRT's message stands above")
+            raise BackendError(f"the model failed on {self.provider}; see TensorRT's message above")
         slot.computed.record(slot.stream)
         for name in (wanted, MEAN):
             driver.memcpy_dtoh_async(slot.host[name][:tiles], slot.device[name], slot.stream)
@@ -193,7 +193,7 @@ class TensorRtBackend(Backend):
             slot.computed.synchronize()
             with self.copying("copy_out"):
                 slot.done.synchronize()
-        # The mean of all scores, taken on the device: NaN and infinity do not get past it into class 0.
+        # The mean of all scores, taken on the device, so that NaN and infinity do not pass for class 0.
         self.check_finite(slot.host[MEAN][: slot.tiles])
         answer: NDArray[Any] = slot.host[wanted][: slot.tiles]
         return answer
@@ -214,7 +214,7 @@ class TensorRtBackend(Backend):
 
 
 class _DeviceErrors:
-    """Turns the errors of pycuda, which share no base but Exception, into BackendError."""
+    """Context that turns pycuda's errors, which share no base but Exception, into BackendError."""
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
@@ -228,7 +228,7 @@ class _DeviceErrors:
 
 
 class _Slot:
-    """Memory for one batch, pinned on the host and on the device, and the stream it travels on."""
+    """Host (pinned) and device memory for one batch, and its stream."""
 
     def __init__(self, driver: Any) -> None:
         self.tiles = 0
@@ -241,18 +241,18 @@ class _Slot:
         self.device: dict[str, Any] = {}
 
     def allocate(self, driver: Any, specs: Mapping[str, TensorSpec], most: int) -> None:
-        """Memory for ``most`` tiles of every tensor, to be used for all batches."""
+        """Allocate memory for ``most`` tiles of every tensor, reused for all batches."""
         for name, spec in specs.items():
             self.host[name] = driver.pagelocked_empty(_shape(spec, most), np.dtype(spec.dtype))
             self.device[name] = driver.mem_alloc(_size_bytes(spec, most))
 
     def settle(self) -> None:
-        """Wait until nothing uses its memory."""
-        with suppress(Exception):  # after a fault of the device every call fails; the error is told already
+        """Wait until nothing uses the memory."""
+        with suppress(Exception):  # after a device fault every call fails, and the error has been reported
             self.stream.synchronize()
 
     def free(self) -> None:
-        """Wait for the stream, then give the device's memory back; pinned memory goes with its last view."""
+        """Wait for the stream, then free device memory; pinned memory is freed with its last view."""
         self.settle()
         for allocation in self.device.values():
             with suppress(Exception):

@@ -1,4 +1,4 @@
-"""The command line: one module a command; each parses, calls one library function, prints."""
+"""The command line: one module per command, each of which parses, calls one library function and prints."""
 
 from rsedge.cli.main import app, main
 

@@ -1,4 +1,4 @@
-"""What several commands share: printing, progress, what is taken from the current folder."""
+"""Shared parts of the commands: printing, progress, defaults from the current folder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rsedge.errors import BackendError, InputError
 from rsedge.files import is_trusted
 from rsedge.text import block, printable
 
-OWN_MODEL = Path("student.rsedge")  # what `rsedge export` writes, in the current folder
+OWN_MODEL = Path("student.rsedge")  # `rsedge export` writes it into the current folder
 
 
 def model_or_default(path: str | None, quiet: bool = False, how: str = "--model") -> str | None:
-    """``path``, else ``./student.rsedge`` where there is one (and says so), else None: the default model.
+    """Return ``path``, else ``./student.rsedge`` if it exists (with a note), else None: the default model.
 
-    ``how``: what the command calls the model.
+    ``how``: how the command names a model, for the note.
 
-    A damaged or half-copied student.rsedge is taken too: opening it fails, which beats another model's mask.
+    A damaged or half-copied student.rsedge is chosen too, because failing to open it beats another model's mask.
     """
     if path is not None or not OWN_MODEL.exists():
         return path
@@ -34,49 +34,49 @@ def model_or_default(path: str | None, quiet: bool = False, how: str = "--model"
 
 
 def own_default(path: Path, how: str) -> Path:
-    """What a command takes from the current folder unasked, if it is there: the user's own only.
+    """Return ``path``, a default from the current folder, if nobody but the user could have put it there.
 
-    ``how``: what takes another's. Raises InputError where somebody else could have put it there.
+    ``how``: the option that names a file explicitly. Raises InputError if others own ``path`` or can write it.
     """
     if path.exists() and not is_trusted(path):
         raise InputError(
-            f"{path} (in this folder) is another user's or can be written by others, and is not taken unasked; name "
-            f"it with {how}"
+            f"{path} (in this folder) belongs to another user or can be written by others. Name it with {how} to "
+            "use it all the same."
         )
     return path
 
 
 def make_out_dir(folder: Path) -> None:
-    """Make the folder of --out-dir where it is not there. Raises InputError where that cannot be."""
+    """Make the folder of --out-dir if it is missing. Raises InputError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out-dir {folder} cannot be a folder: {error.strerror}") from error
+        raise InputError(f"--out-dir {folder} cannot be made: {error.strerror}") from error
 
 
 def note(text: str, quiet: bool) -> None:
-    """Tell what the user should know, on standard error; not where only errors are wanted."""
+    """Print a note on standard error unless ``quiet``."""
     if not quiet:
         for line in block(f"note: {text}"):
             complain(line)
 
 
 def complain(text: str) -> None:
-    """Print a line on standard error, whatever is in it. Nobody who reads it is no failure."""
+    """Print a line on standard error, with unprintable characters escaped; a closed pipe is ignored."""
     with suppress(BrokenPipeError):
         print(_encodable(printable(text), sys.stderr), file=sys.stderr, flush=True)
 
 
 def counted(number: int, what: str) -> str:
-    """``1 block``, ``2 blocks``."""
+    """Return the number with its noun: ``1 block``, ``2 blocks``."""
     return f"{number} {what}{'s' * (number != 1)}"
 
 
 def say_json(facts: Any) -> None:
-    """Print one JSON object. Numbers that JSON has not, NaN and infinity, become null."""
+    """Print one JSON object; NaN and infinity, which JSON lacks, become null."""
     _print(
         json.dumps(_plain(facts), allow_nan=False).replace("\x7f", "\\u007f")
-    )  # the rest is escaped by JSON
+    )  # JSON escapes the other control characters
 
 
 def _plain(value: Any) -> Any:
@@ -88,24 +88,24 @@ def _plain(value: Any) -> Any:
 
 
 def say(text: str) -> None:
-    """Print a line of the result, whatever is in it."""
+    """Print a line of the result, with unprintable characters escaped."""
     _print(_encodable(printable(text), sys.stdout))
 
 
 def say_lines(text: str) -> None:
-    """Print several lines, as `say` does each."""
+    """Print several lines as `say` does."""
     for line in text.split("\n"):
         say(line)
 
 
 def _encodable(text: str, stream: TextIO) -> str:
-    """The text with what a stream's encoding lacks escaped: no result is lost for a letter."""
+    """Escape what the stream's encoding lacks, so that no result is lost because of one letter."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _print(text: str) -> None:
-    """Print a line. A reader that has gone (``| head -1``) is no failure: the result stands."""
+    """Print a line; a reader that closed the pipe (``| head -1``) is not a failure, because the result stands."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -114,12 +114,12 @@ def _print(text: str) -> None:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turns a missing package into the pip command that installs it."""
+    """Turn a missing package into a BackendError with the pip command that installs it."""
     try:
         yield
     except ImportError as error:
         raise BackendError(
-            f'this command needs {error.name}, which is not installed; run `pip install "rsedge[{extra}]"`'
+            f'this command needs {error.name}, which is not installed. Run `pip install "rsedge[{extra}]"`.'
         ) from error
 
 
@@ -127,14 +127,14 @@ def needs_extra(extra: str) -> Iterator[None]:
 def progress_bar(
     what: str, quiet: bool, pixels_each: float | None = None
 ) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with an ETA on standard error; None where nobody watches. ``pixels_each``: also shows Mpx/s."""
+    """Show a bar with an ETA on standard error, or None off a terminal; ``pixels_each`` adds Mpx/s."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    # The name of a file is neither a format nor markup.
+    # Without markup, because a file name may contain brackets.
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),

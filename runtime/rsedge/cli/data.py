@@ -11,13 +11,13 @@ from rsedge.cli import common, flags
 from rsedge.errors import InputError
 
 app = typer.Typer(
-    help="Look at labelled data.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Inspect labelled data.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
 
 
 @app.callback()
 def _group() -> None:
-    """Exists so that one command stays a subcommand."""
+    """Keep the only command a subcommand."""
 
 
 @app.command("check")
@@ -25,14 +25,14 @@ def check_command(
     path: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images/X.* with masks/X.*, of X.tif with X_labels.tif, of ISPRS or LoveDA.",
+            help="Folder of images/X.* with masks/X.*, X.tif with X_labels.tif, ISPRS or LoveDA.",
             show_default=False,
         ),
     ],
     val: Annotated[
-        str | None, typer.Option(help="Scenes that validate; none for none.", metavar="SCENE,...")
+        str | None, typer.Option(help="Scenes for validation, or none.", metavar="SCENE,...")
     ] = None,
-    test: Annotated[str | None, typer.Option(help="Scenes kept for a test.", metavar="SCENE,...")] = None,
+    test: Annotated[str | None, typer.Option(help="Scenes kept for testing.", metavar="SCENE,...")] = None,
     classes: Annotated[
         Path | None,
         typer.Option(
@@ -42,21 +42,21 @@ def check_command(
     allow_missing: flags.AllowMissing = False,
     bands: flags.Bands = None,
     band_names: Annotated[
-        str | None, typer.Option(help="What these bands are.", metavar="A,B,C", show_default="red,green,blue")
+        str | None, typer.Option(help="Names of these bands.", metavar="A,B,C", show_default="red,green,blue")
     ] = None,
     scale: flags.Scale = None,
     nodata: flags.Nodata = None,
     alpha: flags.Alpha = None,
     eroded: Annotated[bool, typer.Option("--eroded", help="Score with ISPRS's eroded labels.")] = False,
     full: Annotated[
-        bool, typer.Option("--full/--labels-only", help="Read images too, or labels only.")
+        bool, typer.Option("--full/--labels-only", help="Read images and labels, or labels only.")
     ] = True,
     as_json: flags.Json = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Read all labelled data once and list everything that is wrong with them.
+    """Read all labelled data once and list every problem found.
 
-    Exit codes: 0 nothing, 2 something.
+    Exit codes: 0 no problem, 2 problems found.
     """
     with common.needs_extra("train"):
         from rsedge_train.data import check
@@ -89,12 +89,12 @@ def check_command(
 
 
 def parse_names(text: str | None) -> tuple[str, ...]:
-    """``"tile3,tile7"`` to ("tile3", "tile7")."""
+    """Parse ``"tile3,tile7"`` into ("tile3", "tile7")."""
     return tuple(name for part in (text or "").split(",") if (name := part.strip()))
 
 
 def parse_band_names(text: str | None) -> tuple[str, str, str] | None:
-    """``"nir,red,green"`` to ("nir", "red", "green")."""
+    """Parse ``"nir,red,green"`` into ("nir", "red", "green")."""
     if text is None:
         return None
     names = parse_names(text)

@@ -92,7 +92,7 @@ def _show(result: Evaluation) -> None:
 
 
 def _why_not(result: Evaluation) -> str:
-    """Which pixels do not count, the most first."""
+    """List the kinds of uncounted pixels, most frequent first."""
     pixels = Counter({f"labelled {value}": n for value, n in result.unlabelled.items()})
     pixels["image without data"] = result.no_data
     total = max(1, result.uncounted + int(result.confusion.counts.sum()))

@@ -1,4 +1,4 @@
-"""Options that several commands have, and their texts as values."""
+"""Options shared by several commands, and parsers of their texts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rsedge.errors import InputError
 
 # Headings of --help, for options that several commands share.
 READING, TILES, MACHINE, PRINTING = (
-    "How the raster is read",
-    "How tiles are put together",
-    "Where the model runs",
-    "What is printed",
+    "Reading the raster",
+    "Tiling",
+    "Running the model",
+    "Output",
 )
 
 Model = Annotated[
@@ -23,12 +23,15 @@ Model = Annotated[
     typer.Option(
         "--model",
         help="Bundle folder or rsedge .onnx.",
-        show_default="./student.rsedge where there is one, else the default model",
+        show_default="./student.rsedge if it exists, else the default model",
         metavar="PATH",
     ),
 ]
 Overlap = Annotated[
-    float, typer.Option(help="Least share of a tile common to neighbours, 0 to 0.75.", rich_help_panel=TILES)
+    float,
+    typer.Option(
+        help="Minimum overlap of neighbouring tiles, as a share of a tile, 0 to 0.75.", rich_help_panel=TILES
+    ),
 ]
 Seam = Annotated[
     str,
@@ -39,7 +42,7 @@ Seam = Annotated[
 Bands = Annotated[
     str | None,
     typer.Option(
-        help="1-based bands that feed the model, e.g. 4,3,2.",
+        help="1-based bands to feed to the model, e.g. 4,3,2.",
         metavar="I,J,K",
         show_default="by colour",
         rich_help_panel=READING,
@@ -48,7 +51,7 @@ Bands = Annotated[
 Scale = Annotated[
     str | None,
     typer.Option(
-        help="Raster values mapped to the model's range; needed where rasters are not uint8.",
+        help="Raster values mapped to the model's range; needed if the raster is not uint8.",
         metavar="LOW,HIGH",
         rich_help_panel=READING,
     ),
@@ -56,7 +59,7 @@ Scale = Annotated[
 Nodata = Annotated[
     str | None,
     typer.Option(
-        help="Stored value that is no data, or one a band.",
+        help="Value that marks missing data, or one per band.",
         metavar="VALUE[,...]",
         show_default="as in the file",
         rich_help_panel=READING,
@@ -65,19 +68,19 @@ Nodata = Annotated[
 Alpha = Annotated[
     str | None,
     typer.Option(
-        help="Band that is 0 where there is no data.",
+        help="Band that is 0 where data are missing.",
         metavar="BAND|none",
         show_default="as tagged in the file",
         rich_help_panel=READING,
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace also a raster that rsedge did not write.")
+    bool, typer.Option("--overwrite", help="Also replace a raster that rsedge did not write.")
 ]
 Device = Annotated[
     str,
     typer.Option(
-        help="Where the model runs.",
+        help="Device or backend for the model.",
         metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt",
         rich_help_panel=MACHINE,
     ),
@@ -85,18 +88,18 @@ Device = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="Which of the bundle's artifacts.",
-        show_default="fp32; of a TensorRT engine, its own",
+        help="Which artifact of the bundle to run.",
+        show_default="fp32; a TensorRT engine's own",
         metavar="fp32|fp16|int8",
         rich_help_panel=MACHINE,
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(help="CPU threads of the model.", show_default="all cores", rich_help_panel=MACHINE),
+    typer.Option(help="CPU threads for the model.", show_default="all cores", rich_help_panel=MACHINE),
 ]
 AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing-classes", help="Go on where labels lack a class of the table.")
+    bool, typer.Option("--allow-missing-classes", help="Continue if the labels lack a class of the table.")
 ]
 Json = Annotated[
     bool,
@@ -104,11 +107,11 @@ Json = Annotated[
         "--json", help="Print the result as one JSON object on the last line.", rich_help_panel=PRINTING
     ),
 ]
-SETTINGS_NOTES = "rsedge.settings"  # key of the context's notes on rsedge.toml, told once --quiet is known
+SETTINGS_NOTES = "rsedge.settings"  # context key of the notes on rsedge.toml, printed once --quiet is known
 
 
 def tell_settings(context: typer.Context, quiet: bool) -> bool:
-    """Say what ``rsedge.toml`` has set, once it is known whether the user (not that file) wants errors only."""
+    """Print the notes on ``rsedge.toml`` unless the user, not that file, asked for errors only."""
     source = context.get_parameter_source("quiet")
     by_user = quiet and source is not None and source.name == "COMMANDLINE"
     for text in context.meta.pop(SETTINGS_NOTES, ()):
@@ -130,7 +133,7 @@ Quiet = Annotated[
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
-    """``"4,3,2"`` to (4, 3, 2)."""
+    """Parse ``"4,3,2"`` into (4, 3, 2)."""
     if text is None:
         return None
     try:
@@ -140,36 +143,36 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
 
 
 def parse_nodata(text: str | None) -> tuple[float, ...] | None:
-    """``"0"`` to (0.0,), ``"255,255,0"`` to (255.0, 255.0, 0.0)."""
+    """Parse ``"0"`` into (0.0,), ``"255,255,0"`` into (255.0, 255.0, 0.0)."""
     if text is None:
         return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(
-            f"--nodata {text!r} is not a number, or one a band, such as 0 or 255,255,255"
+            f"--nodata {text!r} is not a number, or one per band, such as 0 or 255,255,255"
         ) from None
 
 
 def parse_alpha(text: str | None) -> int | Literal["none"] | None:
-    """``"4"`` to 4; ``"none"`` as it is."""
+    """Parse ``"4"`` into 4; keep ``"none"``."""
     if text is None:
         return None
     if text == "none":
         return "none"
     if not text.isdecimal() or not int(text):
-        raise InputError(f"--alpha {text!r} is neither the number of a band, such as 4, nor none")
+        raise InputError(f"--alpha {text!r} is neither a band number, such as 4, nor none")
     return int(text)
 
 
 def parse_scale(text: str | None) -> tuple[float, float] | None:
-    """``"0,3000"`` to (0.0, 3000.0)."""
+    """Parse ``"0,3000"`` into (0.0, 3000.0)."""
     if text is None:
         return None
     if text == "auto":
         raise InputError(
-            "--scale auto is for `rsedge infer`, which looks at all its rasters and prints what it found; give these "
-            "two numbers, LOW,HIGH"
+            "--scale auto is for `rsedge infer`, which scans its rasters and prints the range found. Give those two "
+            "numbers, LOW,HIGH."
         )
     try:
         low, high = (float(part) for part in text.split(","))
@@ -179,7 +182,7 @@ def parse_scale(text: str | None) -> tuple[float, float] | None:
 
 
 def parse_bytes(text: str | None) -> int | None:
-    """``"800M"`` or ``"1.5G"`` to bytes; units of 1024."""
+    """Parse ``"800M"`` or ``"1.5G"`` into bytes, in units of 1024."""
     if text is None:
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG])(?:i?B)?\s*", text, re.IGNORECASE)
@@ -189,7 +192,7 @@ def parse_bytes(text: str | None) -> int | None:
 
 
 def parse_number(text: str, option: str) -> float:
-    """``"20G"`` or ``"1e9"`` to a number; units of 1000."""
+    """Parse ``"20G"`` or ``"1e9"`` into a number, in units of 1000."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d{1,2})?)\s*([KMG]?)\s*", text, re.IGNORECASE)
     if not found or not float(found[1]):
         raise InputError(f"{option} {text!r} is not a number such as 500M or 20G")

@@ -1,4 +1,4 @@
-"""The application: its commands, and what becomes of errors."""
+"""The application: its commands and its handling of errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rsedge.errors import RsedgeError
 from rsedge.gdal_settings import restrict_process
 from rsedge.version import __version__
 
-# Module and function (or group) of each, in the order of `rsedge --help`.
+# Module and function (or group) of each command, in the order of `rsedge --help`.
 COMMANDS = {
     "train-teacher": "training.train_teacher",
     "distill": "training.distill",
@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 class _OnDemand(UserDict[str, Any]):
-    """Commands by name, imported when they are asked for: to import all of them makes each start slower."""
+    """Commands by name, imported on first use because importing all of them would slow down every start."""
 
     def __getitem__(self, name: str) -> Any:
         found = self.data[name]
@@ -50,10 +50,10 @@ class _OnDemand(UserDict[str, Any]):
 
 
 class _Command(TyperCommand):
-    """A command whose help lists its options under the headings of their ``rich_help_panel``, without rich."""
+    """A command whose help groups its options under their ``rich_help_panel``, without rich."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments, the options without a heading, then the headings in the order they come in."""
+        """Write the arguments, the options without a heading, then the headings in order of appearance."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
@@ -108,18 +108,18 @@ def _options(
     settings: Annotated[
         Path | None,
         typer.Option(
-            help="Options by command, all of them taken.",
-            show_default="rsedge.toml in this folder, if it is yours, but for files to write and addresses",
+            help="File with options by command; all of them apply.",
+            show_default="rsedge.toml in this folder, if only you can write it, without output files and addresses",
             metavar="FILE",
         ),
     ] = None,
 ) -> None:
-    """Before every command: defaults from ``rsedge.toml`` in the current folder."""
+    """Read the defaults from ``rsedge.toml`` in the current folder before every command."""
     read_settings(context, settings)
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    """Run the command line. Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted."""
     for stop in STOPS:
         signal.signal(stop, stopping.stop)
     restrict_process()
@@ -128,14 +128,14 @@ def main() -> None:
     except RsedgeError as error:
         common.complain(str(error) if error.exit_code == INTERRUPTED else f"error: {error}")
         sys.exit(error.exit_code)
-    except OSError as error:  # a path too long, a folder that may not be entered
+    except OSError as error:  # such as a path that is too long or a folder without permission
         common.complain(f"error: {error}")
         sys.exit(1)
     except MemoryError:
-        common.complain("error: out of memory; close other programs or use a narrower raster")
+        common.complain("error: out of memory. Close other programs or use a narrower raster.")
         sys.exit(1)
     except stopping.Interrupted:
         common.complain(stopping.interrupted())
         sys.exit(INTERRUPTED)
-    finally:  # the result stands or does not: too late to interrupt
+    finally:  # too late to interrupt, because the result is published or discarded
         stopping.ignore_stops()

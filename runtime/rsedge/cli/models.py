@@ -11,15 +11,15 @@ from rsedge.errors import InputError
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="One network only.", show_default="all")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of one network.", show_default="all")] = None,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Show the network's stages with shapes.")
+        bool, typer.Option("--summary", help="Show the network's stages and their shapes.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count the networks of both papers and the edge family: parameters, MACs, size."""
+    """List the networks of both papers and the edge family: parameters, MACs, size."""
     if summary and name is None:
-        raise InputError("--summary needs the name of one network; `rsedge models` lists them")
+        raise InputError("--summary needs the name of one network; list them with `rsedge models`")
     with common.needs_extra("train"):
         from rsedge_train.nets.complexity import PAPER_CLASSES
         from rsedge_train.nets.complexity import summary as stages_of
@@ -31,7 +31,7 @@ def models(
         for stage in stages_of(name):
             shape = " x ".join(map(str, stage.shape))
             common.say(f"{stage.name:24}  {shape:>20}  {stage.params:11,}  {stage.macs / 1e6:9,.1f}")
-        if entry(name).trunk is None:  # a teacher is not deployed
+        if entry(name).trunk is None:  # teachers are not deployed
             saved = rewrite_report(build(name, PAPER_CLASSES))
             common.say(f"{'deployed (exact)':46}  {saved.params_after:11,}  {saved.macs_after / 1e6:9,.1f}")
     else:

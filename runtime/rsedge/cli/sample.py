@@ -15,8 +15,8 @@ def sample(
         Path, typer.Argument(help="GeoTIFF to write; labels go to NAME_labels.tif.", show_default=False)
     ],
     size: Annotated[str, typer.Option(help="Pixels: SIDE or WIDTHxHEIGHT.", metavar="N|WxH")] = "4096",
-    gsd_m: Annotated[float, typer.Option("--gsd", help="Ground sampling distance, metres a pixel.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Another seed, another town.")] = 0,
+    gsd_m: Annotated[float, typer.Option("--gsd", help="Ground sampling distance, metres per pixel.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Random seed of the town.")] = 0,
     overwrite: flags.Overwrite = False,
     quiet: flags.Quiet = False,
 ) -> None:

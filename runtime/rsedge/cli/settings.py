@@ -1,4 +1,4 @@
-"""Options that come as a dataclass, and their defaults from ``rsedge.toml``."""
+"""Commands whose options are a dataclass, and option defaults from ``rsedge.toml``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from rsedge.errors import InputError
 from rsedge.files import is_trusted
 
 SETTINGS_NAME = "rsedge.toml"
-SHARED = {"train": ("train-teacher", "distill")}  # a table whose entries count for several commands
+SHARED = {"train": ("train-teacher", "distill")}  # a table whose entries apply to several commands
 OUTPUTS = frozenset(
     {"out", "out-dir", "preview", "polygons", "csv", "map", "bundle"}
-)  # engines go into the last
+)  # engines are written into the bundle
 PEERS = frozenset({"dask"})
-CONSENT = frozenset({"overwrite", "allow"})  # the user's own, to what is not done otherwise
+CONSENT = frozenset({"overwrite", "allow"})  # the user's own consent to what is refused otherwise
 ADDRESSES = (
     "://",
     "/vsi",
     "hub:",
     "\\\\",
-)  # in any value: URLs, GDAL's file systems, timm's hubs, other hosts' shares
+)  # in any value: URLs, GDAL's file systems, timm's hubs, network shares
 MOST_BYTES = 256 << 10
 Options = TypeVar("Options")
 
@@ -37,10 +37,9 @@ Options = TypeVar("Options")
 def with_options(
     kind: type[Options],
 ) -> Callable[[Callable[[Options, frozenset[str]], None]], Callable[..., None]]:
-    """Make a command of a function of one dataclass, whose fields are ``Annotated`` typer options.
+    """Turn a function of one dataclass, whose fields are ``Annotated`` typer options, into a command.
 
-    The function also gets the names of the options that the user set, on the command line or in
-    ``rsedge.toml``.
+    The function also receives the names of the options set on the command line or in ``rsedge.toml``.
     """
     hints = get_type_hints(kind, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -70,13 +69,13 @@ def with_options(
 
 
 def read_settings(context: typer.Context, path: Path | None = None) -> None:
-    """Take the tables of a settings file as defaults of the commands they are named after.
+    """Use the tables of a settings file as option defaults of the commands with their names.
 
-    ``path`` None: ``rsedge.toml`` in the current folder, which may be somebody else's work. It is told of, left
-    alone where others can write it, and names neither files to be written nor addresses.
+    ``path`` None means ``rsedge.toml`` in the current folder, which somebody else may have written. Its use is
+    noted, it is ignored if others can write it, and it may name neither output files nor addresses.
 
-    Raises InputError for a file that cannot be read, a table that is no command, a key that is no option, and an
-    option of the command at hand that is not to be taken from there.
+    Raises InputError if the file cannot be read, a table is not a command, a key is not an option, or an option of
+    the invoked command must not be set by that file.
     """
     own = path is None
     path = path or Path(SETTINGS_NAME)
@@ -84,12 +83,10 @@ def read_settings(context: typer.Context, path: Path | None = None) -> None:
         return
     tables = _tables(path, own)
     if tables is None:
-        why = "another user's, or can be written by others"
-        _tell(
-            context, f"{path} (in this folder) is {why}: nothing is taken from it but with --settings {path}"
-        )
+        why = "belongs to another user or can be written by others"
+        _tell(context, f"{path} (in this folder) {why}, so it is ignored; use it with --settings {path}")
         return
-    # Newer typer brings its own click, so its classes cannot be named here.
+    # Not imported, because newer versions of typer bring a click of their own.
     commands: dict[str, Any] = context.command.commands  # type: ignore[attr-defined]
     defaults: dict[str, dict[str, Any]] = {}
     taken: list[str] = []
@@ -97,7 +94,7 @@ def read_settings(context: typer.Context, path: Path | None = None) -> None:
         names = SHARED.get(table, (table,))
         if not isinstance(entries, dict) or not set(names) <= set(commands):
             known = ", ".join(sorted({*SHARED, *commands}))
-            raise InputError(f"{path}: [{table}] is no table of settings; allowed are {known}")
+            raise InputError(f"{path}: [{table}] is not a table of settings; allowed are {known}")
         options = {name: _options(commands[name]) for name in names}
         _check_keys(path, table, entries, set.intersection(*(set(keys) for keys in options.values())))
         for name in names:
@@ -106,7 +103,7 @@ def read_settings(context: typer.Context, path: Path | None = None) -> None:
                 _check_kinds(path, table, entries, options[name])
             taken += [key for key in entries if now and key not in taken]
             for key, value in entries.items():
-                # A command's own table wins over a shared one, wherever it stands in the file.
+                # A command's own table overrides a shared one, wherever it stands in the file.
                 parameter = options[name][key].name
                 if table not in SHARED or parameter not in defaults.get(name, {}):
                     defaults.setdefault(name, {})[parameter] = _as_typed(value, options[name][key])
@@ -122,25 +119,25 @@ def _check_keys(path: Path, table: str, entries: Mapping[str, object], allowed: 
 
 
 def _check_kinds(path: Path, table: str, entries: Mapping[str, object], options: Mapping[str, Any]) -> None:
-    """Raise InputError where an option is not to be taken from the current folder."""
+    """Raise InputError if an option must not be set by a file in the current folder."""
     for key, value in entries.items():
         if _reaches_out(key, options[key], value):
             raise InputError(
-                f"{path}: [{table}] {key} replaces or names a file to be written, lets files reach further, or is an "
-                f"address, which is not taken from the current folder unasked; give it on the command line, or take "
-                f"all with `rsedge --settings {path} ...`"
+                f"{path}: [{table}] {key} sets an output file, a permission or an address, which a file in the current "
+                "folder must not do. Give it on the command line, or accept the whole file with "
+                f"`rsedge --settings {path} ...`."
             )
 
 
 def _as_typed(value: object, parameter: Any) -> object:
-    """A value as it is typed on the command line: a list in one, but for options that are given several times."""
+    """Return a value as typed on the command line: a list as one text, unless the option can be repeated."""
     if parameter.multiple:
         return value if isinstance(value, list) else [value]
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _tables(path: Path, own: bool) -> dict[str, Any] | None:
-    """What the file holds; None where it is to be the user's ``own`` and is not."""
+    """Return the file's tables, or None if it must be the user's ``own`` file but is not."""
     try:
         handle = os.open(path, READING)
         if own and not is_trusted(path, handle):
@@ -152,14 +149,14 @@ def _tables(path: Path, own: bool) -> dict[str, Any] | None:
 
 
 def _reaches_out(option: str, parameter: Any, value: object) -> bool:
-    """Whether an option's value says what is written, who is spoken to or what others' files may do."""
+    """Return True if an option sets an output, a peer, a permission or an address."""
     if option in CONSENT or (option in OUTPUTS | PEERS and not parameter.is_flag):
         return True
     return any(sign in str(value) for sign in ADDRESSES)
 
 
 def _tell(context: typer.Context, text: str) -> None:
-    """Keep a note until the command knows of --quiet; a command without that option has it at once."""
+    """Keep a note until --quiet is known; print it at once if the command lacks that option."""
     command = context.command.commands.get(context.invoked_subcommand)  # type: ignore[attr-defined]
     if command is not None and "quiet" in {p.name for p in command.params}:
         context.meta.setdefault(SETTINGS_NOTES, []).append(text)
@@ -168,7 +165,7 @@ def _tell(context: typer.Context, text: str) -> None:
 
 
 def _options(command: Any) -> dict[str, Any]:
-    """Long options of a command without their dashes, and the parameters behind them; none of no command."""
+    """Return the command's parameters by long option without dashes; {} without a command."""
     return {
         option.removeprefix("--"): parameter
         for parameter in (command.params if command else ())

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rsedge_train.run.request import Job
 
 BIG_TILE = Path("big_tile.tif")
-BIG_TILE_SEED = 7  # no training scene has it
+BIG_TILE_SEED = 7  # used by no training scene
 GIB = 1 << 30
 
-# A rehearsal: what a user did not set himself.
+# Values of a rehearsal for options that the user did not set.
 QUICK: dict[str, Any] = {"crop": 128, "batch": 4, "validate_every": 0, "workers": 1}
 QUICK_TEACHER = {**QUICK, "sam2": "tiny", "encoder_weights": "none", "steps": 150}
 QUICK_STUDENT = {**QUICK, "encoder_weights": "none", "steps": 250}
@@ -49,7 +49,7 @@ def train_teacher(options: TeacherOptions, given: frozenset[str]) -> None:
 
 @with_options(DistillOptions)
 def distill(options: DistillOptions, given: frozenset[str]) -> None:
-    """Distil a small student from the teacher; --alone trains it without."""
+    """Distil a small student from the teacher, or train it without one (--alone)."""
     options = _rehearse(options, given, QUICK_STUDENT)
     with common.needs_extra("train"):
         from rsedge_train.nets.registry import entry
@@ -57,7 +57,9 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
         from rsedge_train.run.request import Distillation, NetChoice
 
         if entry(options.student).trunk is not None:
-            raise InputError(f"--student {options.student} is a teacher; `rsedge models` lists the students")
+            raise InputError(
+                f"--student {options.student} is a teacher; list the students with `rsedge models`"
+            )
         net = NetChoice(options.student, options.encoder_weights, options.start)
         teachers = tuple(options.teacher or (common.own_default(TEACHER_RUN, "--teacher"),))
         job = replace(_job(options, "student", options.out, net), compare=options.compare)
@@ -78,21 +80,21 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
 
 
 def _teachers_network(options: TeacherOptions, given: frozenset[str]) -> str:
-    """The registered name of the teacher that was asked for."""
+    """Return the registered name of the requested teacher."""
     if options.encoder is None:
         return f"{options.arch}-t" + ("" if options.sam2 == "large" else f"-{options.sam2}")
     if options.arch != "arafnet" or "sam2" in given:
         raise InputError(
-            "--encoder stands in place of SAM2's trunk under ARAFNet's decoder; leave out --arch and --sam2"
+            "--encoder replaces SAM2's trunk under ARAFNet's decoder; leave out --arch and --sam2"
         )
     return options.encoder
 
 
 def _rehearse(options: Any, given: frozenset[str], quick: dict[str, Any]) -> Any:
-    """With --quick, what the user did not set is small; said aloud."""
+    """Replace options that the user did not set by small ones if --quick was given, and say so."""
     if not options.quick:
         return options
-    _say(options, "rehearsal (--quick): small crops, few steps; the weights are not meant for use")
+    _say(options, "rehearsal (--quick): small crops, few steps; do not use the weights")
     return replace(options, **{k: v for k, v in quick.items() if k not in given})
 
 
@@ -104,7 +106,7 @@ def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
     from rsedge_train.run.request import Job
 
     if options.damaged not in {"stop", "skip"}:
-        raise InputError(f"--damaged {options.damaged!r}: choose stop or skip")
+        raise InputError(f"--damaged {options.damaged!r} is unknown; choose stop or skip")
     maflnet = isinstance(entry(net.name).config, MAFLNetConfig)
     crops = CropConfig(
         size=options.crop,
@@ -114,7 +116,9 @@ def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
         mosaic=options.mosaic if options.mosaic is not None else 0.25 * maflnet,
     )
     fit = FitConfig(
-        steps=options.steps if options.steps is not None else 1,  # else from epochs, once the data are known
+        steps=options.steps
+        if options.steps is not None
+        else 1,  # otherwise set from the epochs once the data are read
         lr=options.lr,
         lr_encoder=options.lr_encoder,
         weight_decay=options.weight_decay,
@@ -144,7 +148,7 @@ def _job(options: TrainOptions, role: str, out: Path, net: Any) -> Job:
 
 
 def _source(options: TrainOptions) -> dict[str, Any]:
-    """Arguments of ``open_dataset``, as plain JSON values: a later command finds them in run.json."""
+    """Return the arguments of ``open_dataset`` as plain JSON values, which a later command reads from run.json."""
     names = parse_band_names(options.band_names)
     scale = flags.parse_scale(options.scale)
     bands, nodata = flags.parse_bands(options.bands), flags.parse_nodata(options.nodata)
@@ -164,7 +168,7 @@ def _source(options: TrainOptions) -> dict[str, Any]:
 
 
 def _teachers_source(teacher: Path, own: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
-    """The data that the teacher was trained on, with what the user set for them himself."""
+    """Return the data source that the teacher was trained on, updated with the user's own options."""
     from rsedge_train.run.folder import Run
 
     source = Run.read(teacher).data.get("source")
@@ -197,11 +201,11 @@ def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
     logging.basicConfig(level=logging.WARNING, handlers=[log])
     logging.getLogger("rsedge_train").setLevel(level)
     with session(job.device) as processes:
-        pick_device(job.device, processes)  # what is cheap to know is said before the data are read
+        pick_device(job.device, processes)  # reports cheap errors before the data are read
         if processes.first:
             check_folder(job)
         if not processes.first:
-            processes.wait()  # the first one may have to draw sample scenes
+            processes.wait()  # the first process may have to draw sample scenes
         dataset = _open(source, options.sample_share)
         if processes.first:
             processes.wait()
@@ -211,15 +215,15 @@ def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
 
 
 class _Printable(logging.Formatter):
-    """A record's message alone, with no character that would not be seen as itself."""
+    """A formatter that prints a record's message alone, with unprintable characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Its lines, those after the first indented."""
+        """Return the message, with all lines but the first indented."""
         return "\n".join(block(super().format(record)))
 
 
 def _leave_big_tile(options: TrainOptions) -> None:
-    """A raster to try ``infer`` on, where the user brought no data; never trained on."""
+    """Write a sample raster for ``infer`` if the user brought no data; training never uses it."""
     from rsedge_sample.files import write_sample
 
     if _first() and not BIG_TILE.exists():
@@ -228,7 +232,7 @@ def _leave_big_tile(options: TrainOptions) -> None:
             write_sample(BIG_TILE, side, side, seed=BIG_TILE_SEED, progress=progress)
         _note(
             options,
-            f"{BIG_TILE} is an unseen sample scene, to try `rsedge infer {BIG_TILE} --out mask.tif` on",
+            f"{BIG_TILE} is an unseen sample scene; try `rsedge infer {BIG_TILE} --out mask.tif`",
         )
 
 
@@ -263,5 +267,5 @@ def _note(options: TrainOptions, text: str) -> None:
 
 
 def _first() -> bool:
-    """Whether this is the process that prints, under torchrun."""
+    """Return True in the process that prints, under torchrun."""
     return os.environ.get("RANK", "0") == "0"

@@ -37,13 +37,13 @@ def verify(
         str | None,
         typer.Argument(
             help="Bundle folder or rsedge .onnx.",
-            show_default="./student.rsedge where there is one, else the default model",
+            show_default="./student.rsedge if it exists, else the default model",
         ),
     ] = None,
     raster: Annotated[
         Path | None, typer.Option(help="Raster to compare on.", show_default="sample scenes")
     ] = None,
-    tiles: Annotated[int, typer.Option(help="Tiles to compare on.")] = 16,
+    tiles: Annotated[int, typer.Option(help="Number of tiles to compare on.")] = 16,
     bands: flags.Bands = None,
     scale: flags.Scale = None,
     nodata: flags.Nodata = None,
@@ -51,22 +51,22 @@ def verify(
     device: Annotated[
         str,
         typer.Option(
-            help="Compare on this device only; auto: on every one that is here.",
+            help="Compare on this device only; auto: on every available one.",
             metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt",
         ),
     ] = "auto",
     precision: Annotated[
         str | None,
-        typer.Option(help="Compare this artifact only.", show_default="all", metavar="fp32|fp16|int8"),
+        typer.Option(help="Compare only this artifact.", show_default="all", metavar="fp32|fp16|int8"),
     ] = None,
     threads: flags.Threads = None,
     map: Annotated[
         Path | None,
-        typer.Option(help="GeoTIFF to write: 1 where --precision on --device agrees with fp32, 0 where not."),
+        typer.Option(help="GeoTIFF to write: 1 where --precision on --device agrees with fp32, else 0."),
     ] = None,
     seams: Annotated[
         Path | None,
-        typer.Option(help="Raster on which to see whether tile borders show (six runs of fp32 over it)."),
+        typer.Option(help="Raster to check for visible tile borders (takes six fp32 runs)."),
     ] = None,
     overwrite: flags.Overwrite = False,
     as_json: flags.Json = False,
@@ -121,9 +121,9 @@ def _show(result: Verification) -> None:
             )
     common.say("")
     common.say(
-        "pixels, clear, worst tile: share with the reference's class, of all pixels, of those whose best two "
-        "scores are apart, of the worst tile's; errors: of scores, as a share of their range; ms: of a tile, p50, "
-        "the two in turns"
+        "pixels, clear, worst tile: share of pixels with the reference's class: of all, of those whose two best "
+        "scores differ clearly, and in the worst tile; errors: difference of scores, as a share of their range; "
+        "ms: median per tile, both measured in turns"
     )
     common.say(f"speeds     {result.speeds}")
     for found in result.seams:
@@ -137,18 +137,18 @@ def _seam(found: Seams) -> str:
     way = f"{found.seam} {found.overlap:.0%}" if found.overlap else "no overlap"
     shares = ["none" if s is None else f"{s:.3%}" for s in (found.near_share, found.elsewhere_share)]
     return (
-        f"{way}: with tiles shifted by half, other classes on {shares[0]} of the pixels within {found.border_px} px of "
-        f"tile borders, {shares[1]} elsewhere: {found.verdict}"
+        f"{way}: shifting tiles by half changes the class of {shares[0]} of pixels within {found.border_px} px of "
+        f"tile borders, of {shares[1]} elsewhere: {found.verdict}"
     )
 
 
 def _exporter(result: Verification) -> str:
     found = result.fingerprint
     if found is None:
-        return "its answer is not in the bundle (reference.npz): whether fp32 here equals it is not known"
+        return "the bundle lacks the exporter's answer (reference.npz), so fp32 was not checked against it"
     return (
-        f"fp32 here {'equals' if found.passed else 'DIFFERS from'} its answer: {found.agreement:.3%} of the pixels "
-        f"of {found.tiles} tiles, scores within {found.worst_error:.1e} of the range"
+        f"fp32 {'equals' if found.passed else 'DIFFERS from'} the exporter's answer on "
+        f"{found.agreement:.3%} of pixels of {found.tiles} tiles, scores within {found.worst_error:.1e} of the range"
     )
 
 

@@ -17,34 +17,38 @@ if TYPE_CHECKING:
     from rsedge.watch.folder import Event, Watch
     from rsedge.watch.ledger import Ledger
 
-STOPPED = "interrupted; what is finished is kept: the same command goes on"
+STOPPED = "interrupted; finished work is kept: run the same command to continue"
 
 
 def watch(
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder that rasters are copied to. Nothing is written there.", metavar="DIR"),
+        typer.Argument(
+            help="Folder that rasters are copied to; rsedge writes nothing into it.", metavar="DIR"
+        ),
     ],
     out_dir: Annotated[
-        Path, typer.Option(help="Folder for the masks, DIR/X.tif as X.tif; another than DIR.")
+        Path, typer.Option(help="Folder for the masks, other than DIR; the mask of DIR/X.tif is X.tif.")
     ],
     pattern: Annotated[
         list[str] | None,
-        typer.Option(help="Names of rasters; may be given several times.", show_default="*.tif *.tiff"),
+        typer.Option(help="File name pattern of rasters; can be repeated.", show_default="*.tif *.tiff"),
     ] = None,
-    settle: Annotated[float, typer.Option(help="A file is complete when unchanged for so long, s.")] = 10.0,
-    every: Annotated[float, typer.Option(help="Between two looks, s.")] = 5.0,
+    settle: Annotated[
+        float, typer.Option(help="Seconds without change after which a file is complete.")
+    ] = 10.0,
+    every: Annotated[float, typer.Option(help="Seconds between two scans of the folder.")] = 5.0,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="Further drivers of GDAL's, e.g. vrt, netcdf.", metavar="DRIVER"),
+        typer.Option(help="Further GDAL driver to allow, e.g. vrt, netcdf.", metavar="DRIVER"),
     ] = None,
     max_pixels: Annotated[
-        str, typer.Option(help="Refuse rasters of more, e.g. 20G.", metavar="NUMBER")
+        str, typer.Option(help="Refuse rasters with more pixels, e.g. 20G.", metavar="NUMBER")
     ] = "100G",
-    once: Annotated[bool, typer.Option("--once", help="Do what is complete now, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Process what is complete now, then exit.")] = False,
     health: Annotated[
         bool,
-        typer.Option("--health", help="Do nothing but tell, by exit code 0 or 1, whether a watcher is well."),
+        typer.Option("--health", help="Exit 0 if a watcher is running and healthy, else 1."),
     ] = False,
     model: flags.Model = None,
     overlap: flags.Overlap = 0.25,
@@ -56,18 +60,20 @@ def watch(
     resample: Annotated[
         bool, typer.Option("--resample", help="Read at the model's GSD; write on the raster's grid.")
     ] = False,
-    preview: Annotated[bool, typer.Option("--preview", help="Also a PNG of image and mask, X.png.")] = False,
-    compress: Annotated[str, typer.Option(help="Of the masks.", metavar="zstd|deflate|lzw")] = "zstd",
-    max_ram: Annotated[
-        str | None, typer.Option(help="Memory not to exceed, e.g. 800M.", metavar="SIZE")
-    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Also write a PNG of image and mask, X.png.")
+    ] = False,
+    compress: Annotated[
+        str, typer.Option(help="Compression of the masks.", metavar="zstd|deflate|lzw")
+    ] = "zstd",
+    max_ram: Annotated[str | None, typer.Option(help="Memory limit, e.g. 800M.", metavar="SIZE")] = None,
     device: flags.Device = "auto",
     precision: flags.Precision = None,
     threads: flags.Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a raster.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per raster.")] = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Segment what lands in a folder, each raster once, also across restarts. Ctrl-C or SIGTERM ends it."""
+    """Segment each raster that lands in a folder once, also across restarts. Stop with Ctrl-C or SIGTERM."""
     from rsedge.watch.ledger import Ledger, check_pulse
 
     if health:
@@ -79,7 +85,7 @@ def watch(
     from rsedge.watch.folder import PATTERNS, Watch, check_folders
 
     if settle < 0 or every <= 0:
-        raise InputError(f"--settle {settle:g} must not be below 0, --every {every:g} must be above")
+        raise InputError(f"--settle {settle:g} must not be below 0, and --every {every:g} must be above 0")
     most_pixels = flags.parse_number(max_pixels, "--max-pixels")
     hush_libtiff()
     options = Options(
@@ -112,37 +118,37 @@ def watch(
             most_pixels=most_pixels,
             allow=tuple(allow or ()),
         )
-        net = (backend.bundle.manifest.tile * (1 - overlap)) ** 2  # pixels that a window adds
+        net = (backend.bundle.manifest.tile * (1 - overlap)) ** 2  # pixels added by a window
         watcher.show = lambda source: common.progress_bar(source.name, quiet, net)
         _greet(watcher, quiet)
         with stopping.stopping_says(lambda: _stopped(ledger)):
             refused = sum(_tell(event, quiet, as_json) == "refused" for event in watcher.run(once))
     if refused:
-        raise InputError(f"{common.counted(refused, 'raster')} refused, see above")
+        raise InputError(f"{common.counted(refused, 'raster')} refused; see the messages above")
 
 
 def _stopped(ledger: Ledger) -> str:
-    ledger.leave()  # being stopped is no fault of the raster's
+    ledger.leave()  # a stop is not a fault of the raster
     return STOPPED
 
 
 def _greet(watcher: Watch, quiet: bool) -> None:
     backend = watcher.model
     common.note(
-        f"{watcher.folder} is watched for {' '.join(watcher.patterns)}; masks by {backend.bundle.manifest.name}, "
-        f"{backend.bundle.precision}, {backend.name} {backend.provider} go to {watcher.ledger.folder}",
+        f"watching {watcher.folder} for {' '.join(watcher.patterns)}; {backend.bundle.manifest.name} "
+        f"({backend.bundle.precision}, {backend.name} {backend.provider}) writes masks to {watcher.ledger.folder}",
         quiet,
     )
     if others := watcher.of_other_models():
         common.note(
-            f"{common.counted(others, 'raster')} here {'were' if others > 1 else 'was'} done by another model "
-            "and will not be done again; give another --out-dir for that",
+            f"{common.counted(others, 'raster')} {'were' if others > 1 else 'was'} done by another model and will not "
+            "be done again; use another --out-dir to redo them",
             quiet,
         )
 
 
 def _tell(event: Event, quiet: bool, as_json: bool) -> str:
-    """Print what became of a raster, and name it."""
+    """Print the outcome of a raster and return the event's name."""
     from rsedge.watch.folder import Done, Refused
 
     what, name = type(event).__name__.lower(), printable(event.source.name)

@@ -1,6 +1,6 @@
-"""Have the workers of a Dask cluster make the parts of a mask; its bytes are those of a local run.
+"""Segmentation on the workers of a Dask cluster, with the same bytes as a local run.
 
-``segment(..., runner=cluster.run)`` with `client.Cluster`; `worker` is what runs over there.
+Call ``segment(..., runner=cluster.run)`` with `client.Cluster`; `worker` runs on the workers.
 """
 
 from rsedge.cluster.client import Cluster

@@ -1,9 +1,8 @@
-"""A raster's parts made by the workers of a Dask cluster; the result's bytes are those of a local run.
+"""Computes a raster's parts on the workers of a Dask cluster, with the same bytes as a local run.
 
-A task is a band of parts that follow each other. Its worker (``worker``) opens raster and model under
-the paths they have here, makes sure that they are the same, and sends the parts' files back as bytes; they go into
-the journal, so assembling and resuming know nothing of clusters. Each border of a band costs about a row of
-windows that two workers compute.
+A task is a band of consecutive parts. Its worker (``worker``) opens raster and model under the client's paths, checks
+that they are the same, and returns the parts' files as bytes; they go into the journal, so assembling and resuming
+know nothing of clusters. Each border of a band costs about a row of windows, which two workers compute.
 """
 
 from __future__ import annotations
@@ -35,28 +34,28 @@ from rsedge.tiling.blend import Spans
 from rsedge.tiling.window import Window
 from rsedge.version import __version__
 
-CONNECT_S, WORKERS_S = 10.0, 60.0  # patience with a scheduler; with a cluster that has no worker
-TASKS_PER_WORKER = 3  # so that the last bands end at about the same time on unequal workers
-WINDOW_ROWS = 4, 24  # of a band: with fewer the border costs over a quarter, more save nothing
-BAND_BYTES = 256 << 20  # uncompressed result of a band: it is one message
-AHEAD = 2  # bands on their way, per worker
+CONNECT_S, WORKERS_S = 10.0, 60.0  # waiting time for a scheduler; for a first worker
+TASKS_PER_WORKER = 3  # lets the last bands end at about the same time on unequal workers
+WINDOW_ROWS = 4, 24  # limits of a band: with fewer the border costs over a quarter, more save nothing
+BAND_BYTES = 256 << 20  # uncompressed result of a band, which is one message
+AHEAD = 2  # submitted bands per worker
 POLL_S = 0.5
-TLS = "DASK_DISTRIBUTED__COMM__TLS__"  # begins the names of Dask's settings, as variables
+TLS = "DASK_DISTRIBUTED__COMM__TLS__"  # prefix of Dask's TLS settings as environment variables
 OPEN = (
-    "{address} has neither encryption nor passwords: whoever reaches it can run programs on all its machines and on "
-    "this one; use it in a network that you trust, or tls://"
+    "{address} has neither encryption nor passwords, so anybody who reaches it can run programs on all its machines "
+    "and on this one; use tls://, or a network that you trust"
 )
-GO_ON = "what is finished is kept: go on with --resume"
+GO_ON = "finished work is kept: continue with --resume"
 
 
 @dataclass
 class Cluster:
-    """A connection to the workers of a Dask scheduler, for one raster or several. A context manager.
+    """A connection to the workers of a Dask scheduler, usable for several rasters. A context manager.
 
-    ``address`` as in "tcp://scheduler:8786"; hand ``run`` to `segment` as its ``runner``.
+    ``address`` is such as "tcp://scheduler:8786"; pass ``run`` to `segment` as its ``runner``.
 
-    Raises BackendError where dask.distributed is missing, the scheduler cannot be reached, no worker has
-    joined it within a minute, or a worker has another rsedge.
+    Raises BackendError if dask.distributed is missing, the scheduler cannot be reached, no worker joins it within a
+    minute, or a worker has another rsedge.
     """
 
     address: str
@@ -71,8 +70,8 @@ class Cluster:
             self._client = distributed.Client(self.address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, distributed.TimeoutError) as error:
             raise BackendError(
-                f"the Dask scheduler {self.address} cannot be reached ({_first_line(error)}); start `dask scheduler` "
-                "and give the address that it prints, such as tcp://host:8786"
+                f"cannot reach the Dask scheduler {self.address} ({_first_line(error)}). Start `dask scheduler` "
+                "and give the address that it prints, such as tcp://host:8786."
             ) from error
         try:
             self._wait_for_workers(distributed)
@@ -88,10 +87,10 @@ class Cluster:
         self._client.close()
 
     def run(self, job: Job, plan: Plan, journal: Journal, progress: Progress | None = None) -> Stats:
-        """Have the parts made that the journal does not have; as ``Job.run`` otherwise.
+        """Compute the parts that the journal lacks, like ``Job.run``.
 
-        Seconds are summed over the workers. An interruption cancels what has not come back.
-        Raises InputError, ModelError, BackendError or OutputError.
+        Seconds are summed over the workers. An interruption cancels pending bands. Raises InputError, ModelError,
+        BackendError or OutputError.
         """
         nthreads = self._client.nthreads()
         order = make_order(job, plan, nthreads)
@@ -117,7 +116,7 @@ class Cluster:
         return stats
 
     def _finished(self, pending: Mapping[Any, int]) -> list[Any]:
-        """The futures that have ended, after a moment's wait. Raises BackendError where no worker is left."""
+        """Return the futures that have ended, after a short wait. Raises BackendError if no worker is left."""
         distributed = import_distributed()
         begin = time.monotonic()
         while True:
@@ -136,9 +135,9 @@ class Cluster:
             raise
         except distributed.KilledWorker as error:
             raise BackendError(
-                f"workers of {self.address} died again and again over the same band of {job.raster}, mostly for want "
-                "of memory; give them more (`dask worker --memory-limit`, fewer workers on a machine) or work in "
-                f"narrower columns with --max-ram; {GO_ON}"
+                f"workers of {self.address} kept dying on the same band of {job.raster}, most likely out of memory. "
+                "Give them more memory (`dask worker --memory-limit`, fewer workers per machine) or use narrower "
+                f"columns with --max-ram; {GO_ON}"
             ) from error
         except Exception as error:
             raise BackendError(
@@ -150,7 +149,7 @@ class Cluster:
 
     @contextmanager
     def _cancelling(self, pending: Mapping[Any, int]) -> Iterator[None]:
-        """Cancels what is pending where the block ends early, and names a lost scheduler."""
+        """Cancel pending futures if the block ends early, and report a lost scheduler."""
         distributed = import_distributed()
         try:
             yield
@@ -158,7 +157,7 @@ class Cluster:
             raise
         except (OSError, distributed.CancelledError, distributed.TimeoutError) as error:
             raise BackendError(
-                f"the Dask scheduler {self.address} was lost ({_first_line(error)}); {GO_ON}"
+                f"lost the Dask scheduler {self.address} ({_first_line(error)}); {GO_ON}"
             ) from error
         finally:
             if pending:
@@ -167,7 +166,7 @@ class Cluster:
 
     @contextmanager
     def _counts(self, run: str) -> Iterator[Mapping[int, int]]:
-        """Windows done of each band, as the workers report."""
+        """Collect the windows done per band, as reported by the workers."""
         counts: dict[int, int] = {}
 
         def note(event: tuple[float, Mapping[str, Any]]) -> None:
@@ -196,22 +195,22 @@ class Cluster:
             if (found or "0+unknown") != __version__:
                 has = f"rsedge {found}" if found else "no rsedge"
                 raise BackendError(
-                    f"the Dask worker {address} has {has}, here it is {__version__}; run "
-                    f'`pip install "rsedge[cpu,dask]=={__version__}"` there'
+                    f"the Dask worker {address} has {has}, but this machine has {__version__}. Run "
+                    f'`pip install "rsedge[cpu,dask]=={__version__}"` on the worker.'
                 )
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError or ValueError where nobody listens, after some patience with a scheduler that starts.
+    """Raise OSError or ValueError if nobody listens, after some patience with a starting scheduler.
 
-    A Client that could not connect takes long to be freed, and can block those that are made after it.
+    A Client that could not connect takes long to be freed and can block later ones.
     """
     scheme, _, place = address.rpartition("://")
     if scheme not in {"", "tcp", "tls"}:
         return None
     parts = urlsplit(f"//{place}")
     if not parts.hostname or parts.port is None:
-        raise ValueError("it is not host:port")
+        raise ValueError("not host:port")
     begin = time.monotonic()
     while True:
         try:
@@ -223,33 +222,33 @@ def _check_reachable(address: str) -> None:
 
 
 def _check_certificates(distributed: Any, address: str) -> None:
-    """Raise BackendError where Dask is not told of certificates: it finds out late, and not in words."""
+    """Raise BackendError if Dask has no usable certificates, because Dask itself fails late and unclearly."""
     try:
         context = distributed.Security().get_connection_args("client").get("ssl_context")
-    except (OSError, TypeError, ValueError) as error:  # OSError: also what is wrong with a certificate
+    except (OSError, TypeError, ValueError) as error:  # OSError also covers invalid certificates
         raise BackendError(
-            f"the certificates for {address} cannot be used ({_first_line(error)}); check the files that "
-            f"{TLS}CA_FILE, {TLS}CLIENT__CERT and {TLS}CLIENT__KEY name"
+            f"cannot use the certificates for {address} ({_first_line(error)}); check the files named by "
+            f"{TLS}CA_FILE, {TLS}CLIENT__CERT and {TLS}CLIENT__KEY"
         ) from error
     if context is None:
         raise BackendError(
-            f"{address} needs certificates, and Dask is told of none; set {TLS}CA_FILE, {TLS}CLIENT__CERT and "
-            f"{TLS}CLIENT__KEY, here and likewise where scheduler and workers run"
+            f"{address} needs certificates, but Dask has none. Set {TLS}CA_FILE, {TLS}CLIENT__CERT and "
+            f"{TLS}CLIENT__KEY on this machine, the scheduler's and the workers'."
         )
 
 
 def is_open_to_others(address: str) -> bool:
-    """Whether a cluster's messages, which are programs, cross a network without TLS."""
+    """Return True if a cluster's messages, which are programs, cross a network without TLS."""
     scheme, _, place = address.rpartition("://")
     try:
         host = urlsplit(f"//{place}").hostname or ""
     except ValueError:
-        return False  # which is said by who connects
+        return False  # connecting reports the cause
     return scheme in {"", "tcp"} and host not in {"localhost", "::1", ""} and not host.startswith("127.")
 
 
 def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
-    """What the workers must know, with paths that do not depend on the current folder."""
+    """Describe the job for the workers, with paths that do not depend on the current folder."""
     model, o = job.model, job.options
     device = model.name
     if device == "onnxruntime":
@@ -276,7 +275,7 @@ def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
 
 
 def cut(job: Job, plan: Plan, journal: Journal, workers: int) -> list[list[Window]]:
-    """The parts that the journal does not have, in bands: about three a worker, neither low nor very high."""
+    """Cut the parts that the journal lacks into bands: about three per worker, neither low nor very high."""
     runs = [run for parts in plan.parts for run in runs_of_missing(parts, journal.parts)]
     bands: list[list[Window]] = []
     count, result_bands = sum(map(len, runs)), sum(layer.bands for layer in job.layers())
@@ -288,7 +287,7 @@ def cut(job: Job, plan: Plan, journal: Journal, workers: int) -> list[list[Windo
 
 
 def parts_per_band(part: Window, count: int, workers: int, tiling: Tiling, result_bands: int) -> int:
-    """How many of ``count`` parts like this one a task takes; a part has ``result_bands`` bytes a pixel."""
+    """Return how many of ``count`` such parts a task takes; a part has ``result_bands`` bytes per pixel."""
     workers = max(1, workers)
     low, high = (-(-rows * tiling.rows.stride // part.height) for rows in WINDOW_ROWS)
     wanted = max(count // (TASKS_PER_WORKER * workers), min(low, -(-count // workers)))
@@ -297,7 +296,7 @@ def parts_per_band(part: Window, count: int, workers: int, tiling: Tiling, resul
 
 
 def keep(band: Band, journal: Journal) -> None:
-    """Write a band's files where the journal wants them. Raises OutputError where they do not arrive there."""
+    """Write a band's files into the journal. Raises OutputError if they do not arrive intact."""
     for part, contents in band.parts:
         for file in part.files:
             path = journal.path(part.area, file.layer)
@@ -305,7 +304,7 @@ def keep(band: Band, journal: Journal) -> None:
                 path.write_bytes(contents[file.layer])
                 is_whole = describe(path) == (file.size_bytes, file.crc)
             if not is_whole:
-                raise OutputError(f"{path}: what was written is not what the worker sent; is the disk full?")
+                raise OutputError(f"{path} differs from what the worker sent; is the disk full?")
         journal.add(part)
 
 

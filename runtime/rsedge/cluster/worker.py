@@ -1,7 +1,7 @@
-"""What a Dask worker does: a band of one raster's parts, from the raster to the parts' files as bytes.
+"""The task of a Dask worker: compute a band of a raster's parts and return their files as bytes.
 
-A worker process runs one band at a time, and its Dask threads become the model's threads: it holds one model and
-one band, as a local run does, so that a memory limit means the same.
+A worker process runs one band at a time and uses its Dask threads as the model's threads. It holds one model and one
+band, as a local run does, so that a memory limit means the same.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from rsedge.machine import usable_cores
 from rsedge.raster import exact_cache
 from rsedge.tiling.window import Window
 
-REPORT_S = 1.0  # how often a worker tells its windows, and looks whether anybody waits
+REPORT_S = 1.0  # interval at which a worker reports its windows and checks whether it is still wanted
 TOPIC = "rsedge-windows"
 
 
 @dataclass(frozen=True)
 class Order:
-    """What every band of a raster needs to know. ``nthreads``: of each worker, by address."""
+    """Facts for every band of a raster. ``nthreads``: threads of each worker, by address."""
 
     run: str
     model: str | None  # None: the default model
     device: str
-    threads: int | None  # of the model; None: those of the worker
+    threads: int | None  # of the model; None for the worker's own
     precision: str
     raster: str
     options: Options
     plan: Plan
-    settings: Mapping[str, Any]  # what a journal compares; the worker's must be the same
+    settings: Mapping[str, Any]  # what a journal compares; the worker's must be equal
     nthreads: Mapping[str, int]
 
 
@@ -59,27 +59,27 @@ class Band:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error of rsedge, sent as a value: Dask would log a traceback, and may fail to send a GDAL cause."""
+    """An error of rsedge sent as a value, because Dask would log a traceback and may fail to send a GDAL cause."""
 
     kind: str
     message: str
 
     def error(self) -> RsedgeError:
-        """The error that it was."""
+        """Rebuild the error."""
         error: RsedgeError = getattr(errors, self.kind)(self.message)
         return error
 
 
 _one_at_a_time = threading.Lock()
-_kept: list[tuple[Any, Backend]] = []  # the model that was used last, still open
+_kept: list[tuple[Any, Backend]] = []  # the last used model, still open
 
 
-class _Unwanted(Exception):  # noqa: N818 - nobody sees it
-    """The client has gone or was interrupted."""
+class _Unwanted(Exception):  # noqa: N818 - never leaves this module
+    """The client disconnected or was interrupted."""
 
 
 def run_band(order: Order, number: int, parts: Sequence[Window]) -> Band | Failure:
-    """Make some parts, on a worker: the task."""
+    """Compute some parts on a worker; this is the task."""
     worker = import_distributed().get_worker()
     key = worker.get_current_task()
     reported = time.monotonic()
@@ -127,7 +127,7 @@ def _make(order: Order, parts: Sequence[Window], folder: Path, address: str, rep
 
 
 def _model(order: Order, address: str) -> Backend:
-    """The order's model, kept open for the next band. The caller is the only one to run it."""
+    """Return the order's model, kept open for the next band; the caller must be its only user."""
     threads = order.threads or threads_of(address, order.nthreads)
     key = (order.model, order.settings["model_sha256"], order.device, threads, order.precision)
     if not _kept or _kept[0][0] != key:
@@ -136,12 +136,12 @@ def _model(order: Order, address: str) -> Backend:
         _kept.append((key, open_model(order.model, order.device, threads, order.precision)))
         if _kept[0][1].bundle.sha256 != order.settings["model_sha256"]:
             _kept.pop()[1].close()
-            raise ModelError(f"{order.model} is not the model that it is on the client; copy it again")
+            raise ModelError(f"{order.model} is not the client's model; copy it again")
     return _kept[0][1]
 
 
 def threads_of(address: str, nthreads: Mapping[str, int]) -> int:
-    """The model's threads in a worker: its own, but no more than its share of the machine's cores."""
+    """Return the model's threads in a worker: its own, but at most its share of the machine's cores."""
     host = urlsplit(address).hostname
     processes = sum(urlsplit(other).hostname == host for other in nthreads)
     share = max(1, usable_cores() // max(1, processes))
@@ -152,17 +152,19 @@ def _compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
     differ = [name for name in here if here[name] != there[name]]
     if "raster_state" in differ:
         raise InputError(
-            f"{here['raster']} is not the file that it is on the client (size, time or grid differ); share it, or "
-            "copy it again with its time (`rsync -a`)"
+            f"{here['raster']} is not the client's file (size, time or grid differ). Share the file, or "
+            "copy it again with its time (`rsync -a`)."
         )
     if differ:
         facts = "; ".join(f"{n} is {there[n]}, on the client {here[n]}" for n in differ)
-        raise BackendError(f"{facts}; install the same packages there, or give a --device that both have")
+        raise BackendError(
+            f"{facts}. Install the same packages on the worker, or give a --device that both have."
+        )
 
 
 @contextmanager
 def _said_of(address: str) -> Iterator[None]:
-    """Errors name the worker: on the client, the same paths could be opened."""
+    """Name the worker in errors, because on the client the same paths may open."""
     try:
         yield
     except RsedgeError as error:
@@ -173,20 +175,20 @@ def _said_of(address: str) -> Iterator[None]:
 
 
 def _is_wanted(worker: Any, key: str) -> bool:
-    """Whether anybody still waits for a running task."""
+    """Return True if a running task was not cancelled."""
     try:
         task = worker.state.tasks.get(key)
-    except AttributeError:  # not documented: should it move, a cancelled band is finished in vain
+    except AttributeError:  # undocumented; if it moves, cancelled bands are finished in vain
         return True
     return task is None or task.state != "cancelled"
 
 
 def import_distributed() -> Any:
-    """The package ``distributed``. Raises BackendError where it is not installed."""
+    """Import the package ``distributed``. Raises BackendError if it is not installed."""
     try:
         import distributed  # noqa: PLC0415 - an extra, and slow to load
     except ImportError as error:
         raise BackendError(
-            'dask.distributed is not installed; run `pip install "rsedge[dask]"`, on the workers as well'
+            'dask.distributed is not installed. Run `pip install "rsedge[dask]"`, on the workers as well.'
         ) from error
     return distributed

@@ -1,6 +1,6 @@
-"""`rsedge infer`: segment one raster into a mask, in bounded memory, so that it can be resumed.
+"""`rsedge infer`: segment one raster into a mask, in bounded memory and resumably.
 
-`segmentation.segment` opens a `job`, makes a `memory_plan`, runs the engine into the parts that a `journal` keeps, and
+`segmentation.segment` opens a `job`, makes a `memory_plan`, runs the engine into parts that a `journal` records, and
 has them assembled into the result.
 """
 

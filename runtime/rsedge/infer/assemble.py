@@ -1,4 +1,4 @@
-"""Making the files of a result of the parts that a run has finished."""
+"""Assembly of a result's files from the parts of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rsedge.version import __version__
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of the parts."""
+    """Class areas, polygon count and notes of an assembled result."""
 
     classes: tuple[ClassArea, ...]
     polygon_count: int | None
@@ -29,7 +29,7 @@ class Finished:
 
 
 def finish(job: Job, plan: Plan, journal: Journal) -> Finished:
-    """Make the result's files of the parts; the mask takes its name last."""
+    """Assemble the result's files from the parts and publish them, the mask last."""
     o = job.options
     parts = [journal.parts[area] for block in plan.parts for area in block]
     targets = {MASK: job.out, **o.beside(job.out)}
@@ -54,7 +54,7 @@ def finish(job: Job, plan: Plan, journal: Journal) -> Finished:
 
 
 def class_areas(job: Job, parts: Sequence[Part], mask: Path) -> tuple[ClassArea, ...]:
-    """Pixels, shares and areas of the classes over all parts, or of the mask where its pixels are others."""
+    """Return pixels, shares and areas of the classes, counted in the mask if the run was resampled."""
     fine, infos = job.fine, job.model.bundle.manifest.classes
     if fine is None:
         counts = [
@@ -77,7 +77,7 @@ def class_areas(job: Job, parts: Sequence[Part], mask: Path) -> tuple[ClassArea,
 
 
 def _draw(job: Job, journal: Journal, classes: Sequence[ClassArea]) -> None:
-    from rsedge.infer.preview import draw  # noqa: PLC0415 - Pillow is wanted seldom
+    from rsedge.infer.preview import draw  # noqa: PLC0415 - Pillow is seldom needed
 
     thumbnail = job.thumbnail()
     if thumbnail is None or job.options.preview is None:

@@ -1,4 +1,4 @@
-"""One raster to be segmented: opened, checked and planned before anything is run, then run over its parts."""
+"""One raster to be segmented: opened, checked and planned first, then run part by part."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from rsedge.version import __version__
 
 BLOCKS = "column_blocks"
 RUN_TAG = "RSEDGE_RUN"  # digest of the settings, in the mask
-# Makes the parts of a job that its journal does not have; tells of windows done.
+# Computes the parts that the journal of a job lacks and reports the windows done.
 Runner: TypeAlias = "Callable[[Job, Plan, Journal, engine.Progress | None], Stats]"
 
 
 class Job:
-    """One raster to be segmented: opened, checked and planned before anything is run.
+    """One raster to be segmented, opened and checked before anything runs.
 
     A context manager. Raises InputError, BackendError or OutputError as ``segment`` does.
     """
@@ -67,20 +67,20 @@ class Job:
 
     @cached_property
     def scale_note(self) -> str | None:
-        """Of a sample, whether the scale fits: the same however a run is cut. Raises InputError where it cannot."""
+        """Return a note if a sample of the raster hardly fits the scale. Raises InputError if it cannot fit."""
         return check_scale(self.reader, self.bands)
 
     @property
     def out_grid(self) -> Grid:
-        """The grid that is written."""
+        """Return the grid of the result."""
         if not self.options.crop:
             return self.source_grid
-        from rsedge.raster.areas import cropped_grid  # noqa: PLC0415 - wanted seldom
+        from rsedge.raster.areas import cropped_grid  # noqa: PLC0415 - seldom needed
 
         return cropped_grid(self.reader.grid, self.area)
 
     def facts(self, plan: Plan) -> dict[str, Any]:
-        """What would be done, as plain JSON values."""
+        """Return the dry run's facts as plain JSON values."""
         grid, m = self.out_grid, self.model.bundle.manifest
         macs = m.complexity.get("macs_deployed")
         layer_bytes = sum(layer.bands for layer in self.layers()) * grid.height * grid.width
@@ -107,7 +107,7 @@ class Job:
         }
 
     def layers(self) -> tuple[Layer, ...]:
-        """The rasters that are written."""
+        """Return the rasters to write."""
         classes = self.model.bundle.manifest.classes
         layers = [Layer(MASK, 1, classes)]
         if self.options.confidence:
@@ -118,14 +118,14 @@ class Job:
         return tuple(layers)
 
     def plan(self) -> Plan:
-        """Column blocks and memory. Raises InputError where ``max_ram_bytes`` is too little, or the scale is wrong."""
+        """Plan column blocks and memory. Raises InputError if the memory is too little or the scale wrong."""
         percent = self.options.confidence or self.options.probabilities
         bands = sum(layer.bands for layer in self.layers())
-        # Whether it is cut into columns depends on memory measured just now; a run goes on as it began.
+        # A resumed run keeps its blocks, because the free memory that decided on them may have changed.
         begun = settings_of(Path(os.path.realpath(self.out))) if self.options.resume else {}
         later_bytes = 0
         if self.options.polygons:
-            from rsedge.vector.polygons import MOST_BYTES as later_bytes  # noqa: N811, PLC0415 - wanted seldom
+            from rsedge.vector.polygons import MOST_BYTES as later_bytes  # noqa: N811, PLC0415 - seldom needed
         work = Work(self.reader, self.bands, self.tiling, self.area, self.inside, bands, percent, later_bytes)
         widths = begun.get(BLOCKS)
         fit = (
@@ -133,20 +133,20 @@ class Job:
             and all(is_count(w) and w > 0 for w in widths)
             and all(
                 w % BLOCK == 0 for w in widths[:-1]
-            )  # as plans are made; one pixel each would take for ever
+            )  # as plans are made; blocks one pixel wide would take for ever
             and sum(widths) == self.area.width
         )
         plan = make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)
-        _ = self.scale_note  # before hours of work, and after memory was found to do
-        return_freed_memory()  # which another thread could not use
+        _ = self.scale_note  # raises before hours of work, but after the plan has found enough memory
+        return_freed_memory()  # because another thread could not use it
         return plan
 
     def settings(self, plan: Plan) -> Mapping[str, Any]:
-        """What must be the same for a run to go on."""
+        """Return the settings that must be equal for a run to be resumed."""
         return {**self._asked(), BLOCKS: [block.width for block in plan.blocks]}
 
     def own_parts(self, plan: Plan) -> Callable[[Part], bool]:
-        """Whether a part that a journal tells of is one of this run's: its place, layers, classes and areas."""
+        """Return a function that tells this run's parts by place, layers, classes and areas."""
         places = {area for block in plan.parts for area in block}
         layers = {layer.name for layer in self.layers()} | ({PREVIEW} if self.options.preview else set())
         classes, known = len(self.model.bundle.manifest.classes), self.reader.grid.pixel_areas() is not None
@@ -162,7 +162,7 @@ class Job:
         return fits
 
     def _asked(self) -> dict[str, Any]:
-        """All that the result's pixels depend on."""
+        """Return everything that the result's pixels depend on."""
         o, bundle = self.options, self.model.bundle
         return {
             "rsedge": __version__,
@@ -185,7 +185,7 @@ class Job:
         }
 
     def digest(self) -> str:
-        """SHA-256 of all that was asked for; columns change nothing."""
+        """Return the SHA-256 of the requested result, regardless of its column blocks."""
         o = self.options
         made = [o.format, o.compress, o.polygons is not None, o.min_area_m2, o.min_pixels]
         return hashlib.sha256(json.dumps([self._asked(), made], sort_keys=True).encode()).hexdigest()
@@ -197,24 +197,24 @@ class Job:
         progress: engine.Progress | None,
         runner: Runner | None = None,
     ) -> Stats:
-        """Run the model over the parts that the journal does not have, or have ``runner`` do it.
+        """Run the model over the parts that the journal lacks, or have ``runner`` do it.
 
-        Raises BusyError where the raster has changed meanwhile.
+        Raises BusyError if the raster changed during the run.
         """
         try:
             stats = (runner or run_here)(self, plan, journal, progress)
         except InputError as error:
-            self.check_unchanged(error)  # damaged, or only not whole yet
+            self.check_unchanged(error)  # damaged, or still being written
             raise
         self.check_unchanged()
         return stats
 
     def check_unchanged(self, cause: Exception | None = None) -> None:
-        """Raise BusyError where the raster is not the one that was opened: nobody knows what has been read."""
+        """Raise BusyError if the raster changed after it was opened."""
         if identity(self.reader) != self._raster_state:
             raise BusyError(
-                f"{self.raster} changed or went away while it was read, and nothing was written; run it again when "
-                "it is whole"
+                f"{self.raster} changed or disappeared while it was read; nothing was written. Run again when the "
+                "file is complete."
             ) from cause
 
     def run_parts(
@@ -224,7 +224,7 @@ class Job:
         done: Callable[[Part], None],
         progress: engine.Progress | None = None,
     ) -> Stats:
-        """Run the model over parts that follow each other; ``path`` names their files, ``done`` hears of each."""
+        """Run the model over consecutive parts; ``path`` names their files, ``done`` receives each part."""
         thumbnail = self.thumbnail()
         watch = thumbnail.watch if thumbnail else None
         source = Source(self.reader, self.bands, self.tiling, united(parts), self.inside, watch)
@@ -233,13 +233,13 @@ class Job:
         return engine.run(self.model, source, [sink], progress, percent)
 
     def raster_notes(self) -> tuple[str, ...]:
-        """What the user should know of the raster and of how it is read, before it is read."""
+        """Return notes on the raster and how it is read, before it is read."""
         scale = (self.scale_note,) if self.scale_note else ()
         return (*self.bands.notes, *look(self.reader, self.bands), *scale)
 
     def notes(self, journal: Journal) -> tuple[str, ...]:
-        """What the user should know."""
-        return_freed_memory()  # of the reader's thread, before this one decodes
+        """Return the notes of a finished run."""
+        return_freed_memory()  # of the reader's thread, before this thread decodes
         valid_pixels = sum(sum(part.pixels) for part in journal.parts.values())
         notes = (
             *run_notes(self.reader, self.bands, self.model, valid_pixels, may_resample=True),
@@ -250,28 +250,28 @@ class Job:
         fine = self.fine
         if fine is not None:
             notes = (
-                f"read at a GSD of {self.reader.grid.gsd_m:.2f} m, the raster's is {fine.gsd_m:.2f} m",
+                f"read at a GSD of {self.reader.grid.gsd_m:.2f} m instead of the raster's {fine.gsd_m:.2f} m",
                 *notes,
             )
         if not self.source_grid.is_referenced:
-            notes = (*notes, "the raster has no CRS: the mask has none either, and areas are unknown")
+            notes = (*notes, "the raster has no CRS, so the mask has none and areas are unknown")
         elif self.source_grid.pixel_areas() is None:
             notes = (*notes, f"areas are unknown: the raster {self.source_grid.why_no_areas}")
         return notes
 
     @property
     def fine(self) -> Grid | None:
-        """The grid to write on where it is not the one that is read; None where it is."""
+        """Return the source grid if the raster is read on another grid, else None."""
         return self.source_grid if self.source_grid is not self.reader.grid else None
 
     def fine_inside(self) -> Inside | None:
-        """Which pixels of `fine` are wanted; None: all."""
+        """Return the pixels of `fine` to keep; None for all."""
         if self.fine is None or self.inside is None:
             return None
         return area_of_interest(self.source_grid, self.options)  # type: ignore[no-any-return]
 
     def moved(self, area: Window) -> Window:
-        """A part's place in what is written."""
+        """Return the position of a part in the result."""
         if not self.options.crop:
             return area
         return Window(area.row - self.area.row, area.col - self.area.col, area.height, area.width)
@@ -281,7 +281,7 @@ class Job:
         return Wanted(path, names, len(self.model.bundle.manifest.classes), self.reader.grid.pixel_areas())
 
     def thumbnail(self) -> Thumbnail | None:
-        """An empty thumbnail, where a preview is wanted."""
+        """Return an empty thumbnail if a preview is requested."""
         m = self.model.bundle.manifest
         return Thumbnail(self.reader.grid, len(m.bands), m.dtype) if self.options.preview else None
 
@@ -292,8 +292,8 @@ class Job:
         o = self.options
         if self.reader.misplaced:
             raise InputError(
-                f"{self.reader.misplaced[0]}, and polygons need map coordinates; leave --polygons out, or give "
-                "the raster a georeference with `gdal_edit.py -a_ullr`"
+                f"{self.reader.misplaced[0]}, and polygons need map coordinates. Leave --polygons out, or "
+                "georeference the raster with `gdal_edit.py -a_ullr`."
             )
         check_polygons_possible(
             Path(str(o.polygons)), self.out_grid, Minimum(o.min_area_m2, o.min_pixels), o.overwrite
@@ -301,7 +301,7 @@ class Job:
 
 
 def run_here(job: Job, plan: Plan, journal: Journal, progress: engine.Progress | None = None) -> Stats:
-    """Make the parts that the journal does not have in this process: the runner of whoever names none."""
+    """Compute the parts that the journal lacks in this process: the default runner."""
     stats = Stats()
     for parts in plan.parts:
         for missing in runs_of_missing(parts, journal.parts):
@@ -311,7 +311,7 @@ def run_here(job: Job, plan: Plan, journal: Journal, progress: engine.Progress |
 
 
 def runs_of_missing(parts: Sequence[Window], there: Mapping[Window, Part]) -> list[list[Window]]:
-    """The parts that are not there, those that follow each other together."""
+    """Return the parts missing from ``there``, consecutive ones together."""
     runs: list[list[Window]] = []
     follows = False
     for part in parts:
@@ -325,29 +325,29 @@ def runs_of_missing(parts: Sequence[Window], there: Mapping[Window, Part]) -> li
 
 
 def united(parts: Sequence[Window]) -> Window:
-    """The rectangle of parts that follow each other from the top down."""
+    """Return the rectangle that covers consecutive parts, given from the top down."""
     first, last = parts[0], parts[-1]
     return Window(first.row, first.col, last.row_end - first.row, first.width)
 
 
 def identity(reader: RasterReader) -> str:
-    """A digest that changes when the raster does: of what it says of itself, of its files' sizes and times."""
+    """Return a hash of the raster's grid, bands, file sizes and modification times."""
     grid = reader.grid
     facts: list[Any] = [grid.facts(), reader.dtypes, str(reader.nodata)]
     for path in reader.files:
         if path.name.endswith(".aux.xml"):
-            continue  # statistics that QGIS leaves there; what it says of grid and nodata stands above
+            continue  # QGIS writes statistics into it; its grid and nodata values are in ``facts``
         try:
             state = path.stat()
-            # Not the inode: on some file systems it is another at each mount, and a run could not go on.
+            # Not the inode: on some file systems it changes with each mount, and a run could not be resumed.
             facts.append([absolute(str(path)), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
         except OSError:
-            facts.append(str(path))  # a URL or an archive's member: GDAL's grid and bands must do
+            facts.append(str(path))  # a URL or archive member: GDAL's grid and bands must do
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def absolute(path: str) -> str:
-    """A file with its folder; what GDAL alone understands (URLs, /vsi...) as it is."""
+    """Return the absolute path of a file; a name that only GDAL understands (URL, /vsi...) is unchanged."""
     return os.path.abspath(path) if os.path.exists(path) else path
 
 

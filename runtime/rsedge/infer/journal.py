@@ -1,13 +1,13 @@
-"""What a run has finished, on the disk beside its target, so that it can go on after ``kill -9`` or a power cut.
+"""The finished parts of a run, on disk beside its target, so that it can be resumed after a crash or power cut.
 
     .mask.tif.rsedge/
-        settings.json     what was asked for: raster, model, options
-        journal.jsonl     one line a finished part with its CRC-32, written when the part's files are whole
+            settings.json     the request: raster, model, options
+            journal.jsonl     one line per finished part with its CRC-32, written after the part's files
         000512-000000.mask.tif ...
 
-A part is a rectangle of the result. A line that is torn or damaged, or whose files are not those that it tells of, is
-as if it had not been written, so nothing need be on the disk in any order. The folder is removed when the
-result has its name. It is this user's alone: what others could have put there is not gone on with.
+A part is a rectangle of the result. A line that is torn, damaged or does not match its files is ignored, so the order
+in which data reach the disk does not matter. The folder is removed when the result is published. It must belong to
+this user: files that others could have written are not resumed from.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from rsedge.raster.part_file import PartFile, is_whole
 from rsedge.tiling.window import Window
 
 SETTINGS, LINES, LOCK = "settings.json", "journal.jsonl", "lock"
-CHANGED = {"raster_state": "the raster, or a file that it is made of, has changed"}  # its digest says nothing
-OLD_LINE = '{"area": {'  # how lines began before they had a checksum
-MOST_LINE_BYTES = 1 << 20  # of a journal or a ledger; ours have some hundreds
+CHANGED = {"raster_state": "the raster, or a file that it is made of, has changed"}  # a digest tells nothing
+OLD_LINE = '{"area": {'  # lines without a checksum, as older versions wrote them
+MOST_LINE_BYTES = 1 << 20  # of a journal or a ledger; rsedge writes some hundreds
 LOCK_ATTEMPTS = 20
-SYNC_S = 2.0  # what a power cut may cost; what a kill costs is a part at most
+SYNC_S = 2.0  # work that a power cut may cost; a kill costs at most one part
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,24 @@ class Part:
     area: Window
     files: tuple[PartFile, ...]
     pixels: tuple[Count, ...]  # of each class
-    area_m2: tuple[float, ...] | None  # of each class; None where the grid has no known area
+    area_m2: tuple[float, ...] | None  # of each class; None if the grid's areas are unknown
 
     def __post_init__(self) -> None:
         inside = sum(self.pixels) <= self.area.height * self.area.width
         if not inside or not self.files or len({f.layer for f in self.files}) != len(self.files):
-            raise ValueError(f"{self} is no part")
+            raise ValueError(f"{self} is not a part")
         if self.area_m2 is not None and not (
             len(self.area_m2) == len(self.pixels) and all(0 <= m2 < math.inf for m2 in self.area_m2)
         ):
-            raise ValueError(f"{self} has other areas than pixels")
+            raise ValueError(f"{self}: areas do not match pixels")
 
     def to_json(self) -> str:
-        """One line, its CRC-32 in front."""
+        """Return one line, beginning with its CRC-32."""
         return with_crc(json.dumps(asdict(self)))
 
     @classmethod
     def from_json(cls, line: str) -> Part:
-        """Parse ``to_json``'s line. Raises ValueError where it is torn, damaged or of something else."""
+        """Parse a line of ``to_json``. Raises ValueError if the line is torn, damaged or foreign."""
         return from_json(cls, parse_json(without_crc(line), MOST_LINE_BYTES), exact=True)
 
 
@@ -81,11 +81,11 @@ class Part:
 class Journal:
     """The journal of one target, locked against other processes while it is open.
 
-    ``resume``: go on from what is there, which must be of the same ``settings``. Without it, finished parts of
-    an earlier run are an error unless ``overwrite``: hours of work are not wiped by pressing return twice. Both:
-    go on where that can be, else begin anew. ``fits``: whether a part is one of this run's; others are left out.
+    ``resume`` continues an earlier run of the same ``settings``. Without it, finished parts of an earlier run
+    are an error unless ``overwrite``, because pressing return twice must not wipe hours of work. With both, the
+    run is resumed if possible, else started over. ``fits`` returns True for this run's parts; others are ignored.
 
-    Raises InputError where the journal does not fit, OutputError where it cannot be written.
+    Raises InputError if the journal does not fit, OutputError if it cannot be written.
     """
 
     target: Path
@@ -113,7 +113,7 @@ class Journal:
                 if not self.parts:
                     self._begin()
                 self._lines = open_own(self.folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-                write_all(self._lines, "\n")  # what was torn ends here
+                write_all(self._lines, "\n")  # ends a torn line
             except BaseException:
                 self._close(keep=bool(self.parts))
                 raise
@@ -124,15 +124,15 @@ class Journal:
     ) -> None:
         useless = not self.parts or (
             kind is not None and issubclass(kind, BusyError)
-        )  # of a raster that changed
+        )  # and what was read of a changed raster is unknown
         self._close(keep=kind is None or not useless)
 
     def path(self, area: Window, layer: str) -> Path:
-        """Where a part's file of a layer belongs."""
+        """Return the path of a part's file for ``layer``."""
         return self.folder / f"{area.row:07d}-{area.col:07d}.{layer}"
 
     def add(self, part: Part) -> None:
-        """Note a finished part. Raises OutputError where the disk is full."""
+        """Record a finished part. Raises OutputError if the disk is full."""
         assert self._lines is not None, "the journal is not open"
         with writing(self.folder):
             write_all(self._lines, part.to_json() + "\n")
@@ -146,11 +146,11 @@ class Journal:
         self.parts[part.area] = part
 
     def remove(self) -> None:
-        """Remove the folder: the result has its name."""
+        """Remove the folder after the result was published."""
         with contextlib.suppress(OSError):
             sync_folder(self.target.parent)  # the new name first
-            # Without its lines nothing is unfinished, should this be cut short. The lock goes last: whoever
-            # comes meanwhile is turned away, and whoever comes then has a folder of their own.
+            # The lines go first, so that an interrupted removal leaves no unfinished run. The lock goes last: until
+            # then other runs are refused, and afterwards they make a folder of their own.
             for path in sorted(self.folder.iterdir(), key=lambda p: (p.name != LINES, p.name == LOCK)):
                 path.unlink()
             self.folder.rmdir()
@@ -163,7 +163,7 @@ class Journal:
         os.close(self._lock)
 
     def _take_up(self) -> None:
-        """Find what an earlier run has finished. Raises InputError where that forbids this one."""
+        """Load the parts of an earlier run. Raises InputError if that run forbids this one."""
         found = self._found()
         if self.resume and found:
             try:
@@ -176,12 +176,12 @@ class Journal:
             self._sweep({self.path(p.area, f.layer).name for p in found.values() for f in p.files})
         elif found and not self.overwrite:
             raise InputError(
-                f"an unfinished run to {self.target} is there ({_share(found)}): go on with --resume, or begin "
-                "anew with --overwrite"
+                f"{self.target} has an unfinished run ({_share(found)}). Continue with --resume, or start over with "
+                "--overwrite."
             )
 
     def _found(self) -> dict[Window, Part]:
-        """The parts that are there, whole."""
+        """Return the parts whose files are complete."""
         parts: dict[Window, Part] = {}
         old = False
         for line in own_lines(self.folder / LINES):
@@ -192,8 +192,8 @@ class Journal:
                     parts[part.area] = part
         if old and not parts and not self.overwrite:
             raise InputError(
-                f"the unfinished run to {self.target} is of an older rsedge, whose journal has no checksums; finish it "
-                "with that one, or begin anew with --overwrite"
+                f"{self.target} has an unfinished run of an older rsedge without checksums. Finish it with that "
+                "version, or start over with --overwrite."
             )
         return parts
 
@@ -203,7 +203,7 @@ class Journal:
     def _compare(self) -> None:
         was = settings_of(self.target)
         if not was:
-            raise InputError(f"{self.folder / SETTINGS} cannot be read; begin anew with --overwrite")
+            raise InputError(f"{self.folder / SETTINGS} cannot be read. Start over with --overwrite.")
         now = json.loads(json.dumps(self.settings))
         differ = [
             CHANGED.get(k) or f"{k} was {_short(was.get(k))}, is now {_short(now.get(k))}"
@@ -212,14 +212,14 @@ class Journal:
         ]
         if differ:
             raise InputError(
-                f"the unfinished run to {self.target} cannot go on with other settings: {'; '.join(differ)}. Give "
-                "the same command as before with --resume, or begin anew with --overwrite"
+                f"{self.target} cannot be resumed with other settings: {'; '.join(differ)}. Repeat the earlier "
+                "command with --resume, or start over with --overwrite."
             )
 
     def _begin(self) -> None:
         if (self.folder / LINES).exists():
             (self.folder / LINES).unlink()
-            sync_folder(self.folder)  # else a power cut could leave these lines beside other settings
+            sync_folder(self.folder)  # otherwise a power cut could leave these lines beside other settings
         self._sweep(set())
         partial = self.folder / f"{SETTINGS}.part"
         partial.write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
@@ -227,17 +227,17 @@ class Journal:
         self._unsynced.append(self.folder / SETTINGS)
 
     def _sweep(self, keep: set[str]) -> None:
-        """Remove what a killed run left over: parts without a line, half a result."""
+        """Remove leftovers of a killed run: parts without a line, half a result."""
         for path in self.folder.iterdir():
             if path.name not in keep | {LOCK, LINES, SETTINGS}:
-                if path.is_dir():  # somebody else's
+                if path.is_dir():  # not made by rsedge
                     shutil.rmtree(path)
                 else:
                     path.unlink()
 
 
 def settings_of(target: Path) -> Mapping[str, Any]:
-    """Settings of a run to ``target`` that is not finished; {} where there is none, or nothing readable."""
+    """Return the settings of the unfinished run to ``target``; {} if there is none or they are unreadable."""
     try:
         check_own_folder(folder_of(target))
         settings = parse_json(read_open(open_own(folder_of(target) / SETTINGS, os.O_RDONLY)))
@@ -247,7 +247,7 @@ def settings_of(target: Path) -> Mapping[str, Any]:
 
 
 def own_lines(path: Path) -> Iterator[str]:
-    """The lines of a file of this user's alone, one after the other; none where there is no file."""
+    """Yield the lines of a file that belongs to this user alone; none if the file is missing."""
     try:
         handle = open_own(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -258,7 +258,7 @@ def own_lines(path: Path) -> Iterator[str]:
 
 
 def folder_of(target: Path) -> Path:
-    """The folder of a target's journal."""
+    """Return the folder of a target's journal."""
     return target.with_name(f".{target.name}.rsedge")
 
 
@@ -273,21 +273,21 @@ def _short(value: Any) -> str:
 
 
 def _locked(folder: Path, target: Path) -> int:
-    """An open, locked file in the folder, made where it is not there; the lock ends with the process.
+    """Open and lock a file in the folder, made if missing; the lock ends with the process.
 
-    Raises InputError where another process has it, OSError where the folder cannot be written.
+    Raises InputError if another process holds the lock, OSError if the folder cannot be written.
     """
     for attempt in range(LOCK_ATTEMPTS):
         try:
             with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o755)  # nobody else writes there, whatever the umask
+                folder.mkdir(mode=0o755)  # writable for this user alone, whatever the umask
             if not stat.S_ISDIR(folder.lstat().st_mode):
-                raise InputError(f"{folder} is a link or a file; unfinished work is kept there: remove it")
+                raise InputError(f"{folder} is a link or a file, but must hold unfinished work. Remove it.")
             check_own_folder(folder)
             handle = open_own(folder / LOCK, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             if attempt + 1 < LOCK_ATTEMPTS and folder.parent.is_dir():
-                continue  # a run that has just ended took its folder away
+                continue  # another run has just ended and removed its folder
             raise
         try:
             if _take_lock(handle, target, folder / LOCK):
@@ -296,14 +296,14 @@ def _locked(folder: Path, target: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
-    raise InputError(f"other runs to {target} begin and end all the time; wait for them")
+    raise InputError(f"could not lock {target}: other runs keep starting. Try again when they have finished.")
 
 
 def _take_lock(handle: int, target: Path, path: Path) -> bool:
-    """Lock an open file; False where it is no longer that at ``path``, and the lock worthless."""
+    """Lock an open file; return False if ``path`` is another file by now, which makes the lock worthless."""
     held = lock(handle)
     if held is False:
-        raise BusyError(f"another rsedge is writing {target} right now; wait for it, or stop it")
+        raise BusyError(f"{target} is being written by another rsedge. Wait for it, or stop it.")
     try:
         return held is None or os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:

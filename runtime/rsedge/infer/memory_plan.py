@@ -1,4 +1,4 @@
-"""What a run will do and how much memory it may take, before it does it."""
+"""Column blocks and memory bound of a run, computed before it starts."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from rsedge.tiling.axes import Tiling
 from rsedge.tiling.blend import Spans
 from rsedge.tiling.window import Window
 
-SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep a little of what they had
+SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep some freed memory
 MOST_OF_MACHINE = 0.85
-WARM_RUNS = 2  # ONNX Runtime plans its memory by a model's first run, and takes it on the second
-ROW_INSIDE_BYTES = 10  # of a pixel of a row that is filled
-FEW_BLOCKS, MOST_BLOCKS = 32, 4096  # of columns
+WARM_RUNS = 2  # ONNX Runtime plans its memory in a model's first run and allocates it in the second
+ROW_INSIDE_BYTES = 10  # per pixel of a row that is being filled
+FEW_BLOCKS, MOST_BLOCKS = 32, 4096  # limits on the number of column blocks
 LARGE_CACHE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is run over what, and what is kept of it."""
+    """Input, tiling and outputs of a run, as far as its memory depends on them."""
 
     reader: RasterReader
     bands: BandPlan
     tiling: Tiling
     area: Window
     inside: Inside | None = None
-    layer_bands: int = 1  # of all rasters of the result together
+    layer_bands: int = 1  # of all result rasters together
     probabilities: bool = False
-    later_bytes: int = 0  # what is needed after the model's work, when all of its memory is free again
+    later_bytes: int = 0  # needed after the model's work, when all of its memory is free again
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Column blocks of the area, each done from the top down, and the memory that takes.
+    """Column blocks of the area, each processed from the top down, and their memory.
 
-    ``base_bytes`` is what the process has when its model has run; ``bytes_by_part`` what comes on top, all
-    at once.
+    ``base_bytes``: resident memory after warm-up. ``bytes_by_part``: additional peak memory by purpose, all of
+    it at once.
     """
 
     blocks: tuple[Window, ...]
@@ -61,23 +61,23 @@ class Plan:
 
     @property
     def bound_bytes(self) -> int:
-        """What the process will not exceed."""
+        """Return the upper bound on the resident memory of the process."""
         return self.base_bytes + round(sum(self.bytes_by_part.values()) * SLACK) + SLACK_BYTES
 
     @property
     def parts(self) -> tuple[tuple[Window, ...], ...]:
-        """The parts of each block, from the top down."""
+        """Return the parts of each block, from the top down."""
         return tuple(part_areas(block) for block in self.blocks)
 
 
 def make_plan(
     backend: Backend, work: Work, max_ram_bytes: int | None = None, begun: Sequence[int] | None = None
 ) -> Plan:
-    """The widest column blocks whose bound keeps to ``max_ram_bytes`` (None: most of this machine's memory).
+    """Return the widest column blocks that fit ``max_ram_bytes`` (None: most of this machine's memory).
 
-    ``begun``: widths of the blocks of a run that is to go on, kept if they fit the area.
+    ``begun``: block widths of a run to be resumed, kept if they fit the area.
 
-    Raises InputError where not even the narrowest does.
+    Raises InputError if even the narrowest blocks do not fit.
     """
     if max_ram_bytes is None:
         max_ram_bytes = round(machine_bytes() * MOST_OF_MACHINE)
@@ -86,15 +86,15 @@ def make_plan(
         plan = _plan(backend, work, begun[0], base_bytes)
         if plan.bound_bytes > max_ram_bytes:
             raise InputError(
-                f"the unfinished run works in {len(plan.blocks)} column blocks, which need up to "
-                f"{plan.bound_bytes / 2**20:.0f} MiB; allow that with --max-ram, or begin anew with --overwrite"
+                f"the unfinished run needs up to {plan.bound_bytes / 2**20:.0f} MiB for its {len(plan.blocks)} column "
+                "blocks. Allow that with --max-ram, or start over with --overwrite."
             )
         return plan
     return _widest(backend, work, base_bytes, max_ram_bytes)
 
 
 def _widest(backend: Backend, work: Work, base_bytes: int, max_ram_bytes: int) -> Plan:
-    """As few columns as keep to the memory: one by one while they are few, then by halves."""
+    """Find the fewest blocks that fit: one by one up to FEW_BLOCKS, then by bisection."""
     area, count, too_few = work.area, 1, 0
     while True:
         width = -(-area.width // count // BLOCK) * BLOCK
@@ -117,16 +117,16 @@ def _widest(backend: Backend, work: Work, base_bytes: int, max_ram_bytes: int) -
 
 def _too_little(plan: Plan, max_ram_bytes: int) -> str:
     parts = ", ".join(f"{name} {n / 2**20:.0f}" for name, n in plan.bytes_by_part.items() if n)
-    # What the process has before differs a little from one time to the next.
+    # Resident memory before the run differs a little from one time to the next.
     enough = -(-round(plan.bound_bytes * 1.05) // 2**20)
     advice = (
-        ". The raster's blocks span its width or height: it takes less after `gdal_translate -co TILED=YES`"
+        " The raster's blocks span its width or height; `gdal_translate -co TILED=YES` reduces the need."
         if plan.bytes_by_part["GDAL"] > LARGE_CACHE_BYTES
         else ""
     )
     return (
-        f"{max_ram_bytes / 2**20:.0f} MiB of memory (--max-ram, else 85 % of the machine's) is too little: give at "
-        f"least {enough}M (model and libraries {plan.base_bytes / 2**20:.0f}, {parts} MiB){advice}"
+        f"{max_ram_bytes / 2**20:.0f} MiB of memory (--max-ram, else 85 % of the machine's) is too little. Give at "
+        f"least {enough}M (model and libraries {plan.base_bytes / 2**20:.0f}, {parts} MiB).{advice}"
     )
 
 
@@ -134,8 +134,8 @@ def _plan(backend: Backend, work: Work, width: int, base_bytes: int) -> Plan:
     area = work.area
     if area.width > MOST_BLOCKS * width:
         raise InputError(
-            f"{area.width} columns would be cut into blocks of {width}, more than {MOST_BLOCKS}; allow more memory "
-            "with --max-ram"
+            f"{area.width} columns would need more than {MOST_BLOCKS} blocks of {width}. Allow more memory with "
+            "--max-ram."
         )
     blocks = tuple(
         Window(area.row, col, area.height, min(width, area.col_end - col))
@@ -147,17 +147,17 @@ def _plan(backend: Backend, work: Work, width: int, base_bytes: int) -> Plan:
 
 
 def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
-    """Bytes of everything that grows with the width of the block, at the busiest moment."""
+    """Return the peak bytes of everything that grows with the width of the block."""
     m, outline, area = backend.bundle.manifest, spans.outline, spans.area
     classes, side = len(m.classes), work.tiling.rows.tile
     strip_rows = max(strip.height for strip in work.reader.first_strips(outline))
-    # Those that a row of windows touches, and those that are being read meanwhile.
+    # Strips touched by a row of windows, and strips being read ahead meanwhile.
     strips = min(-(-side // strip_rows) + 1 + AHEAD, -(-outline.height // strip_rows))
     pixel_bytes = len(m.bands) * np.dtype(m.dtype).itemsize
     pixel_bytes += work.reader.may_have_nodata(work.bands) or work.inside is not None
     strip_bytes = strip_rows * outline.width * pixel_bytes
     inside_bytes = 0
-    if work.inside is not None:  # its result, and at least one row at a time
+    if work.inside is not None:  # the area's mask of a strip, and at least one row at a time
         inside_bytes = (strip_rows + ROW_INSIDE_BYTES) * outline.width + work.inside.filling_bytes
     finished = spans.rows.most_own * outline.width * (1 + classes * work.probabilities)
     carried = 4 * classes * (spans.rows.most_carried * outline.width + spans.cols.most_carried * side)
@@ -176,14 +176,14 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
 
 
 def warm_up(backend: Backend) -> int:
-    """Resident memory once the model has run: libraries allocate, and choose their algorithms, on first use."""
+    """Run the model until its libraries have allocated their memory, and return the resident bytes."""
     while backend.runs < WARM_RUNS:
         backend.infer(_tile(backend))
     return rss_bytes()
 
 
 def time_tile(backend: Backend) -> float:
-    """Seconds of one tile, now."""
+    """Measure the seconds of one tile."""
     begin = time.perf_counter()
     backend.infer(_tile(backend))
     return time.perf_counter() - begin
@@ -197,6 +197,6 @@ def _tile(backend: Backend) -> NDArray[Any]:
 
 
 def free_bytes(folder: Path) -> int:
-    """Space left on the disk of ``folder``."""
+    """Return the free space on the disk of ``folder``, in bytes."""
     facts = os.statvfs(folder)
     return facts.f_bavail * facts.f_frsize

@@ -1,4 +1,4 @@
-"""What is asked of a run, and what it answers: frozen options in, frozen result out."""
+"""Options and results of `segment`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ from rsedge.tiling.axes import Seam
 
 @dataclass(frozen=True)
 class Options:
-    """How to segment. ``bands`` are 1-based; ``scale`` maps raster values to the model's range."""
+    """Options of ``segment``. ``bands`` are 1-based; ``scale`` maps raster values to the model's range."""
 
-    overlap: float = 0.25  # least share of a tile common to neighbours, 0..0.75
+    overlap: float = 0.25  # least share of a tile that neighbours have in common, 0..0.75
     seam: Seam = "blend"
     bands: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
-    nodata: tuple[float, ...] | None = None  # one value, or one a band; None: what the raster says
-    alpha: int | Literal["none"] | None = None  # the band that is 0 where there are no data; None: as tagged
-    resample: bool = (
-        False  # read at the model's GSD where the raster's is another; write on the raster's grid
-    )
+    nodata: tuple[float, ...] | None = None  # one value, or one per band; None: as the raster declares
+    alpha: int | Literal["none"] | None = None  # the band that is 0 where data are missing; None: as tagged
+    resample: bool = False  # read at the model's GSD if the raster's differs; write on the raster's grid
     bbox: tuple[float, float, float, float] | None = None  # west, south, east, north in ``bbox_crs``
     bbox_crs: str | None = None  # None: the raster's
     aoi: Path | str | None = None  # polygons; pixels outside are nodata
-    aoi_layer: str | None = None  # of ``aoi``, where it has several
+    aoi_layer: str | None = None  # of ``aoi``, if that has several layers
     crop: bool = False  # write only the extent of bbox or aoi
     format: Format = "cog"
     compress: str = "zstd"
@@ -38,12 +36,12 @@ class Options:
     probabilities: bool = False  # MASK_probabilities.tif: percent of each class
     polygons: Path | str | None = None  # GeoPackage of the classes' areas
     min_area_m2: float = 0.0  # of a polygon
-    min_pixels: int = 0  # likewise, where square metres are unknown
+    min_pixels: int = 0  # of a polygon, for grids whose areas are unknown
     preview: Path | str | None = None  # PNG of image and mask
-    max_ram_bytes: int | None = None  # work in columns where a whole row of windows would need more
-    resume: bool = False  # go on where an earlier run of the same options was stopped
-    overwrite: bool = False  # also a raster that rsedge did not write; also an unfinished run
-    trust: Trust = NAMED  # what the raster may open beside itself
+    max_ram_bytes: int | None = None  # the area is split into columns if full rows of windows need more
+    resume: bool = False  # continue an earlier run with the same options
+    overwrite: bool = False  # replace an unfinished run, or a raster that rsedge did not write
+    trust: Trust = NAMED  # files that the raster may open beside itself
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
@@ -60,7 +58,7 @@ class Options:
             len(self.scale) == 2 and all(isinstance(v, float | int) for v in self.scale)
         ):
             raise InputError(f"scale {self.scale!r} is not two numbers such as (0, 3000)")
-        _ = self.masking  # which checks itself
+        _ = self.masking  # raises InputError
         if self.max_ram_bytes is not None and self.max_ram_bytes < 1:
             raise InputError(f"max_ram_bytes {self.max_ram_bytes} is below 1")
         self._check_area()
@@ -70,29 +68,27 @@ class Options:
         if self.bbox is not None and self.aoi is not None:
             raise InputError("bbox and aoi were both given; give one")
         if self.bbox_crs is not None and self.bbox is None:
-            raise InputError("bbox_crs was given without bbox; polygons say their own CRS")
+            raise InputError("bbox_crs was given without bbox; polygons carry their own CRS")
         if self.aoi_layer is not None and self.aoi is None:
-            raise InputError("aoi_layer was given without aoi; give the file that it is a layer of")
+            raise InputError("aoi_layer was given without aoi; give the file of that layer")
         if self.crop and self.bbox is None and self.aoi is None:
-            raise InputError("crop was asked for without bbox or aoi; give the area to crop to")
+            raise InputError("crop was given without bbox or aoi; give the area to crop to")
         if self.crop and self.resample:
-            raise InputError("crop and resample do not go together; leave one out")
+            raise InputError("crop and resample cannot be combined; leave one out")
 
     def _check_polygons(self) -> None:
         if (self.min_area_m2 or self.min_pixels) and self.polygons is None:
-            raise InputError(
-                "a smallest polygon was given, but no polygons are asked for; give --polygons OUT.gpkg"
-            )
+            raise InputError("a minimum polygon size was given without polygons; give --polygons OUT.gpkg")
         if self.min_area_m2 < 0 or self.min_pixels < 0:
-            raise InputError(f"a polygon's least area {min(self.min_area_m2, self.min_pixels)} is below 0")
+            raise InputError(f"a polygon's minimum size {min(self.min_area_m2, self.min_pixels)} is below 0")
 
     @property
     def masking(self) -> Masking:
-        """``nodata`` and ``alpha``."""
+        """Return ``nodata`` and ``alpha`` as one value."""
         return Masking(self.nodata, self.alpha)
 
     def beside(self, out: Path) -> dict[str, Path]:
-        """The further rasters that are written beside the mask, by layer."""
+        """Return the paths of the additional rasters beside the mask, by layer."""
         names = [n for n in ("confidence", "probabilities") if getattr(self, n)]
         return {n: out.with_name(f"{out.stem}_{n}{out.suffix}") for n in names}
 
@@ -105,16 +101,16 @@ class ClassArea:
     name: str
     pixels: int
     share: float  # of the valid pixels, 0..1
-    area_m2: float | None  # None where the grid has no known area
+    area_m2: float | None  # None if the grid's areas are unknown
 
 
 @dataclass(frozen=True)
 class Result:
-    """What ``segment`` did.
+    """Result of ``segment``.
 
-    ``seconds``: each stage's own work, in order (``engine.STAGES`` between ``prepare``, opening and planning, and
-    ``write``, making the files of the parts); ``busy``, the work of all threads together, measured apart from the
-    stages; and ``total``, from call to return. Stages overlap, so they add up to ``busy`` and not to ``total``.
+    ``seconds``: time of each stage in order (``prepare``: opening and planning; ``engine.STAGES``; ``write``:
+    assembling the files); ``busy``: work of all threads together, measured apart from the stages; ``total``: from
+    call to return. Stages overlap, so they add up to ``busy`` and not to ``total``.
     """
 
     raster: str
@@ -130,25 +126,25 @@ class Result:
     classes: tuple[ClassArea, ...]
     windows: int
     windows_skipped: int
-    resumed_pixels: int  # of the result that an earlier run had finished
+    resumed_pixels: int  # of the result, finished by an earlier run
     tile: int
     overlap: float
     seam: str
     bands: tuple[int, ...]
     scale: tuple[float, float] | None
     seconds: dict[str, float]
-    mpx_per_s: float  # raster pixels over total seconds, reading and writing included
+    mpx_per_s: float  # raster pixels over total seconds, including reading and writing
     peak_rss_bytes: int
-    bound_bytes: int  # what the plan promised the peak would stay under
+    bound_bytes: int  # the plan's upper bound on the peak
     model: str
     model_sha256: str
     precision: str
     backend: str
     provider: str
-    why: str  # this provider was taken
+    why: str  # reason for this provider
     rsedge_version: str
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
+        """Return the result as plain JSON values."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""What becomes of finished strips of a mask: parts of a file, counts, a picture."""
+"""Consumers of finished mask strips: part files, class counts, thumbnail."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from rsedge.infer.preview import Picture
 
 COUNTED_ROWS = 64
-EVEN = 2e-4  # share by which areas of pixels may differ and be counted as one
-LEAST_PIECE = 2048  # pixels; with smaller ones, weighing each pixel is faster
+EVEN = 2e-4  # relative difference between pixel areas that may be counted as equal
+LEAST_PIECE = 2048  # pixels; with smaller pieces, weighting each pixel is faster
 MASK, CONFIDENCE, PROBABILITIES, PREVIEW = "mask", "confidence", "probabilities", "preview"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is kept of a part, and where: ``path`` names the file of an area and a layer."""
+    """Layers to keep of a part; ``path`` names the file of an area and a layer."""
 
     path: Callable[[Window, str], Path]
     layers: tuple[str, ...]  # MASK, CONFIDENCE, PROBABILITIES
@@ -40,9 +40,9 @@ class Wanted:
 
 
 class PartSink:
-    """Cuts strips into parts, writes each as it is whole, and tells ``done`` of it.
+    """Consumer that cuts strips into parts, writes each complete part and passes it to ``done``.
 
-    ``parts``: what the strips will fill, from the top down.
+    ``parts``: the areas that the strips will fill, from the top down.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PartSink:
         self._held = 0
 
     def take(self, strip: Strip) -> None:
-        """Add the strip's rows; writes the parts that they complete."""
+        """Add the strip's rows, and write the parts that they complete."""
         taken, rows = 0, len(strip.mask)
         while taken < rows:
             part = self._parts[0]
@@ -93,9 +93,9 @@ class PartSink:
 def count_classes(
     mask: NDArray[np.uint8], area: Window, classes: int, ground: PixelAreas | None
 ) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-    """Pixels and square metres of each class in a mask (h, w) that lies at ``area`` of the raster of ``ground``."""
+    """Count pixels and square metres of each class in a mask (h, w) at ``area`` of the raster of ``ground``."""
     pixels, area_m2 = np.zeros(classes, np.int64), np.zeros(classes)
-    for row in range(0, len(mask), COUNTED_ROWS):  # a comparison makes an array as large as what is compared
+    for row in range(0, len(mask), COUNTED_ROWS):  # limits the size of the comparison's temporary array
         rows = mask[row : row + COUNTED_ROWS]
         if ground is None:
             pixels += _counts(rows, classes)
@@ -112,9 +112,9 @@ def _counts(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
 def _areas(
     mask: NDArray[np.uint8], window: Window, ground: PixelAreas, classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Pixels and square metres of the classes in a mask that lies at ``window``.
+    """Count pixels and square metres of the classes in a mask at ``window``.
 
-    It is cut into pieces within which a pixel's area hardly changes; where those would be small, each is weighed.
+    The mask is cut into pieces in which the pixel area hardly changes; if those were small, pixels are weighted singly.
     """
     sides = (window.row, window.height), (window.col, window.width)
     sample = ground.at(*(np.array([at + 0.5, at + size / 2, at + size - 0.5]) for at, size in sides))
@@ -135,7 +135,7 @@ def _areas(
 
 
 def _by_row(ground: PixelAreas, window: Window) -> Iterator[NDArray[np.float64]]:
-    """The areas of a window's pixels, a row at a time: there may be as many as in a strip of the raster."""
+    """Yield the pixel areas of a window row by row, because a window may be as large as a strip."""
     for row in range(window.row, window.row_end):
         yield ground.of(Window(row, window.col, 1, window.width))[0]
 
@@ -143,7 +143,7 @@ def _by_row(ground: PixelAreas, window: Window) -> Iterator[NDArray[np.float64]]
 class Thumbnail:
     """Every n-th pixel of image and mask, for a picture at most ``longest`` pixels a side.
 
-    It watches what is read, and saves each part's share beside it, so that a resumed run has it all.
+    Watches what is read and saves each part's share beside the part, so that a resumed run has all of them.
     """
 
     def __init__(self, grid: Grid, bands: int, dtype: str, longest: int = 1024) -> None:
@@ -153,12 +153,12 @@ class Thumbnail:
         self._image = np.zeros((bands, *shape), dtype)
 
     def watch(self, strip: Pixels) -> None:
-        """Keep the strip's share of the image. Called before the mask of these rows can be finished."""
+        """Keep the strip's share of the image. Call before the mask of these rows can be finished."""
         at, first = self._share(strip.window)
         self._image[:, at[0], at[1]] = strip.image[:, first[0] :: self._step, first[1] :: self._step]
 
     def save(self, path: Path, area: Window, mask: NDArray[np.uint8]) -> PartFile:
-        """Keep a part's share of the mask, and write both beside the part."""
+        """Keep a part's share of the mask, and write its image and mask beside the part."""
         at, first = self._share(area)
         self._mask[at] = mask[first[0] :: self._step, first[1] :: self._step]
         with writing(path):
@@ -167,19 +167,19 @@ class Thumbnail:
             return PartFile(PREVIEW, *describe(path))
 
     def load(self, path: Path, area: Window) -> None:
-        """Take back what an earlier run saved of a part."""
+        """Load a part's share that an earlier run saved."""
         at, _ = self._share(area)
         with np.load(path) as arrays:
             self._image[:, at[0], at[1]], self._mask[at] = arrays["arr_0"], arrays["arr_1"]
 
     def picture(self) -> Picture:
-        """What was kept."""
-        from rsedge.infer.preview import Picture  # noqa: PLC0415 - Pillow is wanted seldom
+        """Return the thinned image and mask."""
+        from rsedge.infer.preview import Picture  # noqa: PLC0415 - Pillow is seldom needed
 
         return Picture(self._image, self._mask)
 
     def _share(self, area: Window) -> tuple[tuple[slice, slice], tuple[int, int]]:
-        """The pixels of the thumbnail that lie in an area, and the first that they are of in the area."""
+        """Return the thumbnail pixels inside an area, and the offset of the first in the area."""
         first = -area.row % self._step, -area.col % self._step
         rows = slice((area.row + first[0]) // self._step, -(-area.row_end // self._step))
         cols = slice((area.col + first[1]) // self._step, -(-area.col_end // self._step))

@@ -1,4 +1,4 @@
-"""A picture for people: the image beside its mask, with a legend."""
+"""Preview of a result: the image beside its mask, with a legend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rsedge.version import __version__
 
 GAP, SWATCH, FONT_PX = 8, 18, 15
 PAPER, INK = (255, 255, 255), (30, 30, 30)
-MIN_WIDTH = 240  # room for the longest legend entry
+MIN_WIDTH = 240  # fits the longest legend entry
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Picture:
 def draw(path: Path, picture: Picture, classes: Sequence[ClassInfo], shares: Sequence[float]) -> None:
     """Write a PNG: image left, mask right, below them each class with its share of the valid pixels.
 
-    Raises OutputError when it cannot be written.
+    Raises OutputError if the file cannot be written.
     """
     left, right = displayable(picture.image, picture.mask != NODATA), _painted(picture.mask, classes)
     height, width = picture.mask.shape
@@ -56,7 +56,7 @@ def draw(path: Path, picture: Picture, classes: Sequence[ClassInfo], shares: Seq
 
 
 def displayable(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The first three bands (or the first, grey) as uint8 RGB (h, w, 3); other dtypes stretched 2 to 98 %."""
+    """Return the first three bands (or the first, grey) as uint8 RGB (h, w, 3), other dtypes stretched 2-98 %."""
     bands = image[:3] if len(image) >= 3 else image[[0, 0, 0]]
     if bands.dtype != np.uint8:
         seen = bands[:, valid]

@@ -1,4 +1,4 @@
-"""The Python API: open a model, segment a raster. The command line stands on this."""
+"""The Python API: open a model, segment a raster. The command line uses it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rsedge.raster import exact_cache
 from rsedge.raster.writer import tag_of
 from rsedge.version import __version__
 
-LARGE_BYTES = 192 << 20  # of a run: from here on memory counts more than a few page faults
+LARGE_BYTES = 192 << 20  # of a run; above this, memory matters more than a few page faults
 
 
 def open_model(
@@ -33,14 +33,14 @@ def open_model(
 ) -> Backend:
     """Open a bundle folder or an rsedge ``.onnx`` (None: the default model) on a device.
 
-    ``precision`` None: a bundle's fp32, never quietly less; a lone file's own; on "tensorrt" that of the
-    engine that is there. Use it as a context manager; ``backend.bundle.manifest`` says what it expects.
+    ``precision`` None means: fp32 of a bundle, never silently less; the file's own of a lone ONNX file; the existing
+    engine's on "tensorrt". Use the result as a context manager; ``backend.bundle.manifest`` describes its input.
 
     Raises ModelError, BackendError or InputError.
     """
-    # An engine need not have an ONNX file of its precision beside it.
+    # A TensorRT engine may lack an ONNX file of its precision.
     bundle = Bundle.open(path, None if device == "tensorrt" else precision)
-    bundle.record()  # an edited report is an error now rather than after hours of work
+    bundle.record()  # reports an edited file now rather than after hours of work
     return open_backend(bundle, device, threads, precision)
 
 
@@ -54,12 +54,12 @@ def segment(
 ) -> Result:
     """Segment ``raster`` into a class mask ``out`` on the same grid.
 
-    The mask is uint8: a class's place in the manifest, 255 where the raster holds no data. It appears
-    under its name only when whole; what is finished before that is kept in a hidden folder beside it, from which
-    ``Options(resume=True)`` goes on. ``progress`` is called with (windows done, windows in all).
-    ``runner`` does the work elsewhere: ``Cluster("tcp://host:8786").run`` of `rsedge.cluster`, on a Dask cluster.
+    The mask is uint8: a class's index in the manifest, 255 where the raster has no data. It is published only when
+    complete; until then finished parts are kept in a hidden folder beside it, from which ``Options(resume=True)``
+    continues. ``progress`` is called with (windows done, windows in total). ``runner`` computes the parts elsewhere,
+    such as ``Cluster("tcp://host:8786").run`` of `rsedge.cluster` on a Dask cluster.
 
-    Raises InputError, BackendError or OutputError; whatever stood at ``out`` is then untouched.
+    Raises InputError, BackendError or OutputError; an existing ``out`` is then untouched.
     """
     options, out = options or Options(), Path(out)
     begin = time.perf_counter()
@@ -126,9 +126,9 @@ def segment(
 
 
 def is_done(model: Backend, raster: Path | str, out: Path | str, options: Options) -> bool:
-    """Whether ``out`` is what a run with these options has written, so that nothing is left to do.
+    """Return True if ``out`` is the finished result of a run with these options.
 
-    Raises InputError where it was finished with others: a resumed run does not replace it.
+    Raises InputError if ``out`` is the result of other options, which a resumed run does not replace.
     """
     out = Path(out)
     targets = [
@@ -147,8 +147,7 @@ def is_done(model: Backend, raster: Path | str, out: Path | str, options: Option
     if options.overwrite:
         return False
     raise InputError(
-        f"{out} was finished with other settings, of another raster or by another model; leave out --resume to "
-        "replace it"
+        f"{out} was finished with other settings, raster or model. Leave out --resume to replace it."
     )
 
 

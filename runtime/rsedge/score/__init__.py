@@ -1,5 +1,5 @@
 """`rsedge eval`: read labels and score masks against them.
 
-`labels` says what colours and values stand for, `truth` reads label rasters, `pairs` finds which label belongs to which
-image; `evaluation` runs the engine over them and counts with `metrics` and `boundaries`.
+`labels` defines what colours and values mean, `truth` reads label rasters, `pairs` matches labels with images;
+`evaluation` runs the engine over them and counts with `metrics` and `boundaries`.
 """

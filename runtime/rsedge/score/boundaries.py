@@ -1,8 +1,8 @@
-"""How well a mask's outlines follow the truth's, counted row by row: the boundary F-score.
+"""Boundary F-score: how well a mask's outlines follow the truth's, counted row by row.
 
-A boundary pixel of a class touches, by a side, a counted pixel of another class. It is matched where the other map
-has a boundary pixel of the same class at most `TOLERANCE_PX` away (Csurka et al. 2013, "What is a good evaluation
-measure for semantic segmentation?"; counts of all rasters are added up before the ratio is taken).
+A boundary pixel of a class shares a side with a counted pixel of another class. It is matched if the other map has a
+boundary pixel of the same class at most `TOLERANCE_PX` away (Csurka et al. 2013, "What is a good evaluation
+measure for semantic segmentation?"; counts are summed over all rasters before the ratio is taken).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rsedge.model.manifest import NODATA
 
 TOLERANCE_PX = 3
-REACH = TOLERANCE_PX + 1  # rows that a pixel's answer depends on, above and below
-#: Half the width of a disc of `TOLERANCE_PX` in each of its rows, from the middle one on.
+REACH = TOLERANCE_PX + 1  # rows above and below that a pixel's match depends on
+#: Half-widths of a disc of radius `TOLERANCE_PX`, row by row from its middle.
 _HALF_WIDTHS = tuple(int((TOLERANCE_PX**2 - row**2) ** 0.5) for row in range(TOLERANCE_PX + 1))
 
 Mask = NDArray[np.uint8]
@@ -26,7 +26,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class BoundaryCounts:
-    """Boundary pixels by class, (classes,) each: of truth and prediction, and those of them that are matched."""
+    """Boundary pixels of truth and prediction by class, (classes,) each, and how many of them are matched."""
 
     truth: NDArray[np.int64]
     truth_matched: NDArray[np.int64]
@@ -35,7 +35,7 @@ class BoundaryCounts:
 
     @classmethod
     def none(cls, classes: int) -> BoundaryCounts:
-        """Counts of nothing."""
+        """Return counts of zero."""
         return cls(*np.zeros((4, classes), np.int64))
 
     def __add__(self, other: BoundaryCounts) -> BoundaryCounts:
@@ -45,7 +45,7 @@ class BoundaryCounts:
 
     @property
     def f(self) -> NDArray[np.float64]:
-        """F-score of each class: the harmonic mean of both matched shares; NaN where neither map has a boundary."""
+        """F-score of each class: harmonic mean of both matched shares; NaN if neither map has a boundary."""
         with np.errstate(invalid="ignore", divide="ignore"):
             recall, precision = self.truth_matched / self.truth, self.predicted_matched / self.predicted
             found = np.asarray(2 * precision * recall / (precision + recall), np.float64)
@@ -55,13 +55,13 @@ class BoundaryCounts:
 
     @property
     def mean_f(self) -> float:
-        """Mean over the classes that have a boundary in either map."""
+        """Mean over the classes with a boundary in either map."""
         known = self.f[~np.isnan(self.f)]
         return float(known.mean()) if known.size else float("nan")
 
 
 class BoundaryCounter:
-    """Takes two masks (h, w) row by row, from the top down; pixels that are NODATA in either do not count."""
+    """Counter fed two masks (h, w) row by row, from the top down; pixels that are NODATA in either are ignored."""
 
     def __init__(self, width: int, classes: int) -> None:
         self._classes = classes
@@ -70,20 +70,20 @@ class BoundaryCounter:
         self._counts = BoundaryCounts.none(classes)
 
     def add(self, truth: Mask, predicted: Mask) -> None:
-        """Take the next rows of both."""
+        """Add the next rows of both masks."""
         unknown = (truth >= self._classes) | (predicted >= self._classes)
         self._truth = np.concatenate([self._truth, np.where(unknown, NODATA, truth)])
         self._predicted = np.concatenate([self._predicted, np.where(unknown, NODATA, predicted)])
         self._count()
 
     def finish(self) -> BoundaryCounts:
-        """Count what is left, as if nothing counted below the last row."""
+        """Count the remaining rows, as if NODATA followed the last, and return the totals."""
         below = np.full((REACH, self._truth.shape[1]), NODATA, np.uint8)
         self.add(below, below)
         return self._counts
 
     def _count(self) -> None:
-        """Count the rows that have all their neighbours, and keep what those below them need."""
+        """Count the rows whose neighbours are complete, and keep the rows that later ones need."""
         rows = len(self._truth) - 2 * REACH
         if rows <= 0:
             return
@@ -109,7 +109,7 @@ def _present(truth: Mask, predicted: Mask, classes: int) -> Iterator[int]:
 
 
 def _outline(mask: Mask) -> Bools:
-    """Pixels that touch, by a side, a counted pixel of another class."""
+    """Return the pixels that share a side with a counted pixel of another class."""
     edge = np.zeros(mask.shape, np.bool_)
     for one, next_ in (
         ((slice(-1),), (slice(1, None),)),
@@ -123,8 +123,8 @@ def _outline(mask: Mask) -> Bools:
 
 
 def _widen(edge: Bools) -> Bools:
-    """Pixels at most `TOLERANCE_PX` from one that is set."""
-    wide = [edge]  # by 0, 1, 2, ... pixels to the left and right
+    """Return the pixels at most `TOLERANCE_PX` from a set one."""
+    wide = [edge]  # widened by 0, 1, 2, ... pixels to the left and right
     for by in range(1, TOLERANCE_PX + 1):
         more = wide[-1].copy()
         more[:, by:] |= edge[:, :-by]

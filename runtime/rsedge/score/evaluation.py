@@ -1,4 +1,4 @@
-"""Scoring a model on labelled rasters, through the very engine that ``segment`` uses."""
+"""Scores of a model on labelled rasters, computed by the engine that ``segment`` uses."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from rsedge.score.results import ClassScores, EvalResult, Majority, Uncounted
 from rsedge.score.truth import LabelReader, describe_missing, doubts, find_missing, named_classes, settle
 from rsedge.tiling.window import Window
 
-MOST_APART_PX = 0.05  # a label's corner from its image's: what writing and rounding geotransforms leaves
+MOST_APART_PX = 0.05  # of a label's corner from its image's; writing and rounding geotransforms leave as much
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores over all labelled pixels of all rasters together."""
+    """Scores over the labelled pixels of all rasters."""
 
     model: str
     precision: str
@@ -45,24 +45,24 @@ class Evaluation:
     class_names: tuple[str, ...]
     confusion: Confusion
     boundaries: BoundaryCounts
-    notes: tuple[str, ...] = ()  # each with the raster it is about
-    no_data: int = 0  # pixels of images without data: not counted
+    notes: tuple[str, ...] = ()  # each begins with the raster's name
+    no_data: int = 0  # pixels of images without data, which are not counted
     unlabelled: Mapping[str, int] = field(
         default_factory=dict
-    )  # value or colour in labels -> pixels not counted
+    )  # value or colour in labels -> uncounted pixels
 
     @property
     def uncounted(self) -> int:
-        """Pixels that no score speaks of."""
+        """Number of pixels that are not scored."""
         return self.no_data + sum(self.unlabelled.values())
 
     @property
     def uncounted_share(self) -> float:
-        """Their share of all pixels."""
+        """Share of all pixels that are not scored."""
         return self.uncounted / max(1, self.uncounted + int(self.confusion.counts.sum()))
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores as plain JSON values; None for a class that does not occur."""
+        """Return the scores as plain JSON values; None for a class that does not occur."""
         c, baseline = self.confusion, self.confusion.majority
         support = c.counts.sum(1)
         scores = zip(self.class_names, c.iou, c.f1, self.boundaries.f, support, strict=True)
@@ -96,7 +96,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Labelled:
-    """(image, label) files that fit each other, what the labels stand for, and notes on how that is known."""
+    """Matching (image, label) files, the meaning of the labels, and notes on its source."""
 
     pairs: Sequence[tuple[Path, Path]]
     colors: LabelColors
@@ -110,10 +110,10 @@ def find_labelled(
     classes: Path | None = None,
     allow_missing: bool = False,
 ) -> Labelled:
-    """The labelled rasters that a model is to be scored on; see ``evaluate``. ``classes``: a class table's file.
+    """Find the labelled rasters to score a model on; see ``evaluate``. ``classes``: a class table's file.
 
-    Raises InputError where images and labels do not fit each other, and, unless ``allow_missing``, where a class
-    has no label pixel in all of them together.
+    Raises InputError if images and labels do not match, and, unless ``allow_missing``, if a class has no label
+    pixel in any of them.
     """
     folder = Path(data) if isinstance(data, str | Path) else None
     pairs = find_pairs(folder) if folder else data
@@ -129,9 +129,7 @@ def find_labelled(
     if not allow_missing:
         missing, unlabelled = find_missing(labels, colors, count)
         if missing == named_classes(colors, count):
-            raise InputError(
-                f"the data hold no labelled pixel that the model could be scored on{_held(unlabelled)}"
-            )
+            raise InputError(f"the data hold no labelled pixel to score the model on{_held(unlabelled)}")
         if missing:
             names = [manifest.classes[i].name for i in sorted(missing)]
             raise InputError(f"{len(labels)} rasters hold {describe_missing(names, unlabelled)}")
@@ -147,14 +145,14 @@ def evaluate(
     *,
     allow_missing: bool = False,
 ) -> Evaluation:
-    """Score ``model`` on (image, label) pairs, or on those under a folder (see ``pairs.find_pairs``).
+    """Score ``model`` on (image, label) pairs, or on those in a folder (see ``pairs.find_pairs``).
 
     Three-band labels hold colours, looked up in ``colors`` (None: a ``classes.toml`` in the folder, else the model's
-    own). One-band labels hold the values that ``colors`` names, or its greys; else class indices, 255 or their own
-    nodata value where unlabelled. ``progress`` is called with (rasters done, rasters in all).
+    own). One-band labels hold the values or greys named by ``colors``, else class indices with 255 or the file's
+    nodata value for unlabelled. ``progress`` is called with (rasters done, rasters in total).
 
-    Raises InputError when labels and images do not fit each other or the model, and, unless ``allow_missing``, when
-    a class has no label pixel in all of them.
+    Raises InputError if labels do not match their images or the model, and, unless ``allow_missing``, if a class
+    has no label pixel in any of them.
     """
     options = options or Options()
     manifest = model.bundle.manifest
@@ -181,9 +179,7 @@ def evaluate(
         if progress:
             progress(done, len(found.pairs))
     if not total.counts.sum():
-        raise InputError(
-            f"the data hold no labelled pixel that the model could be scored on{_held(unlabelled)}"
-        )
+        raise InputError(f"the data hold no labelled pixel to score the model on{_held(unlabelled)}")
     names = tuple(c.name for c in manifest.classes)
     notes += doubts(found.colors, names, unlabelled, total.counts.sum(1).tolist())
     bundle = model.bundle
@@ -208,21 +204,21 @@ def _held(unlabelled: Mapping[str, int]) -> str:
 
 
 def check_labels(image: RasterReader, label: RasterReader) -> None:
-    """Raise InputError unless a label lies on its image: one size, one place, or else turned the same way."""
+    """Raise InputError unless a label matches its image in size, place and orientation."""
     if image.orientation != label.orientation and pixels_apart(image.grid, label.grid) is None:
         turned, other = (image, label) if image.orientation != 1 else (label, image)
         tag = "none" if other.orientation == 1 else str(other.orientation)
         raise InputError(
             f"{turned.path} has EXIF orientation {turned.orientation} (viewers show it "
-            f"{describe_orientation(turned.orientation)}), {other.path} has {tag}: a mask drawn in a viewer does not "
-            "lie on the pixels as stored. Turn the pixels and drop the tag, as `mogrify -auto-orient` does; or drop "
-            "the tag alone where the mask was drawn on the pixels as stored"
+            f"{describe_orientation(turned.orientation)}), {other.path} has {tag}, so a mask drawn in a viewer does "
+            "not match the stored pixels. Rotate the pixels and drop the tag (`mogrify -auto-orient`), or drop only "
+            "the tag if the mask was drawn on the stored pixels."
         )
     check_grids(image, label)
 
 
 def check_grids(image: RasterReader, label: RasterReader) -> None:
-    """Raise InputError unless image and label have one size and, where both are placed, one place (to 0.05 px)."""
+    """Raise InputError unless image and label have one size and, if both are georeferenced, one place (to 0.05 px)."""
     a, b = image.grid, label.grid
     if (a.height, a.width) != (b.height, b.width):
         raise InputError(
@@ -232,17 +228,19 @@ def check_grids(image: RasterReader, label: RasterReader) -> None:
     if apart is not None and not max(map(abs, apart)) < MOST_APART_PX:
         across, down = apart
         bare = [raster.path for raster in (image, label) if raster.grid.crs is None]
-        guess = f" ({bare[0]} names no CRS; its pixels are as those of the other)" if len(bare) == 1 else ""
+        guess = (
+            f" ({bare[0]} has no CRS; its pixels match those of the other raster)" if len(bare) == 1 else ""
+        )
         raise InputError(
-            f"{label.path} lies elsewhere than its image: a corner is {_pixels(across, 'right', 'left')} and "
-            f"{_pixels(down, 'below', 'above')} where it should be{guess}. Warp it onto the image's grid, or give it "
-            "the image's georeference if only that is wrong"
+            f"{label.path} does not lie on its image: a corner is {_pixels(across, 'right', 'left')} and "
+            f"{_pixels(down, 'below', 'above')} where it should be{guess}. Warp the label onto the image's grid, or "
+            "copy the image's georeference if only that is wrong."
         )
 
 
 def _pixels(distance: float, further: str, before: str) -> str:
     if not math.isfinite(distance):
-        return "at no known distance"
+        return "an unknown distance off"
     return f"{abs(distance):.{1 if abs(distance) >= 10 else 2}f} px {further if distance >= 0 else before}"
 
 
@@ -251,9 +249,9 @@ def _number(value: float) -> float | None:
 
 
 class ScoreSink:
-    """Compares the mask with the truth as it comes; ``boundaries`` wants to be finished.
+    """Consumer that compares mask strips with the truth; ``boundaries`` must be finished afterwards.
 
-    Pixels that do not count: ``no_data``, where the image holds none, and ``unlabelled`` others, by what labels store.
+    Uncounted pixels: ``no_data``, where the image has none, and other ``unlabelled`` ones by stored value.
     """
 
     def __init__(self, truth: LabelReader, width: int, classes: int) -> None:
@@ -263,7 +261,7 @@ class ScoreSink:
         self.no_data, self.unlabelled = 0, Counter[str]()
 
     def take(self, strip: Strip) -> None:
-        """Add the strip's confusion."""
+        """Add the strip's counts."""
         window = Window(strip.row, 0, len(strip.mask), self._width)
         scored = strip.mask != NODATA
         self.no_data += scored.size - int(np.count_nonzero(scored))

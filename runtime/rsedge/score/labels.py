@@ -1,4 +1,4 @@
-"""Ground truth: what the colours and values of labels stand for."""
+"""Ground truth: the meaning of the colours and values in labels."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from rsedge.errors import InputError
 from rsedge.model.manifest import NODATA, ClassInfo, Manifest
 
 CLASSES_FILE = "classes.toml"
-TO_8_BITS = "write it with 8 bits a band: `gdal_translate -ot Byte`, of 16 bits with `-scale 0 65535 0 255`"
-Entry = int | str | tuple[int, int, int]  # of a class table: an index, the name of a class, a colour
+TO_8_BITS = (
+    "convert it to 8 bits per band with `gdal_translate -ot Byte` (from 16 bits: `-scale 0 65535 0 255`)"
+)
+Entry = int | str | tuple[int, int, int]  # of a class table: an index, a class name, a colour
 
 
 @dataclass(frozen=True)
 class LabelColors:
-    """What label pixels stand for: a class index, or NODATA for unlabelled.
+    """Meaning of label pixels: a class index, or NODATA for unlabelled.
 
-    ``index``: by colour, packed RGB (0xRRGGBB). ``values``: by value, of one-band labels; None: they hold class
-    indices, NODATA where unlabelled. ``told``: the values are named in a table, so that they are no greys.
+    ``index``: by colour, packed RGB (0xRRGGBB). ``values``: by value in one-band labels; None if they hold class
+    indices, with NODATA for unlabelled. ``told``: True if a table names the values, so that they are not greys.
     """
 
     index: Mapping[int, int]
@@ -37,7 +39,7 @@ class LabelColors:
     def of_classes(
         cls, classes: tuple[ClassInfo, ...], unlabelled: tuple[tuple[int, int, int], ...] = ()
     ) -> LabelColors:
-        """The colours a model itself paints with; black is unlabelled too unless a class has it."""
+        """Return the colours that a model paints with; black is unlabelled too unless a class has it."""
         own = {pack_color(c.color): i for i, c in enumerate(classes)}
         return cls({0: NODATA, **dict.fromkeys(map(pack_color, unlabelled), NODATA), **own})
 
@@ -45,53 +47,53 @@ class LabelColors:
     def read(cls, path: Path, class_names: tuple[str, ...]) -> LabelColors:
         """Read a ``classes.toml`` (see ``ClassTable``) for a model that knows ``class_names``.
 
-        Raises InputError when it cannot be read or its classes are not the model's.
+        Raises InputError if the file cannot be read or its classes are not the model's.
         """
         return ClassTable.read(path).colors_for(class_names, str(path))
 
     @property
     def classes(self) -> frozenset[int]:
-        """Indices of the classes that are named."""
+        """Indices of the named classes."""
         return frozenset({*self.index.values(), *(self.values or {}).values()} - {NODATA})
 
     @property
     def greys(self) -> dict[int, int]:
-        """The colours whose red, green and blue are the same, by that one value."""
+        """Class indices of the grey colours, by grey value."""
         return {c & 255: i for c, i in self.index.items() if c == (c & 255) * 0x010101}
 
     def values_for(self, classes: int) -> Mapping[int, int]:
-        """What the values of one-band labels stand for, where a model knows so many ``classes``."""
+        """Return the meaning of values in one-band labels for a model of so many ``classes``."""
         return plain_values(classes) if self.values is None else self.values
 
     def encode(
         self, rgb: NDArray[np.uint8], source: str, origin: tuple[int, int] = (0, 0)
     ) -> NDArray[np.uint8]:
-        """Class indices (h, w) of a label image (3, h, w); NODATA where unlabelled.
+        """Return class indices (h, w) of a label image (3, h, w), NODATA for unlabelled.
 
-        ``origin``: row and column of its first pixel. Raises InputError with counts and first places when
-        it holds a colour that stands for nothing.
+        ``origin``: row and column of its first pixel. Raises InputError with counts and first positions if the
+        image holds an unknown colour.
         """
         packed = pack(rgb, source)
         indices, unknown = self.lookup(packed)
         if unknown.any():
             raise InputError(
-                f"{source}: {describe_colors(packed, unknown, origin)}; name them in a class table "
-                "(--classes FILE), under [classes] or ignore"
+                f"{source}: {describe_colors(packed, unknown, origin)}. Name them in a class table "
+                "(--classes FILE), under [classes] or ignore."
             )
         return indices
 
     def lookup(self, packed: NDArray[np.uint32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Class indices of packed colours, and which colours stand for nothing: there the index is NODATA."""
+        """Return class indices of packed colours (NODATA if unknown), and a mask of the unknown ones."""
         return look_up(self.index, packed)
 
 
 def plain_values(classes: int) -> dict[int, int]:
-    """Class indices that stand for themselves, and NODATA."""
+    """Return the class indices and NODATA, each mapped to itself."""
     return {NODATA: NODATA, **{i: i for i in range(classes)}}
 
 
 def look_up(meaning: Mapping[int, int], stored: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """What each stored value means, and which mean nothing: there it is NODATA. NaN is NODATA, and known."""
+    """Return the class index of each value (NODATA if unknown), and a mask of the unknown; NaN is known NODATA."""
     if stored.dtype == np.uint8:
         table, strange = np.full(256, NODATA, np.uint8), np.ones(256, np.bool_)
         for value, index in meaning.items():
@@ -114,10 +116,10 @@ def look_up(meaning: Mapping[int, int], stored: NDArray[Any]) -> tuple[NDArray[n
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of a data set with their label colours, in the order of their indices.
+    """Classes of a data set with their label colours, in index order.
 
     ``ignore`` holds packed colours of unlabelled pixels. ``values`` holds pairs of a value in one-band labels and
-    the class index it stands for (NODATA: unlabelled); None: such labels hold the class indices themselves.
+    its class index (NODATA: unlabelled); None if such labels hold the class indices themselves.
     """
 
     classes: tuple[ClassInfo, ...]
@@ -129,7 +131,7 @@ class ClassTable:
         """Read ``classes.toml``: a table ``[classes]`` of name = "#RRGGBB" or name = INDEX, and a list ``ignore``.
 
         Indices are the values in one-band labels; a table ``[colors]`` may give their classes colours. ``ignore``
-        holds colours, indices, or names of classes. Raises InputError when it cannot be read.
+        holds colours, indices, or names of classes. Raises InputError if the file cannot be read.
         """
         try:
             table = parse_toml(read_bytes(path))
@@ -138,14 +140,14 @@ class ClassTable:
             colors = {str(name): _rgb(str(value)) for name, value in table.get("colors", {}).items()}
             return _numbered(given, ignored, colors) if _all_numbers(given) else _colored(given, ignored)
         except OSError as error:
-            raise InputError(f"no class table can be read at {path}: {error.strerror}") from error
+            raise InputError(f"{path} cannot be read as a class table: {error.strerror}") from error
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise InputError(
-                f'{path}: not a class table ({error}); it needs [classes] with name = "#RRGGBB", or with name = INDEX'
+                f'{path} is not a class table ({error}). It needs [classes] with name = "#RRGGBB" or name = INDEX.'
             ) from error
 
     def to_toml(self) -> str:
-        """The text that ``read`` reads."""
+        """Return the table as text for ``read``."""
         meaning = dict(self.values or ())
         lines = [f'"{c.name}" = "#{pack_color(c.color):06X}"' for c in self.classes]
         if self.values is None:
@@ -158,23 +160,23 @@ class ClassTable:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Class names by index."""
+        """Class names in index order."""
         return tuple(c.name for c in self.classes)
 
     @property
     def colors(self) -> LabelColors:
-        """What each colour and each value stands for."""
+        """Meaning of each colour and value."""
         return self.colors_for(self.names, "the class table")
 
     def colors_for(self, class_names: tuple[str, ...], source: str) -> LabelColors:
-        """The same for a model that knows ``class_names``; ``source`` is where the table comes from.
+        """Return the label colours for a model of ``class_names``; ``source`` names the table in errors.
 
-        Raises InputError when it does not know the table's.
+        Raises InputError if the model lacks a class of the table.
         """
         if unknown := sorted(set(self.names) - set(class_names)):
             raise InputError(
-                f"{source} has classes {', '.join(unknown)}, which are not among {', '.join(class_names)}; name "
-                "them as the model does, in a class table (--classes FILE)"
+                f"{source} has classes {', '.join(unknown)}, which are not among {', '.join(class_names)}. Use the "
+                "model's names in a class table (--classes FILE)."
             )
         places = {i: class_names.index(name) for i, name in enumerate(self.names)} | {NODATA: NODATA}
         own = {pack_color(c.color): places[i] for i, c in enumerate(self.classes)}
@@ -202,7 +204,7 @@ LOVEDA = ClassTable(
 
 
 def is_loveda(labels: Iterable[Path]) -> bool:
-    """Whether masks lie as LoveDA is downloaded: in ``Urban/masks_png`` and ``Rural/masks_png``."""
+    """Return True if masks lie as in LoveDA's download: in ``Urban/masks_png`` and ``Rural/masks_png``."""
     folders = {tuple(path.absolute().parts[-3:-1]) for path in labels}
     return bool(folders) and all(
         len(f) == 2 and f[0].lower() in {"urban", "rural"} and f[1] == "masks_png" for f in folders
@@ -212,10 +214,10 @@ def is_loveda(labels: Iterable[Path]) -> bool:
 def choose_colors(
     manifest: Manifest, labels: Sequence[Path], folder: Path | None = None, classes: Path | None = None
 ) -> tuple[LabelColors, str | None]:
-    """What labels stand for to a model, and a note on where that is written.
+    """Return the meaning of labels for a model, and a note on its source.
 
-    A class table ``classes``; else ``classes.toml`` in ``folder``; else LoveDA's, where the labels lie as there;
-    else the model's own colours. Raises InputError when a table cannot be read or names other classes.
+    The source is the class table ``classes``, else ``classes.toml`` in ``folder``, else LoveDA's table if the labels
+    lie as in LoveDA, else the model's own colours. Raises InputError if a table cannot be read or does not fit.
     """
     names = tuple(c.name for c in manifest.classes)
     own = folder / CLASSES_FILE if folder else None
@@ -229,10 +231,10 @@ def choose_colors(
 
 
 def pack(rgb: NDArray[Any], source: str) -> NDArray[np.uint32]:
-    """Colours (3, h, w) as 0xRRGGBB, (h, w). Raises InputError, naming ``source``, where they are not of 8 bits."""
+    """Pack 8-bit colours (3, h, w) as 0xRRGGBB, (h, w). Raises InputError for others, naming ``source``."""
     if rgb.dtype != np.uint8:
         if rgb.dtype.kind not in "iu":
-            raise InputError(f"{source} holds colours as {rgb.dtype}, not as whole numbers; {TO_8_BITS}")
+            raise InputError(f"{source} holds colours as {rgb.dtype} instead of integers; {TO_8_BITS}")
         if rgb.size and not 0 <= rgb.min() <= rgb.max() <= 255:
             raise InputError(
                 f"{source} holds colours with values {rgb.min()} to {rgb.max()}, not 0 to 255; {TO_8_BITS}"
@@ -242,19 +244,19 @@ def pack(rgb: NDArray[Any], source: str) -> NDArray[np.uint32]:
 
 
 def pack_color(color: tuple[int, int, int]) -> int:
-    """One colour as 0xRRGGBB."""
+    """Pack one colour as 0xRRGGBB."""
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
 def unpack_color(packed: int) -> tuple[int, int, int]:
-    """0xRRGGBB as red, green, blue."""
+    """Unpack 0xRRGGBB into red, green, blue."""
     return packed >> 16, packed >> 8 & 255, packed & 255
 
 
 def describe_colors(
     packed: NDArray[np.uint32], wrong: NDArray[np.bool_], origin: tuple[int, int] = (0, 0)
 ) -> str:
-    """The colours under ``wrong``, most frequent first, with pixel counts and first places."""
+    """List the colours under ``wrong``, most frequent first, with pixel counts and first positions."""
     colors, first, counts = np.unique(packed[wrong], return_index=True, return_counts=True)
     rows, cols = np.nonzero(wrong)
     worst = np.argsort(-counts, kind="stable")[:5]
@@ -267,20 +269,20 @@ def describe_colors(
 
 
 def distinct_color(index: int) -> tuple[int, int, int]:
-    """Colours far apart: the hue goes round by the golden ratio."""
+    """Return a colour far from its neighbours' by stepping the hue with the golden ratio."""
     hue, value = index * 0.618034 % 1, (0.95, 0.7, 0.5)[index // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _colored(given: Mapping[str, Entry], ignored: list[Entry]) -> ClassTable:
-    """A table of colours; its classes have the indices in which they stand there, also those that are ignored."""
+    """Make a table of colours; indices count all classes in order, including ignored ones."""
     numbers = [v for v in ignored if isinstance(v, int)]
     names = {v for v in ignored if isinstance(v, str)}
     kept = [name for name in given if name not in names]
     if clash := [n for n in numbers if 0 <= n < len(given)]:
         raise ValueError(
-            f"ignore has the index {clash[0]}, which is that of class {list(given)[clash[0]]}; give the classes "
+            f"ignore has the index {clash[0]}, which is class {list(given)[clash[0]]}; give the classes "
             f"indices too, as in {kept[0] if kept else 'name'} = 1"
         )
     colors = {name: color for name, color in given.items() if isinstance(color, tuple)}
@@ -298,7 +300,7 @@ def _colored(given: Mapping[str, Entry], ignored: list[Entry]) -> ClassTable:
 def _numbered(
     given: Mapping[str, Entry], ignored: list[Entry], colors: Mapping[str, tuple[int, int, int]]
 ) -> ClassTable:
-    """A table of indices, sorted by them."""
+    """Make a table of indices, in their order."""
     if stray := sorted(set(colors) - set(given)):
         raise ValueError(f"[colors] names {stray[0]}, which is not in [classes]")
     numbers = {v: name for name, v in given.items() if isinstance(v, int)}
@@ -320,7 +322,7 @@ def _numbered(
 def _all_numbers(given: Mapping[str, Entry]) -> bool:
     numbers = sum(isinstance(v, int) for v in given.values())
     if numbers not in {0, len(given)}:
-        raise ValueError("some classes have a colour and some an index; give all of them the same")
+        raise ValueError("some classes have a colour and some an index; use one kind for all")
     return numbers > 0
 
 

@@ -14,17 +14,16 @@ from rsedge.errors import InputError
 class Confusion:
     """Pixel counts, shape (classes, classes): rows are the truth, columns the prediction.
 
-    A class found neither in the truth nor in the prediction has IoU and F1 NaN and is left out of the
-    means.
+    A class in neither the truth nor the prediction has IoU and F1 NaN and is left out of the means.
     """
 
     counts: NDArray[np.int64]
 
     @classmethod
     def of(cls, truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> Confusion:
-        """Count two masks of one shape; pixels whose truth or prediction is no class are left out.
+        """Count two masks of one shape; pixels whose truth or prediction is not a class are left out.
 
-        Raises InputError when the shapes differ.
+        Raises InputError if the shapes differ.
         """
         if truth.shape != predicted.shape:
             raise InputError(f"truth is {truth.shape}, prediction {predicted.shape} (rows, columns)")
@@ -58,12 +57,12 @@ class Confusion:
 
     @property
     def oa(self) -> float:
-        """Overall accuracy: share of pixels classified right; NaN without pixels."""
+        """Overall accuracy: share of correctly classified pixels; NaN without pixels."""
         return float(_ratio(np.diag(self.counts).sum(), self.counts.sum()))
 
     @property
     def majority(self) -> Confusion:
-        """What a predictor that always answers the most frequent class would have scored."""
+        """Confusion of a predictor that always answers the most frequent class."""
         support = self.counts.sum(1)
         counts = np.zeros_like(self.counts)
         counts[:, int(support.argmax())] = support

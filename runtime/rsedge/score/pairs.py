@@ -1,4 +1,4 @@
-"""Ground truth: which label belongs to which image."""
+"""Ground truth: matching of labels with images."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from rsedge.errors import InputError
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt"})
 IMAGE_SUFFIXES = RASTER_SUFFIXES | {".jpg", ".jpeg", ".png"}
-FOLDERS = {"images": ("masks", "labels"), "images_png": ("masks_png",)}  # of images, and of their masks
+FOLDERS = {"images": ("masks", "labels"), "images_png": ("masks_png",)}  # image folder: mask folders
 TEST_FOLDERS = frozenset({"test", "testing"})
 LABEL_SUFFIX = "_labels"
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The images and labels under a folder, each sorted."""
+    """Images and labels in a folder, each sorted."""
 
     pairs: tuple[tuple[Path, Path], ...]  # (image, label)
-    images: tuple[Path, ...] = ()  # in images/ and without a mask
+    images: tuple[Path, ...] = ()  # in images/ without a mask
     labels: tuple[Path, ...] = ()  # without an image
     loose: tuple[Path, ...] = ()  # rasters outside these folders and without X_labels
-    tests: tuple[Path, ...] = ()  # images of a folder named test, where none of them has a mask
+    tests: tuple[Path, ...] = ()  # images in a folder named test, if none of them has a mask
 
 
 def match_pairs(folder: Path) -> Pairs:
-    """What lies under ``folder``: ``images/X.*`` with ``masks/X.*`` (or ``labels/X.*``; ``images_png`` with
-    ``masks_png``), at any depth and with folders below them too, or ``X.tif`` beside ``X_labels.tif``. Hidden files
-    are passed over.
+    """Match ``images/X.*`` with ``masks/X.*`` (or ``labels/X.*``; ``images_png`` with ``masks_png``), at any depth.
 
-    Raises InputError when the folder is missing.
+    Also matches ``X.tif`` with ``X_labels.tif`` beside it. Hidden files are skipped.
+
+    Raises InputError if the folder is missing.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of labelled images")
@@ -56,9 +56,9 @@ def match_pairs(folder: Path) -> Pairs:
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(image, label) files under ``folder``, sorted; see ``match_pairs``.
+    """Return the sorted (image, label) files in ``folder``; see ``match_pairs``.
 
-    Raises InputError when the folder is missing, holds no pair, or an image in ``images`` lacks its mask.
+    Raises InputError if the folder is missing or has no pair, or if an image in ``images`` lacks its mask.
     """
     found = match_pairs(folder)
     if found.images:
@@ -77,12 +77,12 @@ Place = tuple[tuple[str, ...], str]
 
 
 def _place(folder: Path, path: Path) -> Place:
-    """Names of the folders between ``folder`` and a file, and the file's stem."""
+    """Return the names of the folders between ``folder`` and a file, and the file's stem."""
     return path.relative_to(folder).parent.parts, path.stem
 
 
 def image_folder(parents: tuple[str, ...]) -> int | None:
-    """Which of a file's folders, from the outermost, holds images and not their masks: the last; None: none."""
+    """Return the position of a file's innermost image folder, counted from the outermost; None if none."""
     found = [i for i, name in enumerate(parents) if name in FOLDERS]
     return found[-1] if found else None
 
@@ -98,7 +98,7 @@ def _is_label(place: Place) -> bool:
 
 
 def _flat_pairs(places: Mapping[Path, Place]) -> dict[Path, Path]:
-    """``X.tif`` beside ``X_labels.*``."""
+    """Match ``X.tif`` with ``X_labels.*`` beside it."""
     rasters = {place: path for path, place in places.items() if path.suffix.lower() in RASTER_SUFFIXES}
     pairs = {}
     for path, (parents, stem) in places.items():
@@ -109,7 +109,7 @@ def _flat_pairs(places: Mapping[Path, Place]) -> dict[Path, Path]:
 
 
 def _folder_pairs(places: Mapping[Path, Place]) -> dict[Path, Path]:
-    """The same path below ``images`` and below ``masks`` (first) or ``labels``."""
+    """Match paths below ``images`` with equal paths below ``masks`` (first) or ``labels``."""
     by_place = {place: path for path, place in places.items()}
     pairs = {}
     for path, (parents, stem) in places.items():

@@ -1,4 +1,4 @@
-"""What the palette of a label raster says of its values, and which of its pixels are not to be seen."""
+"""Palettes of label rasters: their use as class colours, and hidden pixels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ BLACK = 0
 
 
 def read_palette(raster: RasterReader) -> dict[int, int] | None:
-    """Packed colour 0xRRGGBB of each value of a raster's first band; None without a palette, or where it says nothing.
+    """Return the packed colour 0xRRGGBB of each value of a raster's first band; None if no palette is of use.
 
-    Nothing say greys that are their own values, and several entries that are all black.
+    A palette is of no use if its greys equal their values, or if its several entries are all black.
     """
     if len(raster.dtypes) >= 3 or raster.dtypes[0] not in {"uint8", "uint16"}:
         return None
@@ -32,31 +32,31 @@ def read_palette(raster: RasterReader) -> dict[int, int] | None:
 
 
 def choose_palette(palette: Mapping[int, int], meaning: Mapping[int, int], nothing: int) -> bool:
-    """Whether values are to be looked up by these colours; else the palette has nothing to do with the classes.
+    """Return True if values should be looked up by their palette colours.
 
-    ``meaning``: class index by packed colour, or ``nothing`` where unlabelled. It is so where the palette has the
-    colours of all classes, where most of its colours are known (a PNG holds only those that occur), or all of them
-    though none is a class.
+    ``meaning``: class index by packed colour, ``nothing`` for unlabelled. The palette is used if it has the colours
+    of all classes, or if most of its colours are known (a PNG lists only those that occur), or all of them although
+    none is a class.
     """
     wanted = {color for color, index in meaning.items() if index != nothing}
     present = set(palette.values())
     if len(palette) > 1:
-        present -= {BLACK} - wanted  # GDAL fills palettes up with black
+        present -= {BLACK} - wanted  # GDAL fills palettes with black
     known = present & set(meaning)
     return wanted <= present or known == present or bool(known & wanted and 2 * len(known) > len(present))
 
 
 def is_ramp(palette: Mapping[int, int]) -> bool:
-    """Whether the colours are greys in even steps up from black, as programs give to values that have no colours."""
+    """Return True for evenly spaced greys up from black, which programs assign to values without colours."""
     colors = np.array([unpack_color(palette.get(v, BLACK)) for v in range(max(palette) + 1)])
-    last = int(np.flatnonzero(colors.any(1)).max(initial=0))  # the rest is fill
+    last = int(np.flatnonzero(colors.any(1)).max(initial=0))  # the rest is padding
     colors = colors[: last + 1]
     even = np.linspace(0, colors[-1, 0], last + 1)
     return last > 0 and bool((np.abs(colors - even[:, None]) <= 1).all())
 
 
 def palette_table(palette: Mapping[int, int], dtype: str) -> NDArray[np.uint32]:
-    """The packed colour of every value that a band of ``dtype`` can hold; black where the palette lists none."""
+    """Return the packed colour of every value of a ``dtype`` band, black if the palette lacks it."""
     table = np.full(int(np.iinfo(dtype).max) + 1, BLACK, np.uint32)
     for value, color in palette.items():
         table[value] = color
@@ -66,9 +66,9 @@ def palette_table(palette: Mapping[int, int], dtype: str) -> NDArray[np.uint32]:
 def find_hidden(
     raster: RasterReader, pixels: NDArray[Any], shown: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_] | None:
-    """Which stored ``pixels`` (bands, h, w) are transparent or masked out, (h, w); None where none can be.
+    """Return a mask (h, w) of transparent or masked-out ``pixels`` (bands, h, w); None if there can be none.
 
-    ``shown``: where the raster's mask, if it has one, has data. Alpha is a band tagged so, or that of the palette.
+    ``shown``: where the raster's mask, if any, has data. Alpha comes from a band tagged so, or from the palette.
     """
     hidden = None if shown is None or not raster.has_mask else ~shown
     alphas = [pixels[i] == 0 for i, kind in enumerate(raster.color_interp) if kind == ColorInterp.alpha and i]

@@ -1,4 +1,4 @@
-"""Label rasters read as class indices, whatever they store: indices, a palette or colours."""
+"""Label rasters read as class indices from indices, a palette or colours."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from rsedge.score.palette import choose_palette, find_hidden, is_ramp, palette_t
 from rsedge.tiling.window import Window
 
 ALLOW_MISSING = "--allow-missing-classes"
-MUCH = 0.05  # a share of pixels that is more than the edges of a scene
+MUCH = 0.05  # share of pixels that is more than the edges of a scene
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a window of a label raster says, each (h, w)."""
+    """Meaning of a window of a label raster, each (h, w)."""
 
     labels: NDArray[np.uint8]  # class indices, NODATA where unlabelled or unknown
     stored: NDArray[Any]  # packed colours 0xRRGGBB, or the values themselves
-    unknown: NDArray[np.bool_]  # colours or values that are no class
-    hidden: NDArray[np.bool_] | None = None  # transparent or masked out; None: no pixel is
+    unknown: NDArray[np.bool_]  # colours or values of no class
+    hidden: NDArray[np.bool_] | None = None  # transparent or masked out; None if no pixel is
 
 
 class LabelReader:
-    """A label raster opened for reading by window; not safe for two threads at once.
+    """A label raster read by window; not safe for use by two threads.
 
-    Three bands hold colours. One band holds what ``colors.values`` says, else class indices, with 255 where
-    unlabelled (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it.
-    What alpha, a mask or a palette makes transparent is unlabelled. A palette holds
-    colours as three bands do, and those that stand for nothing are an error as there; it is passed over where a table
-    says the values and knows other colours, and where it is a ramp of greys or says nothing.
+    Three bands hold colours. One band holds values of ``colors.values``, else class indices with 255 for unlabelled
+    (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it. Pixels made transparent
+    by alpha, a mask or a palette are unlabelled. A palette holds colours as three bands do, including the error
+    for unknown colours; it is ignored if a table names the values and knows other colours, or if it is a ramp of
+    greys or carries no information.
 
-    Raises InputError when it cannot be opened.
+    Raises InputError if the file cannot be opened.
     """
 
     def __init__(self, path: Path | str, colors: LabelColors, classes: int) -> None:
@@ -56,7 +56,7 @@ class LabelReader:
 
     @property
     def holds_colors(self) -> bool:
-        """Whether pixels are looked up by colour; else they are class indices."""
+        """True if pixels are looked up by colour instead of being class indices."""
         return len(self.raster.dtypes) >= 3 or self._palette is not None
 
     def __enter__(self) -> LabelReader:
@@ -73,9 +73,9 @@ class LabelReader:
         unlabelled: Counter[str] | None = None,
         counted: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.uint8]:
-        """Class indices (h, w), NODATA where unlabelled; see ``count_unlabelled`` for the others.
+        """Return class indices (h, w), NODATA for unlabelled; ``unlabelled`` collects ``count_unlabelled``.
 
-        Raises InputError when the window holds values or colours that are no class.
+        Raises InputError if the window holds values or colours of no class.
         """
         decoded = self.decode(window)
         if decoded.unknown.any():
@@ -85,20 +85,20 @@ class LabelReader:
         return decoded.labels
 
     def strips(self) -> tuple[Window, ...]:
-        """Windows that tile the raster, top down."""
+        """Return windows that tile the raster, from the top down."""
         grid = self.raster.grid
         return self.raster.row_strips(Window(0, 0, grid.height, grid.width))
 
     def decode(self, window: Window) -> Decoded:
-        """What the window says, unknown values included; see ``read``."""
+        """Read a window and interpret it, including unknown values; see ``read``."""
         shown = self.raster.read_mask(window) if self.raster.has_mask else None
         return self.interpret(self.raster.read_raw(window), shown)
 
     def interpret(self, pixels: NDArray[Any], shown: NDArray[np.bool_] | None = None) -> Decoded:
-        """What stored pixels of this raster say, (bands, h, w), however they were read.
+        """Interpret stored pixels (bands, h, w) of this raster, however they were read.
 
-        ``shown``: where the raster's mask, if it has one, has data, (h, w). Raises InputError for colours that are
-        not of 8 bits.
+        ``shown``: where the raster's mask, if any, has data, (h, w). Raises InputError for colours that do not have
+        8 bits.
         """
         decoded = self._interpret(pixels)
         hidden = find_hidden(self.raster, pixels, shown)
@@ -122,9 +122,9 @@ class LabelReader:
         return Decoded(labels, packed, unknown & ~ignored)
 
     def count_unlabelled(self, decoded: Decoded, counted: NDArray[np.bool_] | None = None) -> dict[str, int]:
-        """Pixels of each value or colour that is unlabelled, by its name for people; the unknown left out.
+        """Count the unlabelled pixels by the printable name of their value or colour, without the unknown ones.
 
-        ``counted``: where (h, w) pixels count; None: everywhere.
+        ``counted``: pixels (h, w) to count; None for all.
         """
         nothing = (decoded.labels == NODATA) & ~decoded.unknown
         nothing = nothing if counted is None else nothing & counted
@@ -142,18 +142,18 @@ class LabelReader:
         return found | ({"nodata": left} if left > 0 else {})
 
     def name(self, stored: float) -> str:
-        """A stored value or colour for people."""
+        """Return a printable name of a stored value or colour."""
         return f"#{int(stored):06X}" if self.holds_colors else f"{stored:g}"
 
     def _look_up(self, values: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.bool_]]:
         labels, unknown = look_up(self._values, values)
         nodata = stored_nodata(self.raster.nodata, values.dtype.name)
-        if nodata is not None and values.dtype.kind == "f":  # a rounded tag is no key of a table
+        if nodata is not None and values.dtype.kind == "f":  # a rounded nodata tag is not a key of the table
             unknown &= ~is_nodata(values, nodata)
         return labels, values, unknown
 
     def _meaning(self) -> Mapping[int, int]:
-        """What values of one band stand for; the class table is asked before the file's own nodata value."""
+        """Return the meaning of one-band values; a class table overrides the file's own nodata value."""
         values, nodata = self._colors.values_for(self._classes), self.raster.nodata
         if nodata is None or not math.isfinite(nodata) or int(nodata) != nodata:
             return values
@@ -161,7 +161,7 @@ class LabelReader:
         return own | dict(values) if self._colors.told else dict(values) | own
 
     def _palette_colors(self) -> NDArray[np.uint32] | None:
-        """Packed colour of each value; None where values mean what they mean without a palette."""
+        """Return the packed colour of each value, or None if the palette is not used."""
         palette = read_palette(self.raster)
         if palette is None:
             return None
@@ -172,16 +172,16 @@ class LabelReader:
         return palette_table(palette, self.raster.dtypes[0])
 
     def _holds_own_classes(self) -> bool:
-        """Whether rsedge wrote the raster: its tag says that values are class indices, whatever colours show them."""
+        """Return True if a tag of rsedge says that values are class indices, whatever their colours."""
         return tag_of(Path(self.raster.path), CLASSES_TAG) is not None
 
     @property
     def remedy(self) -> str:
-        """What to do about colours that are no class."""
+        """Advice on colours that are no class."""
         named = "name them in a class table (--classes FILE), under [classes] or ignore"
         if self._palette is None:
             return named
-        return f"{named}; if values are meant whatever the palette shows, give the classes theirs there, as in NAME = 0"
+        return f"{named}; if the values count and not the palette, give the classes values, as in NAME = 0"
 
     def _complaint(self, decoded: Decoded, window: Window) -> str:
         origin = (window.row, window.col)
@@ -191,11 +191,11 @@ class LabelReader:
         values = ", ".join(f"{v:g}" for v in np.unique(decoded.stored[decoded.unknown])[:5])
         if self._colors.told:
             named = ", ".join(map(str, sorted(self._values)))
-            known = f"the class table names {named}; add them there under [classes] or ignore"
+            known = f"the class table names {named}; add the others under [classes] or ignore"
         else:
             known = (
-                f"the classes are 0 to {len(self._values) - 1 - (NODATA in self._values)}, {NODATA} is unlabelled; say "
-                "otherwise in a class table (--classes FILE, with name = INDEX)"
+                f"the classes are 0 to {len(self._values) - 1 - (NODATA in self._values)}, {NODATA} is unlabelled; "
+                "change this in a class table (--classes FILE, with name = INDEX)"
             )
         return (
             f"{self.raster.path} holds label values {values} ({rows.size} px, first at row "
@@ -204,14 +204,14 @@ class LabelReader:
 
 
 def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[LabelColors, tuple[str, ...]]:
-    """The same ``colors``, with greys for values where one-band ``labels`` are pictures in them; and a note.
+    """Return ``colors``, reading values as greys if one-band ``labels`` are pictures in greys, and a note.
 
-    One band holds class indices unless all values of all these labels are greys of the table, and more of its
-    classes occur if they are read so: 0 and 255 under a table of black and white. Labels that cannot be opened are
-    passed over. Labels are read up to the first value that is no grey.
+    One band holds class indices unless all values of all these labels are greys of the table and more of its
+    classes occur when read as greys: 0 and 255 with a table of black and white. Labels that cannot be opened are
+    skipped. Labels are read up to the first value that is not a grey.
 
-    Raises InputError where as many classes occur either way, and they are others: masks of nothing but 0, where
-    black is another class than the first.
+    Raises InputError if both readings show equally many but different classes, as with masks of nothing but 0 if
+    black is not the first class.
     """
     greys, plain = colors.greys, colors.values_for(classes)
     if colors.told or all(i in {NODATA, plain.get(grey)} for grey, i in greys.items()):
@@ -228,19 +228,19 @@ def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[L
     is_open = len(as_greys) == len(as_indices) and all(NODATA not in pair for pair in readings)
     if is_open and any(grey != index for grey, index in readings):
         raise InputError(
-            f"one-band labels hold nothing but {listed}, which may be greys of the class table or indices, and are "
-            "other classes then; give the classes their values in a class table (--classes FILE), as in "
+            f"one-band labels hold only {listed}, which stand for different classes as greys and as indices of the "
+            "class table. Give the classes their values in a class table (--classes FILE), as in "
             f"NAME = {min(seen):g}"
         )
     if len(as_greys) <= len(as_indices):
         return colors, ()
     return replace(colors, values=greys, told=True), (
-        f"one-band labels hold {listed}: they are read as the greys of the class table, not as indices",
+        f"one-band labels hold {listed}: they are read as greys of the class table, not as indices",
     )
 
 
 def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float]]:
-    """Which values occur in a one-band label, strip by strip; the file's own nodata value and NaN left out."""
+    """Yield the values of a one-band label, strip by strip, without its nodata value and NaN."""
     try:
         with LabelReader(path, colors, classes) as reader, bounded_cache(reader.raster.row_of_blocks_bytes):
             for window in reader.strips() if not reader.holds_colors else ():
@@ -252,19 +252,18 @@ def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float
                     found = set(map(float, np.unique(band[~np.isnan(band)])))
                 yield found - {reader.raster.nodata}
     except InputError:
-        return  # whoever reads it whole says why
+        return  # reading the whole label reports the cause
 
 
 def doubts(
     colors: LabelColors, names: Sequence[str], unlabelled: Mapping[str, int], counts: Sequence[int]
 ) -> tuple[str, ...]:
-    """A note where one-band labels may mean something else than they are taken for.
+    """Return a note if one-band labels may mean something else than assumed.
 
-    That is where NODATA is unlabelled in index masks though the class table has a class of that grey; and where 0
-    is unlabelled in much of them while the highest value never occurs, as when they count from 0.
+    That is the case if index masks have NODATA as unlabelled although the class table has a class of that grey, or
+    if 0 is unlabelled in many pixels while the highest value never occurs, as in labels that count from 0.
 
-    ``names``: of the classes that ``colors`` has the indices of; ``unlabelled``: pixels by value; ``counts``: pixels
-    by class.
+    ``names``: of the classes by index in ``colors``; ``unlabelled``: pixels by value; ``counts``: pixels by class.
     """
     return (*_white_doubt(colors, names, unlabelled), *_shift_doubt(colors, names, unlabelled, counts))
 
@@ -280,8 +279,8 @@ def _shift_doubt(
     if counts[last] or not total:
         return ()
     return (
-        f"0 is unlabelled in {zeros} px of labels and {values[last]}, class {names[last]}, never occurs: if they count "
-        f"the classes from 0, every class is off by one; then say so in a class table, as in "
+        f"0 is unlabelled in {zeros} px of labels and {values[last]}, class {names[last]}, never occurs: if the labels "
+        f"count classes from 0, every class is off by one; correct the class table, as in "
         f'"{names[min(values, key=values.__getitem__)]}" = 0',
     )
 
@@ -292,7 +291,7 @@ def _white_doubt(colors: LabelColors, names: Sequence[str], unlabelled: Mapping[
         return ()
     name = names[index]
     return (
-        f"{pixels} px of {NODATA} in one-band labels are taken for unlabelled, since others hold indices; if they are "
+        f"{pixels} px of {NODATA} in one-band labels are read as unlabelled, because others hold indices; if they are "
         f'the white of class {name}, give the classes their values in a class table, as in "{name}" = {NODATA}',
     )
 
@@ -300,10 +299,10 @@ def _white_doubt(colors: LabelColors, names: Sequence[str], unlabelled: Mapping[
 def find_missing(
     labels: Sequence[Path], colors: LabelColors, classes: int
 ) -> tuple[frozenset[int], Counter[str]]:
-    """Classes that the table names and no label shows, and what is unlabelled instead: pixels by value.
+    """Return the classes that the table names but no label shows, and unlabelled pixels by value.
 
-    Reads strips of labels until all classes were met; the count is of all labels where one is missing. Raises
-    InputError for values that are no class.
+    Reads strips of labels until all classes were found; the count covers all labels if one is missing. Raises
+    InputError for values of no class.
     """
     missing, unlabelled = set(named_classes(colors, classes)), Counter[str]()
     for path in labels:
@@ -316,14 +315,14 @@ def find_missing(
 
 
 def named_classes(colors: LabelColors, classes: int) -> frozenset[int]:
-    """Indices of the classes that labels can show, of those a model knows."""
+    """Return the indices of a model's classes that the labels can show."""
     return colors.classes if colors.values is not None else frozenset(range(classes))
 
 
 def describe_missing(names: Sequence[str], unlabelled: Mapping[str, int], unknown: int = 0) -> str:
-    """What to say where classes of these names have no label pixel.
+    """Return the message for classes without label pixels.
 
-    ``unlabelled``: pixels of each value or colour taken for that; ``unknown``: pixels that belong to no class.
+    ``unlabelled``: pixels by value or colour read as unlabelled; ``unknown``: pixels that belong to no class.
     """
     which = f"class{'es' * (len(names) > 1)} {', '.join(names)}"
     most = Counter(unlabelled).most_common(5)
@@ -338,6 +337,6 @@ def describe_missing(names: Sequence[str], unlabelled: Mapping[str, int], unknow
         value = f'"{value}"' if value.startswith("#") else value if value.lstrip("-").isdigit() else "1"
         what = f'If that is wrong, name the values in a class table, such as "{names[0]}" = {value}'
     else:
-        what = "Take labels that show them, or correct the class table"
+        what = "Use labels that show them, or correct the class table"
     listed = "; ".join(said) or "no pixel is unlabelled"
-    return f"no label pixel of {which}; {listed}. {what}; {ALLOW_MISSING} goes on without"
+    return f"no label pixel of {which}; {listed}. {what}, or continue with {ALLOW_MISSING}"

@@ -1,4 +1,4 @@
-"""How far two answers to the same tiles are apart. The shares say what each is a share of."""
+"""Agreement of two answers to the same tiles. Each share names its total."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CLEAR = (
-    1e-3  # of the range of a tile's scores: closer best two are a tie, which rounding may settle either way
-)
+CLEAR = 1e-3  # of the range of a tile's scores; if the best two are closer, rounding may settle the tie either way
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A candidate's scores and classes against the reference's, over all valid pixels of all tiles.
+    """Agreement of a candidate's scores and classes with the reference's, over all valid pixels.
 
-    "Range" is from the lowest to the highest score of the reference over all tiles.
+    "Range" spans the lowest to the highest score of the reference over all tiles.
     """
 
     tiles: int
     pixels: int
     worst_error: float  # largest difference of a score, as a share of the range
     mean_error: float  # mean difference of a score, as a share of the range
-    agreement: float  # share of the pixels with the same class
-    clear_share: float  # of the pixels: the reference's best two scores are apart by more than CLEAR
-    clear_agreement: float | None  # share of the clear pixels with the same class; None without any
-    worst_tile: float  # the lowest agreement of one tile
+    agreement: float  # share of pixels with the same class
+    clear_share: float  # share of pixels whose best two reference scores differ by more than CLEAR
+    clear_agreement: float | None  # share of clear pixels with the same class; None without clear pixels
+    worst_tile: float  # lowest agreement of a tile
 
 
 class AgreementMeter:
-    """Adds up tiles, one at a time; memory is one tile's."""
+    """Sums over tiles, added one at a time; holds one tile in memory."""
 
     def __init__(self) -> None:
         self._low, self._high = np.inf, -np.inf
@@ -41,9 +39,9 @@ class AgreementMeter:
     def add(
         self, reference: NDArray[np.float32], found: NDArray[np.float32], valid: NDArray[np.bool_]
     ) -> None:
-        """Compare the scores of one tile, both (classes, h, w), where ``valid``, (h, w), holds.
+        """Compare two scores of one tile, (classes, h, w) each, where ``valid`` (h, w) is True.
 
-        A tile without a valid pixel counts for nothing.
+        A tile without a valid pixel is ignored.
         """
         a, b = reference[:, valid], found[:, valid]  # (classes, pixels)
         if not a.size:
@@ -64,10 +62,10 @@ class AgreementMeter:
 
     @property
     def result(self) -> Agreement:
-        """The sum of what was added. Raises ValueError before the first valid pixel."""
+        """The agreement of all added tiles. Raises ValueError before the first valid pixel."""
         if not self._pixels:
-            raise ValueError("nothing was compared: no tile held a valid pixel")
-        span = (self._high - self._low) or 1.0  # one number everywhere: errors stay as they are
+            raise ValueError("nothing was compared: no tile has a valid pixel")
+        span = (self._high - self._low) or 1.0  # constant scores: errors stay absolute
         return Agreement(
             tiles=len(self._shares),
             pixels=self._pixels,

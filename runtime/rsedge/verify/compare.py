@@ -1,4 +1,4 @@
-"""One artifact on one device against the reference: which there are, how they are compared, what must hold."""
+"""Comparison of one artifact on one device with the reference: candidates, measurement, limits."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from rsedge.model.engines import command, list_engines
 from rsedge.verify.agreement import Agreement, AgreementMeter
 from rsedge.verify.tiles import Tiles
 
-SAME_CLEAR = 0.999  # fp32 and fp16: least share of the clear pixels with the reference's class
-SAME_INT8 = 0.97  # int8: least share of all pixels with the reference's class
-LOSS_INT8 = 0.01  # int8: how far below what the exporter measured the agreement is worth a note: other tiles, no fault
-TRT_ONLY = "int8-trt"  # how precisions begin that are laid out for TensorRT
-FOR_TENSORRT = "it is laid out for TensorRT; besides that only ONNX Runtime computes what it says"
-FOR_CPUS = "it is laid out for CPUs (uint8 activations), which TensorRT does not take"
-WARMUP = 2  # runs of each model that are not timed
+SAME_CLEAR = 0.999  # fp32 and fp16: minimum share of clear pixels with the reference's class
+SAME_INT8 = 0.97  # int8: minimum share of all pixels with the reference's class
+LOSS_INT8 = 0.01  # int8: loss against the exporter's tiles that is worth a note; other tiles are no fault
+TRT_ONLY = "int8-trt"  # prefix of precisions that are quantized for TensorRT
+FOR_TENSORRT = "quantized for TensorRT; other than that only ONNX Runtime computes it exactly"
+FOR_CPUS = "quantized for CPUs (uint8 activations), which TensorRT does not accept"
+WARMUP = 2  # untimed runs of each model
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What could be compared. ``missing`` says why it cannot."""
+    """An artifact and a device to compare; ``missing`` gives the reason if that is impossible."""
 
-    precision: str  # "all" where the device is missing
+    precision: str  # "all" if the device is missing
     device: str
     missing: str | None = None
 
@@ -40,25 +40,25 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Check:
-    """What came of a candidate."""
+    """Outcome of a candidate's comparison."""
 
     precision: str
     device: str
     state: str  # "passed", "failed" or "not run"
-    why: str | None  # a sentence, unless it passed
-    provider: str | None = None  # what really ran, e.g. "OpenVINO CPU 2026.4"
+    why: str | None  # a sentence, or None if it passed
+    provider: str | None = None  # what actually ran, e.g. "OpenVINO CPU 2026.4"
     found: Agreement | None = None
-    recorded: float | None = None  # agreement that the exporter measured on its tiles
-    p50_s: float | None = None  # of one tile
-    reference_p50_s: float | None = None  # of the same tiles, in turns
+    recorded: float | None = None  # agreement measured by the exporter on its own tiles
+    p50_s: float | None = None  # median of one tile
+    reference_p50_s: float | None = None  # the reference's, on the same tiles in turns
     speedup: float | None = None  # reference_p50_s / p50_s
-    note: str | None = None  # what to know of it though it passed
-    version: str | None = None  # of the library behind it
+    note: str | None = None  # remark on a candidate that passed
+    version: str | None = None  # of the library
     sha256: str | None = None  # of the artifact, or of the engine
 
 
 def candidates(bundle: Bundle, device: str = "auto", precision: str | None = None) -> tuple[Candidate, ...]:
-    """Every artifact of ``bundle`` on every device but the reference itself; "auto" and None: all."""
+    """List all artifacts of ``bundle`` on all devices except the reference, limited by ``device`` and ``precision``."""
     found = list[Candidate]()
     for place in DEVICES[1:]:
         if device not in {"auto", place}:
@@ -66,7 +66,7 @@ def candidates(bundle: Bundle, device: str = "auto", precision: str | None = Non
         if missing := _missing(bundle, place):
             found.append(Candidate(precision or "all", place, missing))
             continue
-        # Of the engines, one that is asked for and is not there gets the command that builds it.
+        # A requested engine that is missing is listed, so that its error names the command that builds it.
         has = bundle.precisions if place != "tensorrt" else (precision,) if precision else _engines(bundle)
         for p in has:
             if precision not in {None, p} or (p, place) == ("fp32", "cpu"):
@@ -82,7 +82,7 @@ def check(
 ) -> Check:
     """Compare a candidate with ``reference`` on every tile; ``step`` is called after each.
 
-    A candidate that does not open was "not run"; one whose file is damaged or that breaks down "failed".
+    A candidate that cannot be opened is "not run"; one that is damaged or breaks down has "failed".
     """
     if candidate.missing:
         return _outcome(candidate, "not run", candidate.missing)
@@ -96,7 +96,7 @@ def check(
 
 
 def opened(bundle: Bundle, candidate: Candidate, threads: int | None) -> Backend:
-    """The candidate's model, to be closed. Raises BackendError or ModelError where it cannot be opened."""
+    """Open the candidate's model; the caller closes it. Raises BackendError or ModelError if that fails."""
     engine = candidate.device == "tensorrt"
     try:
         own = bundle if engine else Bundle.open(bundle.path, candidate.precision)
@@ -106,7 +106,7 @@ def opened(bundle: Bundle, candidate: Candidate, threads: int | None) -> Backend
 
 
 class _DamagedError(ModelError):
-    """The bundle lists the artifact, but it is not there or is another."""
+    """An artifact that the bundle lists but that is missing or altered."""
 
 
 def _judged(
@@ -141,8 +141,8 @@ def _note(candidate: Candidate, found: Agreement, recorded: float | None, troubl
     said = [f"kept by force: {trouble}"] if trouble else []
     if candidate.precision.startswith("int8") and found.agreement < (recorded or 0) - LOSS_INT8:
         said.append(
-            f"{found.agreement:.2%} of the pixels have the reference's class, {recorded:.2%} had it on the exporter's "
-            "tiles; if these tiles are what the model will meet, give some of them to `rsedge export --calibration`"
+            f"{found.agreement:.2%} of the pixels have the reference's class, against {recorded:.2%} on the exporter's "
+            "tiles; if these tiles are typical of the model's use, give some to `rsedge export --calibration`"
         )
     return f"{candidate}: {'; '.join(said)}" if said else None
 
@@ -150,9 +150,9 @@ def _note(candidate: Candidate, found: Agreement, recorded: float | None, troubl
 def _compare(
     reference: Backend, model: Backend, tiles: Tiles, step: Callable[[], None]
 ) -> tuple[Agreement, float, float]:
-    """How they agree, and the p50 seconds of a tile of the reference and of the model.
+    """Measure the agreement, and the median seconds per tile of the reference and of the model.
 
-    They take turns, and in who goes first: what disturbs the machine disturbs both.
+    Both run in turns and alternate in going first, so that disturbances affect both.
     """
     meter = AgreementMeter()
     times_s = list[float](), list[float]()  # of the reference, of the model
@@ -171,46 +171,48 @@ def _compare(
 
 
 def _shortfall(precision: str, found: Agreement) -> str | None:
-    """What is less than it must be; None where all is well."""
+    """Describe which limit is not met; None if all are."""
     if not precision.startswith("int8"):
         if found.clear_agreement is None:
-            return "not one pixel is clear: the reference's best two scores are equal everywhere"
+            return "no pixel is clear: the reference's best two scores are equal everywhere"
         if found.clear_agreement >= SAME_CLEAR:
             return None
         return (
-            f"{found.clear_agreement:.3%} of the clear pixels have the reference's class, needed are "
+            f"{found.clear_agreement:.3%} of the clear pixels have the reference's class, below the required "
             f"{SAME_CLEAR:.1%}"
         )
     if found.agreement < SAME_INT8:
-        return f"{found.agreement:.2%} of the pixels have the reference's class, needed are {SAME_INT8:.0%}"
+        return f"{found.agreement:.2%} of the pixels have the reference's class, below the required {SAME_INT8:.0%}"
     return None
 
 
 def _foreign(precision: str, device: str) -> str | None:
-    """Why an artifact is not worth a try on a device unless it is asked for."""
+    """Explain why an artifact is not tried on a device unless requested; None if it is."""
     if device == "openvino" and precision.startswith(TRT_ONLY):
         return FOR_TENSORRT
     return FOR_CPUS if (device, precision) == ("ort-tensorrt", "int8") else None
 
 
 def _missing(bundle: Bundle, device: str) -> str | None:
-    """Why nothing at all can run on such a device here; None where something may."""
+    """Explain why nothing can run on a device of this machine; None if something may."""
     if (provider := BY_DEVICE.get(device)) and provider not in offered_providers():
-        return f"this onnxruntime offers no {'CUDA' if device == 'cuda' else 'TensorRT'}"
+        return f"this onnxruntime does not offer {'CUDA' if device == 'cuda' else 'TensorRT'}"
     if device == "openvino" and find_spec("openvino") is None:
         return 'OpenVINO is not installed (`pip install "rsedge[openvino]"`)'
     if device == "tensorrt" and find_spec("tensorrt") is None:
         return "TensorRT is not installed"
     try:
         if device == "tensorrt" and not _engines(bundle):
-            return f"the bundle has no TensorRT engine; build one here: {command(bundle.path, None)}"
+            return (
+                f"the bundle has no TensorRT engine; build one on this machine: {command(bundle.path, None)}"
+            )
     except ModelError as error:
         return str(error)
     return None
 
 
 def _engines(bundle: Bundle) -> tuple[str, ...]:
-    """Precisions of which the bundle has TensorRT engines, whatever device they are for."""
+    """Return the precisions of the bundle's TensorRT engines, for whatever device."""
     engines = list_engines(bundle.path) if bundle.path.is_dir() else ()
     return tuple(dict.fromkeys(e.precision for e in engines))
 

@@ -1,4 +1,4 @@
-"""What a measurement was made on: the machine, as far as it says itself, and the model that ran."""
+"""Conditions of a measurement: the machine, as far as it is known, and the model that ran."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from rsedge.version import __version__
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the numbers hold for."""
+    """Machine and model that a measurement is valid for."""
 
     cpu: str
-    cores: int  # that this process may use
+    cores: int  # usable by this process
     threads: int
-    load_1min_before: float | None  # well above 0: others had the cores too, and times are too long
+    load_1min_before: (
+        float | None
+    )  # if well above 0, other programs used the cores too, and times are too long
     backend: str
     backend_version: str
     provider: str
@@ -27,7 +29,7 @@ class Conditions:
 
     @classmethod
     def of(cls, model: Backend) -> Conditions:
-        """Those of now; take them before measuring, which makes load of its own."""
+        """Describe the current machine. Call before measuring, because a benchmark adds load."""
         return cls(
             cpu=cpu_name(),
             cores=usable_cores(),

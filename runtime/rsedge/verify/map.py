@@ -1,4 +1,4 @@
-"""Where on a raster two models agree, as a GeoTIFF."""
+"""Map of where on a raster two models agree, as a GeoTIFF."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ CLASSES = (ClassInfo("disagree", (215, 48, 39)), ClassInfo("agree", (230, 230, 2
 
 @dataclass(frozen=True)
 class AgreementMap:
-    """A map that was written: uint8 on the raster's grid, 1 agree, 0 disagree, 255 nodata."""
+    """A written map: uint8 on the raster's grid, 1 agree, 0 disagree, 255 nodata."""
 
     out: str
     candidate: str
     pixels: int  # with data
-    agreement: float | None  # share of them with the same class; None without any
+    agreement: float | None  # share of those pixels with the same class; None without pixels
 
 
 class _AgreementSink:
-    """Compares strips with a mask that is there already, and writes where they agree."""
+    """Consumer that compares strips with an existing mask and writes where they agree."""
 
     def __init__(self, writer: RasterWriter, mask: RasterReader) -> None:
         self._writer, self._mask = writer, mask
@@ -58,10 +58,10 @@ def map_agreement(
     options: Options,
     progress: engine.Progress | None = None,
 ) -> AgreementMap:
-    """Segment the whole of ``raster`` with both and write to ``out`` where their masks agree.
+    """Segment all of ``raster`` with both models and write to ``out`` where their masks agree.
 
-    The reference's mask waits in a temporary folder beside ``out``, so memory is that of ``infer``.
-    Raises InputError, BackendError or OutputError; whatever stood at ``out`` is then untouched.
+    The reference's mask is kept in a temporary folder beside ``out``, so memory is as for ``infer``. Raises
+    InputError, BackendError or OutputError; an existing ``out`` is then untouched.
     """
     out, options = Path(out), replace(options, format="gtiff", preview=None)
     name = f"{candidate.bundle.precision} {candidate.provider}"

@@ -1,4 +1,4 @@
-"""Do tile borders show in a mask? How much more a shifted tiling changes it along borders than elsewhere."""
+"""Visibility of tile borders: how much more a shifted tiling changes a mask along borders than elsewhere."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from rsedge.raster import RasterReader, bounded_cache
 from rsedge.tiling.axes import Axis, Seam, Tiling
 
 BORDER_PX = 8  # pixels on either side of a border that count as near
-SHIFT = 0.5  # of a stride: the other tiling's borders lie in the middle of this one's tiles
-JUMP = 1 / 8  # change of a window's weight from one pixel to the next that makes a border
+SHIFT = 0.5  # of a stride, which puts the other tiling's borders into the middle of this one's tiles
+JUMP = 1 / 8  # change of a window's weight between adjacent pixels that makes a border
 
 
 @dataclass(frozen=True)
 class Seams:
-    """How two masks of a raster differ, whose tilings are half a stride apart.
+    """Difference between two masks of a raster whose tilings are half a stride apart.
 
-    "Near" is within ``border_px`` of a border of either tiling, see ``borders``. Pixels without data count nowhere.
-    Raises InputError where the counts contradict each other.
+    "Near" means within ``border_px`` of a border of either tiling, see ``borders``. Pixels without data are not
+    counted. Raises InputError if the counts contradict each other.
     """
 
     seam: Seam
@@ -42,15 +42,13 @@ class Seams:
     far_pixels: int
     near_differing: int
     far_differing: int
-    near_share: float | None  # of the near pixels: other class in the other mask; None without any
-    elsewhere_share: float | None  # of all others, likewise
-    ratio: (
-        float | None
-    )  # near_share / elsewhere_share: 1 where borders do not show; None where that is no number
+    near_share: float | None  # share of near pixels whose class differs; None without near pixels
+    elsewhere_share: float | None  # the same share of all other pixels
+    ratio: float | None  # near_share / elsewhere_share: 1 if borders do not show; None if undefined
 
     @classmethod
     def of(cls, options: Options, pixels: tuple[int, int], differing: tuple[int, int]) -> Seams:
-        """From counts near borders and elsewhere."""
+        """Compute the shares from counts (near borders, elsewhere)."""
         shares = [d / n if n else None for d, n in zip(differing, pixels, strict=True)]
         near, elsewhere = shares
         ratio = near / elsewhere if near is not None and elsewhere else None
@@ -58,18 +56,18 @@ class Seams:
 
     def __post_init__(self) -> None:
         if not (0 <= self.near_differing <= self.near_pixels and 0 <= self.far_differing <= self.far_pixels):
-            raise InputError(f"{self} says that more pixels differ than there are")
+            raise InputError(f"{self}: more pixels differ than exist")
 
     @property
     def verdict(self) -> str:
-        """The ratio in words, also where it is no number."""
+        """The ratio in words, also if it is undefined."""
         if self.ratio is not None:
             return f"{self.ratio:.2f} times as often along borders"
         if self.near_share is None or self.elsewhere_share is None:
-            return "no pixel with data near borders, or none elsewhere: nothing to compare"
+            return "no pixels with data near borders, or none elsewhere, so nothing to compare"
         if self.near_differing:
             return "only along borders"
-        return "no pixel differs: no border shows"
+        return "no pixel differs, so no border shows"
 
 
 def measure_seams(
@@ -77,10 +75,10 @@ def measure_seams(
 ) -> Seams:
     """Segment ``raster`` with two tilings, the second shifted by half a stride, and compare the masks.
 
-    Of ``options`` overlap, seam, bands and scale count. The first mask waits, compressed, in a temporary file, so
-    memory is that of ``segment``. ``progress``: windows of both runs done, in all.
+    Uses overlap, seam, bands and scale of ``options``. The first mask is kept compressed in a temporary file, so
+    memory is as for ``segment``. ``progress``: windows done of both runs, in total.
 
-    Raises InputError (also where the raster is one tile and has no borders), BackendError.
+    Raises InputError (also if the raster is a single tile without borders) or BackendError.
     """
     options = options or Options()
     with RasterReader(raster) as reader, TemporaryDirectory(prefix="rsedge-seams-") as folder:
@@ -90,8 +88,8 @@ def measure_seams(
         near = _near((tiling.rows, rows)), _near((tiling.cols, cols))
         if not (near[0].any() or near[1].any()):
             raise InputError(
-                f"{raster} is {tiling.rows.length} x {tiling.cols.length} pixels, no more than one tile of "
-                f"{tiling.rows.tile}, so it has no tile borders; give a larger raster"
+                f"{raster} is {tiling.rows.length} x {tiling.cols.length} pixels, at most one tile of "
+                f"{tiling.rows.tile}, so it has no tile borders; use a larger raster"
             )
         total = len(tiling) + len(shifted)
         waiting = Path(folder) / "mask.gz"
@@ -107,27 +105,27 @@ def measure_seams(
 
 
 def borders(axis: Axis) -> tuple[int, ...]:
-    """Where a seam would show along one axis: a border b lies between pixels b - 1 and b.
+    """Return where a seam would show along one axis: a border b lies between pixels b - 1 and b.
 
-    It is the middle of what two neighbours share, and wherever a window's weight jumps. With "crop" and without
-    overlap the middle is the cut between two windows' pixels. With "blend" windows come in and go out with a weight
-    near 0, so the outermost pixels of a tile, which a network knows least of, are not seen; if anything shows it
-    is the change from one window's opinion to the next one's, which is half done, and fastest for the class, in
-    the middle. So all ways to merge windows are looked at along the same lines and can be compared. Where neighbours
-    share much more than the ramp, as with "blend" and no overlap, weights jump at windows' edges, too.
+    A border is the middle of the overlap of two neighbours, and wherever a window's weight jumps. With "crop" or
+    without overlap the middle is the cut between two windows' pixels. With "blend" windows fade in and out from
+    weights near 0, which hides the outermost pixels of a tile, where a network is least reliable; what may show is
+    the change from one window's opinion to the next, which is fastest, for the class, in the middle. So all ways to
+    merge windows are measured along the same lines and can be compared. If neighbours overlap by much more than
+    the ramp, as with "blend" and no overlap, weights jump at windows' edges too.
     """
     starts = np.array(axis.starts)
     middles = (starts[:-1] + starts[1:] + axis.size + 1) // 2
     jumps = set[int]()
     for number, start in enumerate(axis.starts):
         weight = axis.weights_of(number)
-        around = np.concatenate([[0], weight, [0]])  # a window weighs nothing beyond its edges
+        around = np.concatenate([[0], weight, [0]])  # a window has no weight beyond its edges
         jumps.update((np.flatnonzero(np.abs(np.diff(around)) >= JUMP) + start).tolist())
     return tuple(sorted((set(middles.tolist()) | jumps) - {0, axis.length}))
 
 
 def _near(axes: Sequence[Axis]) -> NDArray[np.bool_]:
-    """Of each pixel of an axis, whether it is one of the ``BORDER_PX`` on either side of a border."""
+    """Return a mask of an axis' pixels that are among the ``BORDER_PX`` on either side of a border."""
     near = np.zeros(axes[0].length, np.bool_)
     for axis in axes:
         for border in borders(axis):
@@ -136,7 +134,7 @@ def _near(axes: Sequence[Axis]) -> NDArray[np.bool_]:
 
 
 class _Keep:
-    """Appends the rows of a mask to a file."""
+    """Consumer that appends the rows of a mask to a file."""
 
     def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
         self._file = file
@@ -147,7 +145,7 @@ class _Keep:
 
 
 class _Meter:
-    """Compares strips with the rows of such a file, near borders and elsewhere."""
+    """Consumer that compares strips with the rows of a file from `_Keep`, near borders and elsewhere."""
 
     def __init__(
         self, file: BinaryIO | gzip.GzipFile, rows: NDArray[np.bool_], cols: NDArray[np.bool_]
@@ -169,7 +167,7 @@ class _Meter:
 
     @property
     def counts(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Pixels and pixels that differ, each near borders and elsewhere."""
+        """Number of pixels and of differing pixels, each near borders and elsewhere."""
         return (
             (self._near_pixels, self._pixels - self._near_pixels),
             (self._near_differing, self._differing - self._near_differing),

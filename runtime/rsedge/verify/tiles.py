@@ -1,4 +1,4 @@
-"""Tiles to compare models on, one at a time and as often as wanted: of a raster, else of sample scenes."""
+"""Tiles to compare models on, read one at a time from a raster or sample scenes, as often as needed."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from rsedge_sample import SampleScene
 
 REFERENCE_NAME = "reference.npz"
 T = TypeVar("T")
-COARSE = 8  # every so many pixels the reference answer holds a score
-MOST_ARRAY_BYTES = 1 << 30  # of one array of the reference answer, unpacked
+COARSE = 8  # step in pixels between the scores of the reference answer
+MOST_ARRAY_BYTES = 1 << 30  # of one unpacked array of the reference answer
 HEADERS: Mapping[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-SEED = 900  # of the first scene; none of these was trained or calibrated on
+SEED = 900  # of the first scene; none of these scenes was used for training or calibration
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels as a model wants them, (bands, tile, tile), and which hold data, (tile, tile)."""
+    """Pixels for a model, (bands, tile, tile), and a mask of those with data, (tile, tile)."""
 
     pixels: NDArray[Any]
     valid: NDArray[np.bool_]
 
 
 class Tiles(Protocol):
-    """Gives the same tiles each time it is gone through."""
+    """An iterable that yields the same tiles each time."""
 
-    what: str  # for people
+    what: str  # description for printing
 
     def __len__(self) -> int: ...
 
@@ -52,7 +52,7 @@ class Tiles(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceAnswer:
-    """What the exporter's machine answered in fp32: ``reference.npz`` of a bundle."""
+    """Fp32 answer of the exporting machine: ``reference.npz`` of a bundle."""
 
     pixels: NDArray[Any]  # (n, bands, tile, tile), as stored
     classes: NDArray[np.uint8]  # (n, tile, tile)
@@ -60,7 +60,7 @@ class ReferenceAnswer:
 
     @classmethod
     def of(cls, bundle: Bundle) -> ReferenceAnswer | None:
-        """That of ``bundle``; None where it has none. Raises ModelError when it is damaged."""
+        """Read the answer of ``bundle``; None if it has none. Raises ModelError if the file is damaged."""
         if REFERENCE_NAME not in bundle.artifacts or bundle.path == bundle.artifact:
             return None
         path, m, data = bundle.path / REFERENCE_NAME, bundle.manifest, bundle.read(REFERENCE_NAME)
@@ -77,23 +77,23 @@ class ReferenceAnswer:
                 if others != [count, count]:
                     raise ValueError(f"it holds {count}, {others[0]} and {others[1]} tiles")  # noqa: TRY301
                 arrays = {name: _array(archive, name) for name in shapes}
-        except Exception as error:  # numpy and zipfile raise a dozen unrelated types here
+        except Exception as error:  # numpy and zipfile raise a dozen unrelated types
             raise ModelError(f"{path} cannot be read ({error}); export the bundle again") from error
         return cls(arrays["pixels"], arrays["classes"], arrays["scores"].astype(np.float32))
 
 
 def _tiles_of(archive: ZipFile, name: str, shape: tuple[int, ...], kinds: tuple[str, ...]) -> int:
-    """How many tiles an array says that it has; its bytes are not unpacked.
+    """Return the number of tiles in an array's header, without unpacking it.
 
-    Raises ValueError where it is another array than asked for, or has none or too many.
+    Raises ValueError if the array does not match, is empty or too large.
     """
     with archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         if version not in HEADERS:
-            raise ValueError(f"{name} is of version {version}")
+            raise ValueError(f"{name} has version {version}")
         found, _, dtype = HEADERS[version](file)
     if found[1:] != shape or not found or dtype.name not in kinds:
-        raise ValueError(f"{name} is {dtype.name} {found}, its manifest asks for {kinds[0]} (n, *{shape})")
+        raise ValueError(f"{name} is {dtype.name} {found}, but its manifest says {kinds[0]} (n, *{shape})")
     if not 1 <= found[0] * math.prod(shape) * dtype.itemsize <= MOST_ARRAY_BYTES:
         raise ValueError(f"{name} has {found[0]} tiles")
     return int(found[0])
@@ -106,15 +106,15 @@ def _array(archive: ZipFile, name: str) -> NDArray[Any]:
 
 
 class SampleTiles:
-    """``count`` tiles of as many sample scenes, then those of the reference answer."""
+    """``count`` tiles, one per sample scene, then the tiles of the reference answer."""
 
     def __init__(self, manifest: Manifest, count: int, answer: ReferenceAnswer | None) -> None:
         self._tile, self._count = manifest.tile, count if manifest.takes_rgb8 else 0
         self._pixels: NDArray[Any] = answer.pixels if answer else np.empty(0)
         if not len(self):
             raise InputError(
-                "the sample scenes are 8-bit RGB and the model is not, and its bundle holds no tiles of its "
-                "own; give a raster to compare on with --raster"
+                "the model does not take 8-bit RGB, which sample scenes are, and its bundle holds no tiles. Give a "
+                "raster to compare on with --raster."
             )
         parts = [f"{self._count} of sample scenes"] * bool(self._count)
         parts += [f"{len(self._pixels)} of {REFERENCE_NAME}"] * bool(len(self._pixels))
@@ -133,9 +133,9 @@ class SampleTiles:
 
 
 class RasterTiles:
-    """At most ``count`` windows with data, spread over a raster; read when they are wanted.
+    """At most ``count`` windows with data, spread over a raster and read when needed.
 
-    Raises InputError when the raster holds no valid pixel.
+    Raises InputError if the raster has no valid pixel.
     """
 
     def __init__(self, reader: RasterReader, plan: BandPlan, manifest: Manifest, count: int) -> None:
@@ -148,7 +148,7 @@ class RasterTiles:
             if len(self._windows) == count:
                 break
         if not self._windows:
-            raise InputError(f"{reader.path} holds no valid pixel: nothing can be compared on it")
+            raise InputError(f"{reader.path} has no valid pixel, so nothing can be compared on it")
         self.what = f"{len(self)} of {reader.path}"
 
     def __len__(self) -> int:
@@ -159,17 +159,17 @@ class RasterTiles:
         fill = np.array(self._manifest.fill, self._manifest.dtype)[:, None, None]
         for window in self._windows:
             pixels, known = self._reader.read(window, self._plan)
-            valid = np.zeros((side, side), np.bool_)  # what is mirrored up to a tile is not compared
+            valid = np.zeros((side, side), np.bool_)  # pixels mirrored to fill the tile are not compared
             valid[: known.shape[0], : known.shape[1]] = known
             yield Tile(reflect(np.where(known, pixels, fill), side), valid)
 
 
 def spread(items: list[T]) -> Iterator[T]:
-    """All of them, so ordered that however many are taken from the front, they spread evenly over the list."""
+    """Yield all items in an order whose first n, for every n, spread evenly over the list."""
     count = len(items)
-    # Steps of the golden section fall into the widest gaps; a step prime to the count meets each once.
+    # Steps of the golden ratio fall into the widest gaps; a step coprime to the count meets each item once.
     step = max(1, round(count * 0.618))
     while math.gcd(step, count) != 1:
         step += 1
     for i in range(count):
-        yield items[(i * step + count // 2) % count]  # the middle first: corners are often empty
+        yield items[(i * step + count // 2) % count]  # the middle first, because corners are often empty

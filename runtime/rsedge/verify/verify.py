@@ -1,7 +1,7 @@
-"""Does this machine answer as the reference does? Every artifact of a bundle, on every backend that is here.
+"""Comparison of every artifact of a bundle, on every backend of this machine, with the reference.
 
-The reference is fp32 in ONNX Runtime on the CPU. Each candidate takes turns with it, so load disturbs
-both alike, and at most two models are in memory.
+The reference is fp32 in ONNX Runtime on the CPU. Each candidate runs in turns with it, so load disturbs both alike,
+and at most two models are in memory.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from rsedge.verify.map import AgreementMap, map_agreement
 from rsedge.verify.seams import Seams, measure_seams
 from rsedge.verify.tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles
 
-# Against reference.npz: classes, and scores as a share of their range.
+# Limits against reference.npz: share of equal classes, and errors of scores as a share of their range.
 SAME_ANSWER, ANSWER_ERROR = 0.999, 0.01
-# Ways to tile that ``--seams`` compares: the default, and what it is to be better than.
+# Tilings that ``--seams`` compares: the default, and those it should beat.
 SEAMS: tuple[tuple[Seam, float], ...] = (("blend", 0.25), ("crop", 0.25), ("crop", 0.0))
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What to compare. ``device`` "auto" is every one that is here, ``precision`` None every artifact."""
+    """Options of ``verify``. ``device`` "auto" means every available one, ``precision`` None every artifact."""
 
     tiles: int = 16
     device: str = "auto"
     precision: str | None = None
-    threads: int | None = None  # of a CPU; None: all cores
-    raster: Path | str | None = None  # tiles come from here; None: sample scenes
+    threads: int | None = None  # of the CPU; None for all cores
+    raster: Path | str | None = None  # source of the tiles; None for sample scenes
     bands: tuple[int, ...] | None = None
     scale: tuple[float, float] | None = None
-    masking: Masking = AS_TAGGED  # nodata values and alpha, where the raster's own are not right
-    map: Path | str | None = None  # GeoTIFF of where the one candidate agrees
+    masking: Masking = AS_TAGGED  # nodata values and alpha, if the raster's own are wrong
+    map: Path | str | None = None  # GeoTIFF to write of where the only candidate agrees
     overwrite: bool = False
-    seams: Path | str | None = None  # raster on which tile borders are looked for, with fp32
+    seams: Path | str | None = None  # raster to check for visible tile borders, with fp32
 
     def __post_init__(self) -> None:
         if self.tiles < 1:
-            raise InputError(f"{self.tiles} tiles: at least 1 is needed")
+            raise InputError(f"{self.tiles} tiles are too few; at least 1 is needed")
         if self.device not in DEVICES:
             raise InputError(f"device {self.device!r} is unknown; choose one of {', '.join(DEVICES)}")
         if self.precision is not None and self.precision not in PRECISIONS:
@@ -63,13 +63,11 @@ class VerifyOptions:
                 f"precision {self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}"
             )
         if self.raster is None and (self.map or (not self.seams and self.reading)):
-            raise InputError(
-                "a map, bands, scale, nodata and alpha belong to a raster; name it with --raster"
-            )
+            raise InputError("a map, bands, scale, nodata and alpha need a raster; give it with --raster")
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The arguments of ``Options`` that say how the raster is read, those that are set."""
+        """Reading options that are set, as arguments of ``Options``."""
         said = {
             "bands": self.bands,
             "scale": self.scale,
@@ -81,61 +79,61 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """This machine's fp32 answer against that of the machine which exported the bundle."""
+    """Agreement of this machine's fp32 answer with the exporting machine's."""
 
     tiles: int
-    agreement: float  # share of the pixels with the same class
+    agreement: float  # share of pixels with the same class
     worst_error: float  # largest difference of a score, as a share of their range
 
     @property
     def passed(self) -> bool:
-        """Whether it is the same answer but for rounding."""
+        """True if both answers are equal but for rounding."""
         return self.agreement >= SAME_ANSWER and self.worst_error <= ANSWER_ERROR
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Everything compared, and on what."""
+    """Results of ``verify``, and what they were measured on."""
 
     model: str
     path: str
     sha256: str  # of the reference's artifact
     tiles: int
     tiles_from: str
-    reference: str  # its backend and provider
+    reference: str  # backend and provider of the reference
     conditions: Conditions
-    fingerprint: Fingerprint | None  # None: the bundle holds no reference answer
+    fingerprint: Fingerprint | None  # None if the bundle holds no reference answer
     checks: tuple[Check, ...]
     map: AgreementMap | None
-    seams: tuple[Seams, ...]  # one for each way of ``SEAMS``; () where nobody asked
-    speeds: str  # the file that keeps the times for ``--device auto``, or why none does
+    seams: tuple[Seams, ...]  # one per way of ``SEAMS``; () if not requested
+    speeds: str  # the file that keeps the speeds for ``--device auto``, or why there is none
     notes: tuple[str, ...]
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """A sentence for each thing that is not as it must be."""
+        """A sentence for each limit that is not met."""
         said = [c.why or c.state for c in self.checks if c.state == "failed"]
         if self.fingerprint and not self.fingerprint.passed:
             said.append(
-                f"fp32 here: {self.fingerprint.agreement:.2%} of the pixels have the class, and scores are within "
-                f"{self.fingerprint.worst_error:.2%} of the range, of the exporter's own answer "
-                f"({REFERENCE_NAME}); needed are {SAME_ANSWER:.1%} and {ANSWER_ERROR:.0%}"
+                f"fp32 on this machine: {self.fingerprint.agreement:.2%} of the classes equal the exporter's answer "
+                f"({REFERENCE_NAME}), and scores are within {self.fingerprint.worst_error:.2%} of the range; required "
+                f"are {SAME_ANSWER:.1%} and {ANSWER_ERROR:.0%}"
             )
         return tuple(said)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
+        """Return the result as plain JSON values."""
         return {**asdict(self), "passed": not self.failures, "failures": self.failures}
 
 
 def verify(
     path: Path | str | None = None, options: VerifyOptions | None = None, progress: Progress | None = None
 ) -> Verification:
-    """Compare every artifact of the bundle at ``path`` (None: the default model) that this machine can run.
+    """Compare all artifacts of the bundle at ``path`` (None: the default model) that this machine can run.
 
-    ``progress`` is called with (tiles done, tiles in all). A difference is no error: see ``failures``.
-    Raises InputError, ModelError where there is no fp32 to compare with, BackendError where what was
-    asked for by name cannot run, OutputError.
+    ``progress`` is called with (tiles done, tiles in total). A difference is not an error: see ``failures``.
+    Raises InputError, ModelError if fp32 is missing, BackendError if a requested device or precision cannot run,
+    or OutputError.
     """
     options = options or VerifyOptions()
     bundle = Bundle.open(path, "fp32")
@@ -150,11 +148,12 @@ def verify(
         checks = tuple(check(reference, c, tiles, options.threads, step) for c in asked)
         if all(c.state == "not run" for c in checks):
             why = (
-                "; ".join(f"{c.precision} on {c.device}: {c.why}" for c in checks) or "there is nothing else"
+                "; ".join(f"{c.precision} on {c.device}: {c.why}" for c in checks)
+                or "there is no other artifact"
             )
             if options.device != "auto" or options.precision or options.map:
-                raise BackendError(f"what was asked for cannot be compared: {why}")
-            notes = (*notes, "only the reference runs here, so nothing was compared with it")
+                raise BackendError(f"the requested comparison cannot run: {why}")
+            notes = (*notes, "only the reference runs on this machine, so nothing was compared with it")
         notes = (*notes, *(c.note for c in checks if c.note))
         return Verification(
             model=bundle.manifest.name,
@@ -174,13 +173,13 @@ def verify(
 
 
 def _asked(bundle: Bundle, options: VerifyOptions) -> tuple[Candidate, ...]:
-    """The candidates that the options leave. Raises where they leave none, or several for one map."""
+    """Return the requested candidates. Raises InputError if there are none, or several for one map."""
     if options.precision and options.device != "tensorrt":
-        Bundle.open(bundle.path, options.precision)  # says what the bundle has
+        Bundle.open(bundle.path, options.precision)  # raises ModelError if the bundle lacks the precision
     asked = candidates(bundle, options.device, options.precision)
     if not asked:
         raise InputError(
-            "fp32 on the cpu is the reference itself, and nothing else was asked for; choose another --device "
+            "fp32 on the cpu is the reference itself, and no other candidate was requested; choose another --device "
             "or --precision"
         )
     here = [str(c) for c in asked if c.missing is None]
@@ -194,7 +193,7 @@ def _asked(bundle: Bundle, options: VerifyOptions) -> tuple[Candidate, ...]:
 def _tiles(
     bundle: Bundle, options: VerifyOptions, answer: ReferenceAnswer | None, stack: ExitStack
 ) -> tuple[Tiles, tuple[str, ...]]:
-    """Tiles to compare on, open as long as ``stack``, and what to know of them."""
+    """Return tiles to compare on, open as long as ``stack``, and notes on them."""
     if options.raster is None:
         return SampleTiles(bundle.manifest, options.tiles, answer), ()
     reader = stack.enter_context(RasterReader(options.raster))
@@ -217,7 +216,7 @@ def _fingerprint(reference: Backend, answer: ReferenceAnswer) -> Fingerprint:
 
 
 def _keep(reference: Backend, checks: tuple[Check, ...], on: Conditions) -> str:
-    """Where the speeds of what passed, and of the reference beside it, were kept; else why they were not."""
+    """Save the speeds of passed candidates and the reference; return the file, or why none was written."""
     machine, found = Machine.here(), list[Speed]()
     for c in checks:
         if c.state != "passed" or c.found is None or c.p50_s is None or c.reference_p50_s is None:
@@ -226,7 +225,7 @@ def _keep(reference: Backend, checks: tuple[Check, ...], on: Conditions) -> str:
         facts = c.precision, c.device, str(c.provider), str(c.version), on.threads
         found.append(Speed(*facts, *times_ms, c.found.agreement, str(c.sha256), on.date, machine))
     if not found:
-        return "none: nothing passed beside the reference"
+        return "none: nothing but the reference passed"
     own_ms = float(np.median([speed.reference_ms for speed in found]))
     own = "fp32", "cpu", reference.provider, reference.version, on.threads
     found.append(Speed(*own, own_ms, own_ms, 1.0, reference.bundle.sha256, on.date, machine))
@@ -237,7 +236,7 @@ def _keep(reference: Backend, checks: tuple[Check, ...], on: Conditions) -> str:
 
 
 def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
-    """Counts tiles up to ``total``."""
+    """Return a function that counts tiles up to ``total``."""
     done = 0
 
     def step() -> None:
@@ -259,7 +258,7 @@ def _seams(model: Backend, options: VerifyOptions, progress: Progress | None) ->
 def _map(
     reference: Backend, asked: tuple[Candidate, ...], options: VerifyOptions, progress: Progress | None
 ) -> AgreementMap:
-    """Of the one candidate that is here."""
+    """Map the only candidate that can run on this machine."""
     assert options.raster is not None
     assert options.map is not None
     (candidate,) = (c for c in asked if c.missing is None)

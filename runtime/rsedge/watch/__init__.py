@@ -1,5 +1,5 @@
-"""`rsedge watch`: segment what lands in a folder, each raster once, whatever ends the watcher.
+"""`rsedge watch`: segment each raster that lands in a folder once, whatever ends the watcher.
 
-`folder` decides what to do, `ledger` remembers what was done. Nothing is imported here: a health check reads the ledger
-alone, every few seconds.
+`folder` decides what to do, `ledger` remembers what was done. This package imports nothing, because a health check
+reads only the ledger, every few seconds.
 """

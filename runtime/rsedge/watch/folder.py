@@ -1,10 +1,10 @@
-"""Watching a folder: what lands in it is segmented, each raster once.
+"""Watching a folder: each raster that lands in the folder is segmented once.
 
-Polled, since network mounts tell nobody of new files. A raster is taken when it and its side files have stayed the
-same for a while and its last pixel can be read; one that changes all the same while it is read waits again.
+The folder is polled, because network mounts send no events for new files. A raster is read when it and its side
+files have not changed for a while and its last pixel can be read; one that changes while it is read waits again.
 
-Others feed the folder: no entry may end the watcher. Whatever reading one raises refuses that one; one that ends the
-process all the same is known by the ledger to the next, which refuses it.
+Others write to the folder, so no entry may end the watcher. Any error while reading a raster refuses that raster; if
+one ends the process all the same, the next watcher learns of it from the ledger and refuses it.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ from rsedge.watch.ledger import PULSE_S, Entry, Ledger, State
 
 PATTERNS = ("*.tif", "*.tiff")
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".temp", ".swp", "~")
-MOST_NAME_BYTES = 235  # of a mask; file systems take 255, and names of hidden files beside it are longer
-TRIES = 2  # of a raster; one that has ended the watcher as often is refused
-MOST_PIXELS = 100_000_000_000  # of a raster; a header that says more would keep the watcher from all others
+MOST_NAME_BYTES = (
+    235  # of a mask's name; file systems allow 255, and hidden files beside the mask have longer names
+)
+TRIES = 2  # a raster that has ended the watcher this often is refused
+MOST_PIXELS = 100_000_000_000  # of a raster; a header that claims more would keep the watcher busy for ever
 SIDE_FILES = (".aux.xml", ".ovr", ".msk", ".tfw", ".tifw", ".wld", ".prj")
 
 
 @dataclass(frozen=True)
 class Done:
-    """A mask is there. ``result`` None: a run that was cut off had finished it."""
+    """A finished mask. ``result`` is None if an interrupted run had finished it."""
 
     source: Path
     out: Path
@@ -53,7 +55,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Refused:
-    """A raster cannot be segmented; it is looked at again when it has changed, or with other options."""
+    """A raster that cannot be segmented, until it or the options change."""
 
     source: Path
     reason: str
@@ -61,7 +63,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A raster that looked complete is not yet to be read."""
+    """A raster that looked complete but cannot be read yet."""
 
     source: Path
     reason: str
@@ -73,14 +75,14 @@ Show = Callable[[Path], AbstractContextManager[Progress | None]]
 
 @dataclass
 class Watch:
-    """A folder whose rasters are segmented into that of ``ledger``, which is open.
+    """A folder whose rasters are segmented into the folder of ``ledger``, which must be open.
 
-    ``patterns``: of the rasters' names, whatever their case. ``settle_s``: for how long a file must not have
-    changed; ``every_s``: between two looks. ``preview``: a PNG beside each mask. ``show`` gives a raster's progress.
-    ``most_pixels``: larger rasters are refused. ``allow``: see `Trust`; neither VRTs nor what its name says is
-    opened without.
+    ``patterns``: file name patterns, matched regardless of case. ``settle_s``: how long a file must be unchanged.
+    ``every_s``: time between scans. ``preview``: also write a PNG per mask. ``show``: returns the progress display of
+    a raster. ``most_pixels``: larger rasters are refused. ``allow``: see `Trust`; without it neither VRTs nor names
+    that GDAL would interpret are opened.
 
-    Raises InputError where the two folders are one, or the folder is none.
+    Raises InputError if the folder does not exist or is the output folder.
     """
 
     model: Backend
@@ -100,18 +102,18 @@ class Watch:
     def __post_init__(self) -> None:
         check_folders(self.folder, self.ledger.folder)
         self.options = replace(self.options, trust=Trust(named=False, allow=self.allow))
-        self._odd: list[str] = []  # names in the folder that are no files: reading one may never end
-        self._seen: dict[str, tuple[object, float]] = {}  # how a raster looked, and since when
+        self._odd: list[str] = []  # names in the folder that are not files; reading one may never end
+        self._seen: dict[str, tuple[object, float]] = {}  # state of a raster, and since when
         self._told: set[tuple[str, str]] = set()
         bundle = self.model.bundle
         about = [__version__, bundle.sha256, bundle.precision, asdict(self.options), self.most_pixels]
         self._settings = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
 
     def run(self, once: bool = False) -> Iterator[Event]:
-        """Segment what is complete, for ever, or ``once``: what is complete now. Tells what became of each raster.
+        """Segment what is complete, for ever or ``once``, and yield the outcome of each raster.
 
-        Raises BackendError or OutputError where that is no fault of a raster's, OSError where the folder has gone.
-        What is finished is kept then: the next run goes on.
+        Raises BackendError or OutputError for errors that are not a raster's fault, OSError if the folder disappeared.
+        Finished work is kept, and the next run continues.
         """
         ready = self._ready()
         settled = self.clock() + self.settle_s
@@ -126,14 +128,14 @@ class Watch:
             ready = self._ready()
 
     def of_other_models(self) -> int:
-        """How many of the folder's rasters are done already, by another model: they stay as they are."""
+        """Count the rasters that another model has segmented and that will not be done again."""
         listing = self._listing()
         there = [(e, listing[e.source]) for e in self.ledger.entries.values() if e.source in listing]
         done = [e for e, state in there if not e.reason and e.state.is_same(state)]
         return sum(e.model_sha256 != self.model.bundle.sha256 for e in done)
 
     def _ready(self) -> list[tuple[str, State]]:
-        """Rasters complete and not accounted for, the oldest first."""
+        """Return complete rasters that are not accounted for, oldest first."""
         self.ledger.beat()
         listing, now, ready = self._listing(), self.clock(), list[tuple[str, State]]()
         names = sorted(listing)
@@ -149,13 +151,13 @@ class Watch:
         return sorted(ready, key=lambda r: (r[1].mtime_ns, r[0]))
 
     def _listing(self) -> Mapping[str, State]:
-        """The files of the folder; of links, those that lead to one. Raises OSError where the folder has gone."""
+        """Return the state of files and of links to files. Raises OSError if the folder disappeared."""
         found, self._odd = dict[str, State](), list[str]()
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                with suppress(OSError):  # a link that cannot be followed, or that has gone meanwhile
+                with suppress(OSError):  # a broken link, or a file removed meanwhile
                     facts = entry.stat()
                     if not stat.S_ISREG(facts.st_mode) or (
                         entry.is_symlink() and leads_to_system(entry.path)
@@ -172,13 +174,13 @@ class Watch:
         )
 
     def _do(self, name: str, state: State) -> Event | None:
-        """Segment a raster and note that. None where there is nothing to tell."""
+        """Segment a raster and record the outcome. Returns None if there is nothing to report."""
         source, target = self.folder / name, self.ledger.folder / f"{Path(name).stem}.tif"
         sha256, facts = self.model.bundle.sha256, asdict(state)
         done = Entry(source=name, out=target.name, model_sha256=sha256, settings=self._settings, **facts)
         try:
             self._check_entry(source, target, state)
-            self.ledger.begin(name, state, _kept_bytes(target))  # before anything of it is read
+            self.ledger.begin(name, state, _kept_bytes(target))  # before any of it is read
             self._check(source, target)
             result = self._segment(source, target)
         except BackendError as error:
@@ -187,7 +189,7 @@ class Watch:
         except Exception as error:
             if isinstance(error, RsedgeError) and not isinstance(error, InputError):
                 self.ledger.leave()
-                raise  # of the model or of the output folder: no fault of the raster's
+                raise  # an error of the model or the output folder, not the raster's fault
             return self._refuse(source, state, done, error)
         except BaseException:
             self.ledger.leave()  # Ctrl-C
@@ -196,8 +198,8 @@ class Watch:
         return Done(source, target, result)
 
     def _refuse(self, source: Path, state: State, done: Entry, error: Exception) -> Event | None:
-        """What follows from an error of a raster's: the others may be well."""
-        self.ledger.beat()  # an output folder that has gone is no fault of the raster's
+        """Refuse or postpone a raster that caused an error, so that other rasters are not affected."""
+        self.ledger.beat()  # raises if the output folder disappeared, which is not the raster's fault
         is_ours = isinstance(error, InputError)
         if isinstance(error, BusyError) or (is_ours and State.of(source) != state):
             self.ledger.leave()
@@ -207,41 +209,37 @@ class Watch:
         return Refused(source, reason)
 
     def _check_entry(self, source: Path, target: Path, state: State) -> None:
-        """Raise InputError where a raster is not even to be begun. Nothing of it is read."""
+        """Raise InputError if a raster must not even be started. Reads nothing of it."""
         _check_name(target)
         if State.of(source) != state:
-            raise BusyError("it is being written")
+            raise BusyError("still being written")
         if not os.access(source, os.R_OK):
-            raise BusyError(f"no permission to read it; `chmod +r {source.name}`")
+            raise BusyError(f"no permission to read the file; run `chmod +r {source.name}`")
         if (times := self.ledger.endings(source.name, state)) >= TRIES:
             raise InputError(
-                f"it has ended the watcher {times} times; `rsedge infer` on it tells more, `touch` has it tried again"
+                f"the raster has ended the watcher {times} times. See why with `rsedge infer`, retry after `touch`."
             )
         if not state.size_bytes:
-            raise InputError("it is empty")
+            raise InputError("the file is empty")
         stem = source.stem.casefold()
-        for name in self._odd:  # GDAL looks for many names beside a raster, and a pipe never ends
+        for name in self._odd:  # GDAL looks for many names beside a raster, and reading a pipe never ends
             if stem in name.casefold():
-                raise InputError(f"{name} beside it is a device, a pipe or a socket; remove that")
+                raise InputError(f"{name} beside the raster is a device, a pipe or a socket; remove that")
 
     def _check(self, source: Path, target: Path) -> None:
-        """Raise InputError where the raster is not whole, or its mask would take another file's place."""
+        """Raise InputError if the raster is truncated, or if its mask would replace another file."""
         check_whole(source, self.options.trust, self.most_pixels)
         owner = self.ledger.owner(target.name)
         if owner not in {None, source.name}:
-            raise InputError(f"its mask would take the place of {owner}'s, {target.name}; rename it")
+            raise InputError(f"its mask {target.name} would replace that of {owner}; rename the raster")
         if target.exists() and tag_of(target, "RSEDGE_MODEL") is None:
-            raise InputError(
-                f"{target} is there and is no mask of rsedge's; move it away, then `touch {source.name}`"
-            )
+            raise InputError(f"{target} was not written by rsedge; move it away, then `touch {source.name}`")
         picture = self._picture(target)
         if picture and owner is None and picture.exists() and not is_preview(picture):
-            raise InputError(
-                f"{picture} is there and is no preview of rsedge's; move it away, then `touch {source.name}`"
-            )
+            raise InputError(f"{picture} was not drawn by rsedge; move it away, then `touch {source.name}`")
 
     def _segment(self, source: Path, target: Path) -> Result | None:
-        """The mask; None where it was there. What a killed run has left is gone on with, where it fits."""
+        """Segment a raster, resuming a killed run if possible. Returns None if the mask was already finished."""
         options = replace(self.options, preview=self._picture(target), resume=True, overwrite=True)
         if is_done(self.model, source, target, options):
             return None
@@ -258,7 +256,7 @@ class Watch:
         return target.with_suffix(".png") if self.preview else None
 
     def _later(self, source: Path, reason: str) -> Event | None:
-        """Wait anew for the raster to settle."""
+        """Start waiting again for the raster to settle."""
         self._seen.pop(source.name, None)
         if (source.name, reason) in self._told or not source.exists():
             return None
@@ -273,32 +271,34 @@ class Watch:
 
 
 def _kept_bytes(target: Path) -> int:
-    """Of the journal of a run that was cut off: more where it has come further."""
+    """Return the size of an interrupted run's journal, which grows with its progress."""
     with suppress(OSError):
         return sum(e.stat(follow_symlinks=False).st_size for e in os.scandir(folder_of(target)))
     return 0
 
 
 def _check_name(target: Path) -> None:
-    """Raise InputError where no mask can have the raster's name: it would end the watcher at every start."""
+    """Raise InputError if a mask cannot have the raster's name, which would end the watcher at every start."""
     try:
         size = len(target.name.encode())
     except UnicodeError:
-        raise InputError("its name is not UTF-8; rename it") from None
+        raise InputError("the name is not UTF-8; rename the raster") from None
     if size > MOST_NAME_BYTES:
-        raise InputError(f"its name has {size} bytes; allowed are {MOST_NAME_BYTES}; rename it")
+        raise InputError(
+            f"the name has {size} bytes, at most {MOST_NAME_BYTES} are allowed; rename the raster"
+        )
 
 
 def check_folders(folder: Path, out_dir: Path) -> None:
-    """Raise InputError where a folder cannot be watched into another."""
+    """Raise InputError if ``folder`` cannot be watched with masks going to ``out_dir``."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give the one that rasters are copied to")
+        raise InputError(f"{folder} is not a folder; give the one that rasters are copied to")
     if out_dir.exists() and out_dir.samefile(folder):
-        raise InputError(f"--out-dir {out_dir} is the folder that is watched: masks would be segmented again")
+        raise InputError(f"--out-dir {out_dir} is the watched folder, so masks would be segmented again")
 
 
 def _begin_with(prefix: str, names: Sequence[str]) -> Sequence[str]:
-    """Of sorted names, those that begin so."""
+    """Return the names that start with ``prefix``; ``names`` must be sorted."""
     begin = bisect_left(names, prefix)
     end = begin
     while end < len(names) and names[end].startswith(prefix):

@@ -1,4 +1,4 @@
-"""A word to systemd, where it started this process and asked for it (sd_notify(3))."""
+"""Notifications to systemd, if it started this process and asked for them (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ SOCKET = "NOTIFY_SOCKET"
 
 
 def tell_systemd(state: str) -> None:
-    """Send ``state``, such as "WATCHDOG=1": still well. Nothing where nobody asked; nobody waits for an answer."""
+    """Send ``state``, such as "WATCHDOG=1", without waiting; does nothing if systemd did not ask."""
     address = os.environ.get(SOCKET)
     if not address:
         return
-    import socket  # noqa: PLC0415 - few are started so
+    import socket  # noqa: PLC0415 - seldom needed
 
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
         to.setblocking(False)

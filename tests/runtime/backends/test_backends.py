@@ -30,9 +30,9 @@ def test_scores_are_the_graphs_output(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tile": 32}, "input is uint8 Nx3x64x64, its manifest says uint8 Nx3x32x32"),
+        ({"tile": 32}, "input is uint8 Nx3x64x64, but its manifest says uint8 Nx3x32x32"),
         ({"dtype": "uint16"}, "its manifest says uint16"),
-        ({"classes": CLASSES[:2]}, "output is float32 Nx3x64x64, its manifest says float32 Nx2x64x64"),
+        ({"classes": CLASSES[:2]}, "output is float32 Nx3x64x64, but its manifest says float32 Nx2x64x64"),
     ],
 )
 def test_a_graph_other_than_its_manifest_is_refused(

@@ -83,8 +83,11 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"tile": 32}, "input is uint8 Nx3x64x64, its manifest says uint8 Nx3x32x32"),
-            ({"classes": CLASSES[:2]}, "output is float32 Nx3x64x64, its manifest says float32 Nx2x64x64"),
+            ({"tile": 32}, "input is uint8 Nx3x64x64, but its manifest says uint8 Nx3x32x32"),
+            (
+                {"classes": CLASSES[:2]},
+                "output is float32 Nx3x64x64, but its manifest says float32 Nx2x64x64",
+            ),
         ],
     )
     def test_a_graph_other_than_its_manifest_is_refused(

@@ -129,10 +129,10 @@ class TestTheFile:
         path.write_text(change(json.loads(path.read_text())))
         found, wrong = load_speeds(own)
         assert found == ()
-        assert str(wrong).startswith(f"{path} is not what rsedge writes")
+        assert str(wrong).startswith(f"{path} is not a valid speeds file")
         with open_model(own.path) as model:
-            assert str(model.why).startswith(f"{path} is not what rsedge writes")
-            assert str(model.why).endswith("not measured here: `rsedge verify` measures")
+            assert str(model.why).startswith(f"{path} is not a valid speeds file")
+            assert str(model.why).endswith("not measured on this machine; `rsedge verify` measures")
 
 
 class TestWhatFits:
@@ -178,7 +178,7 @@ class TestWhatFits:
         "changes", [{"tile_ms": 0}, {"reference_ms": -1}, {"agreement": 1.1}, {"tile_ms": math.inf}]
     )
     def test_impossible_numbers(self, own: Bundle, changes: dict[str, float]) -> None:
-        with pytest.raises(InputError, match="never measured"):
+        with pytest.raises(InputError, match="are impossible"):
             speed(own, **changes)  # type: ignore[arg-type]
 
     def test_gpus_and_boards_are_part_of_the_machine(
@@ -197,7 +197,10 @@ class TestWhatFits:
 class TestAuto:
     def test_unmeasured_is_the_cpu_and_says_so(self, own: Bundle) -> None:
         with open_model(own.path) as model:
-            assert (model.name, model.why) == ("onnxruntime", "not measured here: `rsedge verify` measures")
+            assert (model.name, model.why) == (
+                "onnxruntime",
+                "not measured on this machine; `rsedge verify` measures",
+            )
         with open_model(own.path, "cpu") as model:
             assert model.why is None
 
@@ -209,23 +212,32 @@ class TestAuto:
         for tile_ms, name in ((9, "openvino"), (11, "onnxruntime")):
             keep_speeds(own, [cpu, speed(own, "openvino", tile_ms, version=ours)])
             with open_model(own.path) as model:
-                assert (model.name, model.why) == (name, "fastest of 2 measured here on 2026-11-20")
+                assert (model.name, model.why) == (
+                    name,
+                    "fastest of 2 measured on this machine on 2026-11-20",
+                )
 
     def test_int8_is_never_taken_for_fp32_though_it_is_faster(self, own: Bundle, version: str) -> None:
         int8 = Bundle.open(own.path, "int8")
         keep_speeds(own, [speed(own, version=version), speed(int8, tile_ms=1, version=version)])
         with open_model(own.path) as model:
-            assert (model.bundle.precision, model.why) == ("fp32", "the only one measured here on 2026-11-20")
+            assert (model.bundle.precision, model.why) == (
+                "fp32",
+                "the only one measured on this machine on 2026-11-20",
+            )
         with open_model(own.path, precision="int8") as model:
-            assert (model.bundle.precision, model.why) == ("int8", "the only one measured here on 2026-11-20")
+            assert (model.bundle.precision, model.why) == (
+                "int8",
+                "the only one measured on this machine on 2026-11-20",
+            )
 
     def test_another_version_of_the_library_is_not_what_was_measured(self, own: Bundle, version: str) -> None:
         pytest.importorskip("openvino")
         keep_speeds(own, [speed(own, version=version), speed(own, "openvino", 1, version="2020.1.0")])
         with open_model(own.path) as model:
             assert model.name == "onnxruntime"
-            assert str(model.why).startswith("fastest of 2 measured here")
-            assert "openvino was measured with version 2020.1.0, here is 20" in str(model.why)
+            assert str(model.why).startswith("fastest of 2 measured on this machine")
+            assert "openvino was measured with version 2020.1.0, but 20" in str(model.why)
 
     def test_what_no_longer_starts_is_passed_over(
         self, own: Bundle, version: str, monkeypatch: pytest.MonkeyPatch
@@ -235,7 +247,7 @@ class TestAuto:
         with open_model(own.path) as model:
             assert model.name == "onnxruntime"
             assert "openvino was measured, but does not start now" in str(model.why)
-            assert str(model.why).endswith("not measured here: `rsedge verify` measures")
+            assert str(model.why).endswith("not measured on this machine; `rsedge verify` measures")
 
     def test_a_cuda_that_was_not_measured_is_tried_first(
         self, own: Bundle, version: str, monkeypatch: pytest.MonkeyPatch
@@ -255,5 +267,5 @@ class TestAuto:
         )
         keep_speeds(own, [speed(own, version=version)])
         with open_model(own.path) as model:
-            assert model.why == "the only one measured here on 2026-11-20"
+            assert model.why == "the only one measured on this machine on 2026-11-20"
         assert [len(providers) for providers in asked] == [2, 1]  # type: ignore[arg-type]

@@ -90,7 +90,7 @@ def test_no_gpu_is_said_with_the_ways_out(bundle: Path, monkeypatch: pytest.Monk
 
 def test_a_lone_file_has_no_engines(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b", pointwise_manifest(), pointwise_graph(pointwise_manifest()))
-    with pytest.raises(ModelError, match="a lone file; TensorRT engines lie in a bundle's folder"):
+    with pytest.raises(ModelError, match="a file, but TensorRT engines are kept in a bundle"):
         TensorRtBackend(Bundle.open(folder / "model.fp32.onnx"))
 
 
@@ -168,7 +168,7 @@ def test_an_engines_record_is_that_of_the_onnx_it_was_built_from(
     told = engine_of({"artifacts": dict(zip(names, (fine, forced), strict=True))}, source=source)
     with open_model(told, "tensorrt") as model:
         (note,) = artifact_notes(model)
-        assert note.startswith("this int8 artifact did not pass its exporter's check and was kept by force")
+        assert note.startswith("this int8 artifact failed its exporter's check and was kept by force")
     untold = engine_of(
         {"artifacts": dict(zip(names, (forced, fine), strict=True))}, source=source, folder="b"
     )

@@ -208,7 +208,7 @@ def test_accuracy_of_bands_and_values_that_are_told(
 
 class TestWhatCannotRun:
     def test_a_device_that_is_missing_is_listed(self, bundle: Path) -> None:
-        with pytest.raises(BackendError, match="nothing of it can run here: .*no CUDA"):
+        with pytest.raises(BackendError, match="nothing of it can run here: .*not offer CUDA"):
             bench([bundle], BenchOptions(device="cuda"))
 
     def test_files_for_tensorrt_are_not_timed_on_a_cpu(self, tmp_path: Path) -> None:

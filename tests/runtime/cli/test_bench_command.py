@@ -92,7 +92,7 @@ def test_quiet_prints_nothing(run: Run, bundle: Path) -> None:
         (("--rounds", 0), "rounds 0"),
         (("--seconds", -1), "seconds -1"),
         (("--size", 0), "smaller than the model's tile"),
-        (("--device", "cuda"), "no CUDA"),
+        (("--device", "cuda"), "not offer CUDA"),
         (("--device", "gpu"), "device 'gpu' is unknown"),
         (("--precision", "fp16"), "has no model.fp16.onnx"),
         (("--classes", "c.toml"), "label colours of --data"),

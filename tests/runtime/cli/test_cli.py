@@ -193,7 +193,7 @@ BAD_INPUT = {
     "out of another kind": (("good.tif", "--out", "m.png"), "must be named .tif"),
     "preview of another kind": (("good.tif", "--preview", "p.jpg"), "must be named .png"),
     "out folder": (("good.tif", "--out", "none/m.tif"), "does not exist"),
-    "out is input": (("good.tif", "--out", "good.tif"), "is the input raster"),
+    "out is input": (("good.tif", "--out", "good.tif"), "is an input"),
     "out is a folder": (("good.tif", "--out", "folder.tif"), "not a file"),
     "preview folder": (("good.tif", "--preview", "none/p.png"), "does not exist"),
 }

@@ -96,10 +96,10 @@ def test_a_finished_run_of_other_options_is_not_taken_for_this_one(
     ("options", "message"),
     [
         ({"bbox_crs": "EPSG:4326"}, "without bbox"),
-        ({"min_area_m2": 5.0}, "no polygons"),
+        ({"min_area_m2": 5.0}, "without polygons"),
         ({"crop": True}, "without bbox or aoi"),
         ({"bbox": (0, 0, 1, 1), "aoi": "a.geojson"}, "give one"),
-        ({"bbox": (0, 0, 1, 1), "crop": True, "resample": True}, "do not go together"),
+        ({"bbox": (0, 0, 1, 1), "crop": True, "resample": True}, "cannot be combined"),
         ({"compress": "jpeg"}, "zstd, deflate, lzw"),
         ({"max_ram_bytes": 0}, "below 1"),
     ],
@@ -117,7 +117,7 @@ def test_what_is_read_is_never_replaced(
     out = raster.with_name("m.tif")
     command = ("infer", raster, "--out", out, "--model", bundle, "--polygons", raster, "--overwrite")
     code, _, complaint = call_rsedge(*command)
-    assert (code, "input raster" in complaint) == (2, True)
+    assert (code, "is an input" in complaint) == (2, True)
     assert raster.read_bytes() == before
 
 

@@ -112,7 +112,7 @@ def test_rasters_that_do_not_fit_are_refused(run: Run, scene: tuple[Path, Path],
     assert "small.tif is 20 x 10 pixels" in said
     place = {"transform": Affine(0.5, 0, 9, 0, -0.5, 9), "crs": "EPSG:32631"}
     moved = write_raster(np.zeros((1, 200, 300), np.uint8), "moved.tif", **place)
-    assert "lies elsewhere" in run("eval.json", "--raster", town, "--mask", moved)[2]
+    assert "does not lie on" in run("eval.json", "--raster", town, "--mask", moved)[2]
 
 
 def test_a_mask_of_other_classes_than_the_scores_is_refused(

@@ -41,7 +41,7 @@ def test_the_table_and_the_json(run: Run) -> None:
     (row,) = (line for line in printed.splitlines() if line.startswith("int8"))
     assert row.split()[1:5] == ["CPUExecutionProvider", "100.000%", "100.000%", "100.00%"]
     assert row.endswith("passed")
-    assert "its answer is not in the bundle (reference.npz)" in printed
+    assert "the bundle lacks the exporter's answer (reference.npz)" in printed
     assert "speeds     student.rsedge/speeds.json\n" in printed
 
 
@@ -52,7 +52,7 @@ def test_a_failure_exits_with_1_and_a_sentence_after_the_result(run: Run) -> Non
     assert json.loads(printed.splitlines()[-1])["passed"] is False
     assert "FAILED" in printed
     assert "error: int8 on cpu: " in complaint
-    assert "needed are 97%" in complaint
+    assert "below the required 97%" in complaint
 
 
 def test_what_is_missing_is_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_what_is_missing_is_listed(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     code, printed, _ = run("verify", made(), "--tiles", 1, "--threads", 1)
     assert code == 0
     assert "all on tensorrt: not run: TensorRT is not installed" in printed
-    assert "all on ort-tensorrt: not run: this onnxruntime offers no TensorRT" in printed
+    assert "all on ort-tensorrt: not run: this onnxruntime does not offer TensorRT" in printed
 
 
 def test_the_exporters_answer_is_compared(run: Run) -> None:
@@ -71,7 +71,7 @@ def test_the_exporters_answer_is_compared(run: Run) -> None:
     )
     code, printed, _ = run("verify", folder, *FEW)
     assert code == 0
-    assert "exporter   fp32 here equals its answer: 100.000% of the pixels of 1 tiles" in printed
+    assert "exporter   fp32 equals the exporter's answer on 100.000% of pixels of 1 tiles" in printed
 
 
 def test_a_map(run: Run, write_raster: Callable[..., Path], noise: Callable[..., np.ndarray]) -> None:
@@ -91,7 +91,7 @@ def test_seams(run: Run, write_raster: Callable[..., Path], noise: Callable[...,
         "seams      crop 25%",
         "seams      no overlap",
     ]
-    assert all("0.000% of the pixels within 8 px of tile borders, 0.000% elsewhere" in row for row in rows)
+    assert all("0.000% of pixels within 8 px of tile borders, of 0.000% elsewhere" in row for row in rows)
     assert [s["ratio"] for s in json.loads(printed.splitlines()[-1])["seams"]] == [None] * 3
 
 

@@ -90,7 +90,7 @@ def test_stopped_in_the_middle_of_a_raster_it_goes_on_there(
         assert process.returncode == -number
     else:
         assert process.returncode == 130, complaint
-        assert "interrupted; what is finished is kept" in complaint
+        assert "interrupted; finished work is kept" in complaint
     assert not out.exists()
     write_raster(noise(60, 60)).replace(inbox / "small.tif")
     with watching(arguments) as process:
@@ -129,11 +129,11 @@ def test_a_second_watcher_is_turned_away_and_the_first_is_well(
 ) -> None:
     health = [*arguments, "--health"]
     code, _, complaint = call_rsedge(*health)
-    assert (code, "has had no watcher" in complaint) == (1, True)
+    assert (code, "has never had a watcher" in complaint) == (1, True)
     with watching(arguments):
         wait_for((tmp_path / "out" / ".rsedge-watch.alive").exists)
         code, _, complaint = call_rsedge(*arguments)
-        assert (code, "another rsedge watch writes to" in complaint) == (2, True)
+        assert (code, "in use by another rsedge watch" in complaint) == (2, True)
         assert call_rsedge(*health) == (0, "", "")
     long_ago = (1, 1)
     os.utime(tmp_path / "out" / ".rsedge-watch.alive", long_ago)
@@ -152,7 +152,7 @@ def test_what_is_told(
     assert code == 2
     assert printed.startswith("a.tif: ")
     assert printed.endswith(" Mpx/s, nodata 25.0%\n")
-    assert f"note: {inbox} is watched for *.tif *.tiff" in complaint
+    assert f"note: watching {inbox} for *.tif *.tiff" in complaint
     assert "refused: b.tif: " in complaint
     assert "error: 1 raster refused" in complaint
     assert call_rsedge(*arguments, "--once", "--quiet") == (0, "", "")

@@ -184,7 +184,7 @@ def test_two_runs_to_one_target_at_once(
     def progress(done: int, _: int) -> None:
         if done > 100 and not refused:
             for more in (Options(), Options(resume=True), Options(overwrite=True)):
-                with pytest.raises(InputError, match="another rsedge is writing") as caught:
+                with pytest.raises(InputError, match="being written by another rsedge") as caught:
                     segment(model, raster, out, more)
                 refused.append(str(caught.value))
 

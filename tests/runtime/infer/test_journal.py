@@ -133,7 +133,7 @@ def test_an_unfinished_run_of_the_version_before_says_why_it_cannot_go_on(tmp_pa
     lines.write_text("\n".join(old) + "\n")
     for how in ({}, {"resume": True}):
         with (
-            pytest.raises(InputError, match="older rsedge, whose journal has no checksums"),
+            pytest.raises(InputError, match="older rsedge without checksums"),
             Journal(target, SETTINGS, **how),
         ):
             pass
@@ -330,7 +330,7 @@ def test_parts_whose_settings_are_lost_are_not_trusted(tmp_path: Path, content: 
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"settings.json cannot be read; begin anew with --overwrite"):
+    with pytest.raises(InputError, match=r"settings.json cannot be read. Start over with --overwrite"):
         resumed(target)
     with Journal(target, SETTINGS, overwrite=True) as journal:
         assert journal.parts == {}
@@ -362,7 +362,10 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
             assert other.stdout.readline() == b"held\n"
             before = sorted(folder_of(target).iterdir())
             for how in ({}, {"resume": True}, {"overwrite": True}):
-                with pytest.raises(InputError, match="another rsedge is writing"), Journal(target, {}, **how):
+                with (
+                    pytest.raises(InputError, match="being written by another rsedge"),
+                    Journal(target, {}, **how),
+                ):
                     pass
                 assert sorted(folder_of(target).iterdir()) == before
             with Journal(tmp_path / "another.tif", {}):

@@ -87,7 +87,7 @@ def test_an_ignored_name_is_no_class_but_keeps_its_index(tmp_path: Path) -> None
     [
         (
             'ignore = [1]\n[classes]\nred = "#FF0000"\nblue = "#0000FF"\n',
-            "the index 1, which is that of class blue",
+            "the index 1, which is class blue",
         ),
         ('[classes]\nred = 1\nblue = "#0000FF"\n', "some classes have a colour and some an index"),
         ("[classes]\nred = 1\nblue = 1\n", "two classes have the same index"),

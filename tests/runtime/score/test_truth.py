@@ -272,7 +272,7 @@ def test_colours_of_a_palette_that_are_no_class_are_an_error_as_in_three_bands(
         colors.encode(rgb, "by Pillow")
     with (
         LabelReader(path, colors, 3) as reader,
-        pytest.raises(InputError, match=f"({message}).*give the classes theirs there, as in NAME = 0"),
+        pytest.raises(InputError, match=f"({message}).*give the classes values, as in NAME = 0"),
     ):
         reader.read(Window(0, 0, 24, 32))
 
@@ -390,7 +390,7 @@ def test_colours_that_are_not_of_8_bits_are_refused_by_name(
     tmp_path: Path, dtype: str, scale: int, message: str
 ) -> None:
     rgb = paint(indices(16, 24, 3), TABLE).astype(dtype) * np.array(scale, dtype)
-    with pytest.raises(InputError, match=rf"m.tif holds .*{message}.*8 bits a band"):
+    with pytest.raises(InputError, match=rf"m.tif holds .*{message}.*8 bits per band"):
         read(save_tif(tmp_path / "m.tif", rgb))
 
 
@@ -411,7 +411,9 @@ def test_values_that_are_other_classes_as_greys_and_as_indices_are_refused(
 ) -> None:
     table = ClassTable((ClassInfo("white", WHITE), ClassInfo("black", BLACK), ClassInfo("one", (1, 1, 1))))
     path = save(tmp_path / "m.png", np.full((8, 8), value, np.uint8))
-    with pytest.raises(InputError, match=f"nothing but {value}, which may be greys .* as in NAME = {value}"):
+    with pytest.raises(
+        InputError, match=f"only {value}, which stand for different classes as greys .* as in NAME = {value}"
+    ):
         settle(table.colors, [path], 3)
     (tmp_path / "classes.toml").write_text("[classes]\nwhite = 0\nblack = 1\none = 2\n")
     said = ClassTable.read(tmp_path / "classes.toml").colors

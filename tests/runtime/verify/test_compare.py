@@ -25,4 +25,4 @@ def test_what_is_laid_out_for_tensorrt_is_not_run_in_openvino(
         "int8 on cpu", "int8-trt8 on cpu", "int8-trt10 on cpu", "fp32 on openvino", "int8 on openvino",
     ]  # fmt: skip
     (asked,) = candidates(bundle, "openvino", "int8-trt8")
-    assert "laid out for TensorRT" in str(asked.missing)
+    assert "quantized for TensorRT" in str(asked.missing)

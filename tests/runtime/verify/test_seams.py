@@ -105,7 +105,7 @@ def test_a_pointwise_model_has_no_seams(
         for seam in ("blend", "crop"):
             found = measure_seams(model, raster, Options(seam=seam), lambda *p: told.append(p))
             assert (found.near_differing, found.far_differing, found.ratio) == (0, 0, None)
-            assert found.verdict == "no pixel differs: no border shows"
+            assert found.verdict == "no pixel differs, so no border shows"
             assert found.near_pixels > 0 < found.far_pixels
             assert told[-1][0] == told[-1][1]
 
@@ -143,7 +143,7 @@ def test_a_ramp_over_the_tile_is_a_seam_that_blending_softens(
 
 def test_a_raster_of_one_tile_has_no_borders(model: Backend, write_raster: Write) -> None:
     raster = write_raster(np.full((3, TILE, 20), 9, np.uint8))
-    with pytest.raises(InputError, match=r"64 x 20 pixels, no more than one tile of 64.*larger raster"):
+    with pytest.raises(InputError, match=r"64 x 20 pixels, at most one tile of 64.*larger raster"):
         measure_seams(model, raster)
 
 
@@ -160,7 +160,7 @@ def test_only_along_borders_is_no_number() -> None:
     assert (found.near_share, found.elsewhere_share, found.ratio) == (0.05, 0, None)
     assert found.verdict == "only along borders"
     assert Seams.of(Options(), (100, 200), (6, 4)).verdict == "3.00 times as often along borders"
-    with pytest.raises(InputError, match="more pixels differ than there are"):
+    with pytest.raises(InputError, match="more pixels differ than exist"):
         Seams.of(Options(), (1, 1), (2, 0))
 
 

@@ -70,7 +70,7 @@ def test_another_network_fails_by_as_much_as_numpy_says(tmp_path: Path) -> None:
     assert check.found.worst_tile == pytest.approx(min(shares))
     assert check.state == "failed"
     assert result.failures == (
-        f"int8 on cpu: {np.mean(shares):.2%} of the pixels have the reference's class, needed are 97%",
+        f"int8 on cpu: {np.mean(shares):.2%} of the pixels have the reference's class, below the required 97%",
     )
     assert result.to_dict()["passed"] is False
 
@@ -79,7 +79,7 @@ def test_fp16_is_judged_by_its_clear_pixels(tmp_path: Path) -> None:
     graphs = {"fp32": graph_of(MANIFEST), "fp16": graph_of(MANIFEST, "fp16", (1.0, 1.2, 1.0))}
     (failure,) = verify(make_artifacts(tmp_path / "b", MANIFEST, graphs), FEW).failures
     assert "fp16 on cpu" in failure
-    assert "of the clear pixels have the reference's class, needed are 99.9%" in failure
+    assert "of the clear pixels have the reference's class, below the required 99.9%" in failure
 
 
 def test_less_than_the_exporter_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_less_than_the_exporter_measured_is_a_note(tmp_path: Path, monkeypatch: 
         check = of(result, "cpu")
         assert (check.state, check.why, result.failures) == ("passed", None, ())
         assert result.notes == ((check.note,) if noted else ())
-        assert not noted or f"{recorded:.2%} had it on the exporter's tiles" in str(check.note)
+        assert not noted or f"against {recorded:.2%} on the exporter's tiles" in str(check.note)
         assert check.recorded == (recorded if isinstance(recorded, float) else None)
 
 
@@ -124,10 +124,10 @@ def test_onnxruntimes_tensorrt_is_not_given_what_is_laid_out_for_cpus(
     found = candidates(bundle, "ort-tensorrt")
     assert [(c.precision, c.missing) for c in found] == [("fp32", None), ("fp16", None), ("int8-trt10", None)]
     (named,) = candidates(bundle, "ort-tensorrt", "int8")
-    assert "laid out for CPUs" in str(named.missing)
+    assert "quantized for CPUs" in str(named.missing)
     monkeypatch.setattr("rsedge.verify.compare.offered_providers", lambda: ("CPUExecutionProvider",))
     (absent,) = candidates(bundle, "ort-tensorrt")
-    assert absent.missing == "this onnxruntime offers no TensorRT"
+    assert absent.missing == "this onnxruntime does not offer TensorRT"
 
 
 def test_an_engine_that_is_not_there_names_the_command(
@@ -182,7 +182,7 @@ class TestTheExportersAnswer:
         for name, changes in (("classes", classes), ("scores", scores)):
             result = verify(made(tmp_path / name, SAME, reference=self.answer(**{name: changes})), FEW)
             (failure,) = result.failures
-            assert failure.startswith("fp32 here: ")
+            assert failure.startswith("fp32 on this machine: ")
             assert result.fingerprint is not None
         assert result.fingerprint.worst_error == pytest.approx(4 / 255, rel=0.02)
 
@@ -198,7 +198,7 @@ class TestTheExportersAnswer:
         assert (result.failures, result.tiles_from) == ((), "2 of reference.npz")
 
     def test_a_damaged_one(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="its manifest asks for"):
+        with pytest.raises(ModelError, match="its manifest says"):
             verify(
                 made(tmp_path / "a", SAME, reference=self.answer(classes=np.zeros((2, 8, 8), np.uint8))), FEW
             )
@@ -270,7 +270,7 @@ class TestOnARaster:
         with pytest.raises(InputError, match="fp16 on cpu, int8 on cpu"):
             verify(folder, VerifyOptions(device="cpu", raster=raster, map=tmp_path / "m.tif"))
         before = raster.read_bytes()
-        with pytest.raises(InputError, match="is the input raster"):
+        with pytest.raises(InputError, match="is an input"):
             verify(folder, VerifyOptions(1, "cpu", "int8", raster=raster, map=raster, overwrite=True))
         assert raster.read_bytes() == before
 
@@ -306,7 +306,9 @@ class TestImpossible:
     def test_nothing_to_compare_is_said(self, bundle: Path) -> None:
         result = verify(bundle, VerifyOptions(1, threads=1))
         if all(c.state == "not run" for c in result.checks):  # no CUDA here
-            assert result.notes == ("only the reference runs here, so nothing was compared with it",)
+            assert result.notes == (
+                "only the reference runs on this machine, so nothing was compared with it",
+            )
 
 
 def test_progress_ends_where_it_said(tmp_path: Path) -> None:
@@ -319,7 +321,7 @@ class TestSpeeds:
     def test_they_are_kept_for_auto(self, tmp_path: Path) -> None:
         folder = made(tmp_path, SAME)
         with open_model(folder, threads=1) as model:
-            assert model.why == "not measured here: `rsedge verify` measures"
+            assert model.why == "not measured on this machine; `rsedge verify` measures"
         result = verify(folder, FEW)
         assert result.speeds == str(folder / "speeds.json")
         kept, wrong = load_speeds(Bundle.open(folder))
@@ -331,13 +333,13 @@ class TestSpeeds:
         assert [s.agreement for s in kept] == [1.0, 1.0]
         for precision in ("fp32", "int8"):
             with open_model(folder, threads=1, precision=precision) as model:
-                assert str(model.why).startswith("the only one measured here on 20")
+                assert str(model.why).startswith("the only one measured on this machine on 20")
         with open_model(folder, threads=2) as model:
-            assert model.why == "not measured here: `rsedge verify` measures"
+            assert model.why == "not measured on this machine; `rsedge verify` measures"
 
     def test_what_failed_is_not(self, tmp_path: Path) -> None:
         result = verify(made(tmp_path, OTHER), FEW)
-        assert result.speeds == "none: nothing passed beside the reference"
+        assert result.speeds == "none: nothing but the reference passed"
         assert not (tmp_path / "b.rsedge" / "speeds.json").exists()
 
     def test_where_nothing_can_be_written_that_is_said(

@@ -184,7 +184,7 @@ def test_a_raster_that_changes_while_it_is_read_waits_until_it_is_whole(
         first, second = next(events), next(events)
         assert watcher.ledger.entries["a.tif"].reason is None
     assert isinstance(first, Waiting)
-    assert "changed or went away while it was read" in first.reason
+    assert "changed or disappeared while it was read" in first.reason
     assert isinstance(second, Done)
     assert clock.now == 1025  # looked at anew 5 s later
     np.testing.assert_array_equal(read(place.out / "a.tif"), strongest(new[0]))
@@ -246,7 +246,7 @@ def test_two_rasters_of_one_name_do_not_share_a_mask(place: Place, drop: Drop) -
     assert isinstance(done, Done)
     assert isinstance(refused, Refused)
     assert refused.source.name == "A.TIFF"
-    assert "place of a.tif's" in refused.reason
+    assert "would replace that of a.tif" in refused.reason
     np.testing.assert_array_equal(read(place.out / "a.tif"), strongest(first))
     assert place.once() == []
 
@@ -260,7 +260,7 @@ def test_a_name_that_no_mask_can_have_does_not_end_the_watch(place: Place, drop:
         pytest.skip("this file system does not take such a name")
     told = place.once()
     assert sorted(type(event).__name__ for event in told) == ["Done", "Refused"]
-    assert "rename it" in next(event.reason for event in told if isinstance(event, Refused))
+    assert "rename the raster" in next(event.reason for event in told if isinstance(event, Refused))
     assert place.once() == []
 
 
@@ -269,7 +269,7 @@ def test_somebody_elses_file_is_not_replaced(place: Place, drop: Drop) -> None:
     (place.out / "a.tif").write_bytes(b"precious")
     (refused,) = place.once()
     assert isinstance(refused, Refused)
-    assert "is no mask of rsedge's; move it away" in refused.reason
+    assert "was not written by rsedge; move it away" in refused.reason
     assert (place.out / "a.tif").read_bytes() == b"precious"
     (place.out / "a.tif").unlink()
     os.utime(place.inbox / "a.tif")
@@ -395,11 +395,11 @@ def test_the_pulse_beats_while_it_waits_and_while_it_works(place: Place, drop: D
 
 
 def test_folders_that_cannot_be_watched(place: Place, model: Backend, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"), Ledger(place.out) as ledger:
+    with pytest.raises(InputError, match="is not a folder"), Ledger(place.out) as ledger:
         Watch(model, tmp_path / "nowhere", ledger)
     (tmp_path / "link").symlink_to(place.inbox)
     with (
-        pytest.raises(InputError, match="is the folder that is watched"),
+        pytest.raises(InputError, match="is the watched folder"),
         Ledger(tmp_path / "link") as ledger,
     ):
         Watch(model, place.inbox, ledger)
@@ -436,7 +436,7 @@ def test_somebodys_picture_is_not_replaced_by_a_preview(place: Place, drop: Drop
     (place.out / "a.png").write_bytes(b"a photo")
     (refused,) = place.once(preview=True)
     assert isinstance(refused, Refused)
-    assert "is no preview of rsedge's; move it away" in refused.reason
+    assert "was not drawn by rsedge; move it away" in refused.reason
     assert (place.out / "a.png").read_bytes() == b"a photo"
     (place.out / "a.png").unlink()
     drop("a.tif", 1)

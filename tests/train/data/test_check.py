@@ -314,9 +314,9 @@ def test_indices_beside_0_and_255_are_told(tmp_path: Path) -> None:
     (tmp_path / "classes.toml").write_text(GREYS)
     report = check(tmp_path, val=("c",))
     lost = sum(int(indices(48, 48, 2, n).sum()) for n in (1, 2))
-    assert any(f"{lost} px of 255 in one-band labels are taken for unlabelled" in n for n in report.notes)
+    assert any(f"{lost} px of 255 in one-band labels are read as unlabelled" in n for n in report.notes)
     one_band(tmp_path, lambda k: k)
-    assert not any("taken for unlabelled" in n for n in check(tmp_path, val=("c",)).notes)
+    assert not any("read as unlabelled" in n for n in check(tmp_path, val=("c",)).notes)
 
 
 def test_a_mask_of_any_size_is_no_decompression_bomb(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +353,7 @@ def test_transparent_labels_are_counted_by_name_and_wide_colours_are_a_problem(r
     assert report.sides["train"].unlabelled_by == {"transparent": 5 * 48}
     (root / "a" / "masks" / "p1.png").unlink()
     save_tif(root / "a" / "masks" / "p1.tif", paint(indices(48, 48, 5), DUBAI) * np.uint16(257))
-    assert "8 bits a band" in "".join(check(root, val=("c",)).problems)
+    assert "8 bits per band" in "".join(check(root, val=("c",)).problems)
 
 
 def test_loveda_counted_from_0_passes_with_a_doubt_only(tmp_path: Path) -> None:
