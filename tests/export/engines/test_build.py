@@ -88,9 +88,7 @@ def test_a_bundle_that_cannot_be_written_is_refused_before_building(
     (bundle / "engines").mkdir()
     refused = bundle / "engines"
     monkeypatch.setattr(os, "access", lambda path, _: path != refused)
-    with pytest.raises(
-        OutputError, match=r"engines is not a writable folder.*Copy the bundle.*`cp -r "
-    ):
+    with pytest.raises(OutputError, match=r"engines is not a writable folder.*Copy the bundle.*`cp -r "):
         check_writable(bundle)
     refused.rmdir()
     check_writable(bundle)

@@ -290,7 +290,10 @@ def test_a_conversion_that_changes_the_answers(usual: Path, monkeypatch: pytest.
             graph(nodes=lambda: [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)]),
             "before any argmax",
         ),
-        (graph(nodes=lambda: [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1])]), "one channel for each"),
+        (
+            graph(nodes=lambda: [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1])]),
+            "one channel for each",
+        ),
         (graph(nodes=lambda: [helper.make_node("Concat", ["x", "x"], ["y"], axis=1)]), "6 scores per pixel"),
         (graph(nodes=lambda: [helper.make_node("Concat", ["x", "x"], ["y"], axis=2)]), "tile's resolution"),
         (graph(nodes=lambda: [helper.make_node("Log", ["x"], ["y"])]), "NaN"),

@@ -89,7 +89,9 @@ def test_wrapped_and_parallel_states_are_read(model, tmp_path):
 
 def test_another_networks_weights_are_refused_and_said_to_fit_it(model, tmp_path):
     torch.save(in_the_original_names(model), tmp_path / "lite.pth")
-    with pytest.raises(ModelError, match=r"does not match efficientnet_lite2: .*\. Use it for efficientnet_lite0"):
+    with pytest.raises(
+        ModelError, match=r"does not match efficientnet_lite2: .*\. Use it for efficientnet_lite0"
+    ):
         build_encoder("efficientnet_lite2", pretrained=tmp_path / "lite.pth")
     with pytest.raises(
         ModelError, match=r"does not match resnet18: conv1.weight is missing. Use it for efficientnet_lite0"
