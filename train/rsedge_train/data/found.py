@@ -11,7 +11,7 @@ from rsedge.score.labels import ClassTable
 from rsedge_train.data.base import BandChoice, SceneFiles
 
 NO_VAL = "none"  # --val none: train without validation
-ONE_IN = 6  # share of scenes that validate by default
+ONE_IN = 6  # one scene in this many is for validation by default
 LISTED = 20  # names listed in a message at most
 
 
