@@ -1,9 +1,9 @@
-"""Does distillation help? Students alone and distilled, on one budget, several seeds each.
+"""Benefit of distillation: students alone and distilled, on one budget, with several seeds each.
 
     python benchmarks/distillation.py --data ../shared/data/dubai --val tile7 --teacher runs/teacher
 
-Each run is a folder under --out; runs that are done are not repeated, one that was stopped goes on. The
-validation scene chooses nothing: every score is of the last averaged weights, of the teacher too.
+Each run is a folder under --out; finished runs are not repeated, stopped ones are resumed. The
+validation scene chooses nothing: every score, also the teacher's, is of the last averaged weights.
 
 retention   distilled mIoU over the teacher's
 gain        distilled minus alone, by seed
@@ -91,7 +91,7 @@ def _run(
 
 
 def _is_of(done: Run, job: Job) -> bool:
-    """Whether a finished run was asked for the same."""
+    """Return True if a finished run had the same request."""
     settings = json.loads(json.dumps({"crops": asdict(job.crops), "steps": job.fit.steps, "lr": job.fit.lr}))
     fit = done.settings["fit"]
     found = {"crops": done.settings["crops"], "steps": fit["steps"], "lr": fit["lr"]}
@@ -105,7 +105,7 @@ def _is_of(done: Run, job: Job) -> bool:
 
 
 def _score_teacher(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
-    """The teacher's last weights on the same scenes, by the same engine."""
+    """Score the teacher's last weights on the same scenes, by the same engine."""
     net, run = load_network(args.teacher, "last")
     path = Path(args.out) / f"teacher-{file_sha256(weights_path(args.teacher, 'last'))[:12]}.json"
     if not path.is_file():
@@ -137,7 +137,7 @@ def _write(args: argparse.Namespace, teacher: Mapping[str, Any], runs: Sequence[
 
 
 def table(facts: Mapping[str, Any]) -> str:
-    """Results as Markdown: mean and spread (standard deviation) over the seeds."""
+    """Return results as Markdown: mean and spread (standard deviation) over the seeds."""
     best = facts["teacher"]["val"]["miou"]
     classes = list(facts["teacher"]["val"]["iou"])
     lines = [

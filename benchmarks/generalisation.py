@@ -1,9 +1,9 @@
-"""Which augmentation carries over to other places? Leave one scene out of the training scenes, train, score on it.
+"""Comparison of augmentations on new places: leave one scene out of training, train, score on that scene.
 
     python benchmarks/generalisation.py --data ../shared/data/dubai --test tile7 --folds tile2 tile1,tile3 tile5 tile6
 
 A student is trained alone for each fold and each look (see ``rsedge distill --augment``); scenes of one fold
-touch, and stand on one side. The test scene takes no part. Scores are of the last averaged weights.
+touch and stay in one split. The test scene is unused. Scores are of the last averaged weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOOKS = ("mild", "broad")
 
 
 def main() -> None:
-    """Train what is missing, several runs at a time, and print the table."""
+    """Train the missing runs, several at a time, and print the table."""
     args = _parse()
     wanted = list(product(args.looks, args.folds, args.seeds))
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -75,7 +75,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """One row a fold, one column a look; the mean over seeds."""
+    """Return one row per fold and one column per look, with means over seeds."""
     looks = list(dict.fromkeys(run["look"] for run in facts["runs"]))
     folds = list(dict.fromkeys(run["fold"] for run in facts["runs"]))
     lines = [f"| left out | {' | '.join(looks)} |", "|---" * (len(looks) + 1) + "|"]
@@ -99,7 +99,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--folds", nargs="+", required=True, help="scenes left out together, e.g. tile1,tile3"
     )
-    parser.add_argument("--test", help="scenes that take no part")
+    parser.add_argument("--test", help="scenes that are not used")
     parser.add_argument("--looks", nargs="+", default=list(LOOKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[42])
     parser.add_argument("--student", default="efficientnet_lite0-w64-fine-int8")

@@ -1,22 +1,22 @@
-"""All that only a GPU can show, in one command and little time: each part on its own, the worthiest first.
+"""Benchmarks that need a GPU, in one command and little time: independent parts, the most valuable first.
 
     python benchmarks/gpu.py --minutes 4 --out DIR [--kit .gpu-kit] [--parts onnx memory ...] [--bundle BUNDLE]
         [--data LABELLED_FOLDER] [--more] [--device cpu]
 
 onnx      ``rsedge verify`` and ``infer`` on ONNX Runtime CUDA, fp32 and fp16, against the CPU's fp32: scores, pixels
           that differ, Mpx/s from file to file, GPU memory
-memory    halving batches where the GPU's memory is really short; what is said where not even one tile fits
+memory    halving batches on a full GPU; the message if not even one tile fits
 eager     Table 4 in torch: teacher, EfficientNet-B0, SegFormer-B0; fp32, fp16, bf16 (weights and input) and bf16
           under autocast; FPS as a ratio to the teacher, beside the paper's
 train     ``rsedge distill`` alone and with a teacher: images a second, waiting for data, bf16, fp16, fp32; the same
-          run again, and stopped and resumed: how far their weights are apart
+          run again, and stopped and resumed: how far the weights differ
 compile   as eager, after torch.compile
-rtx       whether TensorRT for RTX knows this GPU; what it builds where it is installed
+rtx       whether TensorRT for RTX supports this GPU; what it builds, if installed
 
-Each part is a process with a share of the minutes; what one leaves over the next ones get, and what one had measured
-when its time was up stands. DIR/gpu.json is written after every figure; gpu.md, the page made of it, and gpu.log at
-the end. --kit installs the packages that ``make gpu-kit`` gathered before anything else. --device cpu rehearses all
-of it with small networks and few rounds, the CPU standing in for the GPU; its figures mean nothing.
+Each part is a process with a share of the minutes; unused time goes to the next parts, and what a part measured
+before running out of time is kept. DIR/gpu.json is written after every figure; gpu.md, a page made from it, and
+gpu.log at the end. --kit first installs the packages gathered by ``make gpu-kit``. --device cpu rehearses all
+of it with small networks and few rounds, with the CPU in place of the GPU; the figures then mean nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ REHEARSAL: Facts = {
     "batch": 1, "tile": 64, "warmup": 1, "seconds": 0.0, "rounds": 2, "threads": 1,
     "tiles": 1, "side": 600, "large_side": 700, "student": "mobilenetv3_small_100", "teacher": "arafnet-t-tiny",
     "precisions": ["fp32", "bf16"], "steps": 42, "crop": 64, "train_batch": 2, "batch_large": 4, "workers": 1,
-    "samples": {"count": 6, "side": 512},  # those of --quick
+    "samples": {"count": 6, "side": 512},  # as with --quick
 }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def run_part(name: str, how: Facts, facts: Facts, env: dict[str, str], out: Path) -> None:
-    """One part to its end or until its time is up; ``facts`` and their file grow as it speaks."""
+    """Run one part to its end or until its time is up, adding to ``facts`` and their file as figures arrive."""
     part: Facts = {"limit_s": round(how["limit_s"], 1), "ended": "out of time", "found": {}}
     facts["parts"][name] = part
     begin = time.monotonic()
@@ -125,7 +125,7 @@ def run_part(name: str, how: Facts, facts: Facts, env: dict[str, str], out: Path
             code = process.wait()
             in_time = end.is_alive()
             end.cancel()
-            _kill(process)  # what it may have left running
+            _kill(process)  # stop processes that the part left running
     if in_time:
         part["ended"] = "done" if code == 0 else f"failed with {code}: {_last_line(out / 'gpu.log')}"
     part["seconds"] = round(time.monotonic() - begin, 1)
@@ -136,7 +136,7 @@ def run_part(name: str, how: Facts, facts: Facts, env: dict[str, str], out: Path
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """The part with all that it started, which are its own session."""
+    """Kill the part and all processes that it started, which form a session of their own."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -153,7 +153,7 @@ def _last_line(file: Path) -> str:
 
 
 def _environment(device: str, kit: Path | None, folder: Path) -> dict[str, str]:
-    """That of the parts: our packages, the kit's, and CUDA's libraries as torch's wheels have them."""
+    """Return the environment of the parts: our packages, the kit's, and CUDA's libraries from torch's wheels."""
     paths = [str(REPO / name) for name in PACKAGES]
     paths += [
         str(Path(place).resolve()) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place
@@ -166,7 +166,7 @@ def _environment(device: str, kit: Path | None, folder: Path) -> dict[str, str]:
     spec = find_spec("nvidia")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         libraries += [str(lib) for lib in sorted(Path(place).glob("*/lib"))]
-    threads = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}  # many of them wait for each other
+    threads = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}  # more threads would wait for each other
     return {
         **os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
@@ -175,7 +175,7 @@ def _environment(device: str, kit: Path | None, folder: Path) -> dict[str, str]:
 
 
 def _copy(bundle: Path, folder: Path) -> str:
-    """The bundle's float files: ``verify`` keeps speeds beside them, which must not outlast this run."""
+    """Copy the bundle's float files, because ``verify`` stores speeds beside them that must not outlast this run."""
     copy = folder / "student.rsedge"
     if bundle.is_dir():
         shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("*int8*", "engines", "speeds.json"))
@@ -183,7 +183,7 @@ def _copy(bundle: Path, folder: Path) -> str:
 
 
 def _machine() -> Facts:
-    """What needs no library; the part ``memory`` adds theirs."""
+    """Return facts that need no library; the part ``memory`` adds the libraries'."""
     facts: Facts = {
         "python": platform.python_version(), "cores": os.cpu_count(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -208,13 +208,13 @@ def _parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=tuple(SHARES), default=list(SHARES), metavar="PART")
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument("--data", type=Path, help="labelled folder to train on; sample scenes if not given")
-    parser.add_argument("--more", action="store_true", help="keep the other parts that DIR/gpu.json holds")
+    parser.add_argument("--more", action="store_true", help="keep the other parts of DIR/gpu.json")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     args = parser.parse_args(words)
     if not args.minutes > 0:
         parser.error("--minutes must be above 0")
     if args.kit is not None and not args.kit.is_dir():
-        parser.error(f"--kit {args.kit} is no folder; `make gpu-kit` makes .gpu-kit")
+        parser.error(f"--kit {args.kit} is not a folder. Make .gpu-kit with `make gpu-kit`")
     return args
 
 

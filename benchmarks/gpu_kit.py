@@ -1,15 +1,15 @@
-"""Packages that a lent GPU machine lacks, in pieces that one transfer takes; it has torch and no network.
+"""Packages that a rented GPU machine with torch but no network lacks, in pieces small enough to transfer.
 
     python benchmarks/gpu_kit.py make .gpu-kit [--sm 90] [--piece-mb 60] [--rtx]
     python3 benchmarks/gpu_kit.py install .gpu-kit/1 [.gpu-kit/2 ...] --target SITE
 
-``make gpu-kit`` where there is a network does the first; the second runs on that machine, which then takes SITE as
-PYTHONPATH. Piece 1 holds the wheels that training needs, the others onnxruntime-gpu (for the CUDA 13 and cuDNN 9 that
-torch brings) and, with --rtx, TensorRT for RTX: trees packed by xz and cut where a piece is full. Pieces can be
-installed one by one, as they come; a tree appears with its last. Nothing but the standard library and pip is needed.
+``make gpu-kit``, on a machine with a network, runs the first; the second runs on the GPU machine, which then takes
+SITE as PYTHONPATH. Piece 1 holds the wheels for training, the others onnxruntime-gpu (for torch's CUDA 13 and
+cuDNN 9) and, with --rtx, TensorRT for RTX: trees packed by xz and cut when a piece is full. Pieces can be
+installed one by one, as they arrive; a tree appears with its last piece. Needs only the standard library and pip.
 
---sm 90   of ONNX Runtime's machine code only that for GPUs of compute capability 9.0 goes along: its CUDA provider
-          then takes a quarter of the room. Without it the kit fits every GPU that NVIDIA's libraries know
+--sm 90   keep only ONNX Runtime's machine code for GPUs of compute capability 9.0: its CUDA provider
+          then takes a quarter of the space. Without it, the kit fits every GPU that NVIDIA's libraries support
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PYTHON = "3.12"  # of the machine
+PYTHON = "3.12"  # on the GPU machine
 GLIBC = (28, 27, 24, 17)  # manylinux_2_N that wheels are published for
-# The machine has torch, timm, typer, numpy, onnx and what those need.
+# The machine has torch, timm, typer, numpy, onnx and their dependencies.
 WHEELS = (
     "rasterio>=1.4", "affine", "cligj", "hydra-core>=1.3", "omegaconf>=2.3,<2.4", "iopath>=0.1.9",
 )  # fmt: skip
-SOURCES = ("antlr4-python3-runtime==4.9.3", "sam2>=1.1")  # published without a wheel; both are plain Python
-ONNXRUNTIME = "onnxruntime-gpu>=1.30"  # from here on the index has it for CUDA 13
+SOURCES = ("antlr4-python3-runtime==4.9.3", "sam2>=1.1")  # published without a wheel; both are pure Python
+ONNXRUNTIME = "onnxruntime-gpu>=1.30"  # the first version on the index for CUDA 13
 RTX = ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings")
-# The C library, which Python's module holds a copy of, and TensorRT's provider, which finds no TensorRT there.
+# The C library, of which Python's module holds a copy, and TensorRT's provider, as the machine has no TensorRT.
 NOT_NEEDED = ("capi/libonnxruntime.so", "libonnxruntime_providers_tensorrt.so")
 MB = 10**6
-CONTAINER, ENTRY = 16, 32  # bytes of a container's header, and the least of an entry's
-FATBIN = struct.pack("<IH", 0xBA55ED50, 1)  # how a container of CUDA machine code begins
+CONTAINER, ENTRY = 16, 32  # bytes of a container's header, and the least of an entry's header
+FATBIN = struct.pack("<IH", 0xBA55ED50, 1)  # first bytes of a container of CUDA machine code
 XZ = [
     {"id": lzma.FILTER_X86},
     {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 64 << 20},
@@ -59,7 +59,7 @@ class Pieces:
     left: int = field(default=0, init=False)
 
     def next(self) -> Path:
-        """Begin another piece."""
+        """Start another piece."""
         self.number += 1
         self.left = self.most_bytes
         folder = self.out / str(self.number)
@@ -67,7 +67,7 @@ class Pieces:
         return folder
 
     def put(self, file: Path) -> None:
-        """A file that is not cut. Raises ValueError where no piece takes it."""
+        """Store a file whole. Raises ValueError if no piece is large enough."""
         size = file.stat().st_size
         if size > self.most_bytes:
             raise ValueError(f"{file.name} has {size / MB:.0f} MB, a piece takes {self.most_bytes / MB:.0f}")
@@ -76,7 +76,7 @@ class Pieces:
         self.left -= size
 
     def cut(self, file: Path) -> None:
-        """A file in as few parts as pieces of its own allow, each named ``NAME.K-of-N``."""
+        """Cut a file into as few parts as possible, each in a piece of its own and named ``NAME.K-of-N``."""
         size = file.stat().st_size
         count = -(-size // self.most_bytes)
         with file.open("rb") as source:
@@ -87,7 +87,7 @@ class Pieces:
 
 
 def make(out: Path, sm: int | None, piece_bytes: int, rtx: bool) -> None:
-    """Gather everything into pieces; an older kit goes."""
+    """Gather everything into pieces, replacing an older kit."""
     shutil.rmtree(out, ignore_errors=True)
     pieces = Pieces(out, piece_bytes)
     with tempfile.TemporaryDirectory(prefix="rsedge-gpu-kit-") as folder:
@@ -107,7 +107,7 @@ def make(out: Path, sm: int | None, piece_bytes: int, rtx: bool) -> None:
 
 
 def install(pieces: Sequence[Path], target: Path) -> None:
-    """Put what the pieces hold under ``target``; parts of a tree wait there for the others."""
+    """Put the pieces' contents under ``target``; parts of a tree wait there until the others arrive."""
     waiting = target / ".parts"
     waiting.mkdir(parents=True, exist_ok=True)
     wheels = [str(file) for piece in pieces for file in sorted(piece.glob("*.whl"))]
@@ -135,9 +135,9 @@ def pip(words: Sequence[str]) -> None:
 
 
 def only_sm(code: bytearray, sm: int) -> int:
-    """Take the machine code of other GPUs out of a library, in place; how many bytes became zeros.
+    """Remove other GPUs' machine code from a library, in place, and return how many bytes became zeros.
 
-    Each container keeps its place and begins with what it keeps; where it has nothing for ``sm`` it stays whole.
+    Each container keeps its place and begins with the kept code; a container without code for ``sm`` is unchanged.
     """
     blanked = 0
     for begin, end, entries in _containers(code):
@@ -152,20 +152,20 @@ def only_sm(code: bytearray, sm: int) -> int:
 
 
 def _containers(code: bytearray) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Begin and end of each container's body, and its entries."""
+    """Yield begin and end of each container's body, and its entries."""
     at = -1
     while (at := code.find(FATBIN, at + 1)) >= 0:
         if at + CONTAINER <= len(code):
             header, size = struct.unpack_from("<HQ", code, at + 6)
             begin, end = at + header, at + header + size
             entries = _entries(code, begin, end) if end <= len(code) else []
-            if entries and entries[-1][2] == end:  # else the bytes of some constant
+            if entries and entries[-1][2] == end:  # otherwise these are the bytes of some constant
                 yield begin, end, entries
                 at = end - 1
 
 
 def _entries(code: bytearray, begin: int, end: int) -> list[tuple[int, int, int]]:
-    """Compute capability, begin and end of each piece of machine code, as far as they make sense."""
+    """Return compute capability, begin and end of each piece of machine code, until an entry is invalid."""
     found = list[tuple[int, int, int]]()
     while begin + ENTRY <= end:
         header, length = struct.unpack_from("<IQ", code, begin + 4)
@@ -178,7 +178,7 @@ def _entries(code: bytearray, begin: int, end: int) -> list[tuple[int, int, int]
 
 
 def _download(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Wheels for the machine, smallest first."""
+    """Download wheels for the machine and return them smallest first."""
     machine = platform.machine()
     places = [f"manylinux_2_{n}_{machine}" for n in GLIBC] + [f"manylinux2014_{machine}"]
     wanted = [word for place in places for word in ("--platform", place)]
@@ -188,17 +188,17 @@ def _download(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _build(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Wheels of what is published as source. Raises ValueError where one would be for this machine alone."""
+    """Build wheels of source packages. Raises ValueError if a wheel is specific to this machine."""
     os.environ["SAM2_BUILD_CUDA"] = "0"
     pip(["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), *names])
     found = sorted(folder.glob("*.whl"))
     if bound := [file.name for file in found if not file.name.endswith("none-any.whl")]:
-        raise ValueError(f"{bound[0]} is no wheel of plain Python")
+        raise ValueError(f"{bound[0]} is not a pure Python wheel")
     return found
 
 
 def _repack(wheel: Path, work: Path, sm: int | None) -> Path:
-    """The wheel's tree as tar.xz, without what is not needed."""
+    """Pack the wheel's tree as tar.xz, without unneeded files."""
     tree = work / wheel.name.split("-")[0]
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(

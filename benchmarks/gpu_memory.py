@@ -1,7 +1,7 @@
-"""Halving batches on a full GPU, for gpu.py: the runtime's own code, on memory that is really short.
+"""Halving batches on a full GPU, for gpu.py: the runtime's own code on memory that is really short.
 
-Memory is filled by plain allocations (cudaMalloc) from the same process until only so much is left as a batch of
-that many tiles wants. On a CPU a session that refuses more tiles than that stands in for it.
+Memory is filled by plain allocations (cudaMalloc) in the same process until only a given batch still fits.
+On a CPU, a session that refuses larger batches takes its place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STAND_IN = "Failed to allocate memory for requested buffer of size 1 (a stand-in
 
 
 class Watched(OrtBackend):
-    """Keeps what made it halve; ``most`` tiles are what a stand-in's memory holds, None: a real one's."""
+    """Backend that records errors which halved a batch; ``most``: tiles in a stand-in's memory, None for a GPU."""
 
     def __init__(self, bundle: Bundle, device: str, most: int | None) -> None:
         super().__init__(bundle, device)
@@ -47,7 +47,7 @@ class Watched(OrtBackend):
 
 
 def memory(how: Facts) -> Iterator[Facts]:
-    """The machine; what batches need; which batch fits less; what is said where not even one tile does."""
+    """Yield facts on the machine, on batches' memory, on the batch that fits less, and the error if no tile fits."""
     device = how["device"]
     yield attempt("machine", conditions, device, None)
     bundle = Bundle.open(Path(how["bundle"]), "fp32")
@@ -55,8 +55,8 @@ def memory(how: Facts) -> Iterator[Facts]:
     with OrtBackend(bundle, "cpu") as reference:
         expected = np.concatenate([reference.infer(tile[None]) for tile in pixels])
     if device == "cuda":
-        torch.ones(1, device="cuda")  # its context takes memory of its own
-    # The first model also makes the libraries load, which then stay in the GPU's memory.
+        torch.ones(1, device="cuda")  # creating the context takes memory of its own
+    # The first model also loads the libraries, which then stay in the GPU's memory.
     yield attempt("the first model, 8 tiles", _need, bundle, device, pixels)
     needs = dict[int, int]()
     for tiles in BATCHES:
@@ -74,7 +74,7 @@ def memory(how: Facts) -> Iterator[Facts]:
 
 
 def _need(bundle: Bundle, device: str, pixels: NDArray[Any]) -> Facts:
-    """GPU memory that a model takes for so many tiles at once, it included."""
+    """Return the GPU memory of a model and a batch of tiles together."""
     before = _free_bytes(device)
     with OrtBackend(bundle, device) as model:
         start = time.perf_counter()
@@ -90,7 +90,7 @@ def _need(bundle: Bundle, device: str, pixels: NDArray[Any]) -> Facts:
 def _squeezed(
     bundle: Bundle, device: str, pixels: NDArray[Any], expected: NDArray[np.float32], tiles: int, left: int
 ) -> Facts:
-    """All tiles at once where only ``left`` bytes are; twice, since the second call must not try again."""
+    """Run all tiles at once with ``left`` bytes free, twice; the second call must not retry the full batch."""
     with _filled(device, left) as free, ExitStack() as stack:
         model = Watched(bundle, device, tiles if device == "cpu" else None)
         stack.enter_context(model)
@@ -117,7 +117,7 @@ def _free_bytes(device: str) -> int:
 
 @contextmanager
 def _filled(device: str, left: int) -> Iterator[int]:
-    """Fill the GPU but for ``left`` bytes; gives what is really free."""
+    """Fill the GPU except for ``left`` bytes, and yield the bytes that are really free."""
     if device == "cpu":
         yield 0
         return

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU, for gpu.py: the command line's answers against the CPU's, speed, memory."""
+"""ONNX Runtime on a GPU, for gpu.py: the command line's answers compared with the CPU's, speed, memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PRECISIONS = ("fp32", "fp16")
 
 
 def onnx(how: Facts) -> Iterator[Facts]:
-    """ONNX Runtime on the device against the CPU: ``verify``, then ``infer`` file to file."""
+    """Compare ONNX Runtime on the device with the CPU: ``verify``, then ``infer`` file to file."""
     work, device, model = Path(how["work"]), how["device"], Path(how["bundle"])
     here = Rsedge(device, work)
     small, large = (work / f"town{side}.tif" for side in (how["side"], how["large_side"]))
-    drawing = [_draw(small, how["side"]), _draw(large, how["large_side"])]  # two cores of many, meanwhile
+    drawing = [_draw(small, how["side"]), _draw(large, how["large_side"])]  # in parallel, meanwhile
     for precision in PRECISIONS:
-        if (precision, device) != ("fp32", "cpu"):  # that is the reference itself
+        if (precision, device) != ("fp32", "cpu"):  # the reference itself
             yield attempt(f"verify {precision}", _verify, model, precision, device, how["tiles"])
     drawing[0].wait()
     if device == "cuda":
@@ -54,7 +54,7 @@ def _verify(model: Path, precision: str, device: str, tiles: int) -> Facts:
 
 
 def _compared(here: Rsedge, raster: Path, model: Path, precision: str) -> Facts:
-    """A run on the device, and the share of its mask's pixels that differ from the CPU's in fp32."""
+    """Run on the device, and return the share of mask pixels that differ from the CPU's fp32."""
     reference = here.mask(raster, "fp32", "cpu")
     if (precision, here.device) == ("fp32", "cpu"):
         reference = reference.rename(reference.with_stem(f"{reference.stem}-before"))

@@ -1,4 +1,4 @@
-"""What gpu.py found, for people: a short table, and a page of the docs. No I/O, nothing but the standard library."""
+"""Results of gpu.py as a short table and as a page of the docs. No I/O, nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ REHEARSAL = "**A rehearsal on a CPU with small networks: the figures mean nothin
 
 
 def summary(facts: Facts) -> str:
-    """The figures that matter, as plain lines."""
+    """Return the main figures as plain lines."""
     return "\n\n".join(
         block for name in facts["parts"] for block in _part(name, facts["parts"][name]["found"])
     )
 
 
 def page(facts: Facts) -> str:
-    """Markdown: where, what, how; a part each."""
+    """Return Markdown with machine and method, then one section per part."""
     method, machine = facts["method"], facts["machine"]
     libraries = _libraries(facts)
     lines = ["# On a GPU", ""]
@@ -71,7 +71,7 @@ def _libraries(facts: Facts) -> str:
 
 
 def _part(name: str, found: Facts) -> Iterator[str]:
-    """Its tables, and what failed."""
+    """Yield the part's tables and failures."""
     yield from BLOCKS[name](found)
     if failed := [f"- {what} failed: {one['failed']}" for what, one in found.items() if "failed" in one]:
         yield "\n".join(failed)

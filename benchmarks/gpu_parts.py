@@ -1,8 +1,8 @@
-"""The parts of gpu.py, each a process of its own; what it finds it prints, a line of JSON as soon as it is known.
+"""Parts of gpu.py, each a process that prints every result as a line of JSON as soon as it is known.
 
     python benchmarks/gpu_parts.py onnx '{"device": "cpu", "bundle": "...", ...}'
 
-A line has "what" it is of, and "failed" with the words of what did not work.
+A line has "what" was measured, and "failed" with the error if it failed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sys
 import warnings
 
-# Module and function; each is loaded for itself, since a library that is missing must not stop the others.
+# Module and function, each imported separately, since a missing library must not stop the others.
 PARTS = {
     "onnx": ("gpu_onnx", "onnx"),
     "memory": ("gpu_memory", "memory"),

@@ -1,4 +1,4 @@
-"""TensorRT for RTX on this GPU, for gpu.py: whether its compiler knows it, and what it builds where it is installed."""
+"""TensorRT for RTX on this GPU, for gpu.py: whether its compiler supports the GPU, and the engine it builds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 from gpu_tools import Facts, attempt
 
-KNOWN = ("75", "80", "86", "89", "120", "121")  # compute capabilities it compiles for ahead of time
+KNOWN = ("75", "80", "86", "89", "120", "121")  # compute capabilities that it compiles for ahead of time
 LIBRARIES = ("onnxruntime_ep_nv_tensorrt_rtx", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
 BINDINGS = "tensorrt_rtx_bindings"
 
 
 def rtx(how: Facts) -> Iterator[Facts]:
-    """Say what the GPU is; build the fp16 student where the packages are."""
+    """Describe the GPU, and build the fp16 student if the packages are installed."""
     sm = how["compute_capability"]
     yield {"what": "compute capability", "sm": sm, "known": sm in KNOWN}
     if find_spec(BINDINGS) is None:
@@ -29,7 +29,7 @@ def rtx(how: Facts) -> Iterator[Facts]:
 
 
 def _build(bundle: Path, work: Path) -> Facts:
-    """Seconds and bytes of an engine for the GPU that is here."""
+    """Return seconds and bytes of an engine for this machine's GPU."""
     from rsedge.model.bundle import Bundle  # noqa: PLC0415
     from rsedge.model.engines import Batch  # noqa: PLC0415
     from rsedge_export.engines.monitor import Log  # noqa: PLC0415
@@ -37,7 +37,7 @@ def _build(bundle: Path, work: Path) -> Facts:
 
     _load_libraries()
     trt: Any = importlib.import_module(BINDINGS)
-    # trt_network asks the version whether networks are strongly typed: TensorRT for RTX counts anew from 1.
+    # trt_network decides by the version whether networks are strongly typed; TensorRT for RTX restarts at 1.
     as_typed = SimpleNamespace(**{**vars(trt), "__version__": "10.0"})
     log = Log.of(as_typed)
     opened = Bundle.open(bundle, "fp16")
@@ -48,7 +48,7 @@ def _build(bundle: Path, work: Path) -> Facts:
 
 
 def _load_libraries() -> None:
-    """Under the names that the bindings ask for."""
+    """Load the libraries under the names that the bindings expect."""
     package, *names = LIBRARIES
     spec = find_spec(package)
     folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []

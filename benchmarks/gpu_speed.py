@@ -1,9 +1,9 @@
-"""Table 4's networks in torch, for gpu.py: all open at once, each a process of its own, and timed alone, in turns.
+"""Table 4's networks in torch, for gpu.py: all open at once, each in its own process, and timed alone, in turns.
 
     python benchmarks/gpu_speed.py '{"network": "efficientnet_b0", "way": "eager", "dtype": "fp32", ...}'
 
-The process opens its network, says so, and then measures whenever it reads a line. So torch.compile works on all of
-them at the same time, and nothing else runs while one is timed.
+The process opens its network, reports that it is ready, and measures whenever it reads a line. torch.compile thus
+works on all networks at the same time, and nothing else runs while one is timed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from streaming_tables import Spread, ratios
 
 Facts = dict[str, Any]
 HERE = Path(__file__)
-ANSWER_S = 60.0  # to time a network: far more than it takes
+ANSWER_S = 60.0  # limit for timing a network; far more than needed
 GRACE_S = 5.0
 
 
 def eager(how: Facts) -> Iterator[Facts]:
-    """Table 4 in torch as it comes."""
+    """Measure Table 4 in plain torch."""
     return _speeds("eager", how["networks"], how["dtypes"], how)
 
 
 def compiled(how: Facts) -> Iterator[Facts]:
-    """Table 4 after torch.compile."""
+    """Measure Table 4 after torch.compile."""
     return _speeds("compile", how["compile_networks"], how["compile_dtypes"], how)
 
 
@@ -60,9 +60,9 @@ def speeds(
     printed_fps: Mapping[str, float],
     **how: Any,
 ) -> Iterator[Facts]:
-    """FPS of each network in each dtype, after every round; the first network is the teacher.
+    """Yield FPS of each network in each dtype after every round; the first network is the teacher.
 
-    Those that are not ready after ``ready_s`` are ended and named.
+    Networks that are not ready after ``ready_s`` are ended and reported.
     """
     with ExitStack() as stack:
         every = {
@@ -84,7 +84,7 @@ def speeds(
                 walls[key].append(ready[key].measure() if ready[key].ready else math.nan)
             for (network, dtype), own in walls.items():
                 if not ready[network, dtype].ready:
-                    yield {"what": f"{way} {dtype} {network}", "failed": "it broke down while it was timed"}
+                    yield {"what": f"{way} {dtype} {network}", "failed": "it failed while being timed"}
                     continue
                 teacher = walls.get((networks[0], dtype))
                 if teacher is not None and not np.isfinite(teacher).all():
@@ -112,7 +112,7 @@ def _over(fps: Mapping[str, float], network: str, teacher: str) -> float | None:
 
 
 class Runner:
-    """The process of one network; a context manager that ends it."""
+    """Process of one network; a context manager that ends the process."""
 
     def __init__(self, **how: Any) -> None:
         self.ready, self.facts = False, Facts()
@@ -132,7 +132,7 @@ class Runner:
         self._lines.put(None)
 
     def wait_ready(self, seconds: float) -> str | None:
-        """Why it does not run; None where it does."""
+        """Return why the network does not run, or None if it does."""
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
@@ -143,7 +143,7 @@ class Runner:
         return None
 
     def measure(self) -> float:
-        """Seconds of a forward pass, the median of a turn; NaN, and no longer ready, where it breaks down."""
+        """Return the median seconds of a forward pass; NaN, and no longer ready, if the process fails."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.write("go\n")
@@ -167,7 +167,7 @@ class Runner:
         return lines[-1][:300]
 
     def end(self) -> None:
-        """Stop the process where it has not stopped itself."""
+        """Stop the process if it is still running."""
         self._process.kill()
         self._process.wait(GRACE_S)
 
@@ -179,7 +179,7 @@ class Runner:
 
 
 def _run() -> None:
-    """One network: ready, then a turn a line."""
+    """Open one network, then measure one turn per line."""
     import torch  # noqa: PLC0415 - the coordinator needs none of it
     from table4_tables import passes  # noqa: PLC0415
     from table4_worker import open_network  # noqa: PLC0415

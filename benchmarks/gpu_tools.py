@@ -1,4 +1,4 @@
-"""What the parts of gpu.py share: steps that may fail, rsedge as a process, how full the GPU gets."""
+"""Tools shared by the parts of gpu.py: steps that may fail, rsedge as a process, GPU memory in use."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rsedge.errors import RsedgeError
 
 Facts = dict[str, Any]
 MIB = 2**20
-LOOK_MS = 50  # between two looks at the GPU's memory
+LOOK_MS = 50  # between two readings of the GPU's memory
 LOG_CHARS = 300
 
 
 def attempt(what: str, call: Callable[..., Facts], *args: Any) -> Facts:
-    """What ``call`` of ``args`` finds under the name ``what``; its words where it fails: the next step may not."""
+    """Return the facts of ``call(*args)`` named ``what``, or its error, so that the next steps still run."""
     try:
         return {"what": what, **call(*args)}
     except Exception as error:
@@ -35,9 +35,9 @@ def attempt(what: str, call: Callable[..., Facts], *args: Any) -> Facts:
 
 
 def rsedge(*words: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Facts:
-    """A command's JSON, also where it found a fault, and its seconds with the start of Python.
+    """Return a command's JSON, even if it found a fault, and its seconds including the start of Python.
 
-    Raises DiedError with its last words where it has none.
+    Raises DiedError with the last line of its errors if there is no JSON.
     """
     begin = time.perf_counter()
     process = subprocess.run(
@@ -54,20 +54,20 @@ def rsedge(*words: str | Path, env: Mapping[str, str] | None = None, cwd: Path |
 
 @dataclass
 class Used:
-    """GPU memory in use, bytes: before a block and at most during it; None where there is no GPU."""
+    """GPU memory in use, bytes: before a block and its maximum during the block; None without a GPU."""
 
     before: int | None = None
     peak: int | None = None
 
     @property
     def own(self) -> int | None:
-        """What the block added at most."""
+        """Return the most that the block added."""
         return None if self.before is None or self.peak is None else self.peak - self.before
 
 
 @contextmanager
 def gpu_memory(device: str) -> Iterator[Used]:
-    """Watch the first GPU's memory by nvidia-smi; other programs on it count too."""
+    """Watch the first GPU's memory by nvidia-smi, which also counts other programs."""
     used, tool = Used(), shutil.which("nvidia-smi")
     if device == "cpu" or tool is None:
         yield used
@@ -89,7 +89,7 @@ def _peak(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class Rsedge:
-    """The command line on one device, with its folder for results."""
+    """The command line on one device, with a folder for results."""
 
     device: str
     work: Path
@@ -97,7 +97,7 @@ class Rsedge:
     def infer(
         self, raster: Path, model: Path, precision: str, device: str, env: Mapping[str, str] | None = None
     ) -> Facts:
-        """One raster to a mask in ``work``; what it took."""
+        """Segment one raster into a mask in ``work``, and return times and memory."""
         mask = self.mask(raster, precision, device)
         words: Sequence[str | Path] = (
             "infer", raster, "--out", mask, "--model", model, "--precision", precision, "--device", device,
@@ -113,5 +113,5 @@ class Rsedge:
         }
 
     def mask(self, raster: Path, precision: str, device: str) -> Path:
-        """Where ``infer`` puts it."""
+        """Return the path of the mask that ``infer`` writes."""
         return self.work / f"{raster.stem}-{precision}-{device}.tif"

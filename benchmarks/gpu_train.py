@@ -1,6 +1,6 @@
 """Training on the GPU, for gpu.py: images a second, waiting for data, mixed precision, memory, and resuming.
 
-Runs of ``rsedge distill`` as users start them. Steady figures leave out the first rows of the log, in which kernels
+Runs ``rsedge distill`` as users do. Steady figures leave out the first rows of the log, in which kernels
 are chosen and workers start.
 """
 
@@ -32,7 +32,7 @@ PATIENCE_S = 60.0
 
 
 def training(how: Facts) -> Iterator[Facts]:
-    """Two runs that are compared, not timed, beside each other; then those that are timed, in this process."""
+    """Run two comparisons untimed in parallel, then the timed runs in this process."""
     runs = Runs(how)
     first, *others = runs.precisions
     yield attempt("sample scenes", runs.draw)
@@ -62,7 +62,7 @@ class Runs:
         self.precisions: list[str] = how["precisions"]
 
     def draw(self) -> Facts:
-        """The scenes, where no data are given: each run finds them then."""
+        """Draw the scenes if no data is given, so that every run finds them."""
         if self.how["data"]:
             return {"data": self.how["data"]}
         from rsedge_train.data.samples import sample_dataset  # noqa: PLC0415 - loads torch
@@ -72,7 +72,7 @@ class Runs:
         return {"data": "sample scenes", "seconds": time.perf_counter() - begin}
 
     def measured(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> Facts:
-        """One run, and what it took."""
+        """Run once and return the run's times and memory."""
         import torch  # noqa: PLC0415
 
         on_gpu = self.how["device"] == "cuda"
@@ -95,7 +95,7 @@ class Runs:
         }
 
     def _here(self, *words: Any) -> Facts:
-        """The command in this process, which has loaded torch already; its JSON, and its seconds."""
+        """Run the command in this process, which has already loaded torch; return its JSON and its seconds."""
         from rsedge.cli.main import app  # noqa: PLC0415
 
         said, begin = io.StringIO(), time.perf_counter()
@@ -107,11 +107,11 @@ class Runs:
         }
 
     def run(self, name: str, precision: str) -> Facts:
-        """The command to its end, as a process."""
+        """Run the command to its end, as a process."""
         return rsedge(*self.words(name, precision), cwd=self.work)
 
     def make_teacher(self) -> Facts:
-        """A run folder of a teacher with random weights: a step takes as long as with good ones."""
+        """Write a run folder of a teacher with random weights, whose steps take as long as with trained ones."""
         import torch  # noqa: PLC0415
 
         from rsedge_train.fit.state import save_weights  # noqa: PLC0415
@@ -132,7 +132,7 @@ class Runs:
         return {"network": self.how["teacher"], "seconds": time.perf_counter() - begin}
 
     def stop_and_resume(self, name: str, precision: str) -> Facts:
-        """Asked to stop after the first row of the log, then gone on with to the end."""
+        """Stop a run after the first row of the log, then resume it to the end."""
         words = [sys.executable, "-m", "rsedge", *map(str, self.words(name, precision))]
         log, end = self.work / name / LOG_NAME, time.monotonic() + PATIENCE_S
         with subprocess.Popen(
@@ -148,7 +148,7 @@ class Runs:
         return {"exit_code": process.returncode, "said": said[-1][:200] if said else ""}
 
     def apart(self, name: str, precision: str) -> Facts:
-        """How far the weights and the last losses of a run are from those of the one that was timed."""
+        """Return how far the weights and the last losses of a run differ from the timed run's."""
         first = f"alone-{precision}"
         one, other = (load_file(self.work / run / LAST_NAME) for run in (first, name))
         square = sum(float(np.square(one[key] - other[key], dtype=np.float64).sum()) for key in one)
@@ -162,7 +162,7 @@ class Runs:
         }
 
     def words(self, name: str, precision: str, teacher: bool = False, batch: int | None = None) -> list[Any]:
-        """What is typed behind ``rsedge``."""
+        """Return the arguments of ``rsedge``."""
         how = self.how
         learning = ["--teacher", "teacher", "--teacher-weights", "last"] if teacher else ["--alone"]
         data = ["--data", how["data"], "--val", "none"] if how["data"] else []
@@ -184,7 +184,7 @@ class Runs:
 
 
 def _steady(rows: list[dict[str, float]], batch: int) -> Facts:
-    """Images a second and share of the time spent waiting between the first and the last row of the log."""
+    """Return images a second and share of waiting time between the first and the last row of the log."""
     if len(rows) < 2:
         return {}
     (seconds_a, waited_a), (seconds_b, waited_b) = (

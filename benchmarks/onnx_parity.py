@@ -1,11 +1,11 @@
-"""Every student in ONNX Runtime against torch, and its time against EfficientNet-b0's.
+"""Comparison of every student in ONNX Runtime with torch, and its time with EfficientNet-b0's.
 
     python benchmarks/onnx_parity.py [--tiles 512 640] [--names efficientnet_b0 ...] [--json out.json]
 
-Per student (random weights, BN statistics shaken so that folding them is tested): export as rsedge
+Per student (random weights, BN statistics perturbed to test their folding): export as rsedge
 does (opset 18, any batch) at each tile; run batch 2; print the largest difference of logits over their
 range, the share of pixels with the same argmax, and the median CPU time of one tile on one thread
-(a busy machine disturbs it least), relative to efficientnet_b0's. ``deployed``: after
+(least affected by a busy machine), relative to efficientnet_b0's. ``deployed``: after
 ``deploy(net, tile)``, for the first tile alone. Exit code 1 if a student misses a bound.
 """
 
@@ -52,7 +52,7 @@ class Result:
 
     @property
     def holds(self) -> bool:
-        """Whether both bounds are met."""
+        """Return True if both bounds are met."""
         return self.error <= MAX_ERROR and self.agreement >= MIN_AGREEMENT
 
 
@@ -97,12 +97,12 @@ def compare(net: nn.Module, name: str, tile: int, deployed: bool, repeats: int) 
 
 
 def students() -> tuple[str, ...]:
-    """All registered students, the reference first."""
+    """Return all registered students, the reference first."""
     return (REFERENCE, *(n for n in registry.names() if registry.entry(n).trunk is None and n != REFERENCE))
 
 
 def show(result: Result, reference: float) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     kind = "deployed" if result.deployed else "plain"
     return (
         f"{result.name:30s} {result.tile:5d} {kind:9s} {result.gmacs:7.2f} {result.error:9.1e} "

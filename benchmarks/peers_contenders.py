@@ -1,4 +1,4 @@
-"""The peers of peers.py, each a process of its own; those of streaming_peers.py with the same session as all others.
+"""Peers of peers.py, each in a separate process; those of streaming_peers.py use the common session settings.
 
     python peers_contenders.py monai '{"raster": "town.tif", "out": "mask.tif", "model": "x.onnx", "tile": 512}'
 
@@ -34,7 +34,7 @@ from rsedge.machine import usable_cores
 
 
 def monai(raster: str, out: str, model: str, tile: int, overlap: float = 0.25) -> Facts:
-    """MONAI's sliding window over the whole raster as one tensor."""
+    """Run MONAI's sliding window over the whole raster as one tensor."""
     import torch  # noqa: PLC0415 - slow to load, and only two contenders have it
 
     infer = import_module("monai.inferers").sliding_window_inference
@@ -54,7 +54,7 @@ def monai(raster: str, out: str, model: str, tile: int, overlap: float = 0.25) -
 
 
 def torchgeo(raster: str, out: str, model: str, tile: int, overlap: float = 0.25) -> Facts:
-    """torchgeo's grid of tiles through a DataLoader; each tile's classes overwrite those of the tile before."""
+    """Run torchgeo's grid of tiles through a DataLoader; each tile's classes overwrite the tile before."""
     import torch  # noqa: PLC0415 - as above
     from torch.utils.data import DataLoader  # noqa: PLC0415
 
@@ -79,7 +79,7 @@ def torchgeo(raster: str, out: str, model: str, tile: int, overlap: float = 0.25
 
 
 def inspect(raster: str, mask: str) -> Facts:
-    """What a mask kept of its raster: the grid, and which pixels are nodata."""
+    """Check whether a mask kept its raster's grid, and which pixels are nodata."""
     with rasterio.open(raster) as src, rasterio.open(mask) as found:
         valid = src.dataset_mask() > 0
         facts: Facts = {"same_grid": False, "nodata": found.nodata, "dtype": found.dtypes[0]}
@@ -94,7 +94,7 @@ def inspect(raster: str, mask: str) -> Facts:
 
 
 def same_session(contender: Callable[..., Facts]) -> Callable[..., Facts]:
-    """``contender`` with rsedge's settings in whatever ONNX Runtime session it opens."""
+    """Wrap ``contender`` so that all its ONNX Runtime sessions use rsedge's settings."""
 
     @wraps(contender)
     def run(**args: Any) -> Facts:

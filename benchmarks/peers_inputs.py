@@ -1,4 +1,4 @@
-"""What peers.py needs beyond streaming_inputs.py, written by a process of its own.
+"""Inputs of peers.py beyond streaming_inputs.py, written in a separate process.
 
 python peers_inputs.py b0 '{"folder": "..."}'
 python peers_inputs.py nodata '{"raster": "town.tif", "out": "..."}'
@@ -21,7 +21,7 @@ from rsedge.model.manifest import Manifest
 
 
 def write_b0(folder: str) -> Facts:
-    """The default model's fp32 file, and a copy of it for geodeep."""
+    """Write the default model's fp32 file, and a copy for geodeep."""
     source, out = DEFAULT_BUNDLE / "model.fp32.onnx", Path(folder, "b0-geodeep.onnx")
     manifest = Manifest.from_json((DEFAULT_BUNDLE / "manifest.json").read_text("utf-8"), "manifest.json")
     names = {str(i): c.name for i, c in enumerate(manifest.classes)}
@@ -31,7 +31,7 @@ def write_b0(folder: str) -> Facts:
 
 
 def for_geodeep(model: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelProto:
-    """A copy of a graph of pixels as stored (uint8) that takes what geodeep feeds: float32, divided by 255."""
+    """Return a copy of a graph of stored pixels (uint8) that takes geodeep's input: float32, divided by 255."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph, (pixels,) = copy.graph, copy.graph.input
@@ -46,7 +46,7 @@ def for_geodeep(model: onnx.ModelProto, metadata: dict[str, str]) -> onnx.ModelP
 
 
 def write_nodata(raster: str, out: str) -> Facts:
-    """The raster's pixels with nodata 0 in the right third, and nowhere else."""
+    """Write the raster's pixels with nodata 0 in the right third only."""
     with rasterio.open(raster) as src:
         pixels, profile = np.maximum(src.read(), 1), src.profile
     pixels[:, :, 2 * pixels.shape[2] // 3 :] = 0

@@ -1,4 +1,4 @@
-"""The measuring of peers.py, which starts it with the interpreter of its environment."""
+"""Measurements of peers.py, which starts this script with its environment's interpreter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rsedge.files import whole_or_nothing
 HERE = Path(__file__).parent
 CONTENDERS, INPUTS = HERE / "peers_contenders.py", HERE / "peers_inputs.py"
 TILE = 512
-SMALL = (1500, 1300)  # width and height of the raster that is held against the reference
+SMALL = (1500, 1300)  # width and height of the raster compared with the reference
 VERSIONS = (
     "geodeep",
     "monai",
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _measure(bench: Bench, model: str) -> Facts:
-    """All contenders with one model: on the small raster, on the one with nodata, then in turns on the large one."""
+    """Measure all contenders with one model: on the small and the nodata raster, then in turns on the large one."""
     assert bench.size is not None
     files = bench.models if model == "1x1" else run_file(INPUTS, "b0", folder=str(bench.work))
     large, little = bench.raster(bench.size, bench.size), bench.raster(*SMALL)
@@ -115,7 +115,7 @@ def _measure(bench: Bench, model: str) -> Facts:
 
 
 def _run(name: str, raster: Path, out: Path, files: Facts) -> Facts:
-    """One run of one contender; ``files``: its model in each form, rsedge's default where there is no ``bundle``."""
+    """Run one contender once; ``files``: its model in each form, rsedge's default without ``bundle``."""
     paths: dict[str, Any] = {"raster": str(raster), "out": str(out)}
     if name == OWN:
         return run_script("own", "segment", model=files.get("bundle"), **paths)
@@ -125,13 +125,13 @@ def _run(name: str, raster: Path, out: Path, files: Facts) -> Facts:
 
 
 def _unlike(raster: Path, mask: Path, files: Facts) -> float:
-    """Share of the pixels unlike a whole-array blend in float64."""
+    """Return the share of pixels that differ from a whole-array float64 blend."""
     found = run_script("own", "reference", raster=str(raster), mask=str(mask), model=files.get("bundle"))
     return float(found["share"])
 
 
 def _show(facts: Facts) -> str:
-    """Everything as Markdown."""
+    """Return all results as Markdown."""
     c, size = facts["conditions"], facts["method"]["size"]
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     parts = [

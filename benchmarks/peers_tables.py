@@ -1,4 +1,4 @@
-"""The arithmetic of peers.py: where tiles go, rows, the table. No I/O."""
+"""Calculations of peers.py: places of tiles, rows, the table. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OWN = "rsedge"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a contender is by its code: how it joins tiles, who writes the mask."""
+    """A contender's design: how it joins tiles, who writes the mask."""
 
     seams: str
     writer: str
@@ -34,7 +34,7 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One contender with one model. Shares are None where nobody looked."""
+    """One contender with one model. Shares are None if not measured."""
 
     contender: str
     seams: str
@@ -42,13 +42,13 @@ class Row:
     mpx_per_s: Spread
     over_own: Spread
     peak_bytes: float | None = None
-    bytes_per_pixel: float | None = None  # what the peak grows by
+    bytes_per_pixel: float | None = None  # growth of the peak
     agreement: float | None = None
     unlike_reference: float | None = None
     kept: Mapping[str, Any] | None = None  # ``peers_contenders.inspect``
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
 
 
@@ -59,7 +59,7 @@ def rows_of(
     pixels: int,
     small_pixels: int,
 ) -> list[Row]:
-    """Rows of all that ran on the large raster; ``small``: facts of each on the small one, ``unlike``, ``kept``."""
+    """Return rows of all that ran on the large raster; ``small``: facts from the small one, ``unlike``, ``kept``."""
     own, rows = runs[OWN]["wall_s"], list[Row]()
     for name, quantities in runs.items():
         peak = max(quantities["peak_rss_bytes"])
@@ -83,19 +83,19 @@ def rows_of(
 
 
 def first_pixel(transform: Any, left: float, top: float) -> tuple[int, int]:
-    """Row and column of the pixel whose upper left corner is at these coordinates of a north-up grid."""
+    """Return row and column of the pixel whose upper left corner has these coordinates on a north-up grid."""
     return round((top - transform.f) / transform.e), round((left - transform.c) / transform.a)
 
 
 def put(mask: NDArray[np.uint8], part: NDArray[np.uint8], row: int, col: int) -> None:
-    """Overwrite ``mask`` (height, width) by ``part``, whose first pixel is at ``row``, ``col``; the rest is lost."""
+    """Overwrite ``mask`` (height, width) by ``part`` from ``row``, ``col`` on, dropping what lies outside."""
     top, left = max(row, 0), max(col, 0)
     inside = part[top - row :, left - col :][: max(0, mask.shape[0] - top), : max(0, mask.shape[1] - left)]
     mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, a line a contender."""
+    """Return Markdown with a line per contender."""
     lines = [
         "| contender | seconds (p10 to p90) | Mpx/s (p10 to p90) | over rsedge (p10 to p90) | peak MiB "
         "| MiB a further Mpx | agrees | unlike the reference | seams | grid, by | nodata marked / others |",

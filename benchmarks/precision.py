@@ -1,19 +1,19 @@
-"""What does a smaller precision cost, and what does it gain? Every artifact of a bundle on every backend here.
+"""Cost and gain of lower precisions: every artifact of a bundle on every backend of this machine.
 
     python benchmarks/precision.py student.rsedge --data ../shared/data/dubai/tile7 [--json out.json]
 
-One row an artifact and backend, each against fp32 in ONNX Runtime on the CPU:
+One row per artifact and backend, each compared with fp32 in ONNX Runtime on the CPU:
 
-MB          of the file, and its ratio to fp32's
-mIoU        on DATA by the whole engine as ``rsedge eval`` has it, and the points below fp32
+MB          size of the file, and its ratio to fp32's
+mIoU        on DATA by the whole engine, as in ``rsedge eval``, and the points below fp32
 agreement   share of the pixels with fp32's class: on DATA's tiles without overlap, and on those of sample scenes
-            that nothing was trained or calibrated on. "verify" is what ``rsedge verify`` would say of both
+            that were not used for training or calibration. "verify" is the verdict of ``rsedge verify`` on both
 ms          of one tile at batch 1, pixels in host memory in, scores out: the median of rounds in which fp32
-            and the row take turns, so that load disturbs both alike. The speed-up is the median of the
+            and the row take turns, so that load affects both alike. The speed-up is the median of the
             rounds' ratios, with their 10th and 90th percentile; fp32 against another fp32 shows the noise
 
-Artifacts made for TensorRT alone (int8-...) are scored in ONNX Runtime, never timed: no CPU is meant to run
-them. What cannot run here is listed with the reason.
+Artifacts for TensorRT alone (int8-...) are scored in ONNX Runtime, never timed, as they are not meant for
+CPUs. What cannot run on this machine is listed with the reason.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ REFERENCE = Candidate("fp32", "cpu")
 
 
 class RasterFiles:
-    """All tiles of several rasters, one after the other, as ``rsedge verify --raster`` cuts them."""
+    """Tiles of several rasters, one raster after the other, cut as by ``rsedge verify --raster``."""
 
     def __init__(self, paths: Sequence[Path], manifest: Manifest, what: str) -> None:
         self._paths, self._manifest, self.what = paths, manifest, what
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """All rows of one bundle."""
+    """Measure all rows of one bundle."""
     with ExitStack() as stack:
         reference = stack.enter_context(open_model(path, REFERENCE.device, args.threads, REFERENCE.precision))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rsedge-precision-")))
@@ -124,7 +124,7 @@ def _measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 def _row(
     reference: Backend, candidate: Candidate, tiles: Mapping[str, Tiles], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """All of one artifact on one backend. Raises BackendError or ModelError where it does not run."""
+    """Measure one artifact on one backend. Raises BackendError or ModelError if the artifact does not run."""
     if candidate.missing:
         raise BackendError(candidate.missing)
     with open_model(reference.bundle.path, candidate.device, args.threads, candidate.precision) as model:
@@ -152,7 +152,7 @@ def _row(
 
 
 def _take_turns(reference: Backend, model: Backend, rounds: int) -> dict[str, Any]:
-    """Seconds of one tile of both, which take turns and change who begins."""
+    """Return seconds of one tile of both models, which take turns and alternate the order."""
     pixels, what = example_tile(reference.bundle.manifest)
     conditions = Conditions.of(model)
     times_s = np.zeros((2, rounds))  # of the reference, of the model
@@ -176,7 +176,7 @@ def _take_turns(reference: Backend, model: Backend, rounds: int) -> dict[str, An
 
 
 def _against(row: Mapping[str, Any], fp32: Mapping[str, Any]) -> dict[str, Any]:
-    """``row`` with what it has less than fp32: of bytes the ratio, of scores the points."""
+    """Add to ``row`` its difference from fp32: ratio of bytes, points of scores."""
     iou, of_fp32 = row["iou"], fp32["iou"]
     return {
         **row,
@@ -189,7 +189,7 @@ def _against(row: Mapping[str, Any], fp32: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(model: Mapping[str, Any]) -> str:
-    """One bundle's results as Markdown."""
+    """Return one bundle's results as Markdown."""
     c, classes = model["conditions"], model["classes"]
     load = c["load_1min_before"]
     busy = " (busy: ms are too long, compare the speed-ups)" if load and load > BUSY * c["cores"] else ""
@@ -237,9 +237,9 @@ def _parse() -> argparse.Namespace:
         "--seeds", type=int, nargs="*", default=[7, 8, 9], help="of sample scenes; none: skip"
     )
     parser.add_argument("--side", type=int, default=1024, help="pixels, of a sample scene")
-    parser.add_argument("--rows", nargs="*", metavar="PRECISION:DEVICE", help="beside fp32; all if not given")
+    parser.add_argument("--rows", nargs="*", metavar="PRECISION:DEVICE", help="beside fp32; default: all")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, help="of the CPU; all cores if not given")
+    parser.add_argument("--threads", type=int, help="of the CPU; default: all cores")
     parser.add_argument("--json", type=Path, help="where to write the results")
     args = parser.parse_args()
     if args.rounds < 1:

@@ -1,4 +1,4 @@
-"""Models and rasters of streaming.py, written by a process of its own.
+"""Models and rasters of streaming.py, written in a separate process.
 
 python streaming_inputs.py models '{"folder": "..."}'
 python streaming_inputs.py raster '{"out": "...", "width": 6000, "height": 6000}'
@@ -24,15 +24,15 @@ from rsedge.model.manifest import ClassInfo, Manifest
 from rsedge_sample.files import write_sample
 
 TILE, SEED = 512, 7
-LARGEST_DRAWN = 6000  # pixels a side; a larger raster repeats a scene of REPEATED
-REPEATED = 4000  # no multiple of BLOCK, so that neighbouring blocks of the file differ
-GSD_CM = 50  # of a sample scene; geodeep resamples where its model's differs
-# Colours that sample scenes hold. The class of a pixel is the nearest one, so that each of them occurs.
+LARGEST_DRAWN = 6000  # pixels per side; a larger raster repeats a scene of REPEATED
+REPEATED = 4000  # not a multiple of BLOCK, so that neighbouring blocks of the file differ
+GSD_CM = 50  # of a sample scene; geodeep resamples if its model's differs
+# Colours in sample scenes. A pixel's class is the nearest colour, so each colour occurs.
 COLORS = ((119, 119, 99), (185, 187, 181), (36, 50, 39), (77, 96, 81), (153, 155, 148), (67, 133, 140))
 
 
 def manifest() -> Manifest:
-    """What the 1x1-convolution model says of itself."""
+    """Return the manifest of the 1x1-convolution model."""
     return Manifest(
         name="nearest-of-six",
         bands=("red", "green", "blue"),
@@ -45,13 +45,13 @@ def manifest() -> Manifest:
 
 
 def weights() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of the convolution over values 0 to 1: 2 c and -|c|^2, so that the highest score is the nearest colour c's."""
+    """Return weights 2 c and bias -|c|^2 for values 0 to 1, so that the highest score is the nearest colour c's."""
     colors = np.array(COLORS) / 255
     return (2 * colors).astype(np.float32)[:, :, None, None], -(colors**2).sum(1).astype(np.float32)
 
 
 def graph(for_geodeep: bool) -> onnx.ModelProto:
-    """The convolution: for rsedge on pixels as stored, for geodeep on float32 that it scaled, with its metadata."""
+    """Return the convolution: for rsedge on pixels as stored, for geodeep on scaled float32, with its metadata."""
     weight, bias = weights()
     constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
     nodes = [helper.make_node("Conv", ["real", "weight", "bias"], ["scores"])]
@@ -82,7 +82,7 @@ def graph(for_geodeep: bool) -> onnx.ModelProto:
 
 
 def geodeep_metadata(overlap: float = 0.25) -> dict[str, str]:
-    """A segmentation without threshold and without its sieve, which nobody else here has, at our resolution."""
+    """Return metadata for segmentation without threshold or sieve, which only geodeep has, at our resolution."""
     facts = {
         "model_type": "Segmentor",
         "resolution": GSD_CM,
@@ -95,7 +95,7 @@ def geodeep_metadata(overlap: float = 0.25) -> dict[str, str]:
 
 
 def write_models(folder: str) -> Facts:
-    """A bundle, ``pointwise.rsedge``, and the same convolution for geodeep, ``geodeep.onnx``."""
+    """Write a bundle, ``pointwise.rsedge``, and the same convolution for geodeep, ``geodeep.onnx``."""
     bundle, geodeep = Path(folder, "pointwise.rsedge"), Path(folder, "geodeep.onnx")
     bundle.mkdir(parents=True, exist_ok=True)
     onnx.save(graph(for_geodeep=False), bundle / "model.fp32.onnx")
@@ -105,7 +105,7 @@ def write_models(folder: str) -> Facts:
 
 
 def write_raster(out: str, width: int, height: int) -> Facts:
-    """A sample raster (deflate, 512 px blocks); a large one repeats one scene's pixels in blocks of its own."""
+    """Write a sample raster (deflate, 512 px blocks); a large one repeats one scene's pixels in different blocks."""
     path = Path(out)
     if not path.exists():
         if max(width, height) <= LARGEST_DRAWN:

@@ -1,8 +1,8 @@
-"""rsedge as streaming.py measures it, and the floors that take its model; each is a process of its own.
+"""rsedge as measured by streaming.py, and the lower bounds that use its model, each in a separate process.
 
     python streaming_own.py segment '{"raster": "town.tif", "out": "mask.tif"}'
 
-Prints its facts as one line of JSON, as streaming_peers.py does. A model of null is the default one.
+Prints its facts as one line of JSON, as streaming_peers.py does. A model of null is the default model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rsedge.verify.conditions import Conditions
 def segment(
     raster: str, out: str, model: str | None = None, format: str = "gtiff", overlap: float = 0.25
 ) -> Facts:
-    """``rsedge.infer.segmentation`` with the model open already."""
+    """Run ``rsedge.infer.segmentation`` with the model already open."""
     with open_model(model) as backend:
         options = Options(overlap=overlap, format=format, overwrite=True)  # type: ignore[arg-type]
         begin = time.perf_counter()
@@ -41,7 +41,7 @@ def segment(
 
 
 def model_alone(raster: str, model: str | None = None, overlap: float = 0.25) -> Facts:
-    """The session run once for every window that the raster has, always on the same pixels."""
+    """Run the session once for every window of the raster, always on the same pixels."""
     with open_model(model) as backend, rasterio.open(raster) as src:
         tiling = Tiling.of(src.height, src.width, backend.bundle.manifest.tile, overlap, "blend")
         batch = first_tile(src, backend)
@@ -52,10 +52,10 @@ def model_alone(raster: str, model: str | None = None, overlap: float = 0.25) ->
 
 
 def reference(raster: str, mask: str, model: str | None = None, overlap: float = 0.25) -> Facts:
-    """Pixels of ``mask`` whose class is not that of a blend by whole arrays in float64.
+    """Compare ``mask`` with a whole-array blend in float64, and count the pixels whose class differs.
 
-    ``margin_p50`` is the median difference of the two best scores where the classes differ: near 0 they are ties.
-    ``weights_off`` tells that our weights and rsedge's are the same formula.
+    ``margin_p50`` is the median difference of the two best scores where the classes differ; near 0 these are ties.
+    ``weights_off`` is the difference between this script's weights and rsedge's, which use the same formula.
     """
     with open_model(model) as backend, rasterio.open(raster) as src, rasterio.open(mask) as found:
         manifest = backend.bundle.manifest
@@ -78,9 +78,9 @@ def reference(raster: str, mask: str, model: str | None = None, overlap: float =
 
 
 def first_window(begin: float, raster: str, out: str) -> Facts:
-    """``rsedge infer``: seconds from ``begin``, the parent's monotonic clock, until the model gets the first window.
+    """Measure ``rsedge infer`` from ``begin``, the parent's monotonic clock, to the model's first window.
 
-    Our own imports in this process cost it nothing that rsedge does not import, too.
+    This script's own imports add no time, because rsedge imports the same modules.
     """
     from rsedge.cli import main  # noqa: PLC0415 - as the command does it
 
@@ -96,7 +96,7 @@ def first_window(begin: float, raster: str, out: str) -> Facts:
 
 
 def conditions(model: str | None = None) -> Facts:
-    """Machine, load and backend."""
+    """Return machine, load and backend."""
     with open_model(model) as backend:
         return {
             **asdict(Conditions.of(backend)),
@@ -107,7 +107,7 @@ def conditions(model: str | None = None) -> Facts:
 
 
 def run_windows(backend: Backend, batch: NDArray[Any], count: int) -> None:
-    """The session as the engine runs it, ``count`` times on the same pixels, and nothing around it."""
+    """Run the session as the engine does, ``count`` times on the same pixels."""
     for _ in backend.stream(batch for _ in range(count)):
         pass
 
@@ -128,7 +128,7 @@ def hook_windows(call: Callable[[], None]) -> None:
 
 
 def first_tile(src: Any, backend: Backend) -> NDArray[Any]:
-    """The raster's first window as a batch of one."""
+    """Return the raster's first window as a batch of one."""
     tile = backend.bundle.manifest.tile
     return np.ascontiguousarray(
         reflect(src.read(window=GdalWindow(0, 0, min(tile, src.width), min(tile, src.height))), tile)[None]

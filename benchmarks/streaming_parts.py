@@ -1,4 +1,4 @@
-"""The parts of streaming.py: which contenders, which ratios, which bars."""
+"""Parts of streaming.py: contenders, ratios and bars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streaming_run import Bench, DiedError, Facts, Outcome, Runs, run_command, r
 from streaming_tables import Row, Spread, Work, floor_s, ratios, seconds_table, work_table
 
 TILE = 512
-MOST_LONG_ROUNDS = 3  # of the parts that take many minutes a round
+MOST_LONG_ROUNDS = 3  # for parts that take many minutes a round
 STARTS = 9
 NAIVE = ("naive", "naive-blend")
 BESIDE = "square, beside geodeep"
@@ -26,10 +26,10 @@ RSEDGE = Path(sys.executable).with_name("rsedge")
 
 
 def speed(bench: Bench) -> Outcome:
-    """The 1x1 convolution against floors and peers, then the student against its model."""
+    """Compare the 1x1 convolution with lower bounds and peers, and the student with its model."""
     raster = bench.raster(bench.size or 6000, bench.size or 6000)
     bundle = bench.models["bundle"]
-    bench.segment(raster, bundle)  # the mask that "write" writes; compiles what is compiled once a machine
+    bench.segment(raster, bundle)  # the mask that "write" writes; also fills per-machine compile caches
     pointwise = take_turns(_contenders(bench, raster, bundle), bench.rounds, raster)
     student = take_turns(
         {
@@ -113,7 +113,7 @@ def _geodeep_rows(runs: Runs, own: list[float], what: str) -> list[Row]:
 
 
 def memory(bench: Bench) -> Outcome:
-    """Peak memory of a large raster and of one four times as high; geodeep's time on the former."""
+    """Measure peak memory for a large raster and one four times as high, and geodeep's time for the former."""
     side = bench.size or 20000
     bundle = bench.models["bundle"]
     square, tall = bench.raster(side, side), bench.raster(side, 4 * side)
@@ -145,7 +145,7 @@ def memory(bench: Bench) -> Outcome:
 
 
 def reference(bench: Bench) -> Outcome:
-    """Masks against a whole-array float64 blend."""
+    """Compare masks with a whole-array float64 blend."""
     width = bench.size or 3000
     raster = bench.raster(width, width * 5 // 6)
     rows, found = list[Row](), dict[str, Any]()
@@ -165,7 +165,7 @@ def reference(bench: Bench) -> Outcome:
 
 
 def resume(bench: Bench) -> Outcome:
-    """Total time of a run that was killed half-way and went on, over that of one that was not."""
+    """Compare the total time of a run killed half-way and resumed with an uninterrupted run's."""
     _, usage = run_command([RSEDGE, "infer", "--help"])
     if "--resume" not in usage:
         return Outcome(notes=["not measured: this rsedge has no `infer --resume`"])
@@ -181,7 +181,7 @@ def resume(bench: Bench) -> Outcome:
         whole_out.unlink(missing_ok=True)
         return infer(raster, whole_out)
 
-    infer(tiny, bench.mask_of(tiny, "first"), "--overwrite")  # compiles what is compiled once a machine
+    infer(tiny, bench.mask_of(tiny, "first"), "--overwrite")  # fills per-machine compile caches
     whole, killed, resumed, same = [infer_whole()], list[float](), list[float](), list[bool]()
     for _ in range(min(bench.rounds, MOST_LONG_ROUNDS)):
         resumed_out.unlink(missing_ok=True)
@@ -190,7 +190,7 @@ def resume(bench: Bench) -> Outcome:
         whole.append(infer_whole())
         same.append(filecmp.cmp(whole_out, resumed_out, shallow=False))
     total = [k + r for k, r in zip(killed, resumed, strict=True)]
-    around = [(before + after) / 2 for before, after in pairwise(whole)]  # a load that grows disturbs both
+    around = [(before + after) / 2 for before, after in pairwise(whole)]  # the mean cancels a growing load
     agreed = run_script("peers", "agreement", one=str(whole_out), other=str(resumed_out))["agreement"]
     row = Row("killed half-way and resumed, over not killed", ratios(total, around), 1.03)
     notes = [f"masks of the same bytes in {sum(same)} of {len(same)} rounds; pixels agree on {agreed:.6%}"]
@@ -201,7 +201,7 @@ def resume(bench: Bench) -> Outcome:
 
 
 def startup(bench: Bench) -> Outcome:
-    """Seconds until help stands there, and until the model first runs."""
+    """Measure seconds until the help text appears, and until the model first runs."""
     raster = bench.raster(TILE, TILE)
     out = bench.mask_of(raster, "first")
     helped, first, whole = list[float](), list[float](), list[float]()
@@ -220,7 +220,7 @@ def startup(bench: Bench) -> Outcome:
 
 
 def profile(bench: Bench) -> Outcome:
-    """Bytes and operations of every stage, and how far from the machine's best it is."""
+    """Measure bytes and operations of every stage, and its distance from the machine's best."""
     raster = bench.raster(bench.size or 6000, bench.size or 6000)
     tables, found = list[str](), dict[str, Any]()
     for model in (bench.models["bundle"], None):

@@ -1,9 +1,9 @@
-"""What streaming.py compares rsedge with: each is a process of its own, and none of them imports rsedge.
+"""Contenders that streaming.py compares with rsedge, each in a separate process that does not import rsedge.
 
     python streaming_peers.py CONTENDER '{"raster": "town.tif", ...}'
 
-Runs one and prints its facts as one line of JSON: ``wall_s`` is of the work alone, after the imports, and
-``peak_rss_bytes`` that of this process. geodeep's interpreter needs nothing but geodeep.
+Runs one contender and prints its facts as one line of JSON: ``wall_s`` is the work alone, after the imports, and
+``peak_rss_bytes`` that of this process. geodeep's interpreter needs no other package than geodeep.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read(raster: str, gdal_threads: int = 1) -> Facts:
 
 
 def write(mask: str, out: str) -> Facts:
-    """Write a mask that is in memory as a tiled zstd GeoTIFF, a row of blocks at a time."""
+    """Write a mask from memory as a tiled zstd GeoTIFF, a row of blocks at a time."""
     pixels, place = _whole(mask)
     begin = time.perf_counter()
     _write_mask(out, pixels[0], place)
@@ -53,7 +53,7 @@ def write(mask: str, out: str) -> Facts:
 
 
 def naive(raster: str, out: str, model: str, tile: int) -> Facts:
-    """The loop everyone writes: the whole raster in memory, tiles side by side, argmax of each, the whole mask."""
+    """Run the common loop: the whole raster in memory, tiles side by side, argmax of each, the whole mask."""
     run = _session(model)
     begin = time.perf_counter()
     pixels, place = _whole(raster)
@@ -70,7 +70,7 @@ def naive(raster: str, out: str, model: str, tile: int) -> Facts:
 
 
 def naive_blend(raster: str, out: str, model: str, tile: int, overlap: float = 0.25) -> Facts:
-    """The same loop with overlap: scores of the whole raster, added with a ramp, divided by the ramps' sum, argmax."""
+    """Run the loop with overlap: scores of the whole raster, added with a ramp, divided by the ramps' sum, argmax."""
     run = _session(model)
     begin = time.perf_counter()
     pixels, place = _whole(raster)
@@ -88,15 +88,15 @@ def naive_blend(raster: str, out: str, model: str, tile: int, overlap: float = 0
                 total = np.zeros((len(scores), height, width), np.float32)
             total[:, here[0], here[1]] += scores * weight
             weights[here] += weight
-    assert total is not None  # the raster is at least a tile
+    assert total is not None  # the raster is at least one tile
     total /= weights
     _write_mask(out, total.argmax(0).astype(np.uint8), place)
     return {"wall_s": time.perf_counter() - begin}
 
 
 def geodeep(raster: str, out: str, model: str) -> Facts:
-    """geodeep as its users call it; ``loop_s`` is without the median filter that it puts over the mask."""
-    segment = import_module("geodeep").segment  # stands in another environment
+    """Run geodeep as users do; ``loop_s`` is without the median filter that geodeep applies to the mask."""
+    segment = import_module("geodeep").segment  # installed in another environment
     save_mask_to_raster = import_module("geodeep.segmentation").save_mask_to_raster
     _die_first()
     begin = time.perf_counter()
@@ -118,7 +118,7 @@ def geodeep(raster: str, out: str, model: str) -> Facts:
 
 
 def agreement(one: str, other: str) -> Facts:
-    """Share of the pixels on which two masks agree."""
+    """Return the share of the pixels on which two masks agree."""
     same = pixels = 0
     with rasterio.open(one) as a, rasterio.open(other) as b:
         for strip in _strips(a.height, a.width):
@@ -128,14 +128,14 @@ def agreement(one: str, other: str) -> Facts:
 
 
 def versions(geodeep: bool = False) -> Facts:
-    """Which versions stand behind the others."""
+    """Return the versions of the other contenders' libraries."""
     names = ("numpy", "rasterio", "onnxruntime", *(["geodeep"] * geodeep))
     facts: Facts = {name: version(name) for name in names}
     return {**facts, "gdal": rasterio.__gdal_version__, "python": sys.version.split()[0]}
 
 
 def report(contenders: Mapping[str, Callable[..., Facts]]) -> None:
-    """Run the contender that the command line names and print its facts."""
+    """Run the contender named on the command line and print its facts."""
     warnings.simplefilter("ignore")
     facts = contenders[sys.argv[1]](**json.loads(sys.argv[2]))
     print(json.dumps({**facts, "peak_rss_bytes": _peak_rss_bytes()}))
@@ -150,14 +150,14 @@ def _session(model: str) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
 
 
 def _die_first() -> None:
-    """Where memory runs out, this process is the one to go: its filter may want 50 bytes a pixel."""
+    """Make the system kill this process first when out of memory, as its filter may need 50 bytes a pixel."""
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
         score.write_text("1000")
 
 
 def _peak_rss_bytes() -> int | None:
-    """This process's own: what the parent's ``wait4`` tells also counts the parent's memory before ``exec``."""
+    """Return this process's own peak; the parent's ``wait4`` also counts the parent's memory before ``exec``."""
     status = Path("/proc/self/status")
     found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
     return int(found[1]) * 1024 if found else None

@@ -1,9 +1,9 @@
-"""Each stage of ``rsedge infer`` on one thread alone, beside what it has to move and compute; a process of its own.
+"""Each stage of ``rsedge infer`` on a single thread, with its bytes and operations, in a separate process.
 
     export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
     python streaming_profile.py profile '{"raster": "town.tif", "folder": "/tmp"}'
 
-The process is bound to one core, but for the memory's speed by two. Of ``repeats`` the shortest time counts.
+The process is bound to one core, except when two threads measure the memory. The shortest of ``repeats`` counts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Stage = Callable[[], object]
 def profile(
     raster: str, folder: str, model: str | None = None, overlap: float = 0.25, repeats: int = 3
 ) -> Facts:
-    """Seconds, bytes and operations of each stage for the whole raster, and what this machine does at its best."""
+    """Return seconds, bytes and operations of each stage for the whole raster, and this machine's best speeds."""
     machine = measure_machine(repeats)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
@@ -63,7 +63,7 @@ def profile(
 
 
 def stages(backend: Backend, raster: str, tiling: Tiling, batch: NDArray[Any]) -> dict[str, Stage]:
-    """What runs for each stage before the writer: this is where rsedge's own functions are called."""
+    """Return the functions of the stages before the writer, which call rsedge's own functions."""
     manifest = backend.bundle.manifest
     scores = backend.infer(batch)[0]
     strip = np.ones((len(manifest.bands), tiling.rows.size, tiling.cols.length), manifest.dtype)
@@ -91,7 +91,7 @@ def stages(backend: Backend, raster: str, tiling: Tiling, batch: NDArray[Any]) -
 
 
 def decode(raster: str, manifest: Manifest) -> None:
-    """The whole raster by rsedge's reader, a row of blocks at a time."""
+    """Decode the whole raster by rsedge's reader, a row of blocks at a time."""
     with RasterReader(raster) as reader:
         grid, plan = reader.grid, plan_bands(reader, manifest, None, None)
         strips = reader.row_strips(Window(0, 0, grid.height, grid.width))
@@ -104,7 +104,7 @@ def decode(raster: str, manifest: Manifest) -> None:
 
 
 def writing(raster: str, folder: Path, repeats: int) -> dict[str, float]:
-    """Seconds of a mask like the raster's brightness in six steps: written in parts, and made a file of these."""
+    """Time a mask, the raster's brightness in six steps: written in parts, and joined into a file."""
     with RasterReader(raster) as reader, rasterio.open(raster) as src:
         grid, mask = reader.grid, (src.read(1) // 43).astype(np.uint8)[None]
     layer = Layer("mask", 1, tuple(ClassInfo(f"step {i}", (i, i, i)) for i in range(6)))
@@ -130,7 +130,7 @@ def writing(raster: str, folder: Path, repeats: int) -> dict[str, float]:
 
 
 def model_work(backend: Backend, window_pixels: int) -> tuple[float, float]:
-    """Bytes of the graph's input and output alone, and its operations, two a MAC, as its manifest counts them."""
+    """Return bytes of the graph's input and output alone, and its operations, two a MAC, by its manifest."""
     m = backend.bundle.manifest
     macs = (
         m.complexity.get("macs_deployed", m.complexity.get("macs", 0)) / m.complexity.get("macs_tile", 1) ** 2
@@ -140,7 +140,7 @@ def model_work(backend: Backend, window_pixels: int) -> tuple[float, float]:
 
 
 def measure_machine(repeats: int) -> dict[str, float]:
-    """Bytes a second of a copy (read and written) by one and by two threads; operations a second of a matmul."""
+    """Return bytes a second of a copy (read and written) by one and two threads; operations a second of a matmul."""
     source = np.ones(COPY_BYTES, np.uint8)
     target = np.zeros_like(source)
     halves = [(target[part], source[part]) for part in (slice(COPY_BYTES // 2), slice(COPY_BYTES // 2, None))]
@@ -157,7 +157,7 @@ def measure_machine(repeats: int) -> dict[str, float]:
 
 
 def shortest(stage: Stage, repeats: int) -> float:
-    """Least seconds of ``repeats`` runs after one that counts not (it compiles and allocates)."""
+    """Return the least seconds of ``repeats`` runs after an uncounted run, which compiles and allocates."""
     times = []
     for number in range(repeats + 1):
         begin = time.perf_counter()

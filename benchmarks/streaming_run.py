@@ -1,4 +1,4 @@
-"""Starting the contenders of streaming.py: one process after the other, in turns, timed from outside as well."""
+"""Starting of streaming.py's contenders: one process after the other, in turns, also timed from outside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BYTES_A_PIXEL = 2.5  # of a sample raster in deflate (2.0) and a mask
 
 
 class DiedError(RsedgeError):
-    """A contender that did not finish; ``said``: how it ended and its last words."""
+    """A contender that did not finish; ``said``: its exit and last words."""
 
     def __init__(self, who: str, said: str) -> None:
         super().__init__(f"{who} {said}")
@@ -40,7 +40,7 @@ def run_command(
 ) -> tuple[Facts, str]:
     """Run to the end, or to SIGKILL after ``kill_after_s``: seconds, CPU seconds and peak memory; standard output.
 
-    Raises DiedError when it ends with an error that nobody asked for.
+    Raises DiedError if it ends with an unexpected exit code.
     """
     words = [str(word) for word in command]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -70,14 +70,14 @@ def run_command(
 def run_script(
     script: str, name: str, python: Path | None = None, env: Mapping[str, str] | None = None, **args: Any
 ) -> Facts:
-    """Run one contender of a streaming script beside this one; see ``run_file``."""
+    """Run one contender of a streaming script in this folder; see ``run_file``."""
     return run_file(HERE / f"streaming_{script}.py", name, python, env, **args)
 
 
 def run_file(
     file: Path, name: str, python: Path | None = None, env: Mapping[str, str] | None = None, **args: Any
 ) -> Facts:
-    """Run one contender of a script: its own facts, and those seen from outside."""
+    """Run one contender of a script; return its own facts and those measured from outside."""
     words = [python or sys.executable, file, name, json.dumps(args)]
     outside, printed = run_command(words, env=env)
     inside = json.loads(printed.strip().splitlines()[-1])
@@ -87,7 +87,7 @@ def run_file(
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Facts]], rounds: int, *rasters: Path) -> Runs:
-    """All contenders once a round; each round begins with another, the rasters in the page cache."""
+    """Run all contenders once per round, starting each round with another, with the rasters in the page cache."""
     runs: Runs = {name: {} for name in contenders}
     names = list(contenders)
     for number in range(rounds):
@@ -109,7 +109,7 @@ def take_turns(contenders: Mapping[str, Callable[[], Facts]], rounds: int, *rast
 def tolerated(
     contenders: Mapping[str, Callable[[], Facts]], died: dict[str, str]
 ) -> dict[str, Callable[[], Facts]]:
-    """The contenders for ``take_turns``; one that dies is noted in ``died`` and takes no further turn."""
+    """Wrap contenders for ``take_turns``: one that dies is noted in ``died`` and takes no further turn."""
 
     def turn(name: str) -> Facts:
         if name not in died:
@@ -123,7 +123,7 @@ def tolerated(
 
 
 def warm(raster: Path) -> None:
-    """Read the file once, so that the disk is nobody's excuse."""
+    """Read the file once, so that disk speed does not matter."""
     with raster.open("rb") as file:
         while file.read(1 << 24):
             pass
@@ -131,7 +131,7 @@ def warm(raster: Path) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one part found: figures with bars, tables for people, all of it for the JSON."""
+    """Results of one part: figures with bars, tables for people, and all facts for the JSON."""
 
     rows: list[Row] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
@@ -139,13 +139,13 @@ class Outcome:
     facts: Facts = field(default_factory=dict)
 
     def to_dict(self) -> Facts:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {"bars": [r.to_dict() for r in self.rows], "notes": self.notes, **self.facts}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the parts work and how often they measure."""
+    """Folder of the parts and number of their measurements."""
 
     work: Path
     rounds: int
@@ -154,22 +154,22 @@ class Bench:
 
     @cached_property
     def conditions(self) -> Facts:
-        """Those before the first measurement."""
+        """Return the conditions before the first measurement."""
         return run_script("own", "conditions")
 
     @cached_property
     def models(self) -> Facts:
-        """Paths of the 1x1-convolution models."""
+        """Return paths of the 1x1-convolution models."""
         return run_script("inputs", "models", folder=str(self.work))
 
     @cached_property
     def geodeep(self) -> Path | None:
-        """The interpreter, where there is one that has geodeep."""
+        """Return the interpreter with geodeep, if any."""
         path = self.geodeep_python
         return path if path is not None and path.exists() else None
 
     def versions(self) -> Facts:
-        """Libraries of ours and of geodeep's interpreter."""
+        """Return versions of our libraries and of those in geodeep's interpreter."""
         own = run_script("peers", "versions")
         return {
             "own": own,
@@ -177,29 +177,29 @@ class Bench:
         }
 
     def raster(self, width: int, height: int) -> Path:
-        """A sample raster of that size, in the page cache."""
+        """Return a sample raster of that size, in the page cache."""
         path = self.work / f"{width}x{height}.tif"
         wanted = BYTES_A_PIXEL * width * height
         if not path.exists() and (free := shutil.disk_usage(self.work).free) < wanted:
             raise OutputError(
-                f"{path} and its masks want {wanted / 1e9:.1f} GB, {self.work} has {free / 1e9:.1f} GB left; name a "
-                "roomier folder with --work, or a smaller --size"
+                f"{path} and its masks need {wanted / 1e9:.1f} GB, but {self.work} has {free / 1e9:.1f} GB free. Name "
+                "a larger folder with --work, or a smaller --size"
             )
         run_script("inputs", "raster", out=str(path), width=width, height=height)
         warm(path)
         return path
 
     def segment(self, raster: Path, model: str | None, format: str = "gtiff") -> Facts:
-        """One run of rsedge; its mask is ``mask_of``."""
+        """Run rsedge once; the mask is ``mask_of``."""
         out = str(self.mask_of(raster, format if model else "b0"))
         return run_script("own", "segment", raster=str(raster), out=out, model=model, format=format)
 
     def mask_of(self, raster: Path, contender: str) -> Path:
-        """Where a contender puts its mask."""
+        """Return the path of a contender's mask."""
         return self.work / f"{raster.stem}-{contender}.tif"
 
     def run_geodeep(self, raster: Path) -> Facts:
-        """One run of geodeep. Raises DiedError where it dies, of memory say."""
+        """Run geodeep once. Raises DiedError if geodeep dies, e.g. out of memory."""
         out = str(self.mask_of(raster, "geodeep"))
         return run_script(
             "peers", "geodeep", self.geodeep, raster=str(raster), out=out, model=self.models["geodeep"]

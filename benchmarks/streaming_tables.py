@@ -1,4 +1,4 @@
-"""The arithmetic of streaming.py: ratios of rounds, the bars they are held against, work per stage, tables. No I/O."""
+"""Calculations of streaming.py: ratios of rounds, their bars, work per stage, tables. No I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Rounds) -> Spread:
-        """That of at least one value."""
+        """Return the spread of at least one value."""
         if len(values) == 0:
             raise ValueError("no rounds: nothing was measured")
         return cls(*(float(v) for v in np.percentile(np.asarray(values, np.float64), (10, 50, 90))))
@@ -35,7 +35,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure held against its bar. ``bar`` None: for information, nothing asks for it."""
+    """One figure and its bar. ``bar`` None: for information only."""
 
     what: str
     found: Spread
@@ -46,39 +46,39 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the median meets the bar; None where there is none."""
+        """Return True if the median meets the bar; None without a bar."""
         if self.bar is None:
             return None
         return self.found.p50 <= self.bar if self.kind == "at most" else self.found.p50 >= self.bar
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {**asdict(self), "holds": self.holds}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one stage has to do for a whole raster, and the seconds one thread took for it."""
+    """Work of one stage for a whole raster, and the seconds one thread needed."""
 
     stage: str
     bytes_moved: float  # read and written, each array once
-    operations: float  # of arithmetic; 0 where they cannot be counted (a codec)
+    operations: float  # arithmetic only; 0 if unknown (a codec)
     seconds: float
 
     def least_s(self, bytes_per_s: float, operations_per_s: float) -> float:
-        """Seconds that memory or arithmetic needs at the machine's measured best, whichever is more."""
+        """Return the seconds that memory or arithmetic needs at the machine's measured best, whichever is more."""
         return max(self.bytes_moved / bytes_per_s, self.operations / operations_per_s)
 
 
 def ratios(over: Rounds, under: Rounds) -> Spread:
-    """``over`` / ``under`` of each round, which had the same load."""
+    """Return ``over`` / ``under`` of each round, which had the same load."""
     if len(over) != len(under):
         raise ValueError(f"{len(over)} rounds over {len(under)}: take the ratios of the same rounds")
     return Spread.of(np.asarray(over, np.float64) / np.asarray(under, np.float64))
 
 
 def floor_s(read_s: Rounds, write_s: Rounds, model_s: Rounds) -> NDArray[np.float64]:
-    """Least seconds of each round for who reads and writes beside the model: the slower of the two."""
+    """Return the least seconds per round when reading and writing run beside the model: the slower of the two."""
     reading_and_writing = np.asarray(read_s, np.float64) + np.asarray(write_s, np.float64)
     return np.maximum(reading_and_writing, np.asarray(model_s, np.float64))
 
@@ -86,14 +86,12 @@ def floor_s(read_s: Rounds, write_s: Rounds, model_s: Rounds) -> NDArray[np.floa
 def geometry_work(
     pixels: int, window_pixels: int, bands: int, classes: int
 ) -> dict[str, tuple[float, float]]:
-    """Bytes and operations of the stages whose work follows from sizes.
+    """Return bytes and operations of the stages whose work follows from sizes.
 
     ``pixels`` of the raster; ``window_pixels`` of all windows, overlap counted again. uint8 in, float32 scores.
     """
     scores = window_pixels * classes * FLOAT_BYTES
-    shared = (
-        (window_pixels - pixels) * classes * FLOAT_BYTES
-    )  # sums that wait for the next window: out and in
+    shared = (window_pixels - pixels) * classes * FLOAT_BYTES  # sums for the next window: written and read
     return {
         "decode": (pixels * bands, 0),
         "gather": (2 * window_pixels * bands, 0),
@@ -113,7 +111,7 @@ def blend_reference(
     down: Mapping[int, NDArray[np.float64]],
     across: Mapping[int, NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """Blended scores of a whole raster by whole arrays in float64, of ``shape`` (classes, height, width).
+    """Blend scores of a whole raster by whole arrays in float64, of ``shape`` (classes, height, width).
 
     ``scores``: first row, first column and scores (classes, h, w) of each window; ``down`` and ``across``: weights by
     first row and first column. Pixels beyond the raster are dropped.
@@ -127,9 +125,9 @@ def blend_reference(
 
 
 def ramps(starts: Sequence[int], length: int, tile: int, overlap: float) -> dict[int, NDArray[np.float64]]:
-    """Weights along one axis by first pixel: ramps over ``overlap`` of a tile from either border, of sum 1 everywhere.
+    """Return weights along one axis by first pixel: ramps over ``overlap`` of a tile at each border, summing to 1.
 
-    A pixel's height on the ramp is taken at its middle; see ``rsedge.tiling.axes.Axis.weights``.
+    Weights are taken at the middle of a pixel; see ``rsedge.tiling.axes.Axis.weights``.
     """
     size, ramp = min(tile, length), max(1, round(tile * overlap))
     middle = np.arange(size) + 0.5
@@ -141,7 +139,7 @@ def ramps(starts: Sequence[int], length: int, tile: int, overlap: float) -> dict
 
 
 def bars_table(rows: Sequence[Row]) -> str:
-    """Markdown: each figure beside its bar."""
+    """Return Markdown with each figure and its bar."""
     lines = ["| what | found: median (p10 to p90) | bar | holds |", "|---|---|---|---|"]
     for row in rows:
         holds = {None: "", True: "yes", False: "**no**"}[row.holds]
@@ -152,7 +150,7 @@ def bars_table(rows: Sequence[Row]) -> str:
 
 
 def seconds_table(walls: Mapping[str, Mapping[str, Rounds]]) -> str:
-    """Markdown: seconds of each contender, of the work alone, of the whole process and of its CPU, and its memory."""
+    """Return Markdown with each contender's seconds of work, process and CPU, and its memory."""
     head = "| contender | work, s | process, s | CPU, s | peak MiB |"
     lines = [head, "|---|---|---|---|---|"]
     for name, runs in walls.items():
@@ -163,7 +161,7 @@ def seconds_table(walls: Mapping[str, Mapping[str, Rounds]]) -> str:
 
 
 def work_table(works: Sequence[Work], machine: Mapping[str, float]) -> str:
-    """Markdown: what each stage moves and computes, how fast, and how far from the machine's best it is."""
+    """Return Markdown with each stage's bytes, operations, speed, and distance from the machine's best."""
     best_bytes, best_operations = machine["copy_1_bytes_per_s"], machine["operations_per_s"]
     lines = [
         f"memory {best_bytes / 1e9:.1f} GB/s by one thread, {machine['copy_2_bytes_per_s'] / 1e9:.1f} by two (a copy, "
@@ -187,7 +185,7 @@ def _giga(operations: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits that count, never an exponent for what people read."""
+    """Format three significant digits, avoiding exponents for common values."""
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.{2 if abs(value) >= 1 else 3}f}" if abs(value) >= 0.01 else f"{value:.1e}"

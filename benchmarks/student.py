@@ -1,11 +1,11 @@
-"""Train what ships within a number of minutes, on a GPU: teachers, then the student that learns from them.
+"""Training of the shipped model within some minutes on a GPU: teachers, then the student taught by them.
 
     python benchmarks/student.py --data ../shared/data/dubai --val tile7 --minutes 8 --out runs/student
 
-Stages share the minutes. The steps of a stage are set once, from the seconds that steps take here, and kept
-in STAGE.plan.json: whatever stops the command, the same command goes on, also on another machine. Finished
-stages are not repeated; stages that do not teach one another may run side by side (--stages). ``--trial``
-only measures and plans. At the end ``--out`` holds a run folder a stage;
+Stages share the minutes. The steps of a stage are set once, from the seconds per step on this machine, and kept
+in STAGE.plan.json: the same command resumes after any interruption, even on another machine. Finished
+stages are not repeated; stages that do not teach one another may run in parallel (--stages). ``--trial``
+only measures and plans. At the end ``--out`` holds a run folder per stage;
 `rsedge export --run OUT/student --weights last` makes the bundle.
 """
 
@@ -33,7 +33,7 @@ from rsedge_train.run.train import train
 
 log = logging.getLogger("student")
 TRIAL_STEPS = 60  # the first third is warm-up
-AROUND_S = 20.0  # what a stage takes beside its steps, until one has shown it
+AROUND_S = 20.0  # time of a stage besides its steps, until measured
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Stage:
     network: str
     share: float  # of the minutes
     seed: int
-    taught: bool = False  # by the stages that are not, and teach
+    taught: bool = False  # by the other stages, the teachers
     teaches: bool = True
 
 
@@ -58,7 +58,7 @@ STAGES = (
 
 
 def main() -> None:
-    """Plan and train every stage that is asked for and not finished."""
+    """Plan and train every requested, unfinished stage."""
     args = _parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     dataset = open_dataset(args.data, val=tuple(args.val.split(",")))
@@ -109,7 +109,7 @@ def _job(args: argparse.Namespace, stage: Stage, steps: int) -> Job:
 
 
 def _planned(args: argparse.Namespace, stage: Stage, dataset: Dataset, until: float) -> tuple[float, int]:
-    """Seconds a step and the steps of a stage: those planned before, else as many as go in ``until`` then."""
+    """Return seconds per step and the steps of a stage: as planned before, else as many as fit before ``until``."""
     path = args.out / f"{stage.name}.plan.json"
     plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not plan:
@@ -123,17 +123,19 @@ def _planned(args: argparse.Namespace, stage: Stage, dataset: Dataset, until: fl
 
 
 def _trial(args: argparse.Namespace, stage: Stage, dataset: Dataset) -> float:
-    """Seconds a step, the warm-up left out: from the log of a run that is thrown away."""
+    """Measure seconds per step without the warm-up, from the log of a discarded run."""
     if stage.taught:
         for teacher in _job(args, stage, 1).distillation.teachers:  # type: ignore[union-attr]
             if not (teacher / LAST_NAME).is_file():
-                raise SystemExit(f"{stage.name} is taught by {teacher}, which is not trained yet")
+                raise SystemExit(
+                    f"{stage.name} is taught by {teacher}, which is not trained yet. Train it first"
+                )
     job = replace(_job(args, stage, args.trial_steps), out=args.out / f"trial-{stage.name}", overwrite=True)
     job = replace(job, fit=replace(job.fit, log_every=1))
     run = train(job, replace(dataset, val=()))
     with (job.out / LOG_NAME).open(encoding="utf-8") as file:
         rates = [float(row["images_per_s"]) for row in csv.DictReader(file)]
-    elapsed = [(n + 1) * args.batch / rate for n, rate in enumerate(rates)]  # a rate is of all steps so far
+    elapsed = [(n + 1) * args.batch / rate for n, rate in enumerate(rates)]  # a rate covers all steps so far
     first = len(elapsed) // 3
     seconds = (elapsed[-1] - elapsed[first]) / max(1, len(elapsed) - 1 - first)
     log.info("%s: %.4f s a step, waiting %.1f %%", stage.name, seconds, 100 * run.progress["wait_share"])
@@ -142,7 +144,7 @@ def _trial(args: argparse.Namespace, stage: Stage, dataset: Dataset) -> float:
 
 
 def table(out: Path) -> str:
-    """What the finished stages reached, as Markdown."""
+    """Return the finished stages' results as Markdown."""
     lines = ["| stage | network | steps | s a step | waiting | mIoU | OA |", "|---|---|---|---|---|---|---|"]
     for stage in STAGES:
         if not (out / stage.name / LAST_NAME).is_file():
@@ -164,10 +166,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--val", required=True, help="scenes to score on, never trained on")
     parser.add_argument("--minutes", type=float, required=True, help="of all stages together")
     parser.add_argument("--stages", nargs="*", help="only these")
-    parser.add_argument("--steps", type=int, help="so many in each stage, whatever they take")
+    parser.add_argument("--steps", type=int, help="number of steps in each stage, whatever their time")
     parser.add_argument("--trial", action="store_true", help="measure and plan only")
     parser.add_argument("--weights", type=Path, help="folder of EfficientNet-Lite .pth files")
-    parser.add_argument("--encoder-weights", default="auto", help="where --weights has none")
+    parser.add_argument("--encoder-weights", default="auto", help="used if --weights has none")
     parser.add_argument("--crop", type=int, default=512)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)

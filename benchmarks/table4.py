@@ -3,33 +3,33 @@
     python benchmarks/table4.py [--ways eager compile onnx] [--dtypes fp32 ...] [--networks arafnet-t ...]
         [--rounds 5] [--batch 8] [--tile 512] [--threads N] [--device auto] [--json out.json]
 
-The paper prints FPS on a TITAN RTX, at batch 8 and 512 x 512, without saying how they were timed; its ratios to the
-teacher are what another machine can be held against. One table a way and dtype; weights are random, since speed does
-not depend on them, so its mIoU column has no place here. Six classes, no auxiliary head (training alone has it).
+The paper prints FPS on a TITAN RTX, at batch 8 and 512 x 512, without its method of timing; its ratios to the
+teacher can be compared with another machine's. One table per way and dtype; weights are random, since speed does
+not depend on weights, so the mIoU column is omitted. Six classes, no auxiliary head (used only in training).
 
-eager       torch as it comes
+eager       plain torch
 compile     torch.compile, default mode, shapes fixed
-onnx        ONNX Runtime, the CPU's provider or CUDA's, of the graph that rsedge's exporter traces; an fp32 graph is
-            compared with torch first. Of its options only the number of threads is set
+onnx        ONNX Runtime, the CPU's provider or CUDA's, with the graph of rsedge's exporter; an fp32 graph is
+            compared with torch first. The only option set is the number of threads
 ...-deployed  students after rsedge's exact rewrites for this tile (folded BN, dilations, upsampling); the teacher
-            as it is. Not among the default ways
+            unchanged. Not among the default ways
 dtypes      weights and input both of that type, no autocast. Default: fp32 on a CPU, all three on a GPU
-FPS         batch / seconds of one forward pass: input on the device already, scores left there, the device waited
-            for before and after. A turn's figure is the median of its passes; a table's that of the turns, with
-            their 10th and 90th percentile. "x teacher" is of each round, then the median
-turn        a process of its own, since ten networks together do not fit a small GPU, and one that dies takes nobody
-            along. It opens the network, runs --warmup passes that do not count, then as many as fit --seconds, one
-            at least. All networks take a turn a round, each round beginning with another, so that load, clocks and
-            heat disturb all alike. Before the first round each has one turn that does not count: it fills
-            torch.compile's cache, and who cannot run is listed with what it said
+FPS         batch / seconds of one forward pass: input already on the device, scores left there, the device
+            synchronised before and after. A turn's figure is the median of its passes; a table's that of the turns,
+            with their 10th and 90th percentile. "x teacher" is of each round, then the median
+turn        a separate process, since ten networks together do not fit a small GPU, and a crash must not stop
+            the others. It opens the network, runs --warmup uncounted passes, then as many as fit --seconds, one
+            at least. All networks take one turn per round, each round starting with another, so that load, clocks and
+            heat affect all alike. Before the first round each has one uncounted turn: it fills
+            torch.compile's cache, and networks that cannot run are listed with their error
 FLOPs, ...  paper: as printed; ours: of our networks, counted as the authors did (thop: MACs of eight tiles, its
-            rules), whatever --batch and --tile
+            rules), whatever --batch and --tile are
 peak        highest memory of all turns: host (VmHWM, torch and its libraries included), or on a GPU
-            torch.cuda.max_memory_allocated; for onnx there, by how much the free memory fell
+            torch.cuda.max_memory_allocated; for onnx on a GPU, by how much the free memory fell
 GPU         TF32 is off unless --tf32, in torch and in ONNX Runtime; cudnn.benchmark is on, as ONNX Runtime's search
             for convolutions is by default
-threads     spin while they wait for each other, which other work on the machine can turn into tens of times the
-            seconds of eager: measure on a quiet one
+threads     spin while they wait for each other, so other work on the machine can multiply the seconds of
+            eager by tens: measure on an idle machine
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def main() -> None:
         for way in args.ways:
             for dtype in args.dtypes or (DTYPES if device == "cuda" else DTYPES[:1]):
                 facts["tables"].append(_measure(way, dtype, args, method, counts, device, work))
-                with whole_or_nothing(args.json) as partial_file:  # after each: a table takes long
+                with whole_or_nothing(
+                    args.json
+                ) as partial_file:  # after each table, since a table takes long
                     partial_file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     finally:
         if args.work is None:
@@ -89,7 +91,7 @@ def main() -> None:
 def _measure(
     way: str, dtype: str, args: argparse.Namespace, method: Facts, counts: Facts, device: str, work: Path
 ) -> Facts:
-    """One table, printed and for the JSON."""
+    """Measure one table, print it, and return it for the JSON."""
     before = _ask("conditions", device=device, threads=args.threads)
     opened, left_out = dict[str, Facts](), dict[str, str]()
     common = {
@@ -126,7 +128,7 @@ def _measure(
 
 
 def _export(work: Path, network: str, way: str, dtype: str, tile: int) -> Facts:
-    """The graph as a file; one that a kept folder has is of another tile or another network, for all we know."""
+    """Export the graph to a file, even if a kept folder has one, which may be for another tile or network."""
     out = str(_graph(work, network, way, dtype))
     return _ask("export", work, network=network, way=way, dtype=dtype, tile=tile, out=out)
 
@@ -136,13 +138,13 @@ def _graph(work: Path, network: str, way: str, dtype: str) -> Path:
 
 
 def _ask(what: str, work: Path | None = None, **args: Any) -> Facts:
-    """One process of the worker; torch.compile's cache is kept in ``work``."""
+    """Run one process of the worker; torch.compile's cache is kept in ``work``."""
     env = {} if work is None else {"TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}
     return run_file(WORKER, what, env=env, **args)
 
 
 def _machine(found: Facts) -> str:
-    """The conditions in a line."""
+    """Return the conditions in a line."""
     gpu = ""
     if "gpu" in found:
         gpu = f"{found['gpu']} (CUDA {found['cuda']}, cuDNN {found['cudnn']}; {found['nvidia_smi']}), "
@@ -165,15 +167,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument(
-        "--threads", type=int, help="of the CPU; all cores that this process may use if not given"
+        "--threads", type=int, help="of the CPU; all cores available to this process by default"
     )
-    parser.add_argument("--warmup", type=int, help="passes before those that count; 1 on a CPU, 10 on a GPU")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of passes that count, a turn")
+    parser.add_argument("--warmup", type=int, help="uncounted passes; 1 on a CPU, 10 on a GPU")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of counted passes per turn")
     parser.add_argument("--tf32", action="store_true", help="let a GPU round fp32 factors to 10 bits")
     parser.add_argument(
         "--work",
         type=Path,
-        help="folder for graphs and torch.compile's cache, kept; a temporary one if not given",
+        help="folder for graphs and torch.compile's cache, kept; temporary by default",
     )
     parser.add_argument("--json", type=Path, default=RESULTS, help="where to write the results")
     args = parser.parse_args()

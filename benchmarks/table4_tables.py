@@ -1,4 +1,4 @@
-"""The arithmetic of table4.py: passes that count, frames a second, ratios to the teacher, the table. No I/O."""
+"""Calculations of table4.py: counted passes, frames a second, ratios to the teacher, the table. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from streaming_tables import Rounds, Spread, ratios
 
 TEACHER = "arafnet-t"
-DEPLOYED = "-deployed"  # end of a way that runs students after their exact rewrites
+DEPLOYED = "-deployed"  # suffix of a way that runs students after their exact rewrites
 MIB = 2**20
 MOST_PASSES = 1000
 
@@ -27,7 +27,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Row:
-    """One network: what the paper prints and what was found here."""
+    """Printed and measured figures of one network."""
 
     network: str
     printed: Counts
@@ -35,14 +35,14 @@ class Row:
     printed_ratio: float  # its FPS over the teacher's
     counted: Counts  # ours, under the authors' convention
     fps: Spread
-    ratio: Spread | None  # FPS over the teacher's of the same round; None where the teacher did not run
+    ratio: Spread | None  # FPS over the teacher's of the same round; None if the teacher did not run
     peak_bytes: float  # highest of all rounds
 
     @classmethod
     def of(
         cls, network: str, counts: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Any], batch: int
     ) -> Row:
-        """``counts``: by network, ``printed`` inside (``table4_worker.counts``); ``runs``: by network, quantity."""
+        """Return the row; ``counts`` by network, with ``printed``; ``runs`` by network and quantity."""
         own, printed = counts[network], counts[network]["printed"]
         wall = np.asarray(runs[network]["wall_s"], np.float64)
         peak = runs[network].get("device_peak_bytes", runs[network]["peak_rss_bytes"])
@@ -58,14 +58,14 @@ class Row:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the row as plain JSON values."""
         return asdict(self)
 
 
 def passes(
     call: Callable[[], None], seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Seconds of each pass, as many as fit into ``seconds``, one at least."""
+    """Return the seconds of each pass, as many as fit into ``seconds``, one at least."""
     found = list[float]()
     begin = clock()
     while not found or (clock() - begin < seconds and len(found) < MOST_PASSES):
@@ -76,7 +76,7 @@ def passes(
 
 
 def table(rows: Sequence[Row], device: str) -> str:
-    """Markdown: the paper's columns, ours beside each."""
+    """Return Markdown with the paper's columns and ours side by side."""
     lines = [
         "| network | params M, paper / ours | FLOPs G (x8), paper / ours | size MiB, paper / ours | FPS, paper | FPS, "
         f"ours (p10 to p90) | x teacher, paper | x teacher, ours (p10 to p90) | peak {device} MiB |",
@@ -97,7 +97,7 @@ def table(rows: Sequence[Row], device: str) -> str:
 
 
 def left_out_lines(left_out: Mapping[str, str]) -> str:
-    """Markdown: which networks did not run, and what they said."""
+    """Return Markdown on the networks that did not run, with their errors."""
     return "\n".join(f"- {network} did not run, it {why}" for network, why in left_out.items())
 
 

@@ -1,4 +1,4 @@
-"""One turn of one network of table4.py, its export, its counts; each is a process of its own.
+"""One turn of one network of table4.py, its export, or its counts, each in a separate process.
 
     python table4_worker.py turn '{"network": "efficientnet_b0", "way": "eager", "dtype": "fp32", ...}'
 
@@ -39,23 +39,19 @@ from rsedge_train.nets.table import model_row
 
 onnxruntime = import_onnxruntime()
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-AMP = "amp-"  # begins the name of a dtype that autocast uses, weights and input staying fp32
+AMP = "amp-"  # prefix of a dtype that autocast uses, with weights and input in fp32
 NAMES = ("image", "logits")  # of the exported graph's input and output
-MAX_ERROR = (
-    1e-3  # of fp32 logits in ONNX Runtime, over their range; random weights amplify more than trained ones
-)
+MAX_ERROR = 1e-3  # of fp32 logits in ONNX Runtime, over their range; random weights amplify errors
 SMI = "name,driver_version,memory.total,power.limit,clocks.sm,clocks.max.sm,clocks.mem,temperature.gpu"
 
 
 def conditions(device: str, threads: int | None) -> Facts:
-    """The machine and the libraries; ``device`` "auto" is a GPU where torch and ONNX Runtime both find one."""
+    """Describe machine and libraries; ``device`` "auto" is a GPU if torch and ONNX Runtime both find one."""
     providers = onnxruntime.get_available_providers()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise BackendError(
-            f"device cuda was asked for, and torch {torch.__version__} finds none; use --device cpu"
-        )
+        raise BackendError(f"device cuda: torch {torch.__version__} finds no GPU. Use --device cpu")
     libraries = {name: version(name) for name in ("timm", "sam2", "transformers", "numpy") if _is_there(name)}
     found = {
         "device": device,
@@ -85,17 +81,17 @@ def conditions(device: str, threads: int | None) -> Facts:
 
 
 def counts(networks: list[str]) -> Facts:
-    """The paper's columns of every network: as printed, and counted from ours under the authors' convention."""
+    """Return the paper's columns of every network: printed, and counted from ours by the authors' convention."""
     found = {}
     for name in networks:
         row = model_row(name).paper
-        assert row is not None  # it has a line in Table 4
+        assert row is not None  # every such network has a row in Table 4
         found[name] = asdict(row)
     return {"counts": found}
 
 
 def export(network: str, way: str, dtype: str, tile: int, out: str) -> Facts:
-    """The network as ONNX, any batch; an fp32 one is run against torch. Raises ModelError where they differ."""
+    """Export the network for any batch, comparing fp32 with torch. Raises ModelError if the logits differ."""
     import onnx  # noqa: PLC0415 - slow to load, and a turn needs none of it
 
     from rsedge_export.graph.torch_graph import trace  # noqa: PLC0415
@@ -109,15 +105,17 @@ def export(network: str, way: str, dtype: str, tile: int, out: str) -> Facts:
     if dtype == "fp32":
         facts["error"] = _error(net, out, x)
         if not facts["error"] <= MAX_ERROR:
-            raise ModelError(f"ONNX Runtime's logits are {facts['error']:.1e} of their range off torch's")
+            raise ModelError(
+                f"ONNX Runtime's logits differ from torch's by {facts['error']:.1e} of their range"
+            )
     return facts
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A network that is ready to be timed. Call ``one`` in inference mode."""
+    """A network ready to be timed. Call ``one`` in inference mode."""
 
-    one: Callable[[], None]  # a forward pass, waited for
+    one: Callable[[], None]  # a synchronised forward pass
     first_s: float  # the first pass: compiling, choosing kernels
     device_peak_bytes: Callable[[], int | None]  # so far; None on a CPU
 
@@ -169,7 +167,7 @@ def open_network(
 
 @torch.inference_mode()
 def turn(*which: Any, seconds: float, **how: Any) -> Facts:
-    """``open_network``, then count passes for ``seconds``, one at least."""
+    """Run ``open_network``, then count passes for ``seconds``, one at least."""
     net = open_network(*which, **how)
     counted = passes(net.one, seconds)
     facts: Facts = {"wall_s": median(counted), "passes": len(counted), "first_s": net.first_s}
@@ -192,7 +190,7 @@ def _example(batch: int, tile: int) -> Tensor:
 
 
 def _build(network: str, way: str, tile: int) -> SegNet:
-    """Random weights, six classes, no auxiliary head; a student of a deployed way after its rewrites."""
+    """Build with random weights, six classes, no auxiliary head; rewrite a student of a deployed way."""
     net = registry.build(network, PAPER_CLASSES).eval().requires_grad_(False)
     decoder: Any = net.decoder
     decoder.aux = None
@@ -201,7 +199,7 @@ def _build(network: str, way: str, tile: int) -> SegNet:
 
 
 def _session(graph: str, x: Tensor, threads: int, tf32: bool) -> Callable[[], Any]:
-    """A session on the device of ``x``, which stays there; the scores stay there, too."""
+    """Return a session on the device of ``x`` that leaves input and scores on the device."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -209,7 +207,7 @@ def _session(graph: str, x: Tensor, threads: int, tf32: bool) -> Callable[[], An
     if x.device.type == "cuda":
         provider, settings = "CUDAExecutionProvider", {"use_tf32": str(int(tf32))}
         if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # CUDA's libraries as torch's wheels have them
+            onnxruntime.preload_dlls()  # CUDA's libraries from torch's wheels
     session = onnxruntime.InferenceSession(graph, options, providers=[(provider, settings)])
     if session.get_providers()[0] != provider:
         raise BackendError(f"ONNX Runtime fell back to {session.get_providers()[0]}")
@@ -221,20 +219,20 @@ def _session(graph: str, x: Tensor, threads: int, tf32: bool) -> Callable[[], An
 
 
 def _element_type(x: Tensor) -> Any:
-    """What ONNX Runtime calls it: numpy's type, or where numpy has none (bf16) ONNX's number."""
+    """Return ONNX Runtime's element type: numpy's, or ONNX's number if numpy has none (bf16)."""
     return {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: 16}[x.dtype]
 
 
 @torch.inference_mode()
 def _error(net: nn.Module, graph: str, x: Tensor) -> float:
-    """Largest difference of the logits over their range."""
+    """Return the largest difference of the logits over their range."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     expected, found = net(x).numpy(), session.run(None, {NAMES[0]: x.numpy()})[0]
     return float(np.abs(expected - found).max() / np.ptp(expected))
 
 
 def _nvidia_smi() -> str | None:
-    """Driver, clocks and limits as NVIDIA's tool tells them; None where there is none (a Jetson)."""
+    """Return driver, clocks and limits from nvidia-smi; None if not found (a Jetson)."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
@@ -255,6 +253,6 @@ def _is_there(name: str) -> bool:
 if __name__ == "__main__":
     try:
         report({"conditions": conditions, "counts": counts, "export": export, "turn": turn})
-    except Exception as error:  # whatever a network does not run for: its first line says it, and is listed
+    except Exception as error:  # a network may fail in any way; the first line of its error is listed
         first, *_ = [*str(error).strip().splitlines(), ""]
         sys.exit(f"{type(error).__name__}: {first}")

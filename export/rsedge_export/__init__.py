@@ -1,4 +1,4 @@
-"""From a trained network to a bundle: ONNX, with proof."""
+"""Conversion of a trained network to a bundle: ONNX, with proof of correctness."""
 
 import os
 
@@ -6,4 +6,4 @@ from rsedge.backends.ort_module import TELEMETRY_OFF
 
 os.environ.setdefault(
     TELEMETRY_OFF, "1"
-)  # torch and onnxscript import onnxruntime as well, in their own time
+)  # torch and onnxscript also import onnxruntime, at a time of their own

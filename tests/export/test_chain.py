@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from rsedge.cli.main import app
 from rsedge.model.bundle import Bundle
-from rsedge_train.look import pictures
+from rsedge_train.run import pictures
 from rsedge_train.run import folder as run_folder
 
 SETTINGS = """

@@ -199,11 +199,11 @@ class TestARun:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "no run at runs/student"),
+        ((), "runs/student is not a run folder"),
         (("--out", "photos.rsedge"), "is not a bundle"),
         (("--out", "none/b.rsedge"), "does not exist"),
-        (("--precision", "int4"), "precision 'int4' is unknown"),
-        (("--precision", "fp16,"), "precision '' is unknown"),
+        (("--precision", "int4"), "precision 'int4': unknown"),
+        (("--precision", "fp16,"), "precision '': unknown"),
         (("--bands", "1,x"), "not a list of band numbers"),
         (("--scale", "5"), "not LOW,HIGH"),
         (("--calibration-tiles", "many"), "Invalid value for '--calibration-tiles'"),
@@ -265,7 +265,7 @@ class TestSomebodyElsesOnnx:
             (("--std", "1,,3"), "--std '1,,3' is not a list of numbers"),
             (("--std", "1,2"), "3 means and 2 standard deviations"),
             (("--gsd", "1,2,3"), "is not two numbers such as 0.25,1"),
-            (("--max-value", "0"), "must be a positive number"),
+            (("--max-value", "0"), "not a positive number"),
             (("--tile", "0"), "at least 1 pixel"),
             (("--classes", "none.toml"), "cannot be read as a class table"),
         ],
@@ -387,7 +387,7 @@ class TestAnEngine:
         self.bundle(tmp_path / "student.rsedge")
         code, _, said = run("--trt", "--run", "runs/other")
         assert (code, engines) == (2, [])
-        assert "no run at runs/other" in said
+        assert "runs/other is not a run folder" in said
 
     def test_no_int8_means_fp16_and_says_why(self, run: Command, engines: list[Any], tmp_path: Path) -> None:
         """The CPU's INT8 does not help TensorRT."""

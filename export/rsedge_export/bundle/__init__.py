@@ -1,1 +1,1 @@
-"""Build a bundle of a run (`build`) or of somebody else's ONNX, with its report and manifest (`assemble`)."""
+"""Bundles of a run or of foreign ONNX (`build`), with report and manifest (`assemble`)."""

@@ -1,4 +1,4 @@
-"""A bundle around its fp32 master: reduced precisions, report, manifest."""
+"""Assembly of a bundle around its fp32 master: reduced precisions, report, manifest."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from rsedge_train.run.folder import Run
 
 ARTIFACT = "model.fp32.onnx"
 NO_IMAGERY = (
-    "INT8 was not made: there are no training images of the model on this machine; name some like what it will meet "
+    "INT8 was skipped: the model's training images were not found on this machine; name similar images "
     "with --calibration"
 )
 NO_SAMPLES = (
-    "FP16 was not made: it is measured on sample scenes, which are 8-bit RGB; name imagery with --calibration"
+    "FP16 was skipped: it is measured on sample scenes, which are 8-bit RGB; name imagery with --calibration"
 )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Imagery for the reduced precisions: rasters, folders or "samples"; without any, the run's training data."""
+    """Imagery for the reduced precisions: rasters, folders or "samples"; if empty, the run's training data."""
 
     paths: tuple[str, ...] = ()
     tiles: int = 64
@@ -50,7 +50,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of a model: where the bundle goes, which reduced precisions, calibrated on what."""
+    """Destination of a bundle, its reduced precisions and their calibration."""
 
     out: Path
     wanted: Wanted = field(default_factory=Wanted)
@@ -61,7 +61,7 @@ class Plan:
         check_out(self.out)
 
     def imagery(self, run: Run | None) -> Imagery | None:
-        """Raises InputError where the calibration data cannot be used; ask before any work."""
+        """Return the calibration imagery, before any work. Raises InputError if it cannot be used."""
         c = self.calibration
         return (
             imagery_of(c.paths, run, c.tiles, c.bands, c.scale, c.masking) if self.wanted.precisions else None
@@ -75,10 +75,10 @@ def assemble(
     write_master: Callable[[Path], Mapping[str, Any]],
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Make the bundle and put it in its place when it is whole; returns what was written.
+    """Build the bundle, move it into place once complete, and return what was written.
 
-    ``write_master`` puts ARTIFACT into the folder it is given and returns what the report says of it. ``notes``: what
-    the report should say besides.
+    ``write_master`` puts ARTIFACT into the given folder and returns its part of the report. ``notes``: further
+    notes for the report.
     """
     _check(plan, manifest, imagery)
     with replaced_when_whole(plan.out) as folder:
@@ -86,7 +86,7 @@ def assemble(
             master = write_master(folder)
         report = _reduce(folder, manifest, imagery, plan)
         report["notes"] += notes
-        # Nothing but what passed its proof gets this far.
+        # Only artifacts that passed their proof get this far.
         report["artifacts"][ARTIFACT] = {"precision": "fp32", "passed": True, "forced": False, **master}
         (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         write_bundle_manifest(folder, manifest)
@@ -103,17 +103,19 @@ def assemble(
 
 
 def _check(plan: Plan, manifest: Manifest, imagery: Imagery | None) -> None:
-    """Raise InputError where imagery named by the user does not do: before minutes of work, not after."""
+    """Raise InputError before minutes of work if imagery named by the user cannot be used."""
     if imagery is not None and plan.calibration.paths:
         with CalibrationTiles(imagery, manifest):
             pass
 
 
 def _reduce(folder: Path, manifest: Manifest, imagery: Imagery | None, plan: Plan) -> dict[str, Any]:
-    """Write the reduced precisions; the report on them."""
+    """Write the reduced precisions and return their report."""
     wanted, notes = plan.wanted, list[str]()
     made: dict[str, Any] = {"calibration": None, "artifacts": {}, "ladder": []}
-    write_bundle_manifest(folder, manifest)  # the runtime opens what is judged
+    write_bundle_manifest(
+        folder, manifest
+    )  # the runtime needs the manifest to open the artifacts being judged
 
     def make() -> dict[str, Any]:
         if not wanted.precisions or imagery is None:
@@ -125,8 +127,8 @@ def _reduce(folder: Path, manifest: Manifest, imagery: Imagery | None, plan: Pla
         made, why = make(), NO_IMAGERY
     except TooFewTilesError as error:
         if plan.calibration.paths:
-            raise  # asked for by name
-        imagery, why = None, f"INT8 was not made: {error}"
+            raise  # explicitly requested
+        imagery, why = None, f"INT8 was skipped: {error}"
     if imagery is None and wanted.precisions:
         notes += [why] * ("int8" in wanted.precisions)
         wanted = replace(wanted, precisions=tuple(p for p in wanted.precisions if p != "int8"))

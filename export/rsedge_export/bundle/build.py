@@ -1,4 +1,4 @@
-"""From a run's folder, or somebody else's ONNX, to a bundle: the fp32 master and the proof that it is the network."""
+"""Building of a bundle from a run or from foreign ONNX: the fp32 master and the proof of its equality."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ REFERENCE_TILES = 2
 def build_bundle(
     run: Path, plan: Plan, *, name: str | None = None, weights: str = "best"
 ) -> Mapping[str, Any]:
-    """Export a run's ``best`` or ``last`` weights; returns what was written.
+    """Export a run's ``best`` or ``last`` weights and return what was written.
 
-    ``name`` is the model's, without it that of the bundle (``student.rsedge``: ``student``). The bundle
-    appears under its name only when its fp32 file is proved equal to the network (``parity``) and the
-    reduced precisions were judged; an earlier bundle stands until then.
+    ``name`` is the model's; by default the bundle's (``student.rsedge``: ``student``). The bundle
+    appears under its name only after its fp32 file is proved equal to the network (``parity``) and the
+    reduced precisions were judged; an earlier bundle is kept until then.
 
-    Raises InputError when the run or the calibration data cannot be used, ModelError when weights do not
-    fit, the network does not go to ONNX, or the file does not compute what the network computes.
+    Raises InputError if the run or the calibration data cannot be used, ModelError if weights do not
+    match, the network cannot be converted to ONNX, or the file does not compute what the network computes.
     """
     net, facts = load_network(run, weights, fold=False)
     imagery, source = plan.imagery(facts), weights_path(run, weights)
     counts = {"network": facts.network, **_complexity(net, facts)}
-    # Taps that no training crop reached are random numbers still: on a larger tile they would be noise.
+    # Taps that no training crop reached are still random, so on a larger tile they would add noise.
     net = fold_dilations(net, facts.crop)
     deployed = deploy(net, facts.tile)
     manifest = replace(
@@ -78,9 +78,9 @@ def build_bundle(
 
 
 def adopt_bundle(onnx_file: Path, facts: ForeignFacts, plan: Plan) -> Mapping[str, Any]:
-    """Make a bundle of an ONNX file without our metadata, from the facts it does not say; returns what was written.
+    """Build a bundle from an ONNX file without our metadata and the given facts; return what was written.
 
-    Raises InputError or ModelError where file and facts cannot be used or contradict each other.
+    Raises InputError or ModelError if file and facts cannot be used or contradict each other.
     """
     imagery = plan.imagery(None)
     with plan.stages("reading"):
@@ -96,14 +96,14 @@ def adopt_bundle(onnx_file: Path, facts: ForeignFacts, plan: Plan) -> Mapping[st
 
 
 def sample_tiles(tile: int) -> Iterator[NDArray[np.uint8]]:
-    """Tiles (3, tile, tile) of a sample scene; the run's own images may not be on this machine."""
+    """Yield tiles (3, tile, tile) of a sample scene, as the run's own images may not be on this machine."""
     scene = SampleScene(tile, tile * PARITY_TILES, PARITY_SEED)
     for i in range(PARITY_TILES):
         yield scene.render(Window(i * tile, 0, tile, tile))[0]
 
 
 def _export(deployed: nn.Module, manifest: Manifest, path: Path) -> None:
-    """Raises ModelError naming the network: torch's exporter raises whatever broke inside it."""
+    """Export the network. Raises ModelError naming the network, because torch raises errors of any type."""
     try:
         export_onnx(RawInput(deployed, MEAN, STD, MAX_VALUE), manifest, path)
     except (ImportError, MemoryError, OSError):  # the machine's fault, not the network's
@@ -111,18 +111,18 @@ def _export(deployed: nn.Module, manifest: Manifest, path: Path) -> None:
     except Exception as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise ModelError(
-            f"{manifest.complexity['network']} does not go to ONNX ({type(error).__name__}: {reason}); distil "
+            f"{manifest.complexity['network']} cannot be converted to ONNX ({type(error).__name__}: {reason}). Distil "
             "it into a student and export that"
         ) from error
 
 
 def _prove(net: SegNet, deployed: SegNet, manifest: Manifest, folder: Path) -> Parity:
-    """Export and compare with ``net``, and leave its answer in the bundle.
+    """Export, compare with ``net``, and store the network's answer in the bundle.
 
-    Raises ModelError when the file does not compute what the network computes.
+    Raises ModelError if the file does not compute what the network computes.
     """
     _export(deployed, manifest, folder / ARTIFACT)
-    write_bundle_manifest(folder, manifest)  # for the runtime that ``compare`` opens
+    write_bundle_manifest(folder, manifest)  # needed by the runtime that ``compare`` opens
     raw = RawInput(net, MEAN, STD, MAX_VALUE)
     parity = compare(raw, folder, sample_tiles(manifest.tile))
     parity.check()
@@ -131,7 +131,7 @@ def _prove(net: SegNet, deployed: SegNet, manifest: Manifest, folder: Path) -> P
 
 
 def write_reference(model: nn.Module, tiles: Sequence[NDArray[Any]], folder: Path) -> None:
-    """What ``model`` answers to ``tiles``, for ``rsedge verify`` on other machines; see ``ReferenceAnswer``."""
+    """Write the answers of ``model`` to ``tiles``, for ``rsedge verify`` elsewhere; see ``ReferenceAnswer``."""
     pixels = np.stack(tiles)
     with torch.inference_mode():
         scores = np.concatenate([model(torch.from_numpy(tile[None])).numpy() for tile in tiles])
@@ -142,7 +142,7 @@ def write_reference(model: nn.Module, tiles: Sequence[NDArray[Any]], folder: Pat
 
 
 def _complexity(net: SegNet, run: Run) -> dict[str, Any]:
-    """Counts of the network as trained; the teacher's where the run knows them."""
+    """Return counts of the network as trained, and of the teacher if the run records them."""
     counts: dict[str, Any] = {"params": parameters(net), "macs": macs(net, run.tile), "macs_tile": run.tile}
     teacher = run.teacher or {}
     if teacher.get("network"):
@@ -151,7 +151,7 @@ def _complexity(net: SegNet, run: Run) -> dict[str, Any]:
 
 
 def _teacher(teacher: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """What the run says of its teacher; counted again where its MACs are not of the student's tile."""
+    """Return the run's facts on its teacher, recounted if its MACs are not for the student's tile."""
     if members := teacher.get("members"):
         each = [_teacher(member, run) for member in members]
         sums = {key: sum(facts[key] for facts in each) for key in ("params", "macs", "size_bytes")}
@@ -170,7 +170,7 @@ def _teacher(teacher: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 
 def _without_folders(facts: Any) -> Any:
-    """JSON values with every absolute path cut to its last name."""
+    """Return JSON values with every absolute path shortened to its last name."""
     if isinstance(facts, Mapping):
         return {key: _without_folders(value) for key, value in facts.items()}
     if isinstance(facts, list | tuple):
@@ -179,7 +179,7 @@ def _without_folders(facts: Any) -> Any:
 
 
 def _provenance(run: Run, weights: Path) -> dict[str, Any]:
-    """Where the weights come from; of paths the last name only: a bundle leaves this machine."""
+    """Return the weights' origin, with only the last names of paths, because a bundle leaves this machine."""
     told = ("role", "rehearsal", "crop", "uncounted", "data", "settings", "teacher", "progress")
     facts = asdict(run)
     return {

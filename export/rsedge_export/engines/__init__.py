@@ -1,1 +1,1 @@
-"""Build TensorRT engines of a bundle and check what they do. No torch, no onnx package: this runs on the device."""
+"""TensorRT engines of a bundle and checks on them. No torch or onnx package, as this runs on the device."""

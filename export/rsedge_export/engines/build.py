@@ -1,7 +1,7 @@
-"""Builds a TensorRT engine from a bundle's ONNX, on the device that will run it. No torch, no onnx package.
+"""Building of a TensorRT engine from a bundle's ONNX, on the device that will run it. No torch, no onnx package.
 
-Precision lives in the ONNX. From TensorRT 10 on, networks are strongly typed: what stands in the file is what
-runs. Before that, builder flags allow lower types, and Q/DQ nodes force INT8. There is never a calibrator.
+The ONNX determines the precision. From TensorRT 10 on, networks are strongly typed: the file's types are
+used. Before that, builder flags allow lower types, and Q/DQ nodes force INT8. A calibrator is never used.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from rsedge_export.engines.network import Job, build_plan, inspect_plan
 MIB = 1 << 20
 MIN_FREE_BYTES = 256 * MIB  # with less, TensorRT finds no tactics or the system kills it
 MAX_WORKSPACE_BYTES = 1024 * MIB
-OLD_OPSET = 17  # newest that the parser of TensorRT 8 reads
+OLD_OPSET = 17  # newest opset of TensorRT 8's parser
 
 
 @dataclass(frozen=True)
 class TrtOptions:
-    """How to build. ``workspace_bytes`` None: a quarter of the free device memory, 1 GiB at most.
+    """Settings of a build. ``workspace_bytes`` None: a quarter of the free device memory, 1 GiB at most.
 
-    ``level`` 0 to 5: how long to look for fast kernels. ``force`` keeps an engine whose layers do not run in
-    the precision asked for; the engine's facts then say so.
+    ``level`` 0 to 5: how long to search for fast kernels. ``force`` keeps an engine whose layers do not run in
+    the requested precision; the engine's facts then say so.
     """
 
-    batch: Batch = field(default_factory=Batch)  # infer brings one tile at a time
+    batch: Batch = field(default_factory=Batch)  # infer uses one tile at a time
     workspace_bytes: int | None = None
     level: int = 3
     force: bool = False
 
     def __post_init__(self) -> None:
         if self.workspace_bytes is not None and self.workspace_bytes < MIB:
-            raise InputError(f"workspace of {self.workspace_bytes} bytes; give at least 1 MiB")
+            raise InputError(f"workspace of {self.workspace_bytes} bytes: too small. Give at least 1 MiB")
         if not 0 <= self.level <= 5:
-            raise InputError(f"optimization level {self.level} is not within 0..5")
+            raise InputError(f"optimization level {self.level}: not within 0..5. Choose another")
 
 
 def build_engine(
@@ -68,10 +68,10 @@ def build_engine(
 ) -> PlanFacts:
     """Build the engine of ``precision`` (fp32, fp16 or int8) for this device into the bundle's ``engines``.
 
-    ``progress`` is called with (steps done, steps in all) where TensorRT tells (10 and later). Nothing is
-    written unless the engine was built and, by its own inspector, runs in the precision asked for.
+    ``progress`` is called with (steps done, steps in all) if TensorRT reports progress (10 and later). Nothing is
+    written unless the engine was built and, by its own inspector, runs in the requested precision.
 
-    Raises InputError, ModelError (the ONNX cannot be built or the engine is not what was asked),
+    Raises InputError, ModelError (the ONNX cannot be built or the engine has another precision),
     BackendError (TensorRT, pycuda, GPU or memory is missing) or OutputError.
     """
     options = options or TrtOptions()
@@ -102,28 +102,28 @@ def build_engine(
     facts = _facts(plan, bundle, job, device, found, problem(precision, graph, found))
     if facts.problem is not None and not options.force:
         raise ModelError(
-            f"{facts.problem}; nothing was written. Use another --precision, or keep it with --force"
+            f"{facts.problem}; nothing was written. Use another --precision, or keep the engine with --force"
         )
     write_plan(bundle.path, plan, facts)
     with contextlib.suppress(OSError), whole_or_nothing(job.timings) as partial:
-        partial.write_bytes(timings)  # without it the next build takes longer, no more
+        partial.write_bytes(timings)  # without the timing cache, the next build only takes longer
     return facts
 
 
 def open_source(trt: Any, path: Path, precision: str) -> Bundle:
-    """The bundle, opened at the ONNX to build from.
+    """Return the bundle, opened at the ONNX to build from.
 
-    INT8 has two: Q/DQ with fp16 between for strongly typed networks, and before them Q/DQ with fp32 between,
-    which flags let TensorRT 8 lower. FP16 is the typed file for both, since the fp32 file's opset is beyond TensorRT 8.
-    What the exporter keeps fp32 is in its report, and TensorRT 8 is bound to it layer by layer.
+    INT8 has two: Q/DQ with fp16 between for strongly typed networks, and Q/DQ with fp32 between,
+    which flags let TensorRT 8 lower. FP16 uses the typed file for both, as the fp32 file's opset is beyond TensorRT 8.
+    The exporter's report lists the layers to keep fp32, and TensorRT 8 is constrained layer by layer.
 
     Raises InputError or ModelError.
     """
     if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        raise InputError(f"precision {precision!r}: unknown. Choose one of {', '.join(PRECISIONS)}")
     if path.exists() and not path.is_dir():
         raise InputError(
-            f"{path} is a file; an engine goes into a bundle's folder (student.rsedge): give that"
+            f"{path} is a file, but an engine goes into a bundle's folder. Give the folder, e.g. student.rsedge"
         )
     variant = precision
     if precision == "int8":
@@ -131,39 +131,40 @@ def open_source(trt: Any, path: Path, precision: str) -> Bundle:
     bundle = Bundle.open(path, variant)
     if bundle.manifest.dtype == "uint16":
         raise ModelError(
-            f"{path} takes uint16 pixels, which TensorRT has no input for; train or export it with uint8 or float32 "
+            f"{path} takes uint16 pixels, which TensorRT does not support. Train or export it with uint8 or float32 "
             "pixels, or run it with `rsedge infer --device cuda`"
         )
     return bundle
 
 
 def check_opset(trt: Any, bundle: Bundle, graph: GraphFacts) -> None:
-    """Raise ModelError where this TensorRT's parser does not read the ONNX's opset."""
+    """Raise ModelError if this TensorRT's parser cannot read the ONNX's opset."""
     if not strongly_typed(trt) and graph.opset > OLD_OPSET:
         raise ModelError(
-            f"unsupported opset: {bundle.artifact.name} is of opset {graph.opset}, TensorRT {trt.__version__} parses "
-            f"up to {OLD_OPSET}; use --precision fp16, or TensorRT 10 (JetPack 6.1) or later"
+            f"unsupported opset: {bundle.artifact.name} has opset {graph.opset}, TensorRT {trt.__version__} parses "
+            f"up to {OLD_OPSET}. Use --precision fp16, or TensorRT 10 (JetPack 6.1) or later"
         )
 
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError where the engine could not be written: a build takes minutes."""
+    """Raise OutputError if the engine cannot be written, because a build takes minutes."""
     engines = path / ENGINES
     place = engines if engines.exists() else path
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{place} is no folder that can be written, and the engine goes there; copy the bundle to a writable place "
-            f"(`cp -r {shlex.quote(str(path))} ~/`) and build it there"
+            f"{place} is not a writable folder, but the engine goes there. Copy the bundle to a writable place "
+            f"(`cp -r {shlex.quote(str(path))} ~/`) and build there"
         )
 
 
 def _check_memory(bundle: Bundle, free_bytes: int) -> None:
-    # Weights are held by parser, builder and candidate kernels at once.
+    # Parser, builder and candidate kernels hold weights at the same time.
     needed_bytes = max(MIN_FREE_BYTES, 8 * bundle.artifact.stat().st_size)
     if free_bytes < needed_bytes:
         raise BackendError(
-            f"building needs about {needed_bytes / MIB:.0f} MiB of device memory, {free_bytes / MIB:.0f} MiB are free; "
-            "close what else uses the GPU (on a Jetson also the desktop: `sudo systemctl isolate multi-user.target`)"
+            f"building needs about {needed_bytes / MIB:.0f} MiB of device memory, {free_bytes / MIB:.0f} MiB are free. "
+            "Close other programs that use the GPU (on a Jetson also the desktop: "
+            "`sudo systemctl isolate multi-user.target`)"
         )
 
 

@@ -1,4 +1,4 @@
-"""What an ONNX asks for and what an engine does: node and layer precisions, read without the onnx package."""
+"""Required precisions of an ONNX and actual precisions of an engine, read without the onnx package."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rsedge.errors import ModelError
 from rsedge.model.protobuf import fields, messages, text
 
 HALVES = (10, 16)  # TensorProto.DataType: FLOAT16, BFLOAT16
-KEPT = 0.8  # least part of the quantized (halved) layers that an engine must run so
-# What gains by a lower precision: operators of ONNX, and words of the inspector; convolutions as products have both.
+KEPT = 0.8  # least share of the quantized (halved) layers that the engine must run in the lower precision
+# Layers that gain by a lower precision: operators of ONNX, and words of the inspector. "gemm" may be either kind.
 KINDS = {
     "convolution": (("Conv", "ConvTranspose"), "conv"),
     "matrix product": (("Gemm", "MatMul"), "gemm|mat(rix)?_?mul"),
 }
-# What the inspector calls types, by the names rsedge prints; lower stands before higher.
+# The inspector's names of types, by rsedge's names, lower precisions first.
 TYPES = (
     ("UINT8", r"uint8"),
     ("INT8", r"int8"),
@@ -29,27 +29,27 @@ TYPES = (
     ("FP16", r"fp16|half|float16"),
     ("FP32", r"fp32|float"),
 )
-LOW = {"int8": {"INT8"}, "fp16": {"FP16", "BF16", "FP8", "INT8"}}  # precisions at least as low as asked for
+LOW = {"int8": {"INT8"}, "fp16": {"FP16", "BF16", "FP8", "INT8"}}  # precisions at least as low as requested
 MOVES = re.compile(r"reformat|constant|shuffle|copy|noop|cast|shape|quantize", re.IGNORECASE)  # no arithmetic
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Those nodes of an ONNX that are worth a lower precision, of one kind."""
+    """Nodes of an ONNX that are worth a lower precision, of one kind."""
 
     names: frozenset[str] = frozenset()
-    quantized: int = 0  # fed by DequantizeLinear alone: those the exporter means to run in INT8
+    quantized: int = 0  # fed only by DequantizeLinear: meant by the exporter to run in INT8
     halved: int = 0  # with half weights
 
     def share(self, precision: str) -> float:
-        """The part of them that is to run in ``precision``, 0 to 1."""
+        """Return the share of the nodes that must run in ``precision``, 0 to 1."""
         count = {"int8": self.quantized, "fp16": self.halved}[precision]
         return count / len(self.names) if self.names else 0.0
 
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What decides whether TensorRT parses an ONNX, and what its engine must show."""
+    """Facts on an ONNX that decide whether TensorRT parses it, and what its engine must show."""
 
     opset: int
     nodes: frozenset[str]  # names of all nodes
@@ -57,35 +57,35 @@ class GraphFacts:
 
     @classmethod
     def read(cls, path: Path) -> GraphFacts:
-        """Read an ONNX file. Raises ModelError when it is none."""
+        """Read an ONNX file. Raises ModelError if the file is not ONNX."""
         try:
             return _read(memoryview(path.read_bytes()))
         except (IndexError, ValueError) as error:
             raise ModelError(
-                f"{path} is not an ONNX file ({error}); it may be damaged or incomplete"
+                f"{path} is not an ONNX file: {error}. It may be damaged or incomplete"
             ) from error
 
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """Layers of an engine by precision, as its inspector says."""
+    """Layers of an engine by precision, according to its inspector."""
 
     kinds: Mapping[str, Mapping[str, int]]  # of ``KINDS``
-    layers: Mapping[str, int]  # all that compute, those included
+    layers: Mapping[str, int]  # all layers that compute, including those of ``kinds``
 
     @property
     def convolutions(self) -> Mapping[str, int]:
-        """How many convolutions run in which precision."""
+        """Return the number of convolutions by precision."""
         return self.kinds.get("convolution", {})
 
     @classmethod
     def read(cls, information: str, graph: GraphFacts) -> EngineFacts:
-        """Parse the inspector's JSON of an engine built from ``graph``. Raises ModelError when it is no such JSON."""
+        """Parse the inspector's JSON of an engine built from ``graph``. Raises ModelError if the JSON is invalid."""
         kinds, layers = {kind: Counter[str]() for kind in KINDS}, Counter[str]()
         try:
             entries = json.loads(information)["Layers"]
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"TensorRT's engine inspector gave no readable answer ({error})") from error
+            raise ModelError(f"TensorRT's engine inspector gave no readable answer: {error}") from error
         for layer in entries:
             if not isinstance(layer, dict) or MOVES.search(str(layer.get("LayerType", ""))):
                 continue
@@ -97,12 +97,12 @@ class EngineFacts:
 
 
 def problem(precision: str, graph: GraphFacts, engine: EngineFacts) -> str | None:
-    """Why an engine is not of the precision asked for; None where it is.
+    """Return why an engine does not have the requested precision, or None if it does.
 
-    The exporter leaves some layers float on purpose, and TensorRT merges and splits layers, so what is compared are
-    shares, of each of ``KINDS`` for itself: of the ONNX's nodes that are quantized (fed by DequantizeLinear) or have
-    half weights, and of the engine's layers that run so. Where the engine shows no layer of a kind, as where
-    one compiled block holds all, any layer with such an input must do.
+    The exporter leaves some layers float on purpose, and TensorRT merges and splits layers, so shares are
+    compared, separately for each of ``KINDS``: of the ONNX's nodes that are quantized (fed by DequantizeLinear) or have
+    half weights, and of the engine's layers that run in that precision. If the engine shows no layer of a kind, as when
+    one compiled block holds all, a single layer with such an input is enough.
     """
     if precision == "fp32":
         return None
@@ -124,13 +124,13 @@ def _shortfall(precision: str, kind: str, nodes: Nodes, engine: EngineFacts) -> 
     what = f"{kind}s" if shown else f"layers (none is shown as a {kind})"
     listed = ", ".join(f"{n} in {name}" for name, n in sorted(counts.items())) or "none"
     return (
-        f"{precision} was asked for, and {share:.0%} of the ONNX's {len(nodes.names)} {kind}s are, "
-        f"but of the engine's {what} run: {listed}"
+        f"{precision} was requested, and {share:.0%} of the ONNX's {len(nodes.names)} {kind}s have it, "
+        f"but the engine's {what} run as: {listed}"
     )
 
 
 def _layer_precision(layer: Mapping[str, Any]) -> str:
-    """The lowest type among a layer's inputs: INT8 weights and activations may meet an FP16 residual."""
+    """Return the lowest type among a layer's inputs: INT8 weights and activations may meet an FP16 residual."""
     tensors = layer.get("Inputs")
     found = {_type(t) for t in tensors if isinstance(t, dict)} if isinstance(tensors, list) else set()
     return next((name for name, _ in TYPES[1:] if name in found), "other")
@@ -142,8 +142,8 @@ def _type(tensor: Mapping[str, Any]) -> str:
 
 
 def _kind(layer: Mapping[str, Any], graph: GraphFacts) -> str | None:
-    """Which of ``KINDS`` a layer is; None for others."""
-    # Compiled blocks ("gemm", "fusion", "kgen") tell their ONNX nodes in the metadata only; a "gemm" may be a Conv.
+    """Return the layer's kind in ``KINDS``; None for others."""
+    # Compiled blocks ("gemm", "fusion", "kgen") name their ONNX nodes only in the metadata; a "gemm" may be a Conv.
     inside = re.findall(r"\[ONNX Layer: ([^\]]*)\]", str(layer.get("Metadata", "")))
     for kind, nodes in graph.kinds.items():
         if not nodes.names.isdisjoint(inside):
@@ -153,11 +153,11 @@ def _kind(layer: Mapping[str, Any], graph: GraphFacts) -> str | None:
 
 
 def _read(model: memoryview) -> GraphFacts:
-    """Field numbers are those of onnx.proto: ModelProto, GraphProto, NodeProto, TensorProto."""
+    """Parse a model by the field numbers of onnx.proto: ModelProto, GraphProto, NodeProto, TensorProto."""
     imports = [dict(fields(entry)) for entry in messages(model, 8)]
     opset = sum(int(i.get(2, 0)) for i in imports if not text(i.get(1)))  # the empty domain is ONNX's own
     if not opset:
-        raise ValueError("it names no opset")
+        raise ValueError("the file names no opset")
     nodes, types = list[_Node](), {}
     for graph in messages(model, 7):
         nodes += map(_Node.read, messages(graph, 1))
@@ -173,7 +173,7 @@ def _of_kind(
     nodes: Sequence[_Node], ops: Collection[str], made_by: Mapping[str, str], types: Mapping[str, object]
 ) -> Nodes:
     own = [node for node in nodes if node.op in ops]
-    # Weights in int8 behind a DequantizeLinear, or (for TensorRT 8) in floats behind both, look alike from here.
+    # Weights in int8 behind a DequantizeLinear, or (for TensorRT 8) in floats behind both, look alike at this point.
     quantized = sum(all(made_by.get(i) == "DequantizeLinear" for i in node.inputs[:2]) for node in own)
     halved = sum(any(types.get(i) in HALVES for i in node.inputs[:2]) for node in own)
     return Nodes(frozenset(n.name or f"#{at}" for at, n in enumerate(own)), quantized, halved)

@@ -1,7 +1,7 @@
-"""What happens during a build: TensorRT's errors, its progress, and Ctrl-C.
+"""Events of a build: TensorRT's errors, its progress, and Ctrl-C.
 
-Python's exceptions must not pass through TensorRT's frames, so everything that it calls keeps them here, the
-monitor ends the build, and they are raised after it.
+Python's exceptions must not pass through TensorRT's frames, so every callback stores them in this module, the
+monitor ends the build, and they are raised after the build.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ Progress = Callable[[int, int], None]
 
 
 class Log:
-    """TensorRT's errors, kept for our own messages rather than printed."""
+    """Collector of TensorRT's errors, for our own messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.raised: list[BaseException] = []  # by what TensorRT called; ends the build
+        self.raised: list[BaseException] = []  # by callbacks of TensorRT; ends the build
         self.logger: Any = None
 
     @classmethod
     def of(cls, trt: Any) -> Log:
-        """One whose ``logger`` TensorRT takes."""
+        """Return a log whose ``logger`` TensorRT accepts."""
         kept = cls()
-        worst = int(trt.ILogger.Severity.ERROR)  # internal errors are below, warnings above
+        worst = int(trt.ILogger.Severity.ERROR)  # internal errors have lower numbers, warnings higher ones
 
         class Logger(trt.ILogger):  # type: ignore[misc]  # no stubs
             def __init__(self) -> None:
@@ -44,14 +44,14 @@ class Log:
         return kept
 
     def said(self) -> str:
-        """The last of it."""
-        return "; ".join(self.lines[-3:]) or "it does not say why"
+        """Return the last lines."""
+        return "; ".join(self.lines[-3:]) or "TensorRT gave no reason"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """For the length of a call of TensorRT: Ctrl-C is noted, and raised after it with all else that was.
+        """Note Ctrl-C during a call of TensorRT and raise it, with all other errors, after the call.
 
-        Python would raise it on entering the next callback, before any ``try`` of ours.
+        Python would otherwise raise it on entering the next callback, before any ``try`` of ours.
         """
         previous = signal.getsignal(signal.SIGINT)
         ours = (
@@ -69,9 +69,9 @@ class Log:
 
 
 def watch(trt: Any, config: Any, log: Log, progress: Progress | None) -> None:
-    """Have a build report its outermost phase, and end once ``log`` holds something to raise.
+    """Make a build report its outermost phase, and stop once ``log`` holds an error.
 
-    TensorRT 8 has no such thing: there Ctrl-C waits for the end of the build.
+    TensorRT 8 lacks this interface, so Ctrl-C waits for the end of the build.
     """
     if hasattr(config, "progress_monitor"):
         config.progress_monitor = _monitor(trt, log, progress)

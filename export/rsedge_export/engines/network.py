@@ -1,4 +1,4 @@
-"""From an ONNX to a serialized TensorRT plan: one path for TensorRT 8.5 to 11, with one branch (`strongly_typed`).
+"""Conversion of ONNX to a TensorRT plan: one path for TensorRT 8.5 to 11, with one branch (`strongly_typed`).
 
 Variables are named for TensorRT's classes (``builder``, ``network``, ``config``...): tests/export/engines/test_names.py
 reads this source and checks every name against the bindings of four versions.
@@ -18,29 +18,29 @@ from rsedge.errors import BackendError, ModelError
 from rsedge.model.engines import Batch
 from rsedge_export.engines.monitor import Log, Progress, watch
 
-AXIS_CLASSES, AXES_ALL_BUT_BATCH = 1 << 1, 0b1110  # TensorRT names axes by bits
-SUFFIX = re.compile(r"_\d+$")  # that TensorRT's parser adds where one ONNX node becomes several layers
+AXIS_CLASSES, AXES_ALL_BUT_BATCH = 1 << 1, 0b1110  # TensorRT numbers axes by bits
+SUFFIX = re.compile(r"_\d+$")  # added by TensorRT's parser if one ONNX node becomes several layers
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to build."""
+    """Settings of one build."""
 
     onnx: Path
     precision: str
     batch: Batch
     workspace_bytes: int
-    tactics_bytes: int  # device memory that trying out kernels may take
+    tactics_bytes: int  # device memory for trying out kernels
     level: int  # 0 to 5
-    timings: Path  # timing cache of earlier builds, where there is one
+    timings: Path  # timing cache of earlier builds, if any
     nodes: frozenset[str] = frozenset()  # names of all of the ONNX's nodes
-    kept_fp32: frozenset[str] = frozenset()  # of those that the exporter keeps fp32
+    kept_fp32: frozenset[str] = frozenset()  # names of the nodes that the exporter keeps fp32
 
 
 def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple[bytes, bytes]:
-    """The serialized engine and the timing cache. Needs a current CUDA context.
+    """Return the serialized engine and the timing cache. Needs a current CUDA context.
 
-    Raises ModelError with TensorRT's own words where the ONNX does not parse or build, and what ``progress``
+    Raises ModelError with TensorRT's message if the ONNX does not parse or build, and any error that ``progress``
     raises (also KeyboardInterrupt).
     """
     builder = trt.Builder(log.logger)
@@ -51,7 +51,7 @@ def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple
         _keep_fp32(trt, network, job)
     _set_profile(builder, network, config, job.batch)
     _load_timings(config, job.timings)
-    watch(trt, config, log, progress)  # without ``progress`` too: Ctrl-C must end a build
+    watch(trt, config, log, progress)  # even without ``progress``, as Ctrl-C must end a build
     with log.held():
         memory = builder.build_serialized_network(network, config)
     if memory is None:
@@ -61,12 +61,12 @@ def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple
 
 
 def inspect_plan(trt: Any, log: Log, plan: bytes) -> str:
-    """What the engine's inspector says of its layers, JSON. Raises BackendError where the plan does not load."""
+    """Return the inspector's JSON on the engine's layers. Raises BackendError if the plan does not load."""
     runtime = trt.Runtime(log.logger)
     with log.held():
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise BackendError(f"the engine that was built does not load: {log.said()}")
+        raise BackendError(f"the new engine does not load: {log.said()}")
     inspector = engine.create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
@@ -87,8 +87,8 @@ def _network(trt: Any, builder: Any, log: Log, onnx: Path) -> Any:
     tensor = network.get_input(0)
     scores = network.get_output(0)
     if (network.num_inputs, network.num_outputs, tensor.name, scores.name) != (1, 1, PIXELS, SCORES):
-        raise ModelError(f"{onnx} does not go from {PIXELS!r} to {SCORES!r}; export the bundle again")
-    # Indices stay int32: TensorRT makes uint8 of floats only, and 4 bytes a pixel are a sixth of 6 classes' scores.
+        raise ModelError(f"{onnx} does not convert {PIXELS!r} to {SCORES!r}. Export the bundle again")
+    # Indices stay int32: TensorRT makes uint8 from floats only, and 4 bytes a pixel are a sixth of 6 classes' scores.
     top = network.add_topk(scores, trt.TopKOperation.MAX, 1, AXIS_CLASSES)
     _mark(network, top.get_output(1), CLASSES)
     # A mean, not a sum: in fp16 a sum of good scores could overflow.
@@ -103,38 +103,38 @@ def _mark(network: Any, tensor: Any, name: str) -> None:
 
 
 def _parser_errors(parser: Any) -> str:
-    """What the parser says, with the nodes' names."""
+    """Return the parser's errors, with the nodes' names."""
     lines = []
     for at in range(parser.num_errors):
         parser_error = parser.get_error(at)
         name = parser_error.node_name() if hasattr(parser_error, "node_name") else ""
         lines.append(f"node {name or parser_error.node()}: {parser_error.desc()}")
-    return "; ".join(lines) or "it does not say why"
+    return "; ".join(lines) or "TensorRT gave no reason"
 
 
 def _config(trt: Any, builder: Any, job: Job) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
     if hasattr(trt.MemoryPoolType, "TACTIC_DRAM"):
-        # By default kernels are tried up to all of the memory, which on a Jetson is the system's too.
+        # By default kernels may use all memory, which on a Jetson is also the system's.
         config.set_memory_pool_limit(
             trt.MemoryPoolType.TACTIC_DRAM, max(job.workspace_bytes, job.tactics_bytes)
         )
     if hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = job.level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector does not tell types
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise the inspector omits types
     if job.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # an engine named fp32 computes in fp32
     if not strongly_typed(trt) and job.precision != "fp32":
         config.set_flag(trt.BuilderFlag.FP16)
         if job.precision == "int8":
             config.set_flag(trt.BuilderFlag.INT8)
-    # Hardware compatibility stays off, as it is by default: it costs speed, and a plan is built where it runs.
+    # Hardware compatibility stays off, the default, because it costs speed and plans are built where they run.
     return config
 
 
 def _keep_fp32(trt: Any, network: Any, job: Job) -> None:
-    """Constrain the layers of nodes that the exporter measured to need fp32: the FP16 flag would lower them too.
+    """Constrain layers that the exporter measured to need fp32, because the FP16 flag would lower them too.
 
     Only layers that compute with floats take a precision: not those of shapes, integers, or pixels being cast.
     """
@@ -154,10 +154,10 @@ def _keep_fp32(trt: Any, network: Any, job: Job) -> None:
 
 
 def comes_from(layer_name: str, wanted: Collection[str], nodes: Collection[str]) -> bool:
-    """Whether a layer is of one of the ``wanted`` ONNX nodes.
+    """Return True if a layer belongs to one of the ``wanted`` ONNX nodes.
 
-    The parser names layers as their nodes, and adds "_" and a number to all but a node's first. "Conv_12" is of "Conv"
-    only where no node has that very name (``nodes``: all).
+    The parser names layers after their nodes, and adds "_" and a number to all but a node's first. "Conv_12" belongs
+    to "Conv" only if no node has that very name (``nodes``: all).
     """
     return layer_name in wanted or (layer_name not in nodes and SUFFIX.sub("", layer_name) in wanted)
 
@@ -171,10 +171,10 @@ def _set_profile(builder: Any, network: Any, config: Any, batch: Batch) -> None:
 
 
 def _load_timings(config: Any, path: Path) -> None:
-    """Give the builder what an earlier build on this kind of device measured; it makes the next one faster."""
+    """Load an earlier build's timings for this kind of device, which make the next build faster."""
     known = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(known)
     if known and (cache is None or not config.set_timing_cache(cache, False)):
-        known, cache = b"", config.create_timing_cache(b"")  # damaged, or of another device: start anew
+        known, cache = b"", config.create_timing_cache(b"")  # damaged, or from another device: start over
     if not known:
         config.set_timing_cache(cache, False)

@@ -1,1 +1,1 @@
-"""Make ONNX graphs: from a torch network, from somebody else's file, and by exact rewrites of either."""
+"""ONNX graphs made from a torch network or a foreign file, and exact rewrites of either."""

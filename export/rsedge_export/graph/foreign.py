@@ -1,7 +1,7 @@
-"""Somebody else's ONNX: what its file does not say is told by hand, and it becomes a master like our own.
+"""Import of foreign ONNX: with facts supplied by the user, the file becomes a master like our own.
 
 The graph keeps its arithmetic. It gets opset 18, a free batch and a fixed tile, which are checked by running both
-graphs; then the names of a bundle, preprocessing in front, and upsampling behind where scores come at a
+graphs; then the names of a bundle, preprocessing in front, and upsampling behind if scores have a
 lower resolution.
 """
 
@@ -42,8 +42,8 @@ from rsedge_export.graph.rewrite import pool_spatial_means
 from rsedge_export.graph.session import open_session
 
 RGB = ("red", "green", "blue")
-LEAST_TILE = 32  # pixels; a side below is more likely bands or classes than a tile
-SAME = 1e-3  # of the scores' range: how far they may move by a newer opset or another batch
+LEAST_TILE = 32  # pixels; a smaller side is more likely bands or classes than a tile
+SAME = 1e-3  # largest change by a newer opset or another batch, as a share of the scores' range
 CONTROL = ("If", "Loop", "Scan")
 RANDOM = (
     "Bernoulli",
@@ -62,16 +62,16 @@ INTEGER = (
     "MatMulInteger",
 )
 FREE_BATCH = (
-    "export it with a free batch: torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},)), "
-    "and no batch size in the network's own reshapes"
+    "Export the network with a free batch: torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},)), "
+    "and no batch size in its own reshapes"
 )
 
 
 @dataclass(frozen=True)
 class ForeignFacts:
-    """What a foreign file does not say. The network expects ``(value / max_value - mean) / std`` per band.
+    """Facts that a foreign file lacks. The network expects ``(value / max_value - mean) / std`` per band.
 
-    Raises InputError when the facts contradict each other.
+    Raises InputError if the facts contradict each other.
     """
 
     classes: tuple[ClassInfo, ...]  # in the order of the scores; see ``labels.ClassTable.read``
@@ -80,46 +80,44 @@ class ForeignFacts:
     max_value: float = 255.0
     bands: tuple[str, ...] = RGB  # in the order of the network's input
     dtype: str = "uint8"  # of the raster's values as stored
-    gsd_m: tuple[float, float] | None = None  # seen in training, finest first
-    name: str | None = None  # of the model; None: that of the file
-    tile: int | None = None  # None: that of the file, which then must have a fixed one
+    gsd_m: tuple[float, float] | None = None  # range seen in training, finest first
+    name: str | None = None  # of the model; None: use the file's name
+    tile: int | None = None  # None: use the file's tile, which must then be fixed
     unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
-    output: str | None = None  # which holds the scores; None: the only one of their shape
+    output: str | None = None  # output with the scores; None: the only one with the right shape
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise InputError(f"input dtype {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+            raise InputError(f"input dtype {self.dtype!r}: unknown. Choose one of {', '.join(DTYPES)}")
         if self.tile is not None and self.tile < 1:
-            raise InputError(f"tile {self.tile} must be at least 1 pixel")
+            raise InputError(f"tile {self.tile}: too small. Use at least 1 pixel")
         if not 0 < self.max_value < math.inf:
-            raise InputError(
-                f"max value {self.max_value:g} must be a positive number, such as 255 for 8 bits"
-            )
+            raise InputError(f"max value {self.max_value:g}: not a positive number. Use e.g. 255 for 8 bits")
         if not self.bands or len({len(self.bands), len(self.mean), len(self.std)}) != 1:
             raise InputError(
                 f"{len(self.mean)} means and {len(self.std)} standard deviations for {len(self.bands)} bands "
-                f"({', '.join(self.bands)}); give one of each a band, in the order of the network's input"
+                f"({', '.join(self.bands)}). Give one of each per band, in the order of the network's input"
             )
         if not all(0 < s < math.inf for s in self.std):
-            raise InputError(f"standard deviations {_listed(self.std)} must be positive")
+            raise InputError(f"standard deviations {_listed(self.std)}: not positive. Correct them")
         is_float = self.dtype == "float32"
         low, high = (-math.inf, math.inf) if is_float else (0, np.iinfo(self.dtype).max)
         if not all(math.isfinite(m) and low <= self.max_value * m <= high for m in self.mean):
             raise InputError(
-                f"means {_listed(self.mean)} times max value {self.max_value:g} are no {self.dtype} values; means "
-                "are of values divided by the max value: give means of 0 to 1, or --max-value 1 with means of "
+                f"means {_listed(self.mean)} times max value {self.max_value:g} are not {self.dtype} values; means "
+                "are of values divided by the max value. Give means of 0 to 1, or --max-value 1 with means of "
                 "values as stored"
             )
         self.manifest("facts", 1)  # checks classes and GSD
 
     @property
     def fill(self) -> tuple[float, ...]:
-        """What stands in for nodata: the training mean, as stored."""
+        """Return the fill value for nodata: the training mean, as stored."""
         stored = [self.max_value * m for m in self.mean]
         return tuple(stored) if self.dtype == "float32" else tuple(float(round(v)) for v in stored)
 
     def manifest(self, name: str, tile: int, **more: Any) -> Manifest:
-        """The facts as a manifest. Raises InputError when they make none."""
+        """Return the facts as a manifest. Raises InputError if they are invalid."""
         try:
             return Manifest(
                 name=self.name or name, bands=self.bands, dtype=self.dtype, tile=tile, classes=self.classes,
@@ -130,25 +128,27 @@ class ForeignFacts:
 
 
 def adopt(path: Path, facts: ForeignFacts) -> tuple[onnx.ModelProto, Manifest]:
-    """The ONNX file at ``path`` as an fp32 master (raw pixels in, scores out) and its manifest.
+    """Return the ONNX file at ``path`` as an fp32 master (raw pixels in, scores out) and its manifest.
 
-    Raises ModelError when the file cannot be used, InputError when it does not fit what was told of it.
+    Raises ModelError if the file cannot be used, InputError if it contradicts the facts.
     """
     try:
         return _adopted(path, facts)
     except (RsedgeError, MemoryError):
         raise
-    except Exception as error:  # onnx and its graphs by hand: nobody lists what they raise of an odd one
+    except Exception as error:  # onnx and the graph code raise undocumented types for odd graphs
         said = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"{path} is no valid ONNX graph ({said:.200}); export the network again") from error
+        raise ModelError(
+            f"{path} is not a valid ONNX graph: {said:.200}. Export the network again"
+        ) from error
 
 
 def _adopted(path: Path, facts: ForeignFacts) -> tuple[onnx.ModelProto, Manifest]:
     model = _load(path)
     _check_operators(model, path)
-    told = onnx.ModelProto()  # the file as it came, but for a tile
+    told = onnx.ModelProto()  # the file as received, except for a fixed tile
     told.CopyFrom(model)
-    name_nodes(told)  # ONNX Runtime refuses two of one name
+    name_nodes(told)  # ONNX Runtime refuses two nodes of one name
     tile = _fix_tile(told, facts, path)
     tiles = _noise(facts, tile)
     scores = take_scores(told, [c.name for c in facts.classes], tiles, path, facts.output)
@@ -188,53 +188,53 @@ def _load(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
-        raise ModelError(f"{path} is not an ONNX file ({error}); it may be damaged or incomplete") from error
+        raise ModelError(f"{path} is not an ONNX file: {error}. It may be damaged or incomplete") from error
     except onnx.checker.ValidationError as error:
         raise ModelError(
-            f"{path} keeps its weights in another file, which cannot be read ({first_line(error)}); copy both, or "
-            "save it as one file"
+            f"{path} keeps its weights in another file, which cannot be read ({first_line(error)}). Copy both files, "
+            "or save one file"
         ) from error
     if not model.graph.node or not model.graph.output:
-        raise ModelError(f"{path} holds no ONNX graph; it may be damaged or incomplete")
+        raise ModelError(f"{path} contains no ONNX graph. It may be damaged or incomplete")
     if any(entry.key == METADATA_KEY for entry in model.metadata_props):
         raise ModelError(
-            f"{path} is rsedge's own and says everything itself; use it as it is: `rsedge infer --model {path}`"
+            f"{path} was made by rsedge and needs no import. Use it directly: `rsedge infer --model {path}`"
         )
     if model.functions:
         model = inliner.inline_local_functions(model)
     for holder in (*model.graph.node, *model.opset_import):
-        holder.domain = "" if holder.domain == "ai.onnx" else holder.domain  # two names of one
+        holder.domain = "" if holder.domain == "ai.onnx" else holder.domain  # two names of one domain
     return model
 
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:
-    """Raise ModelError where the graph has what not every runtime of a bundle has."""
+    """Raise ModelError if the graph has operators that some runtime of a bundle lacks."""
     foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain})
     if foreign:
         raise ModelError(
-            f"{path} uses operators that are not ONNX's own: {', '.join(foreign)}; export it again without "
+            f"{path} uses operators outside ONNX: {', '.join(foreign)}. Export it again without "
             "optimizing it for one runtime"
         )
     known = all_constants(model)
     if random := sorted({_said(n) for n in model.graph.node if _is_random(n, known)}):
         raise ModelError(
-            f"{path} has {', '.join(random)}, so it answers otherwise every time; export it again after model.eval(), "
+            f"{path} has {', '.join(random)}, so its answers vary. Export it again after model.eval(), "
             "with torch's exporter in training=TrainingMode.EVAL"
         )
     used = {n.op_type for n in model.graph.node}
     if branches := sorted(used & set(CONTROL)):
         raise ModelError(
-            f"{path} has control flow ({', '.join(branches)}), which cannot be quantized; export it again for a "
+            f"{path} has control flow ({', '.join(branches)}), which cannot be quantized. Export it again for a "
             "fixed tile, with torch.onnx.export(..., dynamo=True) or through onnxsim"
         )
     if integers := sorted(used & set(INTEGER)):
         raise ModelError(
-            f"{path} is quantized already ({', '.join(integers)}); give the float32 model, rsedge quantizes it"
+            f"{path} is already quantized ({', '.join(integers)}). Give the float32 model, which rsedge quantizes"
         )
 
 
 def _is_random(node: onnx.NodeProto, known: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether a node draws random numbers, or goes by the batch at hand, as in training."""
+    """Return True if a node draws random numbers, or uses batch statistics, as in training."""
     if node.op_type in RANDOM:
         return True
     if node.op_type == "BatchNormalization":
@@ -249,68 +249,68 @@ def _said(node: onnx.NodeProto) -> str:
 
 
 def _fix_tile(model: onnx.ModelProto, facts: ForeignFacts, path: Path) -> int:
-    """Check the input and give it a fixed tile; returns the tile's side."""
-    weights = {t.name for t in model.graph.initializer}  # old files list them as inputs too
+    """Check the input, give it a fixed tile, and return the tile's side."""
+    weights = {t.name for t in model.graph.initializer}  # old files also list weights as inputs
     inputs = [v for v in model.graph.input if v.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(v.name for v in inputs) or "none"
-        raise ModelError(f"{path} has {len(inputs)} inputs ({names}), wanted is one: an image")
+        raise ModelError(f"{path} has {len(inputs)} inputs ({names}) instead of one image")
     (image,) = inputs
     del model.graph.input[:], model.graph.value_info[:]
     model.graph.input.append(image)
     tile = _check_input(image, facts, path)
     if tile > MOST_TILE:
-        raise InputError(f"{path}: a tile has at most {MOST_TILE} px, not {tile}; choose a smaller one")
+        raise InputError(f"{path}: tile {tile} exceeds {MOST_TILE} px. Choose a smaller tile")
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
     return tile
 
 
 def _check_input(image: onnx.ValueInfoProto, facts: ForeignFacts, path: Path) -> int:
-    """Check the image that the network wants and give it the shape of a tile; returns its side."""
+    """Check the network's image input, give it the shape of a tile, and return the tile's side."""
     shape, kind = image.type.tensor_type.shape.dim, image.type.tensor_type.elem_type
     found = [d.dim_value if d.HasField("dim_value") else 0 for d in shape]  # 0: free
     shown = "x".join(str(side or d.dim_param or "?") for side, d in zip(found, shape, strict=True))
     said = f"{path}: its input {image.name} is {_type(kind)} {shown}"
     if kind != TensorProto.FLOAT:
         raise ModelError(
-            f"{said}, wanted is float32 (batch, bands, height, width), normalised; export the network in float32 "
+            f"{said} instead of float32 (batch, bands, height, width), normalised. Export the network in float32 "
             "and without preprocessing of its own"
         )
     bands = len(facts.bands)
     if _bands_last(found, bands):
         raise ModelError(
-            f"{said}: bands come last (NHWC); export it with bands first (tf2onnx: --inputs-as-nchw, and "
+            f"{said}: bands come last (NHWC). Export it with bands first (tf2onnx: --inputs-as-nchw, and "
             "--outputs-as-nchw for its scores)"
         )
     if len(found) != 4:
-        raise ModelError(f"{said}, wanted are four axes: (batch, bands, height, width)")
+        raise ModelError(f"{said} instead of four axes: (batch, bands, height, width)")
     if found[1] not in {0, bands}:
         raise InputError(
-            f"{said}, {bands} bands were told of: {', '.join(facts.bands)}; name each (--band-names)"
+            f"{said}, but {bands} bands were given: {', '.join(facts.bands)}. Name each band (--band-names)"
         )
     if found[0] > 1:
-        raise ModelError(f"{said}: its batch is fixed at {found[0]}; {FREE_BATCH}")
+        raise ModelError(f"{said}: its batch is fixed at {found[0]}. {FREE_BATCH}")
     sides = {side for side in found[2:] if side}
     if len(sides) > 1:
-        raise ModelError(f"{said}: tiles are square; export it with height = width")
+        raise ModelError(f"{said}: tiles must be square. Export it with height = width")
     if facts.tile and sides - {facts.tile}:
-        raise InputError(f"{said}: its tile is fixed, {facts.tile} was asked for; leave --tile out")
+        raise InputError(f"{said}: its tile is fixed, but {facts.tile} was requested. Leave out --tile")
     if not facts.tile and not sides:
         raise InputError(
-            f"{said}: height and width are free; choose the tile with --tile, such as --tile 512"
+            f"{said}: height and width are free. Choose the tile with --tile, such as --tile 512"
         )
     tile = facts.tile or sides.pop()
     if not facts.tile and tile < LEAST_TILE:
         raise InputError(
-            f"{said}: a tile of {tile} px is hardly an image; if it is meant, say so with --tile {tile}"
+            f"{said}: a tile of {tile} px is unlikely. If it is intended, confirm with --tile {tile}"
         )
     set_shape(image, ("batch" if not found[0] else 1, bands, tile, tile))
     return tile
 
 
 def _bands_last(found: Sequence[int], bands: int) -> bool:
-    """Whether an input of these sizes, 0 where one is free, has its bands behind height and width."""
+    """Return True if the bands of an input of these sizes (0 if free) come after height and width."""
     if len(found) != 4 or found[1] == bands or not found[3]:
         return False
     few = found[3] < LEAST_TILE and found[1] == found[2]  # both free, or a square
@@ -320,22 +320,22 @@ def _bands_last(found: Sequence[int], bands: int) -> bool:
 def _check_same(
     model: onnx.ModelProto, tiles: NDArray[np.float32], expected: NDArray[np.float32], path: Path
 ) -> None:
-    """Raise ModelError unless ``model`` answers as the file did, tile by tile and as a batch."""
+    """Raise ModelError unless ``model`` reproduces the file's answers, tile by tile and as a batch."""
     bound = SAME * (float(np.ptp(expected)) or 1.0)
     (found,) = answers(model, tiles, path, f"in opset {OPSET}")
     if not _distance(found, expected) <= bound:
         raise ModelError(
-            f"{path} answers otherwise in opset {OPSET}; export it again with opset_version={OPSET}"
+            f"{path} gives other answers in opset {OPSET}. Export it again with opset_version={OPSET}"
         )
     try:
         (batch,) = open_session(model).run(None, {model.graph.input[0].name: tiles})
-    except Exception as error:  # onnxruntime raises a dozen unrelated types here
+    except Exception as error:  # onnxruntime raises a dozen unrelated types
         raise ModelError(
-            f"{path} does not run on two tiles at once ({first_line(error)}); {FREE_BATCH}"
+            f"{path} does not run on two tiles at once: {first_line(error)}. {FREE_BATCH}"
         ) from error
     if not _distance(batch, expected) <= bound:
         raise ModelError(
-            f"{path} answers otherwise to two tiles at once than to one after the other; {FREE_BATCH}"
+            f"{path} gives other answers for two tiles at once than one after the other. {FREE_BATCH}"
         )
 
 
@@ -344,7 +344,7 @@ def _distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> floa
 
 
 def _noise(facts: ForeignFacts, tile: int) -> NDArray[np.float32]:
-    """Two tiles of noise as the network expects them, normalised: two standard deviations around the mean."""
+    """Return two tiles of normalised noise: two standard deviations around the mean."""
     return np.random.default_rng(0).random((2, len(facts.bands), tile, tile), np.float32) * 4 - 2
 
 

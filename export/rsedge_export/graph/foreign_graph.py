@@ -1,4 +1,4 @@
-"""Rewrites that make somebody else's graph one of ours; ``foreign`` checks that it answers as before."""
+"""Rewrites that convert a foreign graph to ours; ``foreign`` checks that its answers stay the same."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from rsedge_export.graph.onnx_file import OPSET
 from rsedge_export.graph.rewrite import constants, set_opset
 
 PIXELS, SCORES = "pixels", "scores"
-RESERVED = (PIXELS, SCORES, "quantized")  # all other names that rsedge gives have a dot in them
+RESERVED = (PIXELS, SCORES, "quantized")  # all other names given by rsedge contain a dot
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators; 0 where it says none."""
+    """Return the version of ONNX's own operators, or 0 if unknown."""
     return next((o.version for o in model.opset_import if not o.domain), 0)
 
 
 def to_master_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """A copy in our opset. Raises ModelError when ONNX's converter cannot."""
+    """Return a copy in our opset. Raises ModelError if ONNX's converter fails."""
     found = opset_of(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    copy.ir_version = max(copy.ir_version, 9)  # older ones want weights among the inputs
+    copy.ir_version = max(copy.ir_version, 9)  # older versions require weights among the inputs
     if found != OPSET:
         try:
             copy = version_converter.convert_version(copy, OPSET)
-        except Exception as error:  # the converter is C++ and raises what it likes
+        except Exception as error:  # the C++ converter raises undocumented types
             raise ModelError(
-                f"{path}: unsupported opset {found} ({first_line(error)}); export it again with opset_version={OPSET}"
+                f"{path}: unsupported opset {found} ({first_line(error)}). Export it again with opset_version={OPSET}"
             ) from error
     set_opset(copy, OPSET)
     return copy
 
 
 def tidy(model: onnx.ModelProto) -> None:
-    """Constants become initializers, where our rewrites look; nodes that nobody reads and notes go."""
+    """Turn constants into initializers, which our rewrites read, and drop unused nodes and notes."""
     graph = model.graph
     kept = list[onnx.NodeProto]()
     needed = {v.name for v in graph.output}
@@ -66,13 +66,13 @@ def tidy(model: onnx.ModelProto) -> None:
 
 
 def all_constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """Initializers and what Constant nodes hold, by name."""
+    """Return initializers and the values of Constant nodes, by name."""
     nodes = {n.output[0]: value for n in model.graph.node if (value := _constant(n)) is not None}
     return {**constants(model), **nodes}
 
 
 def _constant(node: onnx.NodeProto) -> NDArray[Any] | None:
-    """What a Constant node holds; None of other nodes, and of strings and sparse tensors."""
+    """Return a Constant node's value; None for other nodes, strings and sparse tensors."""
     if node.op_type != "Constant":
         return None
     (given,) = node.attribute
@@ -89,7 +89,7 @@ def _constant(node: onnx.NodeProto) -> NDArray[Any] | None:
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give each node a name of its own: quantizer and fp16 conversion know nodes by name."""
+    """Give each node a unique name, because quantizer and fp16 conversion find nodes by name."""
     taken = Counter(n.name for n in model.graph.node)
     for i, node in enumerate(model.graph.node):
         if node.name and taken[node.name] == 1:
@@ -102,13 +102,13 @@ def name_nodes(model: onnx.ModelProto) -> None:
 
 
 def free_batch(model: onnx.ModelProto, shape: Sequence[int]) -> None:
-    """Declare the batch free; ``shape`` is the output's at any batch. What the nodes do with it is to be tried."""
+    """Declare the batch free; ``shape`` is the output's at any batch. The nodes must still be tested with a batch."""
     set_shape(model.graph.input[0], ("batch", *_shape(model.graph.input[0])[1:]))
     set_shape(model.graph.output[0], ("batch", *shape[1:]))
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Floating-point constants, without the statistics of batch norms."""
+    """Count floating-point constants, without the statistics of batch norms."""
     statistics = {
         n for node in model.graph.node if node.op_type == "BatchNormalization" for n in node.input[3:]
     }
@@ -117,7 +117,7 @@ def parameters(model: onnx.ModelProto) -> int:
 
 
 def rename_clashing(model: onnx.ModelProto) -> None:
-    """Tensors with names that are ours get others: ``RESERVED``, and "x.scale" beside an "x" to quantize."""
+    """Rename tensors with reserved names: ``RESERVED``, and "x.scale" beside an "x" to quantize."""
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
     new = dict[str, str]()
     for name in sorted(taken):
@@ -140,7 +140,7 @@ def _rename(model: onnx.ModelProto, new: Mapping[str, str]) -> None:
 
 
 def upsample(model: onnx.ModelProto, factor: int) -> None:
-    """Name the output ``SCORES``, at the tile's resolution."""
+    """Name the output ``SCORES`` and upsample it to the tile's resolution."""
     output = model.graph.output[0]
     if factor == 1:
         _rename(model, {output.name: SCORES})
@@ -161,7 +161,7 @@ def upsample(model: onnx.ModelProto, factor: int) -> None:
 def preprocess(
     model: onnx.ModelProto, mean: Sequence[float], std: Sequence[float], max_value: float, dtype: str
 ) -> None:
-    """Put ``value * gain - offset`` before the graph, as ``graph.RawInput`` has it; its input is ``PIXELS``."""
+    """Put ``value * gain - offset`` before the graph, as in ``graph.RawInput``; the new input is ``PIXELS``."""
     (image,) = model.graph.input
     means, stds = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (mean, std))
     gain, offset = np.float32(1) / (stds * np.float32(max_value)), means / stds
@@ -190,5 +190,5 @@ def set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, without the C++ stack some have."""
+    """Return the first line of an exception, without the C++ stack that some have."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -1,8 +1,8 @@
-"""Which output of somebody else's graph holds the scores, and what the graph makes of them at its end.
+"""Choice of the output of a foreign graph that holds the scores, and removal of a final activation.
 
-The runtime blends scores and makes shares of them by softmax, so a softmax that is in the graph already must go: its
-node is cut where the graph then answers scores whose softmax is what the file answers; else the logarithm is appended,
-whose softmax is the same by arithmetic. Either is tried, never trusted.
+The runtime blends scores and turns them into shares by softmax, so a softmax in the graph must be removed: its
+node is cut if the graph then gives scores whose softmax is the file's answer; otherwise the logarithm is appended,
+whose softmax is equal by arithmetic. Either result is tested by running the graph.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from rsedge_export.graph.foreign_graph import first_line
 from rsedge_export.graph.session import open_session
 
 SCORES_WANTED = (
-    "wanted is one float32 score a class and pixel, (batch, classes, height, width), before any argmax; export "
+    "needed: one float32 score per class and pixel, (batch, classes, height, width), before any argmax. Export "
     "the network again without its last steps"
 )
 PASSED_ON = ("Cast", "Identity", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze", "Upsample")
-SAME_SHARE = 1e-3  # how far the softmax of the new scores may be from the shares that the file answers
+SAME_SHARE = 1e-3  # largest difference between the softmax of the new scores and the file's shares
 SUMS_TO_ONE = 1e-3
-PROVED = "and the softmax of the scores is the file's answer again"
-LEAST_SHARE = 1e-7  # smaller ones are rounding, and their logarithm has no bound
-OVERSHOOT = 0.5  # below zero, of the sum: what cubic interpolation makes of shares
+PROVED = "and the softmax of the scores equals the file's answer"
+LEAST_SHARE = 1e-7  # smaller shares are rounding, and their logarithm has no bound
+OVERSHOOT = 0.5  # below zero, as a share of the sum: caused by cubic interpolation
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The answer (n, classes, h, w) of a graph with one output, and what the user should know of it."""
+    """Answer (n, classes, h, w) of a graph with one output, and notes for the user."""
 
     answer: NDArray[Any]
     notes: tuple[str, ...] = ()
@@ -46,13 +46,13 @@ class Scores:
 def answers(
     model: onnx.ModelProto, tiles: Floats, path: Path, how: str, names: Sequence[str] | None = None
 ) -> list[NDArray[Any]]:
-    """The named outputs, else all, for ``tiles``, one at a time, stacked. Raises ModelError where it does not run."""
+    """Return the named outputs, else all, for ``tiles`` run one by one, stacked. Raises ModelError if a run fails."""
     (image,), wanted = model.graph.input, list(names or (v.name for v in model.graph.output))
     try:
         session = open_session(model)
         each = [session.run(wanted, {image.name: tile[None]}) for tile in tiles]
         return [np.concatenate([np.asarray(one) for one in found]) for found in zip(*each, strict=True)]
-    except Exception as error:  # onnxruntime raises a dozen unrelated types here
+    except Exception as error:  # onnxruntime raises a dozen unrelated types
         side = tiles.shape[-1]
         raise ModelError(
             f"{path} does not run {how} in ONNX Runtime on a {side} px tile: {first_line(error)}"
@@ -62,14 +62,14 @@ def answers(
 def take_scores(
     model: onnx.ModelProto, classes: Sequence[str], tiles: Floats, path: Path, output: str | None
 ) -> Scores:
-    """Leave ``model`` one output, scores: ``output`` where it is named, else the only one of their shape.
+    """Reduce ``model`` to one output, the scores: ``output`` if named, else the only one of the right shape.
 
-    Raises InputError where several have it, ModelError where none has or the graph cannot be run.
+    Raises InputError if several outputs fit, ModelError if none fits or the graph cannot be run.
     """
     found = {v.name: v for v in model.graph.output}
     if output is not None and output not in found:
         raise InputError(
-            f"{path} has no output {output!r}; it has {', '.join(found)}. Name one of them with --output"
+            f"{path} has no output {output!r}, only {', '.join(found)}. Name one of these with --output"
         )
     names = [output] if output is not None else list(found)
     given = dict(zip(names, answers(model, tiles, path, "as it is", names), strict=True))
@@ -78,7 +78,7 @@ def take_scores(
         listed = ", ".join(f"{name} ({_shown(given[name])})" for name in fitting)
         raise InputError(
             f"{path} has {len(fitting)} outputs that could be the scores: {listed}. Choose one with --output NAME; "
-            "its documentation says which is the main one"
+            "the model's documentation says which is the main one"
         )
     (chosen,) = fitting or [
         max(names, key=lambda name: given[name].ndim == 4 and given[name].dtype.kind == "f")
@@ -87,13 +87,13 @@ def take_scores(
         raise type(trouble)(f"{path}: its output {chosen} is {_shown(given[chosen])}{trouble}")
     if not np.isfinite(given[chosen]).all():
         raise ModelError(
-            f"{path}: its output {chosen} is {_shown(given[chosen])} and holds NaN or infinity; train it again or "
+            f"{path}: its output {chosen} is {_shown(given[chosen])} and holds NaN or infinity. Train it again or "
             "check its export"
         )
     others = [name for name in found if name != chosen]
     del model.graph.output[:]
     model.graph.output.append(found[chosen])
-    notes = (f"its output {chosen} is taken, not {', '.join(others)}",) if others else ()
+    notes = (f"using its output {chosen}, not {', '.join(others)}",) if others else ()
     plain = _without_activation(model, given[chosen], tiles, path)
     return Scores(plain.answer, (*notes, *plain.notes))
 
@@ -103,7 +103,7 @@ def _shown(answer: NDArray[Any]) -> str:
 
 
 def _trouble(answer: NDArray[Any], classes: Sequence[str], tile: int) -> RsedgeError | None:
-    """Why an output is no score a class at a resolution that divides the tile, to follow its shape; None: it is."""
+    """Return the reason, to follow the shape, why an output is not a score per class at a divisor of the tile."""
     if answer.dtype != np.float32:
         what = ": classes rather than scores" if answer.dtype.kind in "iub" else ""
         return ModelError(f"{what}; {SCORES_WANTED}")
@@ -112,22 +112,22 @@ def _trouble(answer: NDArray[Any], classes: Sequence[str], tile: int) -> RsedgeE
     if answer.shape[1] != len(classes):
         if answer.shape[3] == len(classes):
             return ModelError(
-                ": classes come last (NHWC); export it with classes first, (batch, classes, height, width) "
+                ": classes come last (NHWC). Export it with classes first, (batch, classes, height, width) "
                 "(tf2onnx: --outputs-as-nchw)"
             )
         one = (
-            "; a single channel is no score a class: end the network with one each"
+            ". One channel is not a score per class: end the network with one channel for each"
             if answer.shape[1] == 1
-            else "; name a class for each, in their order, background too (--classes)"
+            else ". Name a class for each score, in order, including background (--classes)"
         )
         return InputError(
-            f": {answer.shape[1]} scores a pixel for {len(classes)} classes ({', '.join(classes)}){one}"
+            f": {answer.shape[1]} scores per pixel for {len(classes)} classes ({', '.join(classes)}){one}"
         )
     height, width = answer.shape[2:]
     if height != width or height > tile or tile % height:
         return ModelError(
-            f" for a {tile} px tile: scores come at the tile's resolution, or at a half, a third and so on; "
-            "export the network with its upsampling, or choose a tile that it divides"
+            f" for a {tile} px tile: scores must have the tile's resolution, or a half, a third and so on. "
+            "Export the network with its upsampling, or choose a tile that the scores' size divides"
         )
     return None
 
@@ -141,23 +141,23 @@ def _without_activation(model: onnx.ModelProto, answer: Floats, tiles: Floats, p
         cut = _cut(model, "LogSoftmax", tiles, lambda new: _distance(_softmax(new), np.exp(answer)), path)
         if cut is not None:
             return Scores(cut, (f"{said}: the log-softmax was cut off, {PROVED}",))
-        return Scores(answer, (f"{said}, which serve as scores as they are",))
+        return Scores(answer, (f"{said}, used unchanged as scores",))
     if 0 <= answer.min() < answer.max() <= 1:
-        said = "its output holds a probability a class that need not sum to one (a sigmoid inside)"
+        said = "its output holds a probability per class that need not sum to one (a sigmoid inside)"
         means = (
             "the mask takes the highest, and confidences are shares among the classes, not the network's own"
         )
         cut = _cut(model, "Sigmoid", tiles, lambda new: _distance(_sigmoid(new), answer), path)
         if cut is not None:
             return Scores(cut, (f"{said}: the sigmoid was cut off; {means}",))
-        return Scores(answer, (f"{said} and was left as it is; {means}, and nearly equal",))
+        return Scores(answer, (f"{said} and was left unchanged; {means}, and nearly equal",))
     return Scores(answer)
 
 
 def _without_softmax(
     model: onnx.ModelProto, shares: Floats, total: float, tiles: Floats, path: Path
 ) -> Scores:
-    """Cut the softmax off, or append the logarithm; ``total``: what the classes add up to in the file's answer."""
+    """Cut the softmax off, or append the logarithm; ``total``: sum of the classes in the file's answer."""
     said = "its output holds probabilities (a softmax inside)"
     cut = _cut(model, "Softmax", tiles, lambda new: _distance(_softmax(new), shares), path)
     if cut is not None:
@@ -169,12 +169,12 @@ def _without_softmax(
     _append_log(model, total)
     (new,) = answers(model, tiles, path, "with a logarithm behind it")
     if not _distance(_softmax(new), shares) <= SAME_SHARE:
-        raise ModelError(f"{path}: its output holds probabilities that cannot be undone; {SCORES_WANTED}")
-    return Scores(new, (f"{said}: their logarithm is taken for scores, {PROVED}",))
+        raise ModelError(f"{path}: its output holds probabilities that cannot be inverted; {SCORES_WANTED}")
+    return Scores(new, (f"{said}: their logarithm is used as scores, {PROVED}",))
 
 
 def _shares(answer: Floats) -> Floats | None:
-    """The answer as shares of one, where its classes add up to the same everywhere and none is below zero."""
+    """Return the answer as shares of one, if its classes have the same sum everywhere and none is negative."""
     sums = answer.sum(1, dtype=np.float64, keepdims=True)
     total = float(sums.mean())
     if answer.shape[1] < 2 or total <= 0 or np.ptp(sums) > SUMS_TO_ONE * total:
@@ -192,7 +192,7 @@ def _cut(
     distance: Callable[[Floats], float],
     path: Path,
 ) -> Floats | None:
-    """Take the node out of ``model`` where what it then answers is as near as it should be; that answer, else None."""
+    """Cut the node out of ``model`` if the remaining answer is close enough; return that answer, else None."""
     tried = onnx.ModelProto()
     tried.CopyFrom(model)
     made = {name: node for node in tried.graph.node for name in node.output}

@@ -1,4 +1,4 @@
-"""ONNX files of a bundle: what every one of them carries, checked before it is written."""
+"""ONNX files of a bundle, with common metadata, checked before they are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPSET = 18  # of the fp32 master
 def save(model: onnx.ModelProto, manifest: Manifest, precision: str, path: Path) -> None:
     """Write ``model`` with the manifest's facts and its precision in the metadata.
 
-    Raises ModelError when it does not pass ONNX's checker with shape and type inference.
+    Raises ModelError if the graph does not pass ONNX's checker with shape and type inference.
     """
     del model.metadata_props[:]
     for key, value in metadata(manifest, precision).items():
@@ -36,7 +36,7 @@ def save(model: onnx.ModelProto, manifest: Manifest, precision: str, path: Path)
 
 
 def metadata(manifest: Manifest, precision: str) -> Mapping[str, str]:
-    """The manifest as ONNX metadata: rsedge's own, QGIS Deepness's keys, STAC MLM's fields."""
+    """Return the manifest as ONNX metadata: rsedge's own, QGIS Deepness's keys, STAC MLM's fields."""
     names = {str(i): c.name for i, c in enumerate(manifest.classes)}
     tile, bands = manifest.tile, len(manifest.bands)
     mlm: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Exact rewrites of an ONNX graph, for runtimes that read less than the exporter writes."""
+"""Exact rewrites of an ONNX graph for runtimes with older opsets or missing operators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rsedge.errors import ModelError
 
 LARGEST = 65504.0  # of fp16
-SMALL = 256  # elements; below this a halved constant saves less than its Cast costs
+SMALL = 256  # elements; below this size a halved constant saves less than its Cast costs
 LINEAR = ("QuantizeLinear", "DequantizeLinear")  # their scales may be too small for fp16
 SPATIAL = ({2, 3}, {-2, -1})
 REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
@@ -20,17 +20,17 @@ RESIZE_18 = {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}  # defaults
 
 
 def constants(model: onnx.ModelProto) -> dict[str, NDArray]:  # type: ignore[type-arg]
-    """Initializers by name."""
+    """Return initializers by name."""
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, object]:
-    """A node's attributes as Python values."""
+    """Return a node's attributes as Python values."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def drop_unused(model: onnx.ModelProto) -> None:
-    """Drop initializers that no node reads, and the stored shapes: they are inferred again."""
+    """Drop initializers that no node reads, and the stored shapes, which are inferred again."""
     used = {name for node in model.graph.node for name in node.input}
     kept = [t for t in model.graph.initializer if t.name in used]
     del model.graph.initializer[:]
@@ -39,10 +39,10 @@ def drop_unused(model: onnx.ModelProto) -> None:
 
 
 def pool_spatial_means(model: onnx.ModelProto) -> None:
-    """ReduceMean over height and width becomes GlobalAveragePool, which is the same.
+    """Replace ReduceMean over height and width by the equivalent GlobalAveragePool.
 
-    TensorRT before 10.0 answers wrongly for a ReduceMean whose axes are an input (TensorRT #3467), and
-    pooling adds up in fp32 also where its tensors are fp16.
+    TensorRT before 10.0 gives wrong answers for a ReduceMean whose axes are an input (TensorRT #3467), and
+    pooling accumulates in fp32 even if its tensors are fp16.
     """
     known, ranks = constants(model), _ranks(model)
     for node in model.graph.node:
@@ -55,24 +55,24 @@ def pool_spatial_means(model: onnx.ModelProto) -> None:
 
 
 def to_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of an opset 18 graph in opset 17, the newest that TensorRT 8.x reads.
+    """Return a copy of an opset 18 graph in opset 17, the newest that TensorRT 8.x reads.
 
-    Undoes what opset 18 changed in the operators that our networks use: axes of reductions were an
-    attribute, Resize and Split lacked attributes that have their defaults here. The checker that ``save``
-    runs finds whatever else is newer.
+    Undoes the changes of opset 18 in the operators that our networks use: axes of reductions were an
+    attribute, Resize and Split lacked attributes that have default values in our graphs. The checker in ``save``
+    finds any other newer feature.
 
-    Raises ModelError when an operator uses what opset 17 lacks.
+    Raises ModelError if an operator uses a feature missing in opset 17.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     known = constants(copy)
     for node in copy.graph.node:
-        if node.op_type in REDUCTIONS and node.op_type != "ReduceSum":  # ReduceSum's moved in opset 13
+        if node.op_type in REDUCTIONS and node.op_type != "ReduceSum":  # ReduceSum's axes moved in opset 13
             _axes_to_attribute(node, known)
         elif node.op_type == "Resize":
             _drop_defaults(node, RESIZE_18)
         elif node.op_type == "Split":
-            kept = [a for a in node.attribute if a.name != "num_outputs"]  # it follows from the outputs
+            kept = [a for a in node.attribute if a.name != "num_outputs"]  # implied by the outputs
             del node.attribute[:]
             node.attribute.extend(kept)
     drop_unused(copy)
@@ -81,7 +81,7 @@ def to_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def set_opset(model: onnx.ModelProto, version: int) -> None:
-    """Declare the opset; what the nodes use must fit."""
+    """Declare the opset; the nodes must already conform to it."""
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", version))
     model.ir_version = min(model.ir_version, 8 if version <= 17 else 9)
@@ -105,9 +105,13 @@ def _axes_to_attribute(node: onnx.NodeProto, known: Mapping[str, NDArray]) -> No
     given = len(node.input) > 1 and node.input[1] != ""
     axes = _axes(node, known) if given else []
     if axes is None:
-        raise ModelError(f"{node.name} ({node.op_type}) computes its axes: opset 17 and TensorRT 8 cannot")
+        raise ModelError(
+            f"{node.name} ({node.op_type}) computes its axes, which opset 17 and TensorRT 8 cannot"
+        )
     if not axes and attributes(node).get("noop_with_empty_axes"):
-        raise ModelError(f"{node.name} ({node.op_type}) has no axes and reduces nothing: opset 17 cannot")
+        raise ModelError(
+            f"{node.name} ({node.op_type}) has no axes and reduces nothing, which opset 17 cannot"
+        )
     kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
     del node.input[1:]
     del node.attribute[:]
@@ -117,16 +121,16 @@ def _axes_to_attribute(node: onnx.NodeProto, known: Mapping[str, NDArray]) -> No
 def _drop_defaults(node: onnx.NodeProto, defaults: Mapping[str, object]) -> None:
     for name, value in attributes(node).items():
         if name in defaults and value != defaults[name]:
-            raise ModelError(f"{node.name} ({node.op_type}) needs {name}={value!r}: opset 17 cannot")
+            raise ModelError(f"{node.name} ({node.op_type}) needs {name}={value!r}, which opset 17 lacks")
     kept = [a for a in node.attribute if a.name not in defaults]
     del node.attribute[:]
     node.attribute.extend(kept)
 
 
 def halve_stored_floats(model: onnx.ModelProto) -> None:
-    """Store large fp32 constants as fp16 with a Cast behind each; arithmetic stays fp32.
+    """Store large fp32 constants as fp16, each followed by a Cast; arithmetic stays fp32.
 
-    Runtimes for CPUs fold the casts when they load the file. TensorRT's parser wants weights as they are.
+    CPU runtimes fold the casts when they load the file. TensorRT's parser needs weights without a Cast.
     """
     casts = []
     scales = {n for node in model.graph.node if node.op_type in LINEAR for n in node.input[1:]}

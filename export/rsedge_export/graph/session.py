@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of graphs in memory, for measuring at export."""
+"""ONNX Runtime sessions of graphs in memory, for measurements during export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx
 
 
 def open_session(model: onnx.ModelProto) -> Any:
-    """A session on the CPU provider."""
+    """Return a session on the CPU provider."""
     from rsedge.backends.ort_module import import_onnxruntime  # noqa: PLC0415
     from rsedge.machine import usable_cores  # noqa: PLC0415 - `rsedge export --help` needs none of it
 

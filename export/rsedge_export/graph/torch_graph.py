@@ -1,4 +1,4 @@
-"""From a torch network to an ONNX graph that takes raw pixels."""
+"""Conversion of a torch network to an ONNX graph that takes raw pixels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rsedge_export.graph.rewrite import pool_spatial_means
 
 
 class RawInput(nn.Module):
-    """``net`` with its preprocessing in front: bands as stored go in.
+    """``net`` preceded by its preprocessing, so that it takes bands as stored.
 
-    (N, bands, H, W) of any real dtype to scores (N, classes, H, W) float32, where ``net`` expects
+    (N, bands, H, W) of any real dtype to scores (N, classes, H, W) float32, if ``net`` expects
     ``(value / max_value - mean) / std`` per band.
     """
 
@@ -34,7 +34,7 @@ class RawInput(nn.Module):
         self.register_buffer("offset", torch.tensor(mean).view(shape) / torch.tensor(std).view(shape))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Scores of raw pixels."""
+        """Return the scores of raw pixels."""
         scores: Tensor = self.net(pixels.float() * self.gain - self.offset)
         return scores
 
@@ -50,9 +50,9 @@ def export_onnx(model: nn.Module, manifest: Manifest, path: Path) -> None:
 def trace(
     model: nn.Module, example: Tensor, names: tuple[str, str] = ("pixels", "scores")
 ) -> onnx.ModelProto:
-    """``model`` as an opset 18 graph with the first axis of ``example``, 2 or more, free.
+    """Return ``model`` as an opset 18 graph with the first axis of ``example``, 2 or more, free.
 
-    ``names``: of the input and the output.
+    ``names``: names of the input and the output.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -74,7 +74,7 @@ def trace(
 
 
 def _strip_debug(graph: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: they hold stack traces with the paths of this machine."""
+    """Drop the exporter's notes, because they hold stack traces with local paths."""
     graph.doc_string = ""
     graph.graph.doc_string = ""
     holders = [graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer]

@@ -1,4 +1,4 @@
-"""Make FP16 and INT8 graphs: which layers, which scales, calibrated on real tiles.
+"""FP16 and INT8 graphs: choice of layers, scales, calibration on real tiles.
 
-`variants` makes and judges them all, down the `ladder` until one passes.
+`variants` makes and judges all of them, down the `ladder` until one passes.
 """

@@ -1,4 +1,4 @@
-"""Tiles to calibrate on: imagery like what the model will meet, read one tile at a time and as often as wanted."""
+"""Calibration tiles: imagery similar to the model's, read one tile at a time and as often as needed."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from rsedge_train.data.base import masking_of
 from rsedge_train.data.layouts import open_dataset
 from rsedge_train.run.folder import Run
 
-SAMPLES = "samples"  # in place of a path: procedural sample scenes
+SAMPLES = "samples"  # instead of a path: procedural sample scenes
 FIRST_SEED, SCENE_TILES = (
     2000,
     4,
-)  # scenes nobody trained on or compares on; a scene is as many tiles high and wide
+)  # scenes used neither for training nor for comparison; a scene is this many tiles high and wide
 LEAST_TILES = 16
-HELD_EVERY = 5  # every so many-th tile sets no scale: by turns they choose the layers and judge the files
+HELD_EVERY = 5  # every 5th tile sets no scale; these alternately choose the layers and judge the files
 
 
 @dataclass(frozen=True)
 class Imagery:
-    """What to calibrate on, of what, and how many tiles of it.
+    """Calibration imagery and the number of tiles.
 
     ``rasters`` are read with ``bands`` (1-based), ``scale`` and ``masking`` as by ``rsedge infer``; ``drawn`` of the
-    ``tiles`` are of sample scenes.
+    ``tiles`` come from sample scenes.
     """
 
     rasters: tuple[Path, ...]
@@ -49,7 +49,7 @@ class Imagery:
 
     def __post_init__(self) -> None:
         if self.tiles < LEAST_TILES:
-            raise InputError(f"{self.tiles} calibration tiles are too few; give at least {LEAST_TILES}")
+            raise InputError(f"{self.tiles} calibration tiles: too few. Give at least {LEAST_TILES}")
 
 
 def imagery_of(
@@ -60,9 +60,9 @@ def imagery_of(
     scale: tuple[float, float] | None = None,
     masking: Masking = AS_TAGGED,
 ) -> Imagery | None:
-    """Imagery of ``paths`` (rasters, folders, or "samples"); without any, what the ``run`` was trained on.
+    """Return imagery of ``paths`` (rasters, folders, or "samples"), or of the ``run``'s training data if empty.
 
-    None where the run's data are no longer there. Raises InputError where a path holds no raster.
+    Returns None if the run's data was not found. Raises InputError if a path holds no raster.
     """
     if not paths:
         return _training_imagery(run, tiles) if run else None
@@ -72,19 +72,19 @@ def imagery_of(
 
 
 class TooFewTilesError(InputError):
-    """The imagery holds too little to calibrate on."""
+    """The imagery has too few tiles to calibrate on."""
 
 
 class CalibrationTiles:
-    """A context manager that gives the tiles (bands, tile, tile) of an ``Imagery``, ``held`` or not.
+    """Context manager that yields the tiles (bands, tile, tile) of an ``Imagery``.
 
-    Raises InputError where a raster's bands or dtype do not fit the model, or too few tiles hold data.
+    Raises InputError if a raster's bands or dtype do not match the model, or if too few tiles hold data.
     """
 
     def __init__(self, imagery: Imagery, manifest: Manifest) -> None:
         if imagery.drawn and not manifest.takes_rgb8:
             raise InputError(
-                "the sample scenes are 8-bit RGB and the model is not; give imagery of its own with --calibration"
+                "the sample scenes are 8-bit RGB, but the model is not. Give matching imagery with --calibration"
             )
         self.imagery, self._manifest, self._parts = imagery, manifest, list[RasterTiles]()
         self._seeds = range(FIRST_SEED, FIRST_SEED + imagery.drawn)
@@ -99,7 +99,7 @@ class CalibrationTiles:
                 share = wanted * (i + 1) // len(rasters) - wanted * i // len(rasters)
                 try:
                     self._parts.append(RasterTiles(reader, plan, manifest, share))
-                except InputError:  # no valid pixel: others may have some
+                except InputError:  # no valid pixel in this raster, but others may have some
                     if len(rasters) == 1:
                         raise
             stack.enter_context(bounded_cache(blocks_bytes))
@@ -107,8 +107,8 @@ class CalibrationTiles:
         if len(self) < LEAST_TILES:
             self._stack.close()
             raise TooFewTilesError(
-                f"the calibration data hold {len(self)} tiles of {manifest.tile} px with data, needed are at least "
-                f"{LEAST_TILES}; give more with --calibration, or make no reduced precision with --precision fp32"
+                f"the calibration data hold only {len(self)} tiles of {manifest.tile} px with data, of {LEAST_TILES} "
+                "required. Give more with --calibration, or skip reduced precisions with --precision fp32"
             )
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class CalibrationTiles:
 
     @property
     def what(self) -> str:
-        """What they are of, for people."""
+        """Return a description of the tiles."""
         found, drawn = sum(map(len, self._parts)), len(self._seeds)
         parts = [f"{found} tiles of {len(self._parts)} rasters"] * bool(found)
         return " and ".join([*parts, *[f"{drawn} of sample scenes"] * bool(drawn)])
@@ -128,40 +128,40 @@ class CalibrationTiles:
         self._stack.close()
 
     def all(self) -> Iterator[NDArray[Any]]:
-        """Every tile."""
+        """Yield every tile."""
         for part in self._parts:
             for tile in part:
                 yield tile.pixels
         side, tall = self._manifest.tile, self._manifest.tile * SCENE_TILES
         for i, seed in enumerate(
             self._seeds
-        ):  # a small scene has few pixels of some classes: cut from large ones
+        ):  # a small scene has few pixels of some classes, so cut tiles from large scenes
             row, col = divmod(i * 7 % SCENE_TILES**2, SCENE_TILES)
             yield SampleScene(tall, tall, seed).render(Window(row * side, col * side, side, side))[0]
 
     def scaling(self) -> Iterator[NDArray[Any]]:
-        """Those that set the scales."""
+        """Yield the tiles that set the scales."""
         return (tile for i, tile in enumerate(self.all()) if i % HELD_EVERY)
 
     def choosing(self) -> Iterator[NDArray[Any]]:
-        """Half of the others: by them layers are left float."""
+        """Yield half of the held tiles, which decide the layers left float."""
         return (tile for i, tile in enumerate(self.all()) if i % (2 * HELD_EVERY) == 0)
 
     def judging(self) -> Iterator[NDArray[Any]]:
-        """The other half: they had no say in scales or layers."""
+        """Yield the other half of the held tiles, which had no influence on scales or layers."""
         return (tile for i, tile in enumerate(self.all()) if i % (2 * HELD_EVERY) == HELD_EVERY)
 
     def some(self, count: int) -> list[NDArray[Any]]:
-        """At most ``count`` of those that set the scales, from the first raster to the last."""
+        """Return at most ``count`` of the tiles that set the scales, from the first raster to the last."""
         step = max(1, len(self) * (HELD_EVERY - 1) // HELD_EVERY // count)
         return list(islice(self.scaling(), step // 2, None, step))[:count]
 
 
 def _training_imagery(run: Run, tiles: int) -> Imagery | None:
-    """The training split of the run's data, and sample scenes by the share it was trained with."""
+    """Return the training split of the run's data, with sample scenes in the share used for training."""
     source = run.data.get("source")
     share = float(run.data.get("sample_share") or 0)
-    if source is None or source["path"] is None:  # a run without --data says so, and drew its scenes
+    if source is None or source["path"] is None:  # a run without --data records this, and drew its scenes
         is_drawn = run.data.get("name") == SAMPLES
         return Imagery((), tiles, tiles) if is_drawn else None
     if not Path(source["path"]).is_dir():
@@ -190,7 +190,7 @@ def _rasters(path: Path) -> Sequence[Path]:
     rasters = (*(image for image, _ in found.pairs), *found.images, *found.loose)
     if not rasters:
         raise InputError(
-            f"{path} holds no raster to calibrate on; give GeoTIFFs, or a folder with images/X.*"
+            f"{path} holds no raster to calibrate on. Give GeoTIFFs, or a folder with images/X.*"
         )
     return rasters
 

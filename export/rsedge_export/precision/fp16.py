@@ -1,10 +1,10 @@
-"""The FP16 graph: types stand in the graph, so no flag of any runtime decides the precision.
+"""FP16 graph: types are stored in the graph, so no runtime flag decides the precision.
 
-Kept fp32 are the preprocessing (16-bit pixels do not fit fp16), whatever was *measured* to come near fp16's
+Kept fp32 are the preprocessing (16-bit pixels do not fit fp16), all tensors *measured* to come near fp16's
 limit on real tiles, sums inside reductions included, and nodes that read constants beyond fp16, such as
-the epsilon of a division, which stays fp32 with it. LayerNormalization keeps fp16 tensors: by its
-``stash_type`` the operator itself computes in fp32. Tensors between two fp32 nodes stay fp32, so casts stand
-at the borders only.
+the epsilon of a division, including the division. LayerNormalization keeps fp16 tensors: by its
+``stash_type`` the operator itself computes in fp32. Tensors between two fp32 nodes stay fp32, so casts occur
+only at the borders.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from rsedge.errors import ModelError
 from rsedge_export.graph.rewrite import LARGEST, REDUCTIONS, attributes, constants, drop_unused
 from rsedge_export.graph.session import open_session
 
-HEADROOM = 8.0  # other tiles reach further than those measured
+HEADROOM = 8.0  # unmeasured tiles may have larger values
 SMALLEST = 2.0**-14  # the smallest normal number of fp16
 GROUP = 48  # tensors measured in one run
 ELEMENTWISE = ("Add", "Cast", "Div", "Mul", "Sub")
-FLOOR = ("Add", "Clip", "Max")  # where an epsilon keeps a divisor from zero,
+FLOOR = ("Add", "Clip", "Max")  # operators in which an epsilon keeps a divisor from zero
 CARRY = ("Expand", "Identity", "Reciprocal", "Reshape", "Sqrt", "Squeeze", "Transpose", "Unsqueeze")
-DIVIDE = ("Div", "Log", "Mul")  # what may stand between, and where it divides: in fp16 it would be zero again
-ALWAYS_FP32 = {"Resize": (1, 2)}  # inputs that the operator wants as fp32: roi, scales
+DIVIDE = ("Div", "Log", "Mul")  # steps up to the division; in fp16 its divisor would be zero again
+ALWAYS_FP32 = {"Resize": (1, 2)}  # inputs that the operator requires as fp32: roi, scales
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 def to_fp16(model: onnx.ModelProto, kept: Iterable[str]) -> onnx.ModelProto:
-    """A copy of an fp32 graph computed in fp16 but for the nodes named in ``kept``; "scores" stay fp32."""
+    """Return an fp32 graph converted to fp16 except for the nodes named in ``kept``; "scores" stay fp32."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return _Halver(copy, set(kept)).run()
 
 
 def keep_fp32(model: onnx.ModelProto, tiles: Sequence[NDArray[Any]]) -> dict[str, str]:
-    """Names of the nodes that must stay fp32 in ``model``, with the reason; measured on ``tiles``, (bands, h, w)."""
+    """Return names of nodes of ``model`` that must stay fp32, with reasons, measured on ``tiles`` (bands, h, w)."""
     kept = {node.name: "preprocessing" for node in _preprocessing(model)}
     for node, value in _misfits(model):
         kept.setdefault(node.name, f"a constant of {value:.1e} does not fit fp16")
@@ -53,7 +53,7 @@ def keep_fp32(model: onnx.ModelProto, tiles: Sequence[NDArray[Any]]) -> dict[str
 
 
 class _Halver:
-    """Rewrites one graph node by node, putting a cast wherever the type at hand is not the one wanted."""
+    """Rewriter of one graph, node by node, adding a cast wherever a type differs from the required one."""
 
     def __init__(self, model: onnx.ModelProto, kept: set[str]) -> None:
         self._model, self._kept = model, kept
@@ -69,7 +69,7 @@ class _Halver:
         self._nodes: list[onnx.NodeProto] = []
 
     def run(self) -> onnx.ModelProto:
-        """The rewritten graph."""
+        """Return the rewritten graph."""
         graph = self._model.graph
         outputs = {v.name for v in graph.output}
         for node in list(graph.node):
@@ -89,7 +89,7 @@ class _Halver:
         return self._model
 
     def _as(self, name: str, full: bool) -> str:
-        """``name`` in the wanted type: itself, another copy of a constant, or through a cast."""
+        """Return ``name`` in the wanted type: unchanged, another copy of a constant, or through a cast."""
         if name in self._known:
             return name if full else self._halved_constant(name)
         if name not in self._floats or (name in self._full) == full:
@@ -112,7 +112,7 @@ class _Halver:
         return halved
 
     def _return_outputs(self, node: onnx.NodeProto, outputs: set[str]) -> None:
-        """The graph's outputs are fp32 whatever the node behind them computes in."""
+        """Cast the graph's outputs to fp32, whatever type the node behind them computes in."""
         for slot, name in enumerate(node.output):
             if name in outputs & self._floats:
                 node.output[slot] = f"{name}.fp16"
@@ -126,7 +126,7 @@ class _Halver:
 
 
 def _retype(node: onnx.NodeProto) -> None:
-    """Nodes that state their output's type, changed from fp32 to fp16."""
+    """Change nodes that state their output's type from fp32 to fp16."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.FLOAT16
@@ -136,7 +136,7 @@ def _retype(node: onnx.NodeProto) -> None:
 
 
 def _preprocessing(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Elementwise nodes between the pixels and the first other node."""
+    """Yield the elementwise nodes between the pixels and the first other node."""
     raw, known = {v.name for v in model.graph.input}, constants(model)
     for node in model.graph.node:
         if node.op_type in ELEMENTWISE and all(n in raw or n in known for n in node.input):
@@ -145,8 +145,8 @@ def _preprocessing(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _misfits(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, float]]:
-    """Nodes that read a constant beyond fp16, or divide by what a constant too small for fp16 keeps from zero."""
-    known, floors = constants(model), dict[str, float]()  # the latter by tensor
+    """Yield nodes that read a constant beyond fp16, or whose divisor a constant too small for fp16 keeps from zero."""
+    known, floors = constants(model), dict[str, float]()  # floors by tensor
     for node in model.graph.node:
         own = next((v for n in node.input if n in known and (v := _misfit(known[n]))), None)
         floor = next((floors[n] for n in node.input if n in floors), None)
@@ -172,9 +172,9 @@ def _sum_of(node: onnx.NodeProto) -> str:
 
 
 def _measure(model: onnx.ModelProto, tiles: Sequence[NDArray[Any]]) -> dict[str, float]:
-    """The highest absolute value of every float tensor, and of the sums inside every reduction.
+    """Return the highest absolute value of every float tensor, and of the sums inside every reduction.
 
-    The maxima are part of the graph, so that no tensor leaves it. They are taken in groups, since ONNX Runtime
+    The maxima are computed in the graph, so no tensor leaves it. Tensors are measured in groups, because ONNX Runtime
     keeps every tensor of a group until the end of a run.
     """
     inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -195,7 +195,7 @@ def _measure(model: onnx.ModelProto, tiles: Sequence[NDArray[Any]]) -> dict[str,
             for (name, _), value in zip(group, found, strict=True):
                 if not np.isfinite(value):
                     raise ModelError(
-                        f"{name} holds NaN or infinity on a calibration tile; train the model again"
+                        f"{name} holds NaN or infinity on a calibration tile. Train the model again"
                     )
                 highest[name] = max(highest[name], float(value))
     return highest
@@ -204,7 +204,7 @@ def _measure(model: onnx.ModelProto, tiles: Sequence[NDArray[Any]]) -> dict[str,
 def _open_probe(model: onnx.ModelProto, wanted: Sequence[tuple[str, onnx.NodeProto | None]]) -> Any:
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
-    del probe.graph.output[:]  # what is not asked for is not computed
+    del probe.graph.output[:]  # outputs that are not requested are not computed
     for name, reduction in wanted:
         if reduction is None:
             _add_maximum(probe, name, name)
@@ -223,7 +223,7 @@ def _add_maximum(probe: onnx.ModelProto, tensor: str, name: str) -> None:
 
 
 def _add_sum(probe: onnx.ModelProto, node: onnx.NodeProto) -> None:
-    """The sum of absolute values (or of squares) that a reduction goes through, squares included."""
+    """Add the sum of absolute values (or of squares) inside a reduction, squares included."""
     name, squared = _sum_of(node), node.op_type in {"ReduceL2", "ReduceSumSquare"}
     size = "Mul" if squared else "Abs"
     operands = [node.input[0]] * (2 if squared else 1)

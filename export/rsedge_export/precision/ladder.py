@@ -1,4 +1,4 @@
-"""Down the ladder: which layers compute in INT8, fewer each time, from measured damage."""
+"""The ladder: choices of INT8 layers, fewer on each rung, based on measured damage."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sensitivity import Bench, Choice, Damage, Progress, choose
 from rsedge_export.precision.sites import Site
 
-# Agreement with fp32 that the layers left float are to bring; the next one where the gate says no.
+# Agreement with fp32 to reach by leaving layers float; the next value is tried if the gate rejects one.
 TARGETS = (0.99, 0.995, 0.998)
 PROBES = 3  # tiles on which each layer's damage is measured
-HELD = 16  # tiles that choose the layers; their scores stay in memory
+HELD = 16  # tiles that choose the layers, whose scores stay in memory
 
-Stages = Callable[[str], AbstractContextManager[Progress | None]]  # a progress bar for each piece of work
+Stages = Callable[[str], AbstractContextManager[Progress | None]]  # a progress bar for each stage
 
 
 def no_stages(_: str) -> AbstractContextManager[Progress | None]:
-    """Nobody watches."""
+    """Return no progress bar."""
     return nullcontext()
 
 
 class Sensitivity:
-    """Each layer's damage alone, measured when it is first asked for, as signed INT8: the harsher of the two."""
+    """Damage of each layer alone, measured on first use as signed INT8, the harsher of the two kinds."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Sensitivity:
 
     @cached_property
     def damages(self) -> list[Damage]:
-        """Dearest first."""
+        """Return the damages, largest price first."""
         probes = self._tiles.some(PROBES)
         with self._stages("layer by layer") as progress:
             bench = Bench(self._model, self._sites, self._scales, probes, unsigned=False)
@@ -51,14 +51,14 @@ class Sensitivity:
 
     @property
     def forbidden(self) -> str:
-        """Which layers do the most damage, for people."""
+        """Return a text on the layers that do the most damage."""
         worst = sorted(self.damages, key=lambda d: -d.changed)[:5]
         named = ", ".join(f"{d.site.name} {d.site.shape} {d.changed:.2%}" for d in worst)
         return f"the layers that alone change the most pixels: {named}"
 
 
 class Rungs:
-    """Choices of layers, fewer INT8 each time, as long as there are any."""
+    """Choices of layers, with fewer INT8 layers each time, until none is left."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class Rungs:
     ) -> None:
         self._model, self._sites, self._tiles, self._unsigned = model, sites, tiles, unsigned
         self.scales, self.sensitivity = scales, sensitivity
-        self._least = least  # agreement that the gate asks for
+        self._least = least  # agreement required by the gate
 
     @cached_property
     def everything(self) -> Choice:
-        """All layers."""
+        """Return the choice of all layers."""
         names = tuple(s.name for s in self._sites)
         agreement, worst, _ = self._bench().measure(set(names))
         return Choice(names, (), agreement, worst)
@@ -88,7 +88,7 @@ class Rungs:
             yield self.everything
         for target in TARGETS:
             choice = choose(self._bench(), self.sensitivity.damages, target, more_than=left)
-            if choice is None and target == TARGETS[0]:  # good enough for the gate, if not for us
+            if choice is None and target == TARGETS[0]:  # enough for the gate, although below our own target
                 choice = choose(self._bench(), self.sensitivity.damages, self._least, more_than=left)
             if choice is None:
                 return
@@ -96,6 +96,6 @@ class Rungs:
             yield choice
 
     def _bench(self) -> Bench:
-        """Opened anew each time: between two rungs the gate needs the memory."""
+        """Open the bench again each time, because the gate needs the memory between two rungs."""
         tiles = list(islice(self._tiles.choosing(), HELD))
         return Bench(self._model, self._sites, self.scales, tiles, unsigned=self._unsigned)

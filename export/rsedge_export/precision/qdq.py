@@ -1,8 +1,8 @@
-"""INT8 by explicit Q/DQ: which layers compute in integers stands in the graph, and nothing else decides it.
+"""INT8 by explicit Q/DQ: the graph alone decides which layers compute in integers.
 
 Weights are int8 per output channel, symmetric; activations int8 symmetric (all that TensorRT takes) or
 uint8 with a zero point (CPUs). Biases and the layers' outputs stay in floating point: TensorRT refuses int32
-biases behind a DequantizeLinear, and what follows a layer is for the runtime to fuse.
+biases behind a DequantizeLinear, and the runtime decides what to fuse after a layer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rsedge_export.graph.rewrite import constants, drop_unused
 from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sites import Site
 
-WEIGHT_FRACTIONS = np.linspace(0.5, 1, 26)  # of a channel's largest weight tried as its limit
+WEIGHT_FRACTIONS = np.linspace(0.5, 1, 26)  # shares of a channel's largest weight tried as limit
 SMALLEST_SCALE = 2.0**-14  # fp16's smallest normal number: scales of fp16 graphs are fp16
 
 
@@ -32,11 +32,11 @@ def quantize(
     unsigned: bool,
     stored_float: bool = False,
 ) -> onnx.ModelProto:
-    """A copy of ``model`` whose ``chosen`` layers compute in INT8.
+    """Return a copy of ``model`` whose ``chosen`` layers compute in INT8.
 
     ``scales``: of the activations, by the tensor's name (``Site.tensor``). The model may be fp32 or fp16;
-    Q/DQ take the type that stands around them. ``stored_float``: weights stay floating point in the file, on
-    the integers' grid, with a QuantizeLinear of their own: parsers of TensorRT 8 refuse int8 constants.
+    Q/DQ use the type of the surrounding nodes. ``stored_float``: weights stay floating point in the file, on
+    the integers' grid, with a QuantizeLinear of their own, because parsers of TensorRT 8 refuse int8 constants.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -50,9 +50,9 @@ def quantize(
 def switchable(
     model: onnx.ModelProto, sites: Sequence[Site], scales: Mapping[str, Scale], *, unsigned: bool
 ) -> onnx.ModelProto:
-    """A copy with a second input "quantized", (sites,) bool: which layers compute as if in INT8.
+    """Return a copy with a second input "quantized", (sites,) bool, that switches layers to simulated INT8.
 
-    One session then measures every choice of layers.
+    A single session then measures every choice of layers.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -77,7 +77,7 @@ def switchable(
 
 
 def weight_scales(weights: NDArray[np.floating[Any]], axis: int) -> NDArray[np.float32]:
-    """Step of each output channel, (channels,): of the limits tried, that with the least squared error."""
+    """Return the step of each output channel, (channels,), from the tried limit with the least squared error."""
     values = weights.astype(np.float32)
     least = SMALLEST_SCALE if weights.dtype == np.float16 else 0.0
     others = tuple(i for i in range(values.ndim) if i != axis)
@@ -96,7 +96,7 @@ def weight_scales(weights: NDArray[np.floating[Any]], axis: int) -> NDArray[np.f
 
 
 class _Writer:
-    """Appends nodes to a graph in its order; every Q/DQ pair is written once and shared."""
+    """Writer that appends nodes to a graph in order; every Q/DQ pair is written once and shared."""
 
     def __init__(
         self,
@@ -113,14 +113,14 @@ class _Writer:
         self._made: set[str] = set()
 
     def add(self, node: onnx.NodeProto) -> None:
-        """Append ``node``, quantized where it is a site."""
+        """Append ``node``, quantized if it is a site."""
         if site := self.sites.get(node.name):
             node.input[0], node.input[1] = self.pair(node, site)
         self.nodes.append(node)
 
     def pair(self, node: onnx.NodeProto, site: Site) -> tuple[str, str]:
-        """The names of a layer's activations and weights after their Q/DQ."""
-        kind = self._known[node.input[1]].dtype  # of this node: an fp16 graph has both kinds
+        """Return the names of a layer's activations and weights after their Q/DQ."""
+        kind = self._known[node.input[1]].dtype  # the node's own type, because an fp16 graph has both kinds
         return self._activations(node.input[0], site, kind), self._weights(node.input[1], site.axis)
 
     def _activations(self, tensor: str, site: Site, kind: np.dtype[Any]) -> str:
@@ -138,7 +138,7 @@ class _Writer:
 
     def _weights(self, name: str, axis: int) -> str:
         if f"{name}.dq" not in self._made:
-            # Rounded to the graph's type first, so that the integers are of the very scale that is stored.
+            # Rounded to the graph's type first, so that the integers match the stored scale.
             values = self._known[name]
             steps = weight_scales(values, axis).astype(values.dtype)
             whole = _integers(values.astype(np.float32), steps.astype(np.float32), axis)
@@ -157,8 +157,8 @@ class _Writer:
         return f"{name}.dq"
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
-        """A new initializer."""
-        stored = np.ascontiguousarray(values).reshape(values.shape)  # the former makes scalars (1,)
+        """Add an initializer and return its name."""
+        stored = np.ascontiguousarray(values).reshape(values.shape)  # ascontiguousarray makes scalars (1,)
         self._model.graph.initializer.append(numpy_helper.from_array(stored, name))
         return name
 
@@ -168,7 +168,7 @@ class _Writer:
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"{output}.{op}", **attributes))
 
     def finish(self) -> None:
-        """Put the nodes into the graph."""
+        """Store the nodes in the graph."""
         del self._model.graph.node[:]
         self._model.graph.node.extend(self.nodes)
         drop_unused(self._model)
@@ -180,5 +180,5 @@ def _integers(values: NDArray[np.float32], steps: NDArray[Any], axis: int) -> ND
 
 
 def _along(steps: NDArray[Any], axis: int, ndim: int) -> NDArray[Any]:
-    """``steps`` shaped to broadcast along ``axis``."""
+    """Return ``steps`` shaped to broadcast along ``axis``."""
     return steps.reshape([-1 if i == axis else 1 for i in range(ndim)])

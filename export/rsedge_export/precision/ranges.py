@@ -1,6 +1,6 @@
-"""Calibration: what values every layer's activations take on real tiles, and the scales that follow.
+"""Calibration: histograms of every layer's activations on real tiles, and the resulting scales.
 
-Tiles go through one at a time and leave histograms behind, so memory does not grow with their number.
+Tiles are processed one at a time and leave only histograms, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from rsedge.errors import ModelError
 from rsedge_export.graph.session import open_session
 
 BINS = 4096
-SAMPLES = 1 << 17  # of a tensor and tile that enter its histogram; the extremes are of all its values
-SMALLEST = 1e-30  # limit of a histogram: zeros alone must not make it coarse for what follows
-GROUP_BYTES = 192 << 20  # of the tensors that leave the graph in one run
-FRACTIONS = np.linspace(0.05, 1, 96)  # of the extremes tried as limits
+SAMPLES = 1 << 17  # values of a tensor and tile that enter its histogram; the extremes are of all values
+SMALLEST = 1e-30  # smallest limit of a histogram, so that zeros alone do not make it coarse for later values
+GROUP_BYTES = 192 << 20  # total size of the tensors that leave the graph in one run
+FRACTIONS = np.linspace(0.05, 1, 96)  # shares of the extremes tried as limits
 LOW_FRACTIONS = (0.3, 0.5, 0.7, 0.85, 1.0)
 
 
 class Histogram:
-    """Counts of a tensor's values between -limit and limit; the limit doubles when a value lies beyond."""
+    """Counts of a tensor's values between -limit and limit; the limit doubles when a value exceeds it."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS, np.int64)
@@ -34,12 +34,12 @@ class Histogram:
         self.low, self.high = np.inf, -np.inf
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Count ``values``; of many a regular sample, whose step is prime to powers of two."""
+        """Count ``values``, or of many a regular sample, whose step is prime to powers of two."""
         low, high = float(values.min()), float(values.max())
         if not (
             np.isfinite(low) and np.isfinite(high)
-        ):  # before merging: min and max of Python pass NaN over
-            raise ModelError("a layer answers NaN or infinity on a calibration tile; train the model again")
+        ):  # before merging, because Python's min and max ignore NaN
+            raise ModelError("a layer answers NaN or infinity on a calibration tile. Train the model again")
         self.low, self.high = min(self.low, low), max(self.high, high)
         extreme = max(-self.low, self.high)
         self.limit = self.limit or max(extreme * 1.001, SMALLEST)
@@ -54,20 +54,20 @@ class Histogram:
 
     @property
     def centers(self) -> NDArray[np.float64]:
-        """The value in the middle of each bin."""
+        """Return the value in the middle of each bin."""
         return np.asarray((np.arange(BINS) + 0.5) * (2 * self.limit / BINS) - self.limit, np.float64)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How a tensor's values become integers: ``round(value / scale) + zero``."""
+    """Conversion of a tensor's values to integers: ``round(value / scale) + zero``."""
 
     scale: float
     zero: int
 
 
 def symmetric(histogram: Histogram) -> Scale:
-    """int8 around 0, as TensorRT wants it; the limit with the least squared error."""
+    """Return an int8 scale around 0, as TensorRT requires, from the limit with the least squared error."""
     extreme = max(-histogram.low, histogram.high)
     steps = extreme * FRACTIONS / 127 if extreme > 0 else np.ones(1)
     errors = [_error(histogram, step, 0, -127, 127) for step in steps]
@@ -75,9 +75,9 @@ def symmetric(histogram: Histogram) -> Scale:
 
 
 def asymmetric(histogram: Histogram) -> Scale:
-    """uint8 with a zero point; the limits with the least squared error.
+    """Return a uint8 scale with a zero point, from the limits with the least squared error.
 
-    After ReLU or SiLU nearly all values are positive, so this has twice the resolution of int8.
+    After ReLU or SiLU nearly all values are positive, so uint8 has twice the resolution of int8.
     """
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if low == high:
@@ -94,9 +94,9 @@ def asymmetric(histogram: Histogram) -> Scale:
 def calibrate(
     model: onnx.ModelProto, tensors: Sequence[str], tiles: Iterable[NDArray[Any]]
 ) -> Iterator[dict[str, Histogram]]:
-    """Histograms of ``tensors`` over ``tiles``, (bands, tile, tile), growing: yielded after each tile.
+    """Yield the growing histograms of ``tensors`` over ``tiles``, (bands, tile, tile), after each tile.
 
-    Raises ModelError where a tensor holds NaN or infinity.
+    Raises ModelError if a tensor holds NaN or infinity.
     """
     histograms = {name: Histogram() for name in tensors}
     sessions: list[tuple[list[str], Any]] = []
@@ -111,7 +111,7 @@ def calibrate(
 
 
 def _error(histogram: Histogram, step: float, zero: int, lowest: int, highest: int) -> float:
-    """Summed squared error of rounding; within the limits at least that of a uniform rounding."""
+    """Return the summed squared error of rounding; within the limits at least that of a uniform rounding."""
     centers = histogram.centers
     whole = np.round(centers / step) + zero
     inside = (whole >= lowest) & (whole <= highest)
@@ -127,7 +127,7 @@ def _exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> Any:
 
 
 def _groups(model: onnx.ModelProto, tensors: Sequence[str], tile: NDArray[Any]) -> list[list[str]]:
-    """``tensors`` in groups that fit GROUP_BYTES; their sizes come from a run that yields shapes alone."""
+    """Split ``tensors`` into groups that fit GROUP_BYTES, with sizes from a run that returns only shapes."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     for name in tensors:

@@ -1,4 +1,4 @@
-"""Which layers may be INT8: each one's damage is measured on real tiles, and layers stay float until little is left."""
+"""Choice of INT8 layers: each layer's damage is measured on real tiles, and the worst layers stay float."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rsedge_export.precision.sites import Site
 
 Progress = Callable[[int, int], None]
 FRAGMENT = (
-    0.01  # share of the work that a float layer costs besides its own: conversions before and behind it
+    0.01  # extra cost of a float layer, as a share of the work, for the conversions before and after it
 )
 STEPS = (
     0,
@@ -40,25 +40,25 @@ STEPS = (
     65,
     80,
     100,
-)  # layers left float that are tried
+)  # numbers of float layers that are tried
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What one layer alone in INT8 does to the answer."""
+    """Effect on the answer of one layer alone in INT8."""
 
     site: Site
-    changed: float  # share of the pixels whose class differs from fp32's
+    changed: float  # share of pixels whose class differs from fp32's
     error: float  # root mean square change of a score
 
     @property
     def price(self) -> float:
-        """Damage for the time saved: what to leave float first."""
+        """Return the damage per time saved, by which layers are left float first."""
         return self.changed / (self.site.share + FRAGMENT)
 
 
 class Bench:
-    """One graph on some tiles, with any choice of layers in INT8, against itself in fp32."""
+    """Comparison on some tiles of one graph, with any choice of layers in INT8, against its fp32 answers."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Bench:
         self._exact = [self._run(tile, np.zeros(len(sites), np.bool_)) for tile in tiles]
 
     def measure(self, chosen: set[str]) -> tuple[float, float, float]:
-        """With the ``chosen`` layers in INT8: share of pixels with fp32's class, that of the worst tile, RMS error."""
+        """Measure ``chosen`` layers in INT8: share of pixels with fp32's class, worst tile's share, RMS error."""
         switches = np.array([s.name in chosen for s in self._sites])
         shares, squares = [], []
         for tile, exact in zip(self._tiles, self._exact, strict=True):
@@ -84,7 +84,7 @@ class Bench:
         return float(np.mean(shares)), min(shares), float(np.sqrt(np.mean(squares)))
 
     def damages(self, progress: Progress | None = None) -> list[Damage]:
-        """Each layer's damage alone, dearest first."""
+        """Return each layer's damage alone, largest price first."""
         found = []
         for done, site in enumerate(self._sites, 1):
             agreement, _, error = self.measure({site.name})
@@ -100,7 +100,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which layers compute in INT8, and how well that does on tiles that set no scale."""
+    """Choice of INT8 layers, and its agreement on tiles that set no scale."""
 
     int8: tuple[str, ...]
     left_float: tuple[Damage, ...]
@@ -109,9 +109,9 @@ class Choice:
 
 
 def choose(bench: Bench, damages: Sequence[Damage], target: float, more_than: int = -1) -> Choice | None:
-    """Leave as few of the dearest layers float as bring the agreement to ``target``; None where all but one do not.
+    """Leave as few layers float as reach ``target`` agreement, largest price first; None if impossible.
 
-    ``more_than``: leave more than so many float.
+    ``more_than``: leave more than this many layers float.
     """
     names = {d.site.name for d in damages}
     counts = {*(c for c in STEPS if c < len(damages)), len(damages) - 1}

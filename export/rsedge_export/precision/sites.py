@@ -1,4 +1,4 @@
-"""Which layers of a graph can be quantized, and what share of the work each has."""
+"""Layers of a graph that can be quantized, and their share of the work."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import onnx
 
 from rsedge_export.graph.rewrite import attributes
 
-LEAST_SHARE = 1e-3  # of the graph's work; below this an INT8 layer saves less than its conversions cost
+LEAST_SHARE = 1e-3  # share of the graph's work below which an INT8 layer saves less than its conversions cost
 
 
 @dataclass(frozen=True)
 class Site:
-    """A convolution or a matrix product with constant weights: what INT8 makes faster."""
+    """A convolution or a matrix product with constant weights, which INT8 makes faster."""
 
     name: str  # of the node
     op: str  # "Conv", "Gemm" or "MatMul"
@@ -28,9 +28,9 @@ class Site:
 
 
 def find_sites(model: onnx.ModelProto) -> list[Site]:
-    """The layers worth quantizing, in the graph's order.
+    """Return the layers worth quantizing, in the graph's order.
 
-    Squeeze-excite and spatial attention fall below ``LEAST_SHARE``: they cost nothing, and OpenVINO
+    Squeeze-excite and spatial attention fall below ``LEAST_SHARE``: their cost is negligible, and OpenVINO
     carries the int8 of such a layer on into the pooling and the concatenation before it.
     """
     shapes = _shapes(model)
@@ -73,7 +73,7 @@ def _macs(node: onnx.NodeProto, weight: tuple[int, ...], out: tuple[int, ...]) -
 
 
 def _shapes(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]]:
-    """Shapes of all tensors at batch 1, where ONNX can tell them."""
+    """Return shapes of all tensors at batch 1, as far as ONNX can infer them."""
     single = onnx.ModelProto()
     single.CopyFrom(model)
     single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1

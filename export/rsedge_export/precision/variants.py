@@ -1,7 +1,7 @@
-"""The FP16 and INT8 artifacts of a bundle, each made, judged, and kept only where it holds.
+"""FP16 and INT8 artifacts of a bundle, each made, judged, and kept only if it passes.
 
-INT8 goes down a ladder: every layer worth it; as few layers left float as measured sensitivity asks for; more of
-them; none, and the report says which layers forbid it. The layers are chosen on calibration tiles without
+INT8 goes down a ladder: every worthwhile layer; as few layers left float as measured sensitivity requires; more of
+them; none, with a report on the layers that prevent it. The layers are chosen on calibration tiles without
 labels, by agreement with fp32; labelled tiles (``--gate``) only judge.
 """
 
@@ -31,35 +31,35 @@ from rsedge_export.proof.gate import CALIBRATION, Judged, Limits, Verdict, judge
 
 REDUCED = ("fp16", "int8")
 TRT8, TRT10 = "int8-trt8", "int8-trt10"
-TRT10_OPSET = 19  # the first whose Q/DQ take fp16
-RANGE_TILES = 8  # on which fp16's range is measured
+TRT10_OPSET = 19  # the first opset whose Q/DQ accept fp16
+RANGE_TILES = 8  # tiles on which fp16's range is measured
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which reduced precisions to make, and how they are judged."""
+    """Requested reduced precisions, and how to judge them."""
 
     precisions: tuple[str, ...] = REDUCED
     limits: Limits = field(default_factory=Limits)
     gate: Path | None = None  # labelled images; None: agreement on held calibration tiles
-    gate_classes: Path | None = None  # TOML table of those labels' colours; None: the model's own
+    gate_classes: Path | None = None  # TOML table of the labels' colours; None: the model's own
     gate_tiles: int = 32
-    force: bool = False  # keep also what does not pass
+    force: bool = False  # keep artifacts that fail too
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.precisions) - set(REDUCED)):
             raise InputError(
-                f"precision {unknown[0]!r} is unknown; choose of fp16 and int8 (fp32 is always there)"
+                f"precision {unknown[0]!r}: unknown. Choose fp16 or int8 (fp32 is always included)"
             )
         if self.gate_tiles < 1:
-            raise InputError(f"{self.gate_tiles} tiles for the gate: give at least 1")
+            raise InputError(f"{self.gate_tiles} tiles for the gate: too few. Give at least 1")
         if self.gate is not None:
             find_pairs(self.gate)  # raises before minutes of work, not after
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder, as it went."""
+    """Result of one step of the ladder."""
 
     name: str
     precisions: tuple[str, ...]
@@ -70,7 +70,7 @@ class Rung:
 
 
 class Variants:
-    """Makes and judges the artifacts of one bundle folder that already holds its fp32 master."""
+    """Maker and judge of the artifacts of one bundle folder that already holds its fp32 master."""
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ class Variants:
         self._folder, self._manifest, self._tiles = folder, manifest, tiles
         self._wanted, self._publish, self._stages = wanted, publish, stages
         self._master = onnx.load(folder / "model.fp32.onnx")
-        self.records: dict[str, dict[str, Any]] = {}  # file name: what the report says of it
+        self.records: dict[str, dict[str, Any]] = {}  # file name -> entry in the report
         self.ladder: list[Rung] = []
 
     def make(self) -> None:
-        """Write what was wanted and holds. Raises ModelError or InputError where data or graph cannot be used."""
+        """Write the requested artifacts that pass. Raises ModelError or InputError if data or graph cannot be used."""
         if self._wanted.gate is not None:
             for _ in self._judged()[0]:
-                pass  # a label that cannot be read is better found now than after minutes of work
+                pass  # find an unreadable label before minutes of work
         with self._stages("fp16"):
             kept = keep_fp32(self._master, self._tiles.some(RANGE_TILES))
             half = to_fp16(self._master, kept)
@@ -105,7 +105,7 @@ class Variants:
             self._settle(verdict, {"kept_fp32": kept})
 
     def _opset_17(self) -> onnx.ModelProto | None:
-        """The master for TensorRT 8; None, and a rung that says why, where it needs a newer opset."""
+        """Return the master for TensorRT 8, or None, with a rung saying why, if it needs a newer opset."""
         try:
             return to_opset_17(self._master)
         except ModelError as error:
@@ -154,7 +154,7 @@ class Variants:
         names: tuple[str, ...],
         kept: dict[str, str],
     ) -> None:
-        """Down the ladder for the artifacts ``names``, which share their choice of layers."""
+        """Go down the ladder for the artifacts ``names``, which share their choice of layers."""
         last, verdicts = None, list[Verdict]()
         for choice in rungs:
             write(set(choice.int8), rungs.scales)
@@ -169,7 +169,7 @@ class Variants:
         else:
             bad = tuple(v.precision for v in verdicts if not v.passed) or names
             self.ladder.append(Rung("INT8 is not possible", bad, False, (rungs.sensitivity.forbidden,)))
-            if last is None and self._wanted.force:  # no choice was worth the gate's time
+            if last is None and self._wanted.force:  # no choice deserved the gate's time
                 last = rungs.everything
                 write(set(last.int8), rungs.scales)
                 verdicts = [self._judge(name) for name in names]
@@ -214,7 +214,7 @@ class Variants:
         return tiles, f"labelled tiles of {wanted.gate.name}", wanted.gate_tiles
 
     def _settle(self, verdict: Verdict, more: dict[str, Any]) -> None:
-        """Keep the artifact and its record, or neither."""
+        """Keep or delete the artifact together with its record."""
         path = self._path(verdict.precision)
         if not verdict.runs or not (verdict.passed or self._wanted.force):
             path.unlink()
@@ -237,9 +237,9 @@ def make_variants(
     publish: Callable[[], None],
     stages: Stages = no_stages,
 ) -> dict[str, Any]:
-    """Add FP16 and INT8 artifacts to the bundle ``folder``; what the report says of them.
+    """Add FP16 and INT8 artifacts to the bundle ``folder`` and return their part of the report.
 
-    ``publish`` writes the folder's manifest, so that the runtime opens what was written. Raises InputError or
+    ``publish`` writes the folder's manifest, so that the runtime can open the artifacts. Raises InputError or
     ModelError.
     """
     with CalibrationTiles(imagery, manifest) as tiles:

@@ -1,1 +1,1 @@
-"""Prove that a graph computes what its network does (`parity`), and what a precision costs (`gate`)."""
+"""Proof that a graph computes what its network does (`parity`), and the cost of a precision (`gate`)."""

@@ -1,4 +1,4 @@
-"""The gate: what a reduced precision costs against fp32, and whether that is allowed."""
+"""The gate: the loss of a reduced precision against fp32, and the limits on that loss."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CALIBRATION = "held calibration tiles"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reduced precision may cost. IoU drops are in points (hundredths), agreements are shares."""
+    """Largest allowed loss of a reduced precision: IoU drops in points (hundredths), agreements as shares."""
 
     miou_drop: float = 0.5
     class_drop: float = 1.5
@@ -41,19 +41,19 @@ class Limits:
     int8_agreement: float = 0.98
 
     def __post_init__(self) -> None:
-        if not all(d >= 0 for d in (self.miou_drop, self.class_drop)):  # NaN would allow nothing
-            raise InputError("allowed drops of IoU are points of 0 or more")
+        if not all(d >= 0 for d in (self.miou_drop, self.class_drop)):  # written so that NaN fails
+            raise InputError("allowed IoU drops must be points of 0 or more. Correct the limits")
         if not all(0 <= a <= 1 for a in (self.fp16_agreement, self.int8_agreement)):
-            raise InputError("allowed agreements are shares from 0 to 1")
+            raise InputError("required agreements must be shares from 0 to 1. Correct the limits")
 
     def agreement(self, precision: str) -> float:
-        """Least share of the pixels with fp32's class."""
+        """Return the least share of pixels with fp32's class."""
         return self.int8_agreement if precision.startswith("int8") else self.fp16_agreement
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A tile, (bands, tile, tile), which of its pixels hold data, and their classes where they are known."""
+    """A tile (bands, tile, tile), a mask of its pixels with data, and their classes if known."""
 
     pixels: NDArray[Any]
     valid: NDArray[np.bool_]
@@ -62,7 +62,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one artifact answered beside fp32 on the same tiles.
+    """Comparison of one artifact with fp32 on the same tiles.
 
     IoUs are shares, drops points, means over the classes that the truth holds.
     """
@@ -79,20 +79,20 @@ class Verdict:
     miou: float | None
     miou_drop: float | None
     class_drops: dict[str, float] | None
-    reasons: tuple[str, ...]  # why it does not pass
-    runs: bool = True  # False: it does not load, or answers NaN; nothing keeps such a file
+    reasons: tuple[str, ...]  # why the artifact fails
+    runs: bool = True  # False: the artifact does not load, or answers NaN; such a file is never kept
 
     @property
     def passed(self) -> bool:
-        """Whether it keeps within the limits."""
+        """Return True if the artifact is within the limits."""
         return not self.reasons
 
 
 def judge(folder: Path, precision: str, tiles: Iterable[Judged], tiles_from: str, limits: Limits) -> Verdict:
-    """Run ``model.<precision>.onnx`` of the bundle ``folder`` beside its fp32 on ``tiles``.
+    """Run ``model.<precision>.onnx`` of the bundle ``folder`` and its fp32 on ``tiles`` and compare both.
 
-    INT8 for CPUs is judged by OpenVINO, which is to run it, where that is installed: the same file gives other
-    answers in ONNX Runtime. Everything else by ONNX Runtime's CPU provider.
+    INT8 for CPUs is judged by OpenVINO, its target runtime, if installed, because the same file gives other
+    answers in ONNX Runtime. All others use ONNX Runtime's CPU provider.
     """
     meter, names = AgreementMeter(), Bundle.open(folder).manifest.classes
     counts = [Confusion(np.zeros((len(names), len(names)), np.int64)) for _ in range(2)]
@@ -118,7 +118,7 @@ def judge(folder: Path, precision: str, tiles: Iterable[Judged], tiles_from: str
 
 
 def _broken(precision: str, backend: str, tiles_from: str, error: Exception) -> Verdict:
-    """The verdict on a file that does not load or answers NaN."""
+    """Return the verdict on a file that does not load or answers NaN."""
     return Verdict(
         precision=precision,
         backend=backend,
@@ -138,7 +138,7 @@ def _broken(precision: str, backend: str, tiles_from: str, error: Exception) -> 
 
 
 def unlabelled(tiles: Iterable[NDArray[Any]]) -> Iterator[Judged]:
-    """Tiles without labels, all their pixels counted."""
+    """Yield tiles without labels, all their pixels counted."""
     for pixels in tiles:
         yield Judged(pixels, np.ones(pixels.shape[1:], np.bool_))
 
@@ -152,9 +152,9 @@ def labelled(
     scale: tuple[float, float] | None = None,
     masking: Masking = AS_TAGGED,
 ) -> Iterator[Judged]:
-    """At most ``count`` tiles spread over the (image, label) ``pairs``, read one at a time.
+    """Yield at most ``count`` tiles spread over the (image, label) ``pairs``, read one at a time.
 
-    Raises InputError when they cannot be used for the model.
+    Raises InputError if the pairs cannot be used for the model.
     """
     found = 0
     for i, (image, label) in enumerate(pairs):
@@ -172,13 +172,13 @@ def labelled(
                 found += 1
                 yield tile
     if not found:
-        raise InputError("the labelled images to judge on hold no labelled pixel with data; give others")
+        raise InputError("the labelled images to judge on hold no labelled pixel with data. Give others")
 
 
 def _judged(
     reader: RasterReader, truth: LabelReader, window: Window, plan: BandPlan, manifest: Manifest
 ) -> Judged | None:
-    """One window as a tile; None where no pixel with data has a class."""
+    """Return one window as a tile, or None if no pixel with data has a class."""
     side = manifest.tile
     pixels, known = reader.read(window, plan)
     labels = np.where(known, truth.read(window), NODATA)
@@ -208,22 +208,22 @@ def _verdict(
     found, reasons = meter.result, []
     least = limits.agreement(precision)
     if not found.agreement >= least:
-        reasons.append(f"{found.agreement:.2%} of the pixels have fp32's class, needed are {least:.2%}")
+        reasons.append(f"{found.agreement:.2%} of the pixels have fp32's class, but {least:.2%} are required")
     exact, reduced = counts
     drops: dict[str, float] | None = None
     means: list[float] = []
     miou_drop: float | None = None
     if exact.counts.sum():
-        # Of classes in the truth: a pixel of another is an error of theirs, and must not add a class with IoU 0.
+        # Count only classes in the truth; a wrong pixel of another class must not add a class with IoU 0.
         present = exact.counts.sum(1) > 0
         lost = 100 * (exact.iou - reduced.iou)
         drops = {name: float(lost[i]) for i, name in enumerate(names) if present[i]}
         means = [float(c.iou[present].mean()) for c in (exact, reduced)]
         miou_drop = 100 * (means[0] - means[1])
         if not miou_drop <= limits.miou_drop:
-            reasons.append(f"mIoU drops by {miou_drop:.2f} points, allowed are {limits.miou_drop:g}")
+            reasons.append(f"mIoU drops by {miou_drop:.2f} points, but only {limits.miou_drop:g} are allowed")
         reasons += [
-            f"{name} loses {drop:.2f} points of IoU, allowed are {limits.class_drop:g}"
+            f"{name} loses {drop:.2f} points of IoU, but only {limits.class_drop:g} are allowed"
             for name, drop in drops.items()
             if not drop <= limits.class_drop
         ]

@@ -1,17 +1,17 @@
 """Proof that an exported graph computes what the network computes.
 
-What is compared: the network as it was trained, fp32, before the rewrites of deployment, against the
-file as the device runs it, after them. So the proof covers rewrites, exporter, preprocessing and ONNX
+Compared are the network as trained, fp32, before the rewrites of deployment, and the
+file as the device runs it, after the rewrites. The proof thus covers rewrites, exporter, preprocessing and ONNX
 Runtime together.
 
-What must hold (``check``), each a share of the scores' range over all tiles:
+Conditions (``check``), each relative to the scores' range over all tiles:
 
 * no score is off by more than ``WORST_ERROR`` (1e-3). Rounding leaves 1e-7 to 1e-5; a wrong graph is off by
   1e-1 and more.
 * of the pixels whose best two scores differ by more than ``CLEAR`` (1e-3 of the range of their tile),
-  ``LEAST_AGREEMENT`` (0.999) have the same class. The others are near ties, which rounding may settle
+  ``LEAST_AGREEMENT`` (0.999) have the same class. All other pixels are near ties, which rounding may settle
   either way and which the network itself does not decide: a short training has many. Their share and the
-  agreement over all pixels are reported, so that nothing hides in the exception.
+  agreement over all pixels are reported, so that the exception hides nothing.
 """
 
 from __future__ import annotations
@@ -35,38 +35,38 @@ CLEAR, WORST_ERROR, LEAST_AGREEMENT = 1e-3, 1e-3, 0.999
 
 @dataclass(frozen=True)
 class Parity:
-    """How an ONNX file compares with its torch model."""
+    """Comparison of an ONNX file with its torch model."""
 
     tiles: int
     worst_error: float  # largest difference of a score, as a share of the scores' range
     argmax_agreement: float  # share of all pixels with the same class
-    clear_share: float  # of the pixels: best two scores apart by more than CLEAR of the tile's range
+    clear_share: float  # share of pixels whose best two scores differ by more than CLEAR of the tile's range
     clear_agreement: float | None  # share of the clear pixels with the same class; None without any
 
     @property
     def holds(self) -> bool:
-        """Whether the graph computes what the network computes, within the bounds."""
+        """Return True if the graph computes what the network computes, within the bounds."""
         agreement = self.clear_agreement
-        # Not "worst > bound": NaN must fail too.
+        # Written as "not (worst <= bound)" so that NaN fails too.
         return self.worst_error <= WORST_ERROR and agreement is not None and agreement >= LEAST_AGREEMENT
 
     def check(self) -> None:
-        """Raise ModelError unless it ``holds``."""
+        """Raise ModelError unless the comparison ``holds``."""
         if self.holds:
             return
         agreement = self.clear_agreement
-        shown = "no clear pixel at all" if agreement is None else f"{agreement:.4%} of the clear pixels agree"
+        shown = "no clear pixel" if agreement is None else f"{agreement:.4%} of the clear pixels agree"
         raise ModelError(
             f"the exported graph does not compute what the network computes: largest error "
-            f"{self.worst_error:.2e} of the scores' range (allowed: {WORST_ERROR:g}), {shown} (needed: "
-            f"{LEAST_AGREEMENT:.1%}); were the weights trained to the end? If so, report this network"
+            f"{self.worst_error:.2e} of the scores' range (allowed: {WORST_ERROR:g}), {shown} (required: "
+            f"{LEAST_AGREEMENT:.1%}). If the weights were trained to the end, report this network"
         )
 
 
 def compare(model: nn.Module, bundle: Path, tiles: Iterable[NDArray[Any]]) -> Parity:
     """Run both on ``tiles``, each (bands, tile, tile) as stored, through ONNX Runtime's CPU provider.
 
-    Raises ModelError when the network answers the same number everywhere: nothing can be compared then.
+    Raises ModelError if the network answers the same number everywhere, which makes a comparison meaningless.
     """
     count, worst, low, high, same, clear, clear_same, pixels = 0, 0.0, np.inf, -np.inf, 0, 0, 0, 0
     with open_backend(Bundle.open(bundle), "cpu") as backend, torch.inference_mode():
@@ -84,7 +84,7 @@ def compare(model: nn.Module, bundle: Path, tiles: Iterable[NDArray[Any]]) -> Pa
             count += 1
     if not high > low:
         raise ModelError(
-            f"the network answers {high:g} everywhere: its weights are not trained or are damaged"
+            f"the network answers {high:g} everywhere: its weights are untrained or damaged. Train it again"
         )
     return Parity(
         count, worst / (high - low), same / pixels, clear / pixels, clear_same / clear if clear else None

@@ -235,7 +235,7 @@ class TestTheFolder:
             raise RuntimeError("no symbol for aten::frobnicate\nand a long trace")
 
         monkeypatch.setattr(build, "export_onnx", fail)
-        with pytest.raises(ModelError, match=rf"{NETWORK} does not go to ONNX .*frobnicate\)"):
+        with pytest.raises(ModelError, match=rf"{NETWORK} cannot be converted to ONNX .*frobnicate\)"):
             build.build_bundle(run, Plan(tmp_path / "b.rsedge", FP32))
         assert not list(tmp_path.iterdir())
 
@@ -245,12 +245,12 @@ class TestTheFolder:
         assert (tmp_path / "b.rsedge" / "manifest.json").is_file()
 
     def test_a_run_that_is_none_and_weights_that_are_none(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="no run at"):
+        with pytest.raises(InputError, match="is not a run folder"):
             build.build_bundle(tmp_path, Plan(tmp_path / "b.rsedge"))
         FACTS.write(tmp_path)
         with pytest.raises(InputError, match="is not finished"):
             build.build_bundle(tmp_path, Plan(tmp_path / "b.rsedge"))
-        with pytest.raises(InputError, match="choose best or last"):
+        with pytest.raises(InputError, match="Choose best or last"):
             build.build_bundle(tmp_path, Plan(tmp_path / "b.rsedge"), weights="worst")
 
 
@@ -277,7 +277,7 @@ def test_a_run_whose_data_are_gone_gets_no_int8(
     monkeypatch.setattr(assemble, "make_variants", fake)
     told = build.build_bundle(run, Plan(tmp_path / "b.rsedge"))
     assert asked == [(Imagery((), 16, 16), ("fp16",))]
-    assert "no training images" in told["report"]["notes"][0]
+    assert "training images were not found" in told["report"]["notes"][0]
 
 
 class TestAForeignFile:
@@ -347,8 +347,8 @@ class TestAForeignFile:
         plan = Plan(tmp_path / "b.rsedge")
         told = build.adopt_bundle(tmp_path / "four.onnx", facts, plan)
         assert sorted(told["artifacts"]) == ["model.fp32.onnx"]
-        assert "INT8 was not made" in told["report"]["notes"][0]
-        assert "FP16 was not made" in told["report"]["notes"][1]
+        assert "INT8 was skipped" in told["report"]["notes"][0]
+        assert "FP16 was skipped" in told["report"]["notes"][1]
         assert told["report"]["calibration"] is None
         plan = Plan(tmp_path / "c.rsedge", calibration=Calibration(("samples",)))
         with pytest.raises(InputError, match="8-bit RGB"):

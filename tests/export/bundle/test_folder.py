@@ -27,7 +27,7 @@ def test_somebody_elses_folder_is_refused_before_any_work(
         ("file.rsedge", "is not a folder"),
         ("link.rsedge", "is not a folder"),
         ("none/b.rsedge", "does not exist"),
-        ("student.onnx", r"named NAME\.rsedge"),
+        ("student.onnx", r"must end with \.rsedge"),
     ):
         with pytest.raises(InputError, match=message):
             Plan(tmp_path / name)

@@ -203,7 +203,7 @@ def test_an_engine_is_what_was_asked_for_or_a_problem(
         shown = [(layer, dtype, "") for dtype, count in layers.items() for _ in range(count)]
         found = problem(precision, graph, EngineFacts.read(engine(*shown), graph))
         assert (found is None) == fine
-        assert fine or f"{precision} was asked for" in str(found)
+        assert fine or f"{precision} was requested" in str(found)
 
 
 def test_each_kind_must_run_so_for_itself(tmp_path: Path) -> None:
@@ -214,11 +214,11 @@ def test_each_kind_must_run_so_for_itself(tmp_path: Path) -> None:
     block, patch = ("Myelin", "Int8", ""), ("CaskConvolution", "Float", "")
     assert problem("int8", graph, EngineFacts.read(engine(block, patch), graph)) is None
     found = problem("int8", graph, EngineFacts.read(engine(("Myelin", "Half", ""), patch), graph))
-    assert "100% of the ONNX's 8 matrix products are" in str(found)
+    assert "100% of the ONNX's 8 matrix products have it" in str(found)
     assert "none is shown as a matrix product" in str(found)
     both = replace(graph, kinds={**graph.kinds, "convolution": replace(plain, quantized=1)})
     found = problem("int8", both, EngineFacts.read(engine(block, patch), both))
-    assert "1 convolutions are, but of the engine's convolutions run: 1 in FP32" in str(found)
+    assert "1 convolutions have it, but the engine's convolutions run as: 1 in FP32" in str(found)
 
 
 def test_an_engine_that_shows_no_convolution_must_show_the_precision(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_an_engine_that_shows_no_convolution_must_show_the_precision(tmp_path: P
     assert problem("int8", graph, EngineFacts.read(blocks, graph)) is None
     found = problem("int8", graph, EngineFacts.read(engine(("Myelin", "Float", "")), graph))
     assert "none is shown as a convolution" in str(found)
-    assert "run: none" in str(problem("int8", graph, EngineFacts({}, {})))
+    assert "run as: none" in str(problem("int8", graph, EngineFacts({}, {})))
 
 
 def test_a_graph_that_is_not_of_the_precision_is_a_problem(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_a_conversion_that_changes_the_answers(usual: Path, monkeypatch: pytest.
         model.graph.node[-2].output[0] = last.input[0]
 
     monkeypatch.setattr("rsedge_export.graph.foreign.pool_spatial_means", wrong)
-    with pytest.raises(ModelError, match="answers otherwise in opset 18"):
+    with pytest.raises(ModelError, match="gives other answers in opset 18"):
         adopt(usual, FACTS)
 
 
@@ -290,8 +290,11 @@ def test_a_conversion_that_changes_the_answers(usual: Path, monkeypatch: pytest.
             graph(nodes=lambda: [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)]),
             "before any argmax",
         ),
-        (graph(nodes=lambda: [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1])]), "single channel"),
-        (graph(nodes=lambda: [helper.make_node("Concat", ["x", "x"], ["y"], axis=1)]), "6 scores a pixel"),
+        (
+            graph(nodes=lambda: [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1])]),
+            "one channel for each",
+        ),
+        (graph(nodes=lambda: [helper.make_node("Concat", ["x", "x"], ["y"], axis=1)]), "6 scores per pixel"),
         (graph(nodes=lambda: [helper.make_node("Concat", ["x", "x"], ["y"], axis=2)]), "tile's resolution"),
         (graph(nodes=lambda: [helper.make_node("Log", ["x"], ["y"])]), "NaN"),
         (
@@ -306,7 +309,7 @@ def test_a_conversion_that_changes_the_answers(usual: Path, monkeypatch: pytest.
                     helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
                 ]
             ),
-            "quantized already",
+            "already quantized",
         ),
         (
             graph(nodes=lambda: [helper.make_node("Loop", ["", "", "x"], ["y"], body=graph().graph)]),
@@ -319,7 +322,7 @@ def test_what_a_file_may_not_be(model: onnx.ModelProto, said: str, tmp_path: Pat
 
 
 def test_a_tile_that_the_file_contradicts(tmp_path: Path) -> None:
-    assert "leave --tile out" in refused(graph(), tmp_path, replace(FACTS, tile=64))
+    assert "Leave out --tile" in refused(graph(), tmp_path, replace(FACTS, tile=64))
 
 
 def test_operators_by_their_other_name_and_functions_of_the_file(tmp_path: Path) -> None:
@@ -359,7 +362,7 @@ def test_a_batch_whose_tiles_meet(tmp_path: Path) -> None:
         helper.make_node("Sub", ["x", "mean"], ["sub"]),
         helper.make_node("Mul", ["sub", "mean"], ["y"]),
     ]
-    assert "to two tiles at once" in refused(graph(nodes=lambda: nodes), tmp_path)
+    assert "for two tiles at once" in refused(graph(nodes=lambda: nodes), tmp_path)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -377,14 +380,14 @@ def test_weights_in_another_file(usual: Path, tmp_path: Path) -> None:
     onnx.save(whole, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     np.testing.assert_allclose(answers(adopt(path, FACTS)[0]), truth(PIXELS), atol=1e-4)
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ModelError, match=r"copy both|cannot be read"):
+    with pytest.raises(ModelError, match=r"Copy both|cannot be read"):
         adopt(path, FACTS)
 
 
 def test_our_own_file_needs_no_facts(usual: Path, tmp_path: Path) -> None:
     model, manifest = adopt(usual, FACTS)
     save(model, manifest, "fp32", tmp_path / "own.onnx")
-    with pytest.raises(ModelError, match="use it as it is"):
+    with pytest.raises(ModelError, match="Use it directly"):
         adopt(tmp_path / "own.onnx", FACTS)
 
 
@@ -396,9 +399,9 @@ def test_our_own_file_needs_no_facts(usual: Path, tmp_path: Path) -> None:
         ({"max_value": 0.0}, "positive number"),
         ({"max_value": float("nan")}, "positive number"),
         ({"mean": (0.5,)}, "1 means and 3 standard deviations for 3 bands"),
-        ({"std": (0.2, 0.0, 0.2)}, "must be positive"),
-        ({"mean": (-0.1, 0.5, 0.5)}, "no uint8 values"),
-        ({"mean": (float("nan"), 0.5, 0.5)}, "no uint8 values"),
+        ({"std": (0.2, 0.0, 0.2)}, "not positive"),
+        ({"mean": (-0.1, 0.5, 0.5)}, "not uint8 values"),
+        ({"mean": (float("nan"), 0.5, 0.5)}, "not uint8 values"),
         ({"classes": CLASSES[:1]}, "1 classes"),
         ({"gsd_m": (1.0, 0.25)}, "finest"),
     ],
@@ -436,7 +439,7 @@ def test_bands_that_come_last_are_no_tile(
     said = refused(model, tmp_path, replace(FACTS, tile=tile))
     assert "bands come last (NHWC)" in said
     assert "--inputs-as-nchw" in said
-    assert "leave --tile out" not in said
+    assert "Leave out --tile" not in said
 
 
 def test_classes_that_come_last_of_free_sizes_are_named(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_softmax_that_answers_zeros_and_ones_is_cut_too(tmp_path: Path) -> Non
 def test_log_probabilities_are_scores(tmp_path: Path) -> None:
     for nodes, how in (
         ([node("LogSoftmax", ["z"], ["y"], axis=1)], "cut"),
-        ([SOFT, node("Log", ["p"], ["y"])], "as they are"),
+        ([SOFT, node("Log", ["p"], ["y"])], "unchanged"),
     ):
         path = file_of(tmp_path / "log.onnx", nodes)
         model, manifest = adopt(path, FACTS)
@@ -164,7 +164,7 @@ def test_another_activation_between_0_and_1_is_left_and_said(tmp_path: Path) -> 
     path = file_of(tmp_path / "s.onnx", [node("HardSigmoid", ["z"], ["y"])])
     model, manifest = adopt(path, FACTS)
     np.testing.assert_allclose(answer(model), by_the_file(path), atol=1e-4)
-    assert "left as it is" in manifest.provenance["foreign"]["notes"][0]
+    assert "left unchanged" in manifest.provenance["foreign"]["notes"][0]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_of_several_that_could_be_the_scores_one_must_be_named(
         model, manifest = adopt(path, replace(FACTS, output=name))
         np.testing.assert_allclose(answer(model), sign * SCORES, atol=1e-4)
         assert [v.name for v in model.graph.output] == ["scores"]
-        assert f"output {name} is taken" in manifest.provenance["foreign"]["notes"][0] or name == "y"
+        assert f"using its output {name}," in manifest.provenance["foreign"]["notes"][0] or name == "y"
     with pytest.raises(InputError, match="no output 'z'"):
         adopt(path, replace(FACTS, output="z"))
 
@@ -238,7 +238,7 @@ def test_the_only_one_of_the_shape_of_scores_is_taken_and_named(tmp_path: Path) 
     onnx.save(loaded, path)
     model, manifest = adopt(path, FACTS)
     np.testing.assert_allclose(answer(model), SCORES, atol=1e-4)
-    assert manifest.provenance["foreign"]["notes"] == ["its output y is taken, not index, last"]
+    assert manifest.provenance["foreign"]["notes"] == ["using its output y, not index, last"]
 
 
 def test_classes_that_come_last_are_named_so(tmp_path: Path) -> None:

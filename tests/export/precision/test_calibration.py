@@ -132,7 +132,7 @@ class TestFailures:
             assert len(tiles) == 16  # its own half
         with pytest.raises(InputError, match=r"empty\.tif holds no valid pixel"):
             of(empty)
-        with pytest.raises(InputError, match=r"hold 0 tiles of 64 px with data, needed are at least 16"):
+        with pytest.raises(InputError, match=r"hold only 0 tiles of 64 px with data, of 16 required"):
             of(empty, empty)
 
     def test_other_bands_and_another_dtype(self, tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ class TestFailures:
 
     def test_too_few_tiles(self, tmp_path: Path) -> None:
         path = raster(tmp_path / "a.tif", 5, 3)
-        with pytest.raises(InputError, match="hold 15 tiles .* needed are at least 16; .* --precision fp32"):
+        with pytest.raises(InputError, match="hold only 15 tiles .* of 16 required. .* --precision fp32"):
             of(path, tiles=64)
-        with pytest.raises(InputError, match="15 calibration tiles are too few"):
+        with pytest.raises(InputError, match="15 calibration tiles: too few"):
             of(path, tiles=15)
 
     def test_a_folder_without_rasters_and_a_path_that_is_none(self, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ class TestTheRunsOwnData:
         run = self.run(data, source={"bands": [3, 2, 1]})
         imagery = imagery_of([], run, 40)
         assert imagery == Imagery((data / "a.tif", data / "b.tif"), 0, 40, (3, 2, 1), None)
-        with pytest.raises(InputError, match="hold 8 tiles"):
+        with pytest.raises(InputError, match="hold only 8 tiles"):
             CalibrationTiles(imagery, MANIFEST)
         known = {t: w for name in "ab" for t, w in windows(data / f"{name}.tif", (3, 2, 1)).items()}
         with CalibrationTiles(replace(imagery, drawn=10, tiles=18), MANIFEST) as tiles:

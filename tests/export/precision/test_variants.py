@@ -188,7 +188,7 @@ def test_force_keeps_what_does_not_pass_and_says_so(tmp_path: Path) -> None:
     for precision in INT8:
         record = records[f"model.{precision}.onnx"]
         assert (record["forced"], record["passed"]) == (True, False)
-        assert "needed are 98.00%" in record["reasons"][0]
+        assert "but 98.00% are required" in record["reasons"][0]
         assert agreement(folder / f"model.{precision}.onnx") < 0.98
         assert Bundle.open(folder, precision).precision == precision
     assert [rung["passed"] for rung in ladder] == [False, False]
@@ -312,7 +312,7 @@ def test_a_rung_that_fails_the_gate_leads_to_the_next(
 
 class TestWanted:
     def test_what_is_unknown(self) -> None:
-        with pytest.raises(InputError, match="precision 'int4' is unknown"):
+        with pytest.raises(InputError, match="precision 'int4': unknown"):
             Wanted(("fp16", "int4"))
         with pytest.raises(InputError, match="0 tiles for the gate"):
             Wanted(gate_tiles=0)

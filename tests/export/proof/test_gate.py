@@ -117,7 +117,7 @@ def test_another_network_fails_with_every_reason(folder: Path, noise: Noise) -> 
     found = judge(folder, "int8-trt8", iter(tiles), "", Limits())
     assert not found.passed
     same = (classes_of(tiles[0].pixels, (2, 1, 1)) == truth).mean()
-    assert f"{same:.2%} of the pixels have fp32's class, needed are 98.00%" in found.reasons
+    assert f"{same:.2%} of the pixels have fp32's class, but 98.00% are required" in found.reasons
     assert any(reason.startswith("mIoU drops by") for reason in found.reasons)
     assert {r.split()[0] for r in found.reasons if "points of IoU" in r} == {"red", "green", "blue"}
     assert judge(folder, "fp16", iter(tiles), "", Limits(0, 0, 1, 1)).reasons == ()  # the same network

@@ -105,9 +105,9 @@ def test_16_bits_without_a_scale_are_refused(tmp_path: Path) -> None:
 
 def test_a_scene_stands_on_one_side_and_something_is_trained_on(tmp_path: Path) -> None:
     files = SceneFiles("t/1", "t", tmp_path, tmp_path)
-    with pytest.raises(InputError, match="scene t is in train and in test"):
+    with pytest.raises(InputError, match="scene t is in both train and test"):
         Dataset("d", TABLE, (files,), test=(SceneFiles("t/2", "t", tmp_path, tmp_path),))
-    with pytest.raises(InputError, match="no scene to train on"):
+    with pytest.raises(InputError, match="no training scene"):
         Dataset("d", TABLE, ())
 
 

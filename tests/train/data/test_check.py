@@ -72,7 +72,7 @@ def test_everything_wrong_is_listed_at_once(root: Path) -> None:
         "b/p1: ",
         "truncated or damaged",
         "c/p0: ",
-        "the same image file on two sides of the split: train b/p0, val c/p1",
+        "the same image file is in two splits: train b/p0, val c/p1",
     ):
         assert part in text
     assert len(report.problems) == 6
@@ -94,7 +94,7 @@ def test_an_impossible_split_does_not_hide_the_rest(tmp_path: Path) -> None:
     scene_folder(tmp_path, ("only",), DUBAI)
     save(tmp_path / "only" / "masks" / "p1.png", paint(indices(48, 40, 5), DUBAI))
     report = check(tmp_path)
-    assert "a second scene is needed" in report.problems[0]
+    assert "needs a second scene" in report.problems[0]
     assert "p1.png is 40 x 48" in report.problems[1]
 
 
@@ -105,7 +105,7 @@ def test_masks_without_a_meaning_do_not_hide_the_rest(root: Path) -> None:
     save(root / "a" / "masks" / "p1.png", pixels(48, 40))
     report = check(root)
     assert report.classes == ()
-    assert "stored without loss" in report.problems[0]
+    assert "stored without lossy" in report.problems[0]
     assert "p1.png is 40 x 48" in report.problems[1]
     assert len(report.problems) == 2
 
@@ -118,7 +118,7 @@ def test_absent_classes_and_repeated_images_are_warnings(root: Path) -> None:
     assert report.ok
     assert report.warnings == (
         "class water does not occur in val",
-        "the same image file 2 times: train a/p0, train a/p1",
+        "the same image file occurs 2 times: train a/p0, train a/p1",
     )
 
 
@@ -130,15 +130,15 @@ def test_overlapping_footprints_leak_and_neighbours_do_not(tmp_path: Path) -> No
     report = check(tmp_path, val=("b",))
     assert (report.ok, report.gsd_m) == (True, pytest.approx((0.5, 0.5), rel=1e-3))
     report = check(tmp_path, val=("d",))
-    assert report.problems == ("train and val share ground: c and d",)
+    assert report.problems == ("train and val overlap on the ground: c and d",)
 
 
 def test_a_scene_in_two_folders_leaks(tmp_path: Path) -> None:
     scene_folder(tmp_path / "train", ("t",), DUBAI, parts=1)
     scene_folder(tmp_path / "val", ("t",), DUBAI, parts=1)
     problems = check(tmp_path).problems
-    assert problems[0] == "scene t is in train and in val; a scene belongs to one side only"
-    assert "the same image file on two sides" in problems[1]
+    assert problems[0] == "scene t is in both train and val. Assign each scene to one split"
+    assert "the same image file is in two splits" in problems[1]
 
 
 def test_dtype_scale_and_pixels_without_data(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_samples_share_an_invented_place_without_leaking(tmp_path: Path) -> None
 
 
 def test_nothing_to_check_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no labelled image"):
+    with pytest.raises(InputError, match="contains no labelled image"):
         check(tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_a_table_s_class_without_a_label_pixel_is_a_problem(tmp_path: Path) -> N
     (problem,) = report.problems
     assert f"no label pixel of class blue; taken for unlabelled: 255 ({lost} px)" in problem
     assert report.sides["train"].unlabelled_by == {"255": report.sides["train"].unlabelled}
-    assert f"unlabelled are 255 ({lost:,} px)" in report.to_text()
+    assert f"treated as unlabelled: 255 ({lost:,} px)" in report.to_text()
     assert check(tmp_path, val=("c",), allow_missing=True).ok
     dataset = open_dataset(tmp_path, val=("c",))
     scans = [*scan(dataset, dataset.train).scenes, *scan(dataset, dataset.val).scenes]
@@ -249,7 +249,7 @@ def test_index_0_is_no_data_where_the_table_says_so(tmp_path: Path) -> None:
     (tmp_path / "classes.toml").write_text(
         '[classes]\nred = "#FF0000"\ngreen = "#00FF00"\nblue = "#0000FF"\n'
     )
-    assert all("as in NAME = 1, or in ignore" in p for p in check(tmp_path, val=("c",)).problems)
+    assert all("e.g. NAME = 1, or ignore" in p for p in check(tmp_path, val=("c",)).problems)
 
 
 NAMED = (
@@ -274,7 +274,7 @@ def test_loveda_as_it_is_downloaded(tmp_path: Path, areas: tuple[str, ...]) -> N
         assert report.sides[side].rasters == len(areas)
         assert report.sides[side].unlabelled == len(areas) * 48 * 5
         assert report.sides[side].class_pixels[6] == len(areas) * int((mask == 7).sum())
-    assert any("have no masks and are left out" in note for note in report.notes)
+    assert any("have no masks and are skipped" in note for note in report.notes)
     dataset = open_dataset(tmp_path)
     assert {f.scene for f in dataset.val} == {f"Val/{area}" for area in areas}
     with SceneReader(dataset.train[0], dataset) as reader:

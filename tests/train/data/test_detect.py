@@ -43,7 +43,7 @@ def test_a_few_stray_pixels_do_not_change_the_classes(tmp_path: Path) -> None:
     mask[:, :3, :3] = np.array([1, 2, 3])[:, None, None]
     found, (note,) = detect_table([save(tmp_path / "m.png", mask)])
     assert found == table
-    assert "no class there: #010203 (9 px)" in note
+    assert "colours outside the table: #010203 (9 px)" in note
     mask[:, :20] = np.array([1, 2, 3])[:, None, None]  # no stray pixels: another table
     assert detect_table([save(tmp_path / "m.png", mask)])[0] != table
 
@@ -99,13 +99,13 @@ def test_a_large_mask_is_read_in_strips_from_top_to_bottom(
 
 
 REFUSED = {
-    "one colour": (np.full((3, 16, 16), 9, np.uint8), "only the colour #090909"),
+    "one colour": (np.full((3, 16, 16), 9, np.uint8), "only the colour #090909 occurs"),
     "zero and 255": (indices(16, 16, 2) * 255, "store the mask as 0 and 1"),
     "nothing labelled": (np.full((16, 16), 255, np.uint8), "no pixel is labelled"),
     "not indices": (indices(64, 64, 40) * 3, "values 0 to 117 .* are not class indices"),
     "many colours": (
         np.arange(3 * 900).reshape(3, 30, 30).astype(np.uint8),
-        r"colours .* must be stored without loss .* most frequent",
+        r"colours .* must be stored without lossy .* most frequent",
     ),
 }
 
@@ -127,7 +127,7 @@ def test_smoothed_edges_are_recognised(tmp_path: Path) -> None:
 def test_colours_and_indices_do_not_mix(tmp_path: Path) -> None:
     labels = indices(16, 16, 3)
     paths = [save(tmp_path / "a.png", labels), save(tmp_path / "b.png", paint(labels, OWN))]
-    with pytest.raises(InputError, match="some hold colours and some plain indices"):
+    with pytest.raises(InputError, match="some hold colours and some class indices"):
         detect_table(paths)
 
 

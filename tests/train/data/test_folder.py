@@ -44,7 +44,7 @@ def test_without_names_the_last_scenes_validate_and_a_note_says_so(tmp_path: Pat
     dataset = open_dataset(tmp_path)
     assert names(dataset.val) == ["s11", "s12"]
     assert len(dataset.train) == 11
-    assert "no validation scene was named: taking the last, s11, s12" in dataset.notes[0]
+    assert "no validation scene was named; using the last, s11, s12" in dataset.notes[0]
 
 
 @pytest.mark.parametrize("layout", ["{}/images/{}.png {}/masks/{}.png", "images/{}/{}.png masks/{}/{}.png"])
@@ -59,7 +59,7 @@ def test_folders_of_the_split_win_wherever_they_are(tmp_path: Path, layout: str)
     assert names(dataset.val) == ["Validation/a"]
     assert names(dataset.test) == ["testing/c"]
     assert len({f.scene for f in (*dataset.train, *dataset.val)}) == 3
-    with pytest.raises(InputError, match="a folder named val says the val split"):
+    with pytest.raises(InputError, match="a folder named val already defines the val split"):
         open_dataset(tmp_path, val=("train/a",))
 
 
@@ -73,33 +73,33 @@ def test_a_train_folder_alone_still_needs_validation(tmp_path: Path) -> None:
         ["train/t2/p0"],
         ["test/t3/p0"],
     )
-    assert any("1 images lie in no split folder and are left out" in note for note in dataset.notes)
+    assert any("1 images are in no split folder and are skipped" in note for note in dataset.notes)
 
 
 def test_a_scene_in_two_split_folders_is_refused(tmp_path: Path) -> None:
     scene_folder(tmp_path / "train", ("t1",), DUBAI, parts=1)
     scene_folder(tmp_path / "val", ("t1",), DUBAI, parts=1)
-    with pytest.raises(InputError, match="scene t1 is in train and in val"):
+    with pytest.raises(InputError, match="scene t1 is in both train and val"):
         open_dataset(tmp_path)
 
 
 def test_one_scene_needs_a_second_or_a_word(tmp_path: Path) -> None:
     scene_folder(tmp_path, ("only",), DUBAI)
-    with pytest.raises(InputError, match="a second scene is needed for validation"):
+    with pytest.raises(InputError, match="validation needs a second scene"):
         open_dataset(tmp_path)
     dataset = open_dataset(tmp_path, val=("none",))
     assert (len(dataset.train), dataset.val) == (2, ())
-    assert any("no scene validates" in note for note in dataset.notes)
+    assert any("training without validation" in note for note in dataset.notes)
 
 
 def test_impossible_splits_are_explained(tmp_path: Path) -> None:
     scene_folder(tmp_path, ("a", "b"), DUBAI, parts=1)
     for options, message in (
-        ({"val": ("c",)}, "--val asks for c, which is no scene here; the scenes are a, b"),
-        ({"test": ("z",), "val": ("a",)}, "--test asks for z"),
-        ({"val": ("a",), "test": ("a",)}, "asked for by --val and by --test"),
+        ({"val": ("c",)}, "--val c: no such scene. The scenes are a, b"),
+        ({"test": ("z",), "val": ("a",)}, "--test z: no such"),
+        ({"val": ("a",), "test": ("a",)}, "in both --val and --test"),
         ({"val": ("a",), "test": ("b",)}, "none is left to train on"),
-        ({"eroded": True}, "no ISPRS data set"),
+        ({"eroded": True}, "not an ISPRS data set"),
         ({"bands": (1, 2)}, "three bands"),
     ):
         with pytest.raises(InputError, match=message):
@@ -113,18 +113,18 @@ def test_images_without_masks_and_doubled_names_are_counted(tmp_path: Path) -> N
         open_dataset(tmp_path)
     lonely.unlink()
     save(tmp_path / "a" / "images" / "p0.jpg", pixels(48, 48))
-    with pytest.raises(InputError, match="1 names stand for two images each, first a/p0"):
+    with pytest.raises(InputError, match="1 names belong to two images each, first a/p0"):
         open_dataset(tmp_path)
 
 
 def test_empty_missing_and_not_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no labelled image; expected .* it holds nothing"):
+    with pytest.raises(InputError, match=r"contains no labelled image; expected .* found nothing"):
         open_dataset(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         open_dataset(tmp_path / "none")
     with pytest.raises(InputError, match="is a file"):
         open_dataset(save(tmp_path / "x.png", pixels(4, 4)))
-    with pytest.raises(InputError, match=r"it holds x\.png"):
+    with pytest.raises(InputError, match=r"found x\.png"):
         open_dataset(tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_a_table_in_the_folder_or_by_name_wins(tmp_path: Path) -> None:
     named.write_text(DUBAI.to_toml())
     assert open_dataset(tmp_path, classes=named).table == DUBAI
     named.write_text(ClassTable(TWO.classes[:1]).to_toml())
-    with pytest.raises(InputError, match="has 1 classes; training needs 2"):
+    with pytest.raises(InputError, match="1 classes. Training needs 2"):
         open_dataset(tmp_path, classes=named)
 
 

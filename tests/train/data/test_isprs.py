@@ -74,7 +74,7 @@ def test_vaihingen_whole(tmp_path: Path) -> None:
     assert dataset.table.names == ("impervious", "building", "low_vegetation", "tree", "car", "clutter")
     assert (dataset.bands.names, dataset.bands.indexes) == (("nir", "red", "green"), (1, 2, 3))
     assert (dataset.gsd_m, dataset.uncounted) == ((0.09, 0.09), ("clutter",))
-    assert not any("not here" in note for note in dataset.notes)
+    assert not any("lack image or label" in note for note in dataset.notes)
     assert all(f.scoring_label is None and COMPLETE in str(f.label) for f in dataset.train)
 
 
@@ -98,9 +98,9 @@ def test_a_part_of_a_download_works_and_says_what_is_missing(tmp_path: Path) -> 
     dataset = open_dataset(vaihingen(tmp_path, (1, 3, 30, 99), GTS, eroded=False))
     assert (names(dataset.train), names(dataset.val), dataset.test) == (["area1", "area3"], ["area30"], ())
     notes = "\n".join(dataset.notes)
-    assert "30 scenes are not here" in notes
+    assert "30 scenes lack image or label" in notes
     assert "area5" in notes
-    assert "in no split and left out: area99" in notes
+    assert "scenes in no split are skipped: area99" in notes
 
 
 def test_scenes_can_be_chosen_by_number_or_name(tmp_path: Path) -> None:
@@ -111,17 +111,17 @@ def test_scenes_can_be_chosen_by_number_or_name(tmp_path: Path) -> None:
     assert names(dataset.train) == ["area1", "area2", "area5", "area30"]
     dataset = open_dataset(root, val=("none",))
     assert (names(dataset.val), names(dataset.test)) == ([], ["area2", "area4"])
-    with pytest.raises(InputError, match="area8, which is no scene here; the scenes are area1, "):
+    with pytest.raises(InputError, match="area8: no such scene. The scenes are area1, "):
         open_dataset(root, val=("8",))
 
 
 def test_what_is_missing_is_an_error(tmp_path: Path) -> None:
     root = vaihingen(tmp_path, (1, 3), eroded=False)
     with pytest.raises(
-        InputError, match=r"no scene of the val split is here .*\(area30\); here are area1, area3"
+        InputError, match=r"no scene of the val split has image and label \(area30\); found area1, area3"
     ):
         open_dataset(root)
-    with pytest.raises(InputError, match=r"_noBoundary, and area3 has none"):
+    with pytest.raises(InputError, match=r"_noBoundary: area3 has none"):
         open_dataset(root, val=("3",), eroded=True)
     potsdam(root, ("2_10",))
     with pytest.raises(InputError, match="both ISPRS data sets"):
@@ -141,8 +141,8 @@ def test_potsdam_prefers_rgb(tmp_path: Path) -> None:
     assert (dataset.bands.names, dataset.bands.indexes) == (("red", "green", "blue"), (1, 2, 3))
     assert dataset.gsd_m == (0.05, 0.05)
     notes = "\n".join(dataset.notes)
-    assert "reading the RGB images; RGBIR, IRRG are there too" in notes
-    assert "in no split and left out: 7_10" in notes
+    assert "reading the RGB images; RGBIR, IRRG images were found too" in notes
+    assert "scenes in no split are skipped: 7_10" in notes
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_bands_choose_the_kind_of_image(
 
 def test_bands_that_no_image_has_are_an_error(tmp_path: Path) -> None:
     root = potsdam(tmp_path, ("2_10", "2_11"))
-    with pytest.raises(InputError, match=r"bands \(4, 1, 2\) are in no image .*RGB: red, green, blue"):
+    with pytest.raises(InputError, match=r"bands \(4, 1, 2\): found in no image .*RGB: red, green, blue"):
         open_dataset(root, bands=(4, 1, 2))
 
 

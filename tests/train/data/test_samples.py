@@ -70,7 +70,7 @@ def test_scenes_that_are_whole_are_not_drawn_again(tmp_path: Path) -> None:
 
 
 def test_options_of_own_data_are_refused_without_them(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="belong to your own data"):
+    with pytest.raises(InputError, match="need data of your own"):
         open_dataset(None, val=("x",), sample_folder=tmp_path)
     with pytest.raises(InputError, match="at least one"):
         open_dataset(None, sample_count=0, sample_folder=tmp_path)
@@ -85,7 +85,7 @@ def test_samples_join_data_of_the_same_classes(tmp_path: Path, dubai: Path) -> N
         labels = reader.read_labels(Window(0, 0, SIDE, SIDE))
     _, expected = SampleScene(SIDE, SIDE, 1000, GSDS_M[0]).render(Window(0, 0, SIDE, SIDE))
     np.testing.assert_array_equal(labels, expected)
-    with pytest.raises(InputError, match="has a scene sample1000 already"):
+    with pytest.raises(InputError, match="already holds samples, e.g. sample1000"):
         with_samples(more, tmp_path / "s", 2, SIDE)
 
 

@@ -78,7 +78,7 @@ def test_a_damaged_scene_is_named_or_skipped(dataset: Dataset, truths: list[np.n
 def test_nothing_left_is_an_error(dataset: Dataset) -> None:
     for files in dataset.train:
         files.label.write_bytes(b"")
-    with pytest.raises(InputError, match="no scene can be read; first: s0"):
+    with pytest.raises(InputError, match="no scene can be read. First error: s0"):
         scan(dataset, dataset.train, skip_damaged=True)
 
 

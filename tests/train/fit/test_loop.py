@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_the_state_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OutputError, match="No space left.*free some space"):
+    with pytest.raises(OutputError, match="No space left.*Free disk space"):
         run(tmp_path, FitConfig(steps=2))
     assert (tmp_path / STATE_NAME).read_bytes() == old
     assert not list(tmp_path.glob(".*"))

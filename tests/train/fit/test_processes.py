@@ -42,7 +42,7 @@ def test_a_single_process_needs_no_group(monkeypatch):
 
 def test_devices_by_name():
     assert pick_device("cpu", SINGLE) == torch.device("cpu")
-    with pytest.raises(BackendError, match="choose auto, cpu or cuda"):
+    with pytest.raises(BackendError, match="Choose auto, cpu or cuda"):
         pick_device("tpu", SINGLE)
     if not torch.cuda.is_available():
         assert pick_device("auto", SINGLE) == torch.device("cpu")

@@ -68,17 +68,17 @@ def test_other_facts_are_named(tmp_path, facts):
 
 def test_a_missing_a_damaged_and_a_foreign_file(tmp_path):
     parts = Parts()
-    with pytest.raises(InputError, match="nothing to resume.*leave out --resume"):
+    with pytest.raises(InputError, match="nothing to resume.*Leave out --resume"):
         parts.load(tmp_path / "s")
     parts.step(0)
     parts.save(tmp_path / "s", Position(1))
     data = (tmp_path / "s").read_bytes()
     for broken in (data[:-100], data[:20], b""):
         (tmp_path / "s").write_bytes(broken)
-        with pytest.raises(ModelError, match="no whole state"):
+        with pytest.raises(ModelError, match="not a complete state"):
             parts.load(tmp_path / "s")
     save_file({"x": torch.zeros(1)}, tmp_path / "s")
-    with pytest.raises(ModelError, match="no whole state"):
+    with pytest.raises(ModelError, match="not a complete state"):
         parts.load(tmp_path / "s")
 
 
@@ -93,11 +93,11 @@ def test_odd_facts_of_a_state_are_an_error(tmp_path, change):
     header = {"schema": 1, "position": {"step": 1}, "scaler": {}, "facts": {}, **change}
     for path, text in ((tmp_path / "a", json.dumps(header)), (tmp_path / "b", "[]"), (tmp_path / "c", "5")):
         save_file({"x": torch.zeros(1)}, path, {"rsedge_state": text})
-        with pytest.raises(ModelError, match="no whole state"):
+        with pytest.raises(ModelError, match="not a complete state"):
             check_resumable(path, {})
 
 
 def test_weights_that_cannot_be_written_say_why(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot be written .*--resume"):
+    with pytest.raises(OutputError, match=r"cannot be written.*--resume"):
         save_weights(tmp_path / "file" / "w.safetensors", Parts().net)

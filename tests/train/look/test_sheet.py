@@ -108,9 +108,9 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     image, truth = sample(64)
     with pytest.raises(InputError, match="1 masks for 3 columns"):
         drawn(tmp_path / "s.png", SheetRow("x", image, (truth,)))
-    with pytest.raises(InputError, match="not of the image's"):
+    with pytest.raises(InputError, match="differ in size"):
         drawn(tmp_path / "s.png", SheetRow("x", image, (truth, truth[1:])))
-    with pytest.raises(InputError, match="at least one crop"):
+    with pytest.raises(InputError, match="at least one"):
         drawn(tmp_path / "s.png")
     with pytest.raises(OutputError, match="cannot be written"):
         drawn(tmp_path / "none" / "s.png", SheetRow("x", image, (truth, truth)))

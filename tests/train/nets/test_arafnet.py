@@ -41,7 +41,7 @@ def test_the_fine_head_works_at_stride_4_and_sees_f1():
     torch.testing.assert_close(decoder.head.detail(given[0]).shape, torch.Size((2, 8, 32, 32)))
     given[0] = given[0] + torch.nn.functional.one_hot(torch.tensor(5), 32).view(1, 1, 1, 32)
     assert (decoder(given)[0] - logits).abs().max() > 0
-    with pytest.raises(InputError, match="stride 4 has no auxiliary"):
+    with pytest.raises(InputError, match="stride 4 cannot have an auxiliary"):
         ARAFNetConfig(fine=True, aux=True)
 
 

@@ -125,7 +125,7 @@ def test_a_teacher_deploys_without_its_auxiliary_head():
 
 
 def test_wrong_tiles_are_refused():
-    with pytest.raises(InputError, match="multiples of 32"):
+    with pytest.raises(InputError, match="multiple of 32"):
         deploy(registry.build("mobilenetv3_small_100-w32-sep", 5), 100)
 
 

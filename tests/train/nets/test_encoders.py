@@ -85,10 +85,10 @@ def test_mit_is_the_encoder_transformers_has(tmp_path):
 
 
 def test_wrong_mit_files_say_what_is_expected(tmp_path):
-    with pytest.raises(ModelError, match="expected is pytorch_model"):
+    with pytest.raises(ModelError, match="Give pytorch_model"):
         build_encoder("mit_b0", pretrained=tmp_path / "absent.bin")
     torch.save(published(MiT(MIT["mit_b0"])), tmp_path / "b0.bin")
-    with pytest.raises(ModelError, match="does not fit"):
+    with pytest.raises(ModelError, match="does not match"):
         build_encoder("mit_b1", pretrained=tmp_path / "b0.bin")
     (tmp_path / "cut.bin").write_bytes((tmp_path / "b0.bin").read_bytes()[:1000])
     with pytest.raises(ModelError, match="truncated"):

@@ -91,7 +91,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
             return print, ("ran",)
 
     torch.save({"model": Harm()}, tmp_path / "harm.pt")
-    with pytest.raises(ModelError, match="expected is the official file"):
+    with pytest.raises(ModelError, match="Give the official file"):
         load_trunk(build_trunk(TINY), tmp_path / "harm.pt", TINY)
 
 

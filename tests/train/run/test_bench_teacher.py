@@ -88,10 +88,10 @@ def test_a_name_is_a_network_with_random_weights(student: Path) -> None:
 
 def test_other_classes_are_refused(student: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "teacher", classes=CLASSES[:2])
-    with pytest.raises(InputError, match=r"knows red, green in .*strongest-band knows red, green, blue"):
+    with pytest.raises(InputError, match=r"trained on red, green in .*strongest-band has red, green, blue"):
         bench([student], BenchOptions(device="cpu"), contender(run, student))
 
 
 def test_neither_run_nor_network(student: Path) -> None:
-    with pytest.raises(InputError, match="runs/none is neither"):
+    with pytest.raises(InputError, match="runs/none: neither"):
         open_teacher(contender("runs/none", student))

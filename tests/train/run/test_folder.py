@@ -32,7 +32,7 @@ def test_it_goes_and_comes(tmp_path):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(InputError, match=r"no run at .*rsedge train-teacher"):
+    with pytest.raises(InputError, match=r"is not a run folder: .*rsedge train-teacher"):
         Run.read(tmp_path)
     for text in ("", "{}", "[]", "[" * 100_000, json.dumps({"rsedge_run_schema": 1, "role": "x"})):
         (tmp_path / "run.json").write_text(text)
@@ -50,7 +50,7 @@ def test_best_falls_back_to_last(tmp_path):
         (tmp_path / f"{name}.safetensors").touch()
         assert weights_path(tmp_path).stem == name
     assert weights_path(tmp_path, "last").stem == "weights"
-    with pytest.raises(InputError, match="choose best or last"):
+    with pytest.raises(InputError, match="Choose best or last"):
         weights_path(tmp_path, "worst")
 
 
@@ -70,10 +70,10 @@ def test_weights_that_are_damaged_or_of_another_network(tmp_path):
     RUN.write(tmp_path)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"not safetensors")
-    with pytest.raises(ModelError, match="no whole safetensors file"):
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
         load_network(tmp_path)
     save_weights(path, build(NETWORK, 3))
-    with pytest.raises(ModelError, match=rf"is not of {NETWORK}: 2 of \d+ tensors differ, first .*\(3"):
+    with pytest.raises(ModelError, match=rf"does not match {NETWORK}: 2 of \d+ tensors differ, first .*\(3"):
         load_network(tmp_path)
 
 

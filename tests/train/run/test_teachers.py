@@ -76,7 +76,7 @@ def test_facts_of_several_are_sums_and_each_one(tmp_path):
 
 
 def test_impossible_choices_are_refused(tmp_path):
-    with pytest.raises(InputError, match="3 teacher views: choose one of 1, 2, 4, 8"):
+    with pytest.raises(InputError, match="3 teacher views: not supported. Choose one of 1, 2, 4, 8"):
         Distillation((tmp_path,), views=3)
     with pytest.raises(InputError, match="no teacher"):
         Distillation(())

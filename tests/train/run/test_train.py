@@ -21,7 +21,7 @@ from rsedge_train.data import BandChoice, Dataset, SceneFiles
 from rsedge_train.data.crops import CropConfig
 from rsedge_train.fit.loop import FitConfig
 from rsedge_train.fit.state import STATE_NAME, check_resumable
-from rsedge_train.look import pictures
+from rsedge_train.run import pictures
 from rsedge_train.look.logbook import read_log
 from rsedge_train.nets.complexity import complexity
 from rsedge_train.run import folder as run_folder
@@ -141,7 +141,7 @@ def test_several_teachers_and_views_teach_one_student(alone, dataset, tmp_path):
 
 
 def test_a_finished_run_is_not_written_over_without_asking(alone, dataset):
-    with pytest.raises(InputError, match=r"holds a run already: go on with --resume, replace it with"):
+    with pytest.raises(InputError, match=r"already holds a run. Resume with --resume, replace it with"):
         train(job(alone), dataset)
 
 
@@ -171,11 +171,11 @@ def test_other_data_are_not_gone_on_with(alone, dataset, tmp_path):
 def test_a_teacher_that_does_not_fit_is_refused(alone, dataset, tmp_path):
     wanted = job(tmp_path / "d", distillation=Distillation((alone,)))
     other = ClassTable((ClassInfo("dark", (20, 20, 20)), ClassInfo("light", (250, 250, 250))))
-    with pytest.raises(InputError, match="knows the classes dark, bright; the data have dark, light"):
+    with pytest.raises(InputError, match="has the classes dark, bright, but the data has dark, light"):
         train(wanted, replace(dataset, table=other))
-    with pytest.raises(InputError, match="sees red, green, blue; the data give nir, red, green"):
+    with pytest.raises(InputError, match="reads red, green, blue, but the data gives nir, red, green"):
         train(wanted, replace(dataset, bands=BandChoice(("nir", "red", "green"))))
-    with pytest.raises(InputError, match=r"no run at .*rsedge train-teacher"):
+    with pytest.raises(InputError, match=r"is not a run folder: .*rsedge train-teacher"):
         train(job(tmp_path / "d", distillation=Distillation((tmp_path / "none",))), dataset)
     assert not (tmp_path / "d").exists()
 
@@ -190,7 +190,7 @@ def test_a_student_is_not_scored_on_what_its_teacher_saw(alone, dataset, tmp_pat
 
 def test_an_unfinished_teacher_does_not_teach(alone, dataset, tmp_path):
     Run.read(alone).write(tmp_path)
-    with pytest.raises(InputError, match=r"is not finished; go on with it with .*--resume"):
+    with pytest.raises(InputError, match=r"is not finished. Resume with .*--resume"):
         train(job(tmp_path / "d", distillation=Distillation((tmp_path,))), dataset)
 
 
@@ -220,7 +220,7 @@ def test_damaged_images_are_left_out_on_every_side(dataset, tmp_path):
 
 def test_neighbours_on_both_sides_are_said(dataset, tmp_path, caplog):
     train(job(tmp_path / "d"), dataset)  # all toys lie in one place
-    assert "train and val share ground" in caplog.text
+    assert "train and val overlap on the ground" in caplog.text
 
 
 def test_a_run_does_not_write_over_its_teacher(alone, dataset):
@@ -232,7 +232,7 @@ def test_a_run_does_not_write_over_its_teacher(alone, dataset):
 
 
 def test_what_is_wanted_only_at_the_end_is_looked_at_first(dataset, tmp_path):
-    with pytest.raises(InputError, match="no run at"):
+    with pytest.raises(InputError, match="is not a run folder"):
         train(job(tmp_path / "d", compare=tmp_path / "none"), dataset)
     wrong = replace(dataset.val[0], label=dataset.val[0].image)
     with pytest.raises(InputError, match="colours belong to no class"):
@@ -242,19 +242,19 @@ def test_what_is_wanted_only_at_the_end_is_looked_at_first(dataset, tmp_path):
 
 def test_weights_of_another_network_are_refused(alone, dataset, tmp_path):
     start = NetChoice("mobilenetv3_small_100-w64", start=alone / "weights.safetensors")
-    with pytest.raises(ModelError, match=r"is not of mobilenetv3_small_100-w64: .* where .* is needed"):
+    with pytest.raises(ModelError, match=r"does not match mobilenetv3_small_100-w64: .* instead of "):
         train(job(tmp_path / "d", net=start), dataset)
 
 
 def test_one_class_is_no_segmentation(dataset, tmp_path):
     single = ClassTable((ClassInfo("all", (1, 1, 1)),))
-    with pytest.raises(InputError, match="one class only"):
+    with pytest.raises(InputError, match="only one class"):
         train(job(tmp_path / "d"), replace(dataset, table=single))
 
 
 def test_a_place_that_cannot_be_written(dataset, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="is a file; --out wants a folder"):
+    with pytest.raises(OutputError, match="is a file. Give a folder with --out"):
         train(job(tmp_path / "file"), dataset)
     with pytest.raises(OutputError, match=r"cannot be written"):
         train(job(tmp_path / "file" / "below"), dataset)
@@ -267,7 +267,7 @@ def test_epochs_cover_the_area_and_class_weights_favour_the_rare(dataset, tmp_pa
 
 
 def test_a_temperature_of_zero_is_refused():
-    with pytest.raises(InputError, match=r"temperature 0: allowed is above 0"):
+    with pytest.raises(InputError, match=r"temperature 0: not above 0"):
         Distillation((Path("x"),), temperature=0)
 
 

@@ -1,4 +1,4 @@
-"""Labelled imagery: what is there, how it is split, and reading it by window."""
+"""Labelled imagery: discovery, splits, checks and reading by window."""
 
 from rsedge_train.data.base import BandChoice, Dataset, SceneFiles, SceneReader, masking_of
 from rsedge_train.data.check import check

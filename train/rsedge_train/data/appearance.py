@@ -1,4 +1,4 @@
-"""Change how a crop looks, as other light, air, sensors and processing would; what lies where stays."""
+"""Random changes of a crop's appearance (light, haze, sensor, processing) that leave its geometry alone."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from torch import Tensor
 from rsedge.errors import InputError
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
-CELLS = 4  # a crop holds so many patches of shade or haze along a side
+CELLS = 4  # patches of shade or haze along one side of a crop
 
 
 @dataclass(frozen=True)
 class Look:
-    """How far and how often the look of a crop changes; shares are of all crops, spreads are of logarithms."""
+    """Strength and frequency of appearance changes; shares are of all crops, spreads are of logarithms."""
 
-    gamma: float = 0.25  # spread of the exponent; a third of it differs by channel
+    gamma: float = 0.25  # spread of the exponent; each channel varies by another third of it
     brightness: float = 0.35  # largest relative change
     contrast: float = 0.35
     saturation: float = 0.4
-    hue: float = 0.04  # largest turn, share of a circle
+    hue: float = 0.04  # largest rotation, as a share of a circle
     cast: float = 0.0  # spread of each channel's gain
     colour_share: float = 0.8
     sharpen_share: float = 0.15
     blur_share: float = 0.15
     blur: float = 1.2  # largest sigma, pixels
-    coarsen_share: float = 0.0  # sampled at up to half the resolution and back
-    shade_share: float = 0.0  # shadows with soft edges, down to half of the light
+    coarsen_share: float = 0.0  # resampled to as little as half the resolution and back
+    shade_share: float = 0.0  # shadows with soft edges, dimming by up to a half
     haze_share: float = 0.0  # patches of haze, at most half opaque
     noise_share: float = 0.0
     noise: float = 8.0  # largest standard deviation, grey levels
@@ -46,7 +46,7 @@ class Look:
         shares = [value for name, value in vars(self).items() if name.endswith("share")]
         if not all(0 <= share <= 1 for share in shares) or self.sharpen_share + self.blur_share > 1:
             raise InputError(
-                "shares of a look are 0 to 1, and sharpened and blurred crops together at most 1"
+                "look: each share must be 0 to 1, and sharpen_share + blur_share at most 1. Correct the shares"
             )
 
 
@@ -72,7 +72,7 @@ LOOKS: Mapping[str, Look | None] = MappingProxyType(
 
 
 def change_look(image: Tensor, look: Look) -> Tensor:
-    """Draw a new look for ``image``, uint8 (3, S, S), from torch's default generator; same shape and type."""
+    """Return ``image``, uint8 (3, S, S), with a random look drawn from torch's default generator."""
     x = _gamma(image, look.gamma)
     if _chance(look.shade_share):
         x *= 1 - _uniform(0.25, 0.55) * _patches(x.shape[-1])
@@ -93,16 +93,16 @@ def change_look(image: Tensor, look: Look) -> Tensor:
 
 
 def _gamma(image: Tensor, spread: float) -> Tensor:
-    """Raise to a random power, each channel a little differently: sensors and haze differ so."""
+    """Raise pixel values to a random power that differs a little by channel, as sensors and haze do."""
     power = torch.exp(torch.randn(()) * spread + torch.randn(3, 1) * spread * 0.3)
     tables = torch.linspace(0, 1, 256).expand(3, 256).pow(power).mul(255)
-    # numpy looks up bytes six times as fast as torch does
+    # numpy looks up bytes six times as fast as torch.
     planes = [table[plane] for table, plane in zip(tables.numpy(), image.numpy(), strict=True)]
     return torch.from_numpy(np.stack(planes))
 
 
 def _colour(x: Tensor, look: Look) -> Tensor:
-    """Turn and stretch the colours by one affine map: hue, saturation, contrast, brightness, cast."""
+    """Change hue, saturation, contrast, brightness and colour cast with one affine map."""
     angle = 2 * math.pi * _uniform(-look.hue, look.hue)
     to_grey = LUMA.expand(3, 3)
     chroma = _turn_about_grey(angle) @ (torch.eye(3) - to_grey)
@@ -114,7 +114,7 @@ def _colour(x: Tensor, look: Look) -> Tensor:
 
 
 def _turn_about_grey(angle: float) -> Tensor:
-    """The rotation of colours about the grey axis."""
+    """Return the matrix (3, 3) that rotates colours about the grey axis."""
     third, cos, sin = (1 - math.cos(angle)) / 3, math.cos(angle), math.sin(angle) / math.sqrt(3)
     return torch.tensor(
         [
@@ -126,7 +126,7 @@ def _turn_about_grey(angle: float) -> Tensor:
 
 
 def _focus(x: Tensor, look: Look) -> Tensor:
-    """Sharpen, blur, or leave as it is."""
+    """Sharpen the crop, blur it, or leave it unchanged."""
     draw = _uniform(0, 1)
     if draw >= look.sharpen_share + look.blur_share:
         return x
@@ -136,7 +136,7 @@ def _focus(x: Tensor, look: Look) -> Tensor:
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
-    """Blur by a Gaussian, one axis after the other; edges repeat."""
+    """Blur with a Gaussian, one axis at a time, repeating the edges."""
     radius = max(1, math.ceil(2 * sigma))
     kernel = torch.exp(-torch.arange(-radius, radius + 1).square() / (2 * sigma**2))
     weights = (kernel / kernel.sum()).tolist()
@@ -150,21 +150,21 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
 
 
 def _coarsen(x: Tensor, scale: float) -> Tensor:
-    """Sample at a lower resolution and back, as a coarser sensor would have."""
+    """Resample to a lower resolution and back, imitating a coarser sensor."""
     size = x.shape[-1]
     small = F.interpolate(x[None], size=max(1, round(size * scale)), mode="bilinear", antialias=True)
     return F.interpolate(small, size=size, mode="bilinear", align_corners=False)[0]
 
 
 def _jpeg(image: Tensor, quality: int) -> Tensor:
-    """Compress and read back."""
+    """Compress ``image`` as JPEG and decode the result."""
     file = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=quality)
     return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).contiguous()
 
 
 def _patches(size: int) -> Tensor:
-    """Smooth random patches (1, size, size) in 0..1, with more or less soft edges."""
+    """Return smooth random patches (1, size, size) in 0..1, with edges of random softness."""
     coarse = torch.randn(1, 1, CELLS, CELLS)
     field = F.interpolate(coarse, size=size, mode="bicubic", align_corners=True)[0]
     return torch.sigmoid_((field - _uniform(-0.5, 0.8)).mul_(_uniform(2, 20)))

@@ -1,4 +1,4 @@
-"""Augmentation of one crop; image and labels move together."""
+"""Augmentation of one crop and its labels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rsedge_train.data.appearance import LOOKS, Look, change_look
 
 
 class CropAugment:
-    """Resize a window to ``size``, turn and flip it, and change its look.
+    """Random resizing, rotation, flipping and change of appearance of a window and its labels.
 
-    Called with image ``(3, s, s)`` and labels ``(s, s)``, both uint8 and of any side, it returns
-    ``(3, size, size)`` and ``(size, size)``. Labels are resampled by nearest neighbour; what a
-    rotation brings in from outside is 0 in the image and ignored in the labels.
+    Call with image ``(3, s, s)`` and labels ``(s, s)``, both uint8 and of any side ``s``, to get
+    ``(3, size, size)`` and ``(size, size)``. Labels are resampled by nearest neighbour. Pixels that a
+    rotation brings in from outside are 0 in the image and ignored in the labels.
     """
 
     def __init__(self, size: int, *, look: Look | None = LOOKS["mild"], turn: float = 15.0) -> None:
@@ -35,7 +35,7 @@ class CropAugment:
     def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Augment one window; see the class for shapes."""
         crop, mask = self.move(*self.resize(tv_tensors.Image(image), tv_tensors.Mask(labels)))
-        # The quarter turn on both at once, on plain tensors: their last two axes are rows and columns.
+        # Rotate plain tensors, because their last two axes are rows and columns.
         quarter = int(torch.randint(4, ()))
         crop = torch.rot90(crop.as_subclass(Tensor), quarter, (-2, -1))
         mask = torch.rot90(mask.as_subclass(Tensor), quarter, (-2, -1))

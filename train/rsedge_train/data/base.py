@@ -1,4 +1,4 @@
-"""What a labelled data set is, and how one labelled raster is read."""
+"""Labelled data sets, and reading one labelled raster by window."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ STRIP_ROWS = 64
 
 @dataclass(frozen=True)
 class SceneFiles:
-    """One labelled raster. ``scene`` is what a split must not cut: parts of one scene are neighbours."""
+    """Files of one labelled raster. A split keeps the rasters of one ``scene``, being neighbours, together."""
 
     name: str  # unique in the data set, e.g. "tile7/image_part_001"
     scene: str  # e.g. "tile7"
     image: Path
     label: Path
-    scoring_label: Path | None = None  # for validation where it differs, e.g. with eroded boundaries
+    scoring_label: Path | None = None  # used for validation if it differs, e.g. with eroded boundaries
     drawn: bool = False  # a procedural sample scene
 
     def for_scoring(self) -> SceneFiles:
-        """The same with the label that scores are counted on."""
+        """Return a copy whose label is the one used for scoring."""
         return replace(self, label=self.scoring_label or self.label)
 
 
 @dataclass(frozen=True)
 class BandChoice:
-    """Which three bands feed the network, as in ``rsedge infer``."""
+    """The three bands that feed the network, as in ``rsedge infer``."""
 
     names: tuple[str, str, str] = ("red", "green", "blue")
-    indexes: tuple[int, ...] | None = None  # 1-based; None: by colour interpretation, else the first three
-    scale: tuple[float, float] | None = None  # raster values mapped to 0 and 255, where not stored as uint8
+    indexes: tuple[int, ...] | None = None  # 1-based; None: choose by colour, else the first three
+    scale: tuple[float, float] | None = None  # raster values mapped to 0 and 255, if the raster is not uint8
     masking: Masking = field(
         default=AS_TAGGED, repr=False
-    )  # where the rasters' own nodata or alpha is not right
+    )  # overrides the rasters' own nodata value or alpha band
 
 
 def masking_of(nodata: Sequence[float] | None, alpha: int | Literal["none"] | None) -> Masking:
-    """``Masking`` of what JSON holds of it."""
+    """Return the ``Masking`` stored as these JSON values."""
     return Masking(tuple(nodata) if nodata else None, alpha)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled rasters split by scene, and what their labels mean.
+    """Labelled rasters split by scene, with the meaning of their labels.
 
-    Raises InputError when nothing is there to train on or a scene stands on two sides.
+    Raises InputError if no scene is left to train on, or if a scene is in two splits.
     """
 
     name: str
@@ -76,33 +76,33 @@ class Dataset:
     test: tuple[SceneFiles, ...] = ()
     bands: BandChoice = BandChoice()
     uncounted: tuple[str, ...] = ()  # classes left out of mean scores, e.g. ISPRS clutter
-    gsd_m: tuple[float, float] | None = None  # where the files do not say it themselves
-    notes: tuple[str, ...] = ()  # what the user should know: how it was split, what was guessed
-    told: bool = False  # a class table says the classes; else they were found in the data or are its makers'
+    gsd_m: tuple[float, float] | None = None  # overrides the resolution stored in the files
+    notes: tuple[str, ...] = ()  # for the user, e.g. how the data was split and what was guessed
+    told: bool = False  # True if a class table defines the classes, False if derived from the data
 
     def __post_init__(self) -> None:
         if not self.train:
-            raise InputError(f"data {self.name}: no scene to train on")
+            raise InputError(f"data {self.name}: no training scene. Add one, or assign fewer to val and test")
         sides = [{files.scene for files in part} for part in (self.train, self.val, self.test)]
         for i, j in ((0, 1), (0, 2), (1, 2)):
             if both := sorted(sides[i] & sides[j]):
                 raise InputError(
-                    f"data {self.name}: scene {both[0]} is in {SPLITS[i]} and in {SPLITS[j]}; a scene belongs "
-                    "to one side only"
+                    f"data {self.name}: scene {both[0]} is in both {SPLITS[i]} and {SPLITS[j]}. "
+                    "Assign each scene to one split"
                 )
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Return the number of classes."""
         return len(self.table.classes)
 
     def colors_of(self, files: SceneFiles) -> LabelColors:
-        """What the label of one of its scenes holds: of a sample scene, always class indices."""
+        """Return the label encoding of one scene; sample scenes always store class indices."""
         colors = self.table.colors
         return replace(colors, values=None, told=False) if files.drawn else colors
 
     def manifest(self, name: str, tile: int) -> Manifest:
-        """What a network trained on this expects and answers."""
+        """Return the manifest of a network trained on this data set."""
         return Manifest(
             name=name,
             bands=self.bands.names,
@@ -115,15 +115,15 @@ class Dataset:
 
 
 def strips(grid: Grid) -> Iterator[Window]:
-    """A raster in full-width strips of STRIP_ROWS, from the top down."""
+    """Yield full-width windows of STRIP_ROWS rows covering the raster from top to bottom."""
     for row in range(0, grid.height, STRIP_ROWS):
         yield Window(row, 0, min(STRIP_ROWS, grid.height - row), grid.width)
 
 
 class SceneReader:
-    """Image and label of one scene, opened for reading by window. Not safe for two threads at once.
+    """Reader of one scene's image and label by window. Not thread-safe.
 
-    Raises InputError when they cannot be opened or do not fit each other.
+    Raises InputError if a file cannot be opened or if image and label do not fit each other.
     """
 
     def __init__(self, files: SceneFiles, dataset: Dataset) -> None:
@@ -155,13 +155,13 @@ class SceneReader:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Return height and width in pixels."""
         return self.grid.height, self.grid.width
 
     def read(self, window: Window, unlabelled: Counter[str] | None = None) -> tuple[UInt8, UInt8]:
-        """Image (3, h, w) and labels (h, w), both uint8; pixels without data are filled and IGNORE.
+        """Read the image (3, h, w) and labels (h, w), both uint8; pixels without data are filled and IGNORE.
 
-        ``unlabelled`` as in ``read_labels``.
+        For ``unlabelled``, see ``read_labels``.
         """
         pixels, valid = self._image.read(window, self.plan)
         labels = self._label.read(window, unlabelled)
@@ -170,14 +170,14 @@ class SceneReader:
         return np.asarray(pixels, np.uint8), np.asarray(labels, np.uint8)
 
     def look(self) -> tuple[str, ...]:
-        """What one look at a sample of the image says; see `rsedge.raster.look`."""
+        """Return notes on a sample of the image; see `rsedge.raster.look`."""
         return (*self.plan.notes, *look(self._image, self.plan))
 
     def read_labels(self, window: Window, unlabelled: Counter[str] | None = None) -> UInt8:
-        """Labels (h, w) alone; adds the pixels of each unlabelled value to ``unlabelled``."""
+        """Read only the labels (h, w), adding the pixel count of each unlabelled value to ``unlabelled``."""
         return self._label.read(window, unlabelled)
 
     @property
     def row_of_blocks_bytes(self) -> int:
-        """Bytes of one row of stored blocks of image and label."""
+        """Return the bytes taken by one row of stored blocks of image and label."""
         return self._image.row_of_blocks_bytes + self._label.raster.row_of_blocks_bytes

@@ -1,4 +1,4 @@
-"""Reading all labelled data once and saying all that is wrong with them."""
+"""Complete check of labelled data that collects all problems."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def check(
     allow_missing: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Read every label under ``path`` by strips, and with ``images`` every image, and gather all problems.
+    """Check all labels under ``path``, and all images if ``images`` is set, and return all problems.
 
-    The options are those of ``open_dataset``; ``allow_missing``: classes of a table may lack label pixels in the
-    scenes to train and to validate on; ``progress`` is called with (rasters done, rasters in all).
+    The options are those of ``open_dataset``. With ``allow_missing``, classes of a table may lack label pixels
+    in the train and val splits. ``progress`` is called with (rasters done, rasters in all).
 
-    Raises InputError when there is nothing to check.
+    Raises InputError if no labelled data is found.
     """
     problems = list[str]()
 
@@ -53,7 +53,7 @@ def check(
     try:
         found = find(val, test)
     except InputError as error:
-        found = find((NO_VAL,), ())  # without a split the files can still be read
+        found = find((NO_VAL,), ())  # the files can be read even if no split is possible
         problems.append(str(error))
     problems += found.problems
     table, told, notes = _table(path, classes, found, problems)
@@ -65,7 +65,7 @@ def check(
     reports = {side: _side(facts) for side, facts in sides.items()}
     names = table.names if table else ()
     seen = [f for side in ("train", "val") for f in sides[side]]
-    if not allow_missing and all(f.counted for f in seen):  # else nobody knows what the others hold
+    if not allow_missing and all(f.counted for f in seen):  # an unread label may hold the missing classes
         problems += _missing(names, seen, told)
     return Report(
         str(path),
@@ -128,7 +128,7 @@ def _side(facts: Sequence[Facts]) -> SideReport:
 
 
 def _missing(names: Sequence[str], facts: Sequence[Facts], told: bool) -> list[str]:
-    """The problem that classes have no label pixel to train or to validate on."""
+    """Return problems for classes without a label pixel in train or val."""
     missing = missing_classes(names, np.sum([f.counts for f in facts], axis=0), told=told)
     unlabelled = sum((f.unlabelled_by for f in facts), Counter[str]())
     unknown = sum(f.unknown for f in facts)
@@ -148,7 +148,7 @@ def _gsd(facts: Sequence[Facts]) -> tuple[float, float] | None:
 
 
 def _repeated(facts: Sequence[Facts]) -> list[str]:
-    """The notes on single rasters, each once, with how many it is about."""
+    """Return each note on single rasters once, with the number of rasters."""
     counts = Counter(note for f in facts for note in f.notes)
     first = {note: f.files.name for f in reversed(facts) for note in f.notes}
     return [f"{n} rasters, first {first[note]}: {note}" for note, n in counts.items()]

@@ -1,7 +1,7 @@
-"""The crops that training sees: batch n is a function of the seed and n alone.
+"""Deterministic training crops: batch n depends only on the seed and n.
 
-So it does not matter how many worker processes prepare the batches, where a run was interrupted, or
-over how many processes a batch is split.
+Results therefore do not depend on the number of worker processes, on where a run was interrupted, or
+on how many processes share a batch.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Batch = tuple[Tensor, Tensor, Tensor]
 """Images (B, 3, S, S) and labels (B, S, S), uint8; places (B, 4) int64: scene, row, column, side."""
 
 OPEN_AT_ONCE = 16  # files per worker
-TRIES = 100  # damaged scenes met in a row before giving up
+TRIES = 100  # consecutive damaged windows before giving up
 
 
 class SceneStore:
-    """Windows of all training scenes: from memory where they all fit into ``ram_bytes``, else from the files.
+    """Reader of windows of all training scenes, cached in memory if all fit into ``ram_bytes``.
 
-    Readers are opened in the process that reads. Raises InputError for a scene that cannot be read.
+    Each process opens its own readers. Raises InputError if a scene cannot be read.
     """
 
     def __init__(self, dataset: Dataset, scans: Sequence[SceneScan], ram_bytes: int) -> None:
@@ -53,7 +53,7 @@ class SceneStore:
         self.in_memory = 4 * sum(s.height * s.width for s in scans) <= ram_bytes
 
     def load(self, skip_damaged: bool) -> list[tuple[str, str]]:
-        """Bring all scenes into memory if they fit; returns (name, why) of those dropped as damaged."""
+        """Load all scenes into memory if they fit, and return (name, reason) of each damaged scene dropped."""
         dropped = []
         for index, scan in enumerate(self.scans if self.in_memory else ()):
             try:
@@ -66,14 +66,14 @@ class SceneStore:
         gone = {index for index, _, _ in dropped}
         kept = [i for i in range(len(self.scans)) if i not in gone]
         if not kept:
-            raise InputError(f"data {self._dataset.name}: no scene can be read; first: {dropped[0][2]}")
+            raise InputError(f"data {self._dataset.name}: no scene can be read. First error: {dropped[0][2]}")
         if self.in_memory:
             self._arrays = {new: self._arrays[old] for new, old in enumerate(kept)}
             self.scans = [self.scans[i] for i in kept]
         return [(name, why) for _, name, why in dropped]
 
     def read(self, index: int, window: Window) -> tuple[UInt8, UInt8]:
-        """Image (3, h, w) and labels (h, w)."""
+        """Read the image (3, h, w) and labels (h, w)."""
         if index not in self._arrays:
             return self._reader(index).read(window)
         image, labels = self._arrays[index]
@@ -81,7 +81,7 @@ class SceneStore:
         return np.ascontiguousarray(image[(slice(None), *area)]), np.ascontiguousarray(labels[area])
 
     def _reader(self, index: int) -> SceneReader:
-        if self._owner != os.getpid():  # after a fork: GDAL's handles belong to the parent
+        if self._owner != os.getpid():  # after a fork, GDAL's handles belong to the parent
             self._readers, self._stack, self._owner = {}, None, os.getpid()
         if index not in self._readers:
             if len(self._readers) >= OPEN_AT_ONCE:
@@ -94,7 +94,7 @@ class SceneStore:
 
 
 def _read_whole(reader: SceneReader) -> tuple[UInt8, UInt8]:
-    """All of a scene, strip by strip: decoding takes many times the memory of the pixels."""
+    """Read a whole scene strip by strip, because decoding needs many times the memory of the pixels."""
     height, width = reader.shape
     image, labels = np.empty((3, height, width), np.uint8), np.empty((height, width), np.uint8)
     with bounded_cache(reader.row_of_blocks_bytes):
@@ -106,33 +106,33 @@ def _read_whole(reader: SceneReader) -> tuple[UInt8, UInt8]:
 
 @dataclass(frozen=True)
 class CropConfig:
-    """How crops are drawn."""
+    """Settings for drawing crops."""
 
     size: int = 512  # pixels, side of a crop
-    batch: int = 8  # crops of all processes together
+    batch: int = 8  # crops per step, over all processes
     seed: int = 42
     scale: tuple[float, float] = (0.5, 2.0)  # log-uniform; above 1 objects appear larger
-    centred: float = 0.4  # share of crops around a pixel of a class drawn uniformly: for rare classes
-    mosaic: float = 0.0  # share of crops put together from four
-    look: str = "broad"  # how far the look of crops changes; a name of ``LOOKS``
+    centred: float = 0.4  # share of crops centred on a pixel of a uniformly drawn class, for rare classes
+    mosaic: float = 0.0  # share of crops composed of four windows
+    look: str = "broad"  # strength of appearance changes; a name in ``LOOKS``
 
     def __post_init__(self) -> None:
         if self.size % 32 or self.size < 32:
-            raise InputError(f"crop {self.size}: allowed are positive multiples of 32 pixels")
+            raise InputError(f"crop {self.size}: not a positive multiple of 32 pixels. Choose e.g. 512")
         if self.batch < 1:
-            raise InputError(f"batch {self.batch}: at least one crop is needed")
+            raise InputError(f"batch {self.batch}: too small. Use at least one crop")
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise InputError(f"scale {self.scale} is not (least, most) above 0")
+            raise InputError(f"scale {self.scale}: not (low, high) with 0 < low <= high")
         if self.look not in LOOKS:
-            raise InputError(f"augmentation {self.look!r}: choose {', '.join(LOOKS)}")
+            raise InputError(f"augmentation {self.look!r}: unknown. Choose {', '.join(LOOKS)}")
 
 
 class Crops(TorchDataset[Batch | InputError]):
-    """Item n is this process's share of batch n, or why it cannot be read (see ``batches``).
+    """Batches by number: item n is this process's share of batch n, or the InputError (see ``batches``).
 
-    A scene is drawn by ``weights`` (None: the square root of its area, so that one large scene does
-    not drown the others), then a window whose side is ``size`` over a random scale, then ``augment``
-    brings it to ``size``. With ``skip_damaged`` a window that cannot be read is drawn anew.
+    Draws a scene by ``weights`` (None: the square root of its area, so that one large scene does not
+    dominate), then a window with a side of ``size`` over a random scale, which ``augment`` resizes to
+    ``size``. With ``skip_damaged``, a window that cannot be read is replaced by another draw.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Crops(TorchDataset[Batch | InputError]):
         skip_damaged: bool = False,
     ) -> None:
         if config.batch % world:
-            raise InputError(f"batch {config.batch} cannot be shared by {world} processes; use a multiple")
+            raise InputError(f"batch {config.batch} cannot be split over {world} processes. Use a multiple")
         self.store, self.config, self.augment = store, config, augment
         self.skip_damaged = skip_damaged
         share = config.batch // world
@@ -162,13 +162,13 @@ class Crops(TorchDataset[Batch | InputError]):
             with torch.random.fork_rng(devices=[]):
                 drawn = [self._sample(step, i) for i in self._samples]
         except InputError as error:
-            # Raised in a worker it would arrive as a traceback; GDAL's error behind it does not pickle.
+            # Return the error, because a worker would send a traceback and GDAL's cause cannot be pickled.
             return InputError(str(error))
         images, labels, places = zip(*drawn, strict=True)
         return torch.stack(images), torch.stack(labels), torch.tensor(places)
 
     def name(self, places: Tensor) -> str:
-        """Where the crops of a batch come from, for messages."""
+        """Return scenes and windows of a batch's crops, for messages."""
         return "; ".join(
             f"{self.store.scans[scene].files.name} {Window(row, col, side, side)}"
             for scene, row, col, side in places.tolist()
@@ -176,7 +176,7 @@ class Crops(TorchDataset[Batch | InputError]):
 
     def _sample(self, step: int, index: int) -> tuple[Tensor, Tensor, tuple[int, int, int, int]]:
         entropy = np.random.SeedSequence([self.config.seed, step, index])
-        # Augmentation draws from torch's default generator too.
+        # Augmentation also draws from torch's default generator.
         torch.default_generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         if _uniform(0, 1) >= self.config.mosaic:
             return self._crop()
@@ -203,14 +203,14 @@ class Crops(TorchDataset[Batch | InputError]):
                     raise
                 if scene not in self._reported:
                     self._reported.add(scene)
-                    log.warning("left out: %s", error)
+                    log.warning("skipped: %s", error)
                 continue
             crop, mask = self.augment(torch.from_numpy(image), torch.from_numpy(labels))
             return crop, mask, (scene, window.row, window.col, window.height)
-        raise InputError(f"{TRIES} damaged windows in a row; check the data with `rsedge data check`")
+        raise InputError(f"{TRIES} consecutive windows are damaged. Check the data with `rsedge data check`")
 
     def draw(self) -> tuple[int, Window]:
-        """A random scene and a square window of it."""
+        """Draw a random scene and a square window inside the scene."""
         index = int(torch.multinomial(self._weights, 1))
         scan = self.store.scans[index]
         shape = (scan.height, scan.width)
@@ -228,9 +228,9 @@ class Crops(TorchDataset[Batch | InputError]):
 
 
 def batches(crops: Crops, first: int, last: int, workers: int, pin: bool = False) -> Iterator[Batch]:
-    """Batches ``first`` to ``last - 1`` in order, prepared by worker processes.
+    """Yield batches ``first`` to ``last - 1`` in order, prepared by worker processes.
 
-    Raises InputError for a window that cannot be read.
+    Raises InputError if a window cannot be read.
     """
     loader: DataLoader[Batch | InputError] = DataLoader(
         crops,
@@ -248,29 +248,29 @@ def batches(crops: Crops, first: int, last: int, workers: int, pin: bool = False
 
 
 class CropSource:
-    """The batches of one run, as ``fit`` wants them."""
+    """Source of one run's batches, in the form that ``fit`` expects."""
 
     def __init__(self, crops: Crops, workers: int, pin: bool) -> None:
         self.crops, self.workers, self.pin = crops, workers, pin
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
-        """Batches ``first`` to ``last - 1``."""
+        """Return batches ``first`` to ``last - 1``."""
         return batches(self.crops, first, last, self.workers, self.pin)
 
     def name(self, places: Tensor) -> str:
-        """Where a batch's crops come from."""
+        """Return scenes and windows of a batch's crops."""
         return self.crops.name(places)
 
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C reaches the workers too; the loop decides when they end.
+    # Ctrl-C also reaches the workers, but the training loop stops them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _blocks_by_class(scan: SceneScan) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Blocks of each class that the scene has."""
+    """Return, for each class, the indices of blocks that contain the class."""
     blocks = [scan.blocks_of(k) for k in range(len(scan.counts))]
     return [b for b in blocks if len(b)]
 

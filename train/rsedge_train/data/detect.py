@@ -1,4 +1,4 @@
-"""Which classes the masks of a folder show, where no table says it."""
+"""Detection of the classes in a folder of masks without a class table."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rsedge_sample.files import LANDCOVER
 from rsedge_train.data import isprs
 
 MASKS_READ = 30
-PIXELS_READ = 4 << 20  # of one mask; of a larger one, evenly spaced strips
+PIXELS_READ = 4 << 20  # per mask; larger masks are sampled in evenly spaced strips
 STRIP_ROWS = 64
 MOST_CLASSES = 64
-SURELY_KNOWN = 3  # class colours that must occur: black and white alone are not ISPRS
-STRAY = 0.1  # share of pixels of other colours up to which a known table is meant
-RARE = 1e-4  # a share of the pixels; where many colours are rarer, edges are smoothed
+SURELY_KNOWN = 3  # class colours that must occur, because black and white alone do not prove ISPRS
+STRAY = 0.1  # largest share of pixels with other colours at which a known table is assumed
+RARE = 1e-4  # share of pixels; many colours rarer than this mean smoothed edges
 KNOWN = {
     "isprs": isprs.TABLE,
     "dubai": ClassTable.read(Path(__file__).with_name("dubai.toml")),
@@ -37,20 +37,20 @@ KNOWN = {
 
 @dataclass
 class Seen:
-    """What masks hold: pixels of each colour (0xRRGGBB) and of each plain value, and palette colours."""
+    """Contents of masks: pixel counts by colour (0xRRGGBB) and by plain value, and palette colours."""
 
     colors: Counter[int] = field(default_factory=Counter)
     values: Counter[int] = field(default_factory=Counter)
     declared: set[int] = field(default_factory=set)
-    ignored: int = 0  # pixels of NODATA or a nodata value, in one-band masks
+    ignored: int = 0  # pixels equal to NODATA or a nodata value, in one-band masks
     masks: int = 0
     broken: int = 0
 
 
 def detect_table(labels: Sequence[Path]) -> tuple[ClassTable, tuple[str, ...]]:
-    """The class table that at most 30 of these masks, evenly chosen, speak of, and notes on how it was found.
+    """Return the class table derived from at most 30 evenly chosen masks, and notes on how it was derived.
 
-    Raises InputError when there is one class only, too many, or colours blend into each other.
+    Raises InputError if only one class or too many occur, or if colours blend into each other.
     """
     step = max(1, -(-len(labels) // MASKS_READ))
     seen = Seen()
@@ -59,16 +59,16 @@ def detect_table(labels: Sequence[Path]) -> tuple[ClassTable, tuple[str, ...]]:
     source = f"in {seen.masks} of {len(labels)} masks"
     if seen.colors and seen.values:
         raise InputError(
-            f"{source} some hold colours and some plain indices; say what they mean with --classes FILE"
+            f"{source}, some hold colours and some class indices. Define the classes with --classes FILE"
         )
     if not seen.colors and not seen.values:
-        broken = f", and {seen.broken} cannot be read" if seen.broken else ""
-        raise InputError(f"{source} no pixel is labelled{broken}; nothing can be trained on them")
+        broken = f" and {seen.broken} cannot be read" if seen.broken else ""
+        raise InputError(f"{source}, no pixel is labelled{broken}. Training needs labelled pixels")
     return _by_color(seen, source) if seen.colors else _by_value(seen, source)
 
 
 def count_runs(values: NDArray[Any]) -> dict[int, int]:
-    """How often each integer occurs; quick where equal ones stand together."""
+    """Count how often each integer occurs; fast if equal values are adjacent."""
     flat = values.ravel()
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     lengths = np.diff(starts, append=flat.size)
@@ -97,12 +97,12 @@ def _look(path: Path, seen: Seen) -> None:
             seen.declared |= set(colors.values())
             seen.masks += 1
     except InputError:
-        seen.broken += 1  # whoever reads it whole says why
+        seen.broken += 1  # the full reading reports the cause
 
 
 def _count_band(band: NDArray[Any], nodata: float | None, colors: dict[int, int], seen: Seen) -> None:
     if np.iscomplexobj(band):
-        raise InputError("complex numbers are no classes")
+        raise InputError("complex numbers are not valid labels")
     tag, known = stored_nodata(nodata, band.dtype.name), band[~np.isnan(band)]
     for value, count in count_runs(known).items() if known.size else ():
         if value == NODATA or (tag is not None and tag[0] <= value <= tag[1]):
@@ -120,9 +120,9 @@ def _by_color(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
         known = len(classes & set(seen.colors)) >= SURELY_KNOWN or classes <= seen.declared
         stray = {c: n for c, n in seen.colors.items() if c not in classes | set(table.ignore)}
         if known and sum(stray.values()) < STRAY * sum(seen.colors.values()):
-            said = f"the classes are those of {name}, by their colours ({source} looked at)"
+            said = f"using the classes of {name}, recognised by their colours ({source})"
             listed = ", ".join(f"#{c:06X} ({n} px)" for c, n in sorted(stray.items()))
-            more = f"; no class there: {listed}; if they are meant, write classes.toml" if stray else ""
+            more = f"; colours outside the table: {listed}; to use them, write classes.toml" if stray else ""
             return table, (said + more,)
     colors = sorted(seen.colors)
     total = sum(seen.colors.values())
@@ -130,15 +130,15 @@ def _by_color(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
     if len(colors) > MOST_CLASSES or (rare >= 8 and rare > len(colors) - rare):
         common = ", ".join(f"#{c:06X} ({n} px)" for c, n in seen.colors.most_common(8))
         raise InputError(
-            f"{len(colors)} colours {source}, {rare} of them rare: masks must be stored without loss or "
-            f"smoothing (PNG or GeoTIFF, not JPEG); most frequent: {common}. If they are meant, name them "
+            f"{len(colors)} colours {source}, {rare} of them rare: masks must be stored without lossy compression or "
+            f"smoothing (PNG or GeoTIFF, not JPEG); most frequent: {common}. If the colours are intended, name them "
             "with --classes FILE"
         )
     if len(colors) < 2:
-        raise InputError(f"only the colour #{colors[0]:06X} {source}; training needs two classes")
+        raise InputError(f"only the colour #{colors[0]:06X} occurs {source}. Training needs two classes")
     table = ClassTable(tuple(ClassInfo(f"#{c:06X}", unpack_color(c)) for c in colors))
     return table, (
-        f"each of {len(colors)} colours {source} became a class; to name them or to ignore some, write "
+        f"each of {len(colors)} colours {source} became a class; to name or ignore colours, write "
         f"classes.toml into the folder:\n{table.to_toml()}",
     )
 
@@ -149,24 +149,24 @@ def _by_value(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
     if low < 0 or high >= MOST_CLASSES or not whole:
         common = ", ".join(f"{v:g} ({n} px)" for v, n in seen.values.most_common(8))
         raise InputError(
-            f"values {low:g} to {high:g} {source} are not class indices 0 to {MOST_CLASSES - 1} ({NODATA} is "
+            f"values {low:g} to {high:g} {source} are not class indices 0 to {MOST_CLASSES - 1} ({NODATA} means "
             f"unlabelled); most frequent: {common}"
-            + (_proposal(seen) if whole else "; store indices or colours")
+            + (_proposal(seen) if whole else ". Store indices or colours")
         )
     if len(seen.values) < 2:
         raise InputError(
-            f"only the value {low:g} {source}, besides {NODATA}, which is unlabelled; training needs two "
-            f"classes{_proposal(seen) if seen.ignored else ''}"
+            f"only the value {low:g} occurs {source}, besides {NODATA}, which means unlabelled. Training needs "
+            f"two classes{_proposal(seen) if seen.ignored else ''}"
         )
     table = ClassTable(tuple(ClassInfo(f"class{i}", distinct_color(i)) for i in range(int(high) + 1)))
     return table, (
-        f"one-band masks with indices {low:g} to {high:g} {source}; nothing says what they mean{_proposal(seen)}",
+        f"one-band masks with indices {low:g} to {high:g} {source}; class names are unknown{_proposal(seen)}",
     )
 
 
 def _proposal(seen: Seen) -> str:
-    """A class table of the values that occur, to be put right: nobody knows yet what they are."""
-    single = len(seen.values) < 2  # then NODATA may be the second class
+    """Return a class table of the values that occur, for the user to correct."""
+    single = len(seen.values) < 2  # NODATA may be the second class
     values = sorted({int(v) for v in seen.values} | ({NODATA} if single else set()))
     ignored = [NODATA] if seen.ignored and not single else []
     names = "\n".join(f"class{v} = {v}" if v >= 0 else f"class_minus{-v} = {v}" for v in values)
@@ -174,7 +174,7 @@ def _proposal(seen: Seen) -> str:
         hint = f". If {NODATA} is your second class, store the mask as 0 and 1, or write classes.toml into the folder"
     else:
         hint = (
-            f". To name them, write classes.toml into the folder; where {values[0]} is no class but means no data, "
-            f"as 0 in LoveDA, take it out: ignore = {[values[0], *ignored]}"
+            f". To name the classes, write classes.toml into the folder. If {values[0]} means no data, "
+            f"as in LoveDA, ignore it: ignore = {[values[0], *ignored]}"
         )
     return f"{hint}:\nignore = {ignored}\n\n[classes]\n{names}\n"

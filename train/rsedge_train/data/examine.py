@@ -1,4 +1,4 @@
-"""Everything that can be wrong with one labelled raster, gathered rather than raised."""
+"""Examination of one labelled raster that collects problems instead of raising errors."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from rsedge_train.data.footprint import Footprint, footprint
 
 UNKNOWN_LISTED = 5
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PIECE_BYTES = 1 << 20  # read at a time
+PIECE_BYTES = 1 << 20  # bytes per read
 
 
 @dataclass
 class Facts:
-    """One labelled raster as far as it could be read."""
+    """Facts and problems of one labelled raster."""
 
     files: SceneFiles
-    height: int = 0  # pixels; 0 where the image cannot be opened
+    height: int = 0  # pixels; 0 if the image cannot be opened
     width: int = 0
     stored: str = ""  # e.g. "3 x uint8"
     fed: str = ""  # e.g. "1,2,3 as red, green, blue"
     gsd_m: float | None = None
     footprint: Footprint | None = None
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # by class
-    counted: bool = False  # all labels were read
+    counted: bool = False  # True if all labels were read
     unlabelled: int = 0
     unlabelled_by: Counter[str] = field(default_factory=Counter)  # value or colour -> pixels
-    unknown: int = 0  # pixels of colours or values that are no class
-    empty: int = 0  # pixels of the image without data; known only where images are read
+    unknown: int = 0  # pixels whose colour or value belongs to no class
+    empty: int = 0  # pixels of the image without data; counted only if images are read
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def examine(files: SceneFiles, table: ClassTable | None, bands: BandChoice, *, images: bool) -> Facts:
-    """Read a label strip by strip, and its image too where ``images``; memory is a few rows of blocks.
+    """Read a label strip by strip, and the image if ``images`` is set, in memory of a few rows of blocks.
 
-    ``table`` None: the labels' meaning is not known, so they are only opened.
+    With ``table`` None, the label's meaning is unknown and the label is only opened.
     """
     facts = Facts(files, counts=np.zeros(len(table.classes) if table else 0, np.int64))
     with _gathered(facts), RasterReader(files.image) as image:
@@ -122,7 +122,7 @@ def _describe_unknown(reader: LabelReader, unknown: dict[float, list[int]]) -> s
         f"{reader.name(value)} ({count} px, first at row {row}, column {col})"
         for value, (count, row, col) in worst
     )
-    how = "name them in a class table by their index, as in NAME = 1, or in ignore, as in ignore = [0]"
+    how = "name them in a class table by index, e.g. NAME = 1, or ignore them, e.g. ignore = [0]"
     remedy = reader.remedy if reader.holds_colors else how
     return f"{reader.raster.path}: {len(unknown)} {what} belong to no class: {listed}; {remedy}"
 
@@ -137,29 +137,29 @@ def _read_image(facts: Facts, image: RasterReader, plan: BandPlan) -> None:
 
 
 def _verify_png(path: Path) -> None:
-    """Raise InputError where a checksum is wrong or the end is missing: GDAL reads a small one without a word."""
+    """Raise InputError if a checksum is wrong or the end is missing, because GDAL reads small files silently."""
     if path.suffix.lower() != ".png":
         return
     try:
         with path.open("rb") as file:
             if file.read(8) != PNG_SIGNATURE:
-                return  # GDAL tells what it is
+                return  # GDAL reports what the file is
             kind = b""
             while kind != b"IEND":
                 head = file.read(8)
                 size, kind = int.from_bytes(head[:4], "big"), head[4:]
                 if _crc_of(file, size, zlib.crc32(kind)) != int.from_bytes(file.read(4), "big"):
                     raise InputError(
-                        f"{path} is truncated or damaged: the checksum of {kind!r} is wrong; copy it anew"
+                        f"{path} is truncated or damaged: the checksum of {kind!r} is wrong. Copy the file again"
                     )
     except EOFError as error:
-        raise InputError(f"{path} is truncated or damaged: it ends too early; copy it anew") from error
+        raise InputError(f"{path} is truncated or damaged: it ends too early. Copy the file again") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _crc_of(file: BinaryIO, size: int, crc: int) -> int:
-    """CRC-32 of the next ``size`` bytes, a piece at a time. Raises EOFError where the file ends before."""
+    """Return the CRC-32 of the next ``size`` bytes, read in pieces. Raises EOFError if the file ends early."""
     while size:
         piece = file.read(min(size, PIECE_BYTES))
         if not piece:
@@ -177,7 +177,7 @@ def _note_grid(facts: Facts, image: RasterReader) -> None:
 
 
 def _manifest(bands: BandChoice) -> Manifest:
-    """What is fed to a network; the classes do not matter here."""
+    """Return a manifest for reading the bands; its classes are placeholders."""
     return Manifest("check", bands.names, "uint8", 1, LANDCOVER, (0.0,) * len(bands.names))
 
 
@@ -189,5 +189,5 @@ def _gathered(facts: Facts) -> Iterator[None]:
         facts.problems.append(str(error))
     except MemoryError:
         raise
-    except Exception as error:  # the other rasters may be well
+    except Exception as error:  # continue, as the other rasters may be readable
         facts.problems.append(unexpected(facts.files.name, error))

@@ -1,4 +1,4 @@
-"""A folder of images and masks, or of GeoTIFFs beside their labels."""
+"""Discovery of a folder of images and masks, or of GeoTIFFs beside their labels."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SIDE_OF = {
     "testing": "test",
 }
 Split = tuple[tuple[SceneFiles, ...], tuple[SceneFiles, ...], tuple[SceneFiles, ...]]  # train, val, test
-FILES_OPENED = 50  # to learn the ground sampling distance
+FILES_OPENED = 50  # to determine the ground sampling distance
 
 
 def find_folder(root: Path, val: Sequence[str], test: Sequence[str], bands: BandChoice) -> Found:
-    """Pair images with masks and split them by scene.
+    """Pair images with masks and split the pairs by scene.
 
-    The scene is the folder that holds ``images/``, or the file where that is ``root`` itself. Folders named
-    train, val and test say the split; else ``val`` and ``test`` do; else the last scenes validate.
+    A scene is the folder that holds ``images/``, or the file if that folder is ``root`` itself. Folders named
+    train, val and test define the split; else ``val`` and ``test`` do; else the last scenes are for validation.
 
-    Raises InputError when there is no pair or the split is impossible.
+    Raises InputError if no pair is found or the split is impossible.
     """
     found = match_pairs(root)
     if not found.pairs:
@@ -56,7 +56,7 @@ def find_folder(root: Path, val: Sequence[str], test: Sequence[str], bands: Band
 
 
 def gsd_range(images: Sequence[Path]) -> tuple[float, float] | None:
-    """Finest and coarsest metres a pixel of at most 50 files; None where none says it."""
+    """Return the finest and coarsest metres per pixel of at most 50 files, or None if unknown."""
     step = max(1, -(-len(images) // FILES_OPENED))
     known = list[float]()
     for path in images[::step]:
@@ -64,14 +64,14 @@ def gsd_range(images: Sequence[Path]) -> tuple[float, float] | None:
             with RasterReader(path) as reader:
                 gsd = reader.grid.gsd_m
         except InputError:
-            continue  # whoever reads it says so
+            continue  # the later reading reports the error
         if gsd is not None:
             known.append(round(gsd, 6))
     return (min(known), max(known)) if known else None
 
 
 def _scene(root: Path, image: Path, label: Path) -> tuple[str, SceneFiles]:
-    """The side its folders say ("" where they do not) and the scene of a pair."""
+    """Return the split named by the folders ("" if none) and the scene of a pair."""
     parents = image.relative_to(root).parent.parts
     side = next((SIDE_OF[p.lower()] for p in parents if p.lower() in SIDE_OF), "")
     flat = label.stem == image.stem + LABEL_SUFFIX and label.parent == image.parent
@@ -80,7 +80,7 @@ def _scene(root: Path, image: Path, label: Path) -> tuple[str, SceneFiles]:
         holder: tuple[str, ...] = ()
         name = "/".join((*parents, image.stem))
     else:
-        whole = is_loveda([label])  # its train and val have an Urban each, of other cities
+        whole = is_loveda([label])  # each of LoveDA's train and val has an Urban folder, of different cities
         holder = tuple(p for p in parents[:last] if whole or p.lower() not in SIDE_OF)
         name = "/".join((*parents[:last], *parents[last + 1 :], image.stem))
     return side, SceneFiles(name, "/".join(holder) or name, image, label)
@@ -89,10 +89,10 @@ def _scene(root: Path, image: Path, label: Path) -> tuple[str, SceneFiles]:
 def _split(
     sides: dict[str, list[SceneFiles]], val: Sequence[str], test: Sequence[str]
 ) -> tuple[Split, list[str]]:
-    """Rasters of train, val and test, and notes."""
+    """Return the rasters of train, val and test, and notes."""
     for side, names in (("val", val), ("test", test)):
         if names and side in sides and tuple(names) != (NO_VAL,):
-            raise InputError(f"a folder named {side} says the {side} split already; leave out --{side}")
+            raise InputError(f"a folder named {side} already defines the {side} split. Leave out --{side}")
     if not set(sides) - {""}:
         pool, notes = sides[""], list[str]()
     else:
@@ -100,7 +100,7 @@ def _split(
         notes = ["split by the folders named train, val and test"]
         if "train" in sides and (stray := sides.get("", [])):
             notes.append(
-                f"{len(stray)} images lie in no split folder and are left out, first {stray[0].image}"
+                f"{len(stray)} images are in no split folder and are skipped, first {stray[0].image}"
             )
     scenes = sorted({f.scene for f in pool})
     if "val" in sides:
@@ -119,12 +119,12 @@ def _problems(found: Pairs, files: Sequence[SceneFiles]) -> list[str]:
     problems = list[str]()
     if found.images:
         problems.append(
-            f"{len(found.images)} images have no mask, first {found.images[0]}; expected the same name in masks/"
+            f"{len(found.images)} images have no mask, first {found.images[0]}. Add masks with the same names in masks/"
         )
     twice = sorted(name for name, count in Counter(f.name for f in files).items() if count > 1)
     if twice:
         problems.append(
-            f"{len(twice)} names stand for two images each, first {twice[0]}; keep one file of a name"
+            f"{len(twice)} names belong to two images each, first {twice[0]}. Keep one file per name"
         )
     return problems
 
@@ -132,14 +132,12 @@ def _problems(found: Pairs, files: Sequence[SceneFiles]) -> list[str]:
 def _leftovers(found: Pairs) -> list[str]:
     notes = list[str]()
     if found.labels:
-        notes.append(f"{len(found.labels)} masks have no image and are left out, first {found.labels[0]}")
+        notes.append(f"{len(found.labels)} masks have no image and are skipped, first {found.labels[0]}")
     if found.tests:
-        notes.append(
-            f"{len(found.tests)} images of the test have no masks and are left out, first {found.tests[0]}"
-        )
+        notes.append(f"{len(found.tests)} test images have no masks and are skipped, first {found.tests[0]}")
     if found.loose:
         notes.append(
-            f"{len(found.loose)} rasters have no X{LABEL_SUFFIX} beside them and are left out, first "
+            f"{len(found.loose)} rasters have no X{LABEL_SUFFIX} beside them and are skipped, first "
             f"{found.loose[0]}"
         )
     return notes
@@ -155,4 +153,4 @@ def _nothing(root: Path, found: Pairs) -> str:
             f"none of {len(found.images)} images under {root} has a mask, first {found.images[0]}; {expected}"
         )
     names = listed(sorted(p.name for p in root.iterdir()))
-    return f"{root} holds no labelled image; {expected}; it holds {names or 'nothing'}"
+    return f"{root} contains no labelled image; {expected}; found {names or 'nothing'}"

@@ -1,4 +1,4 @@
-"""Where a raster lies, to see whether two share ground."""
+"""Ground footprint of a raster, for finding overlaps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsedge_sample.files import CRS_EPSG, EAST_M, NORTH_M
 
 @dataclass(frozen=True)
 class Footprint:
-    """Where a raster lies: the box around it in its CRS, and half a pixel there."""
+    """Bounding box of a raster in its CRS, and half a pixel as tolerance."""
 
     crs: str
     box: tuple[float, float, float, float]  # west, south, east, north
@@ -18,7 +18,7 @@ class Footprint:
 
 
 def footprint(grid: Grid) -> Footprint | None:
-    """Where a raster lies; None where it does not say it or lies at the invented place of sample scenes."""
+    """Return the footprint, or None if the raster has no georeference or uses the invented place of samples."""
     t = grid.transform
     if grid.crs is None or grid.gcps or t.is_identity:
         return None

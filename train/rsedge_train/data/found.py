@@ -1,4 +1,4 @@
-"""What a folder of labelled imagery holds, before any pixel is read, and how scenes go on sides."""
+"""Contents of a folder of labelled imagery, and the assignment of scenes to splits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.score.labels import ClassTable
 from rsedge_train.data.base import BandChoice, SceneFiles
 
-NO_VAL = "none"  # as the only name of a validation scene: train without validation
-ONE_IN = 6  # scenes that validate where nobody says which
-LISTED = 20  # names a message lists at most
+NO_VAL = "none"  # --val none: train without validation
+ONE_IN = 6  # one scene in this many is for validation by default
+LISTED = 20  # names listed in a message at most
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The bands the user asks for, None where the layout decides; see ``BandChoice``."""
+    """Bands requested by the user, None if the layout decides; see ``BandChoice``."""
 
     names: tuple[str, str, str] | None = None
     indexes: tuple[int, ...] | None = None
@@ -25,20 +25,20 @@ class Asked:
     masking: Masking = AS_TAGGED
 
     def plain(self) -> BandChoice:
-        """The choice where the layout says nothing."""
+        """Return the choice for a layout without band names."""
         return BandChoice(self.names or BandChoice().names, self.indexes, self.scale, self.masking)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The labelled rasters of a folder on their sides."""
+    """Labelled rasters of a folder, by split."""
 
     layout: str  # for people, e.g. "ISPRS Vaihingen"
     train: tuple[SceneFiles, ...]
     val: tuple[SceneFiles, ...]
     test: tuple[SceneFiles, ...]
     bands: BandChoice
-    table: ClassTable | None = None  # where the layout says it
+    table: ClassTable | None = None  # None if the layout defines no classes
     uncounted: tuple[str, ...] = ()
     gsd_m: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
@@ -46,13 +46,13 @@ class Found:
 
     @property
     def files(self) -> tuple[SceneFiles, ...]:
-        """All of them: train, val, test."""
+        """Return all rasters: train, val, test."""
         return (*self.train, *self.val, *self.test)
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Scene names by side, each sorted."""
+    """Scene names by split, each sorted."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -61,46 +61,45 @@ class Sides:
 
 
 def choose_sides(scenes: Sequence[str], val: Sequence[str] = (), test: Sequence[str] = ()) -> Sides:
-    """Put scenes on sides: those named; without ``val``, one in six, the last by name.
+    """Assign scenes to splits as named; without ``val``, one in six, the last by name, are for validation.
 
-    Raises InputError for unknown names, a scene on two sides, or nothing left to train or validate on.
+    Raises InputError for unknown names, a scene in two splits, or no scene left to train or validate on.
     """
     without_val = tuple(val) == (NO_VAL,)
     check_names(scenes, () if without_val else val, test)
     rest = sorted(set(scenes) - set(val) - set(test))
     notes = list[str]()
     if without_val:
-        notes.append("no scene validates, as asked: the last weights are kept, and no score is known")
+        notes.append("training without validation as requested: the last weights are kept, without a score")
         chosen = list[str]()
     elif val:
         chosen = sorted(set(val))
     else:
         if len(rest) < 2:
             raise InputError(
-                f"only {', '.join(rest) or 'no scene'} is there to train on, and a second scene is needed for "
-                f"validation; add one, or say --val {NO_VAL} to train without validation"
+                f"only {', '.join(rest) or 'no scene'} left to train on, but validation needs a second scene. "
+                f"Add one, or use --val {NO_VAL} to train without validation"
             )
         count = max(1, round(len(rest) / ONE_IN))
         chosen, rest = rest[-count:], rest[:-count]
-        notes.append(f"no validation scene was named: taking the last, {listed(chosen)} (choose with --val)")
+        notes.append(f"no validation scene was named; using the last, {listed(chosen)} (choose with --val)")
     if not rest:
-        raise InputError("all scenes are in val or test, none is left to train on; name fewer")
+        raise InputError("all scenes are in val or test, so none is left to train on. Name fewer")
     return Sides(tuple(rest), tuple(chosen), tuple(sorted(set(test))), tuple(notes))
 
 
 def check_names(scenes: Sequence[str], val: Sequence[str], test: Sequence[str]) -> None:
-    """Raise InputError unless all names are scenes and none is asked for twice."""
+    """Raise InputError if a name is not a scene or is in both lists."""
     for option, names in (("--val", val), ("--test", test)):
         if unknown := sorted(set(names) - set(scenes)):
             raise InputError(
-                f"{option} asks for {listed(unknown)}, which is no scene here; the scenes are "
-                f"{listed(sorted(set(scenes)))}"
+                f"{option} {listed(unknown)}: no such scene. The scenes are {listed(sorted(set(scenes)))}"
             )
     if both := sorted(set(val) & set(test)):
-        raise InputError(f"scene {both[0]} is asked for by --val and by --test; a scene belongs to one side")
+        raise InputError(f"scene {both[0]} is in both --val and --test. Assign each scene to one split")
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas, the later ones of many as a count."""
+    """Join names with commas, shortening long lists to a count."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

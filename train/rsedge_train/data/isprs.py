@@ -1,4 +1,4 @@
-"""ISPRS Vaihingen and Potsdam as they are downloaded, split as in both papers."""
+"""ISPRS Vaihingen and Potsdam as downloaded, split as in both papers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rsedge_train.data.found import NO_VAL, Asked, Found, Sides, check_names, li
 TABLE = ClassTable.read(Path(__file__).with_name("isprs.toml"))
 UNCOUNTED = ("clutter",)
 IRRG = ("nir", "red", "green")
-Kinds = dict[str, dict[str, Path]]  # what a file is -> scene -> file
+Kinds = dict[str, dict[str, Path]]  # kind of file -> scene -> file
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """One of the two data sets: how its files are named and who trains on what."""
+    """One of the two data sets: its file names and its split."""
 
     name: str
     gsd_m: float
@@ -35,7 +35,7 @@ def _numbers(*groups: str) -> tuple[str, ...]:
     return tuple(name for group in groups for name in group.split())
 
 
-# Table 1 of the paper. Its "7_7,8,7_9" for Potsdam is read as 7_8.
+# Table 1 of the paper. Potsdam's "7_7,8,7_9" is read as 7_8.
 VAIHINGEN = Campaign(
     "ISPRS Vaihingen",
     0.09,
@@ -61,7 +61,7 @@ VAIHINGEN_FILE = re.compile(r"top_mosaic_09cm_area(\d+)(_noBoundary)?\.(tiff?|pn
 POTSDAM_FILE = re.compile(
     r"top_potsdam_(\d+)_(\d+)_(RGBIR|IRRG|RGB|label|label_noBoundary)\.(tiff?|png)", re.IGNORECASE
 )
-# In Vaihingen an image and its label have one name: the folder tells them apart.
+# In Vaihingen, an image and its label share a name and only the folder differs.
 LABEL_FOLDER = re.compile(r"gts|ground_?truth|(^|_)(labels?|masks?|annotations?)($|_)", re.IGNORECASE)
 POTSDAM_KINDS = {k.lower(): k for k in (*POTSDAM.kinds, "label")} | {"label_noboundary": "eroded"}
 
@@ -69,17 +69,17 @@ POTSDAM_KINDS = {k.lower(): k for k in (*POTSDAM.kinds, "label")} | {"label_nobo
 def find_isprs(
     root: Path, val: Sequence[str], test: Sequence[str], asked: Asked, *, eroded: bool
 ) -> Found | None:
-    """The scenes of one campaign, recognised by file names at any depth; None where there are none.
+    """Return the scenes of one campaign, recognised by file names at any depth, or None if not found.
 
-    Scenes named by ``val`` and ``test`` replace the papers' on that side.
+    Scenes named by ``val`` and ``test`` replace the papers' choice for that split.
 
-    Raises InputError when nothing is left to train or validate on, or both campaigns are there.
+    Raises InputError if no scene is left to train or validate on, or if both campaigns are found.
     """
     kinds = {campaign.name: index for campaign, index in _index(root) if index}
     if not kinds:
         return None
     if len(kinds) == 2:
-        raise InputError(f"{root} holds both ISPRS data sets; give the folder of one of them")
+        raise InputError(f"{root} contains both ISPRS data sets. Give the folder of one of them")
     campaign = VAIHINGEN if VAIHINGEN.name in kinds else POTSDAM
     index = kinds[campaign.name]
     kind, chosen, notes = _choose_image(campaign, index, asked)
@@ -95,10 +95,10 @@ def find_isprs(
     problems = list[str]()
     if eroded and (bare := [s for s in (*sides.val, *sides.test) if s not in scoring]):
         problems.append(
-            f"--eroded needs labels named *_noBoundary, and {listed(bare)} has none; add them or leave out --eroded"
+            f"--eroded needs labels named *_noBoundary: {listed(bare)} has none. Add them or leave out --eroded"
         )
     if not eroded and scoring:
-        notes.append("scores count the full labels; --eroded scores with eroded boundaries instead")
+        notes.append("scores use the full labels; use --eroded to score with eroded boundaries")
     return Found(
         campaign.name,
         files(sides.train),
@@ -127,25 +127,23 @@ def _index(root: Path) -> tuple[tuple[Campaign, Kinds], ...]:
 
 
 def _choose_image(campaign: Campaign, index: Kinds, asked: Asked) -> tuple[str, BandChoice, list[str]]:
-    """Which kind of image, which of its bands, and notes."""
+    """Return the kind of image, its bands, and notes."""
     present = {kind: bands for kind, bands in campaign.kinds.items() if kind in index}
     if not present:
-        raise InputError(
-            f"labels of {campaign.name} but no image of it; expected {', '.join(campaign.kinds)} images"
-        )
+        raise InputError(f"{campaign.name} has labels but no images. Add {', '.join(campaign.kinds)} images")
     able = {kind: found for kind, bands in present.items() if (found := _bands(bands, asked))}
     if not able:
         wanted = asked.names if asked.indexes is None else asked.indexes
         has = "; ".join(f"{kind}: {', '.join(bands)}" for kind, bands in present.items())
-        raise InputError(f"bands {wanted} are in no image of {campaign.name} that is here ({has})")
-    kind = max(able, key=lambda k: len(index[k]))  # of those with most scenes the first
+        raise InputError(f"bands {wanted}: found in no image of {campaign.name}. Choose among {has}")
+    kind = max(able, key=lambda k: len(index[k]))  # the first of the kinds with most scenes
     others = [k for k in present if k != kind]
-    note = f"reading the {kind} images; {', '.join(others)} are there too (see --bands)"
+    note = f"reading the {kind} images; {', '.join(others)} images were found too (see --bands)"
     return kind, able[kind], [note] if others else []
 
 
 def _bands(there: tuple[str, ...], asked: Asked) -> BandChoice | None:
-    """The three bands asked for of an image with the bands ``there``; None where it lacks them."""
+    """Return the three requested bands of an image with the bands ``there``, or None if one is missing."""
     if asked.indexes is not None:
         if not all(1 <= i <= len(there) for i in asked.indexes):
             return None
@@ -178,24 +176,24 @@ def _sides(campaign: Campaign, there: Sequence[str], val: Sequence[str], test: S
     wanted = {*new_train, *new_val, *new_test}
     notes = list[str]()
     if missing := sorted(wanted - set(there), key=_natural):
-        notes.append(f"{len(missing)} scenes are not here with image and label: {listed(missing)}")
+        notes.append(f"{len(missing)} scenes lack image or label and are skipped: {listed(missing)}")
     if extra := [s for s in there if s not in wanted]:
-        notes.append(f"in no split and left out: {listed(extra)}")
+        notes.append(f"scenes in no split are skipped: {listed(extra)}")
     notes.append(
-        "split as asked, not as in the papers" if val or test else "split as in Table 1 of the paper"
+        "split as requested, not as in the papers" if val or test else "split as in Table 1 of the paper"
     )
     if not train or not (held or without_val):
         empty = "val" if train else "train"
         raise InputError(
-            f"{campaign.name}: no scene of the {empty} split is here with image and label "
-            f"({listed(new_train if empty == 'train' else new_val)}); here are {listed(there) or 'none'}; "
-            "choose others with --val"
+            f"{campaign.name}: no scene of the {empty} split has image and label "
+            f"({listed(new_train if empty == 'train' else new_val)}); found {listed(there) or 'none'}. "
+            "Choose others with --val"
         )
     return Sides(train, held, tested, tuple(notes))
 
 
 def _full(campaign: Campaign, names: Sequence[str]) -> list[str]:
-    """Scene names, also given by number only."""
+    """Return full scene names, expanding those given by number only."""
     return [campaign.prefix + n if n.isdigit() else n for n in names]
 
 

@@ -1,4 +1,4 @@
-"""Opening labelled data by path, whatever their layout."""
+"""Opening labelled data of any supported layout by path."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def open_dataset(
     sample_side: int = samples.SIDE,
     progress: samples.Progress | None = None,
 ) -> Dataset:
-    """The labelled data under ``path``: ISPRS Vaihingen or Potsdam, LoveDA, or a folder of images and masks.
+    """Open the labelled data under ``path``: ISPRS Vaihingen or Potsdam, LoveDA, or a folder of images and masks.
 
-    ``val``, ``test``: names of scenes; ``val=("none",)`` trains without validation. ``classes``: a TOML
-    table of label colours or indices; None takes ``classes.toml`` in the folder, else what the masks show.
-    ``bands``: 1-based, with ``band_names`` where they are not red, green, blue. ``scale``: raster values
-    mapped to 0 and 255, needed where images are not 8-bit. ``masking``: nodata values and alpha, where the
-    images' own are not right. ``eroded``: score with ISPRS's eroded labels.
-    ``path`` None draws sample scenes into ``sample_folder``; ``progress`` is of their drawing.
+    ``val``, ``test``: scene names; ``val=("none",)`` trains without validation. ``classes``: a TOML
+    table of label colours or indices; None uses ``classes.toml`` in the folder, else the masks' contents.
+    ``bands``: 1-based, with ``band_names`` if they are not red, green, blue. ``scale``: raster values
+    mapped to 0 and 255, required if images are not 8-bit. ``masking``: nodata values and alpha that
+    override the images' own. ``eroded``: score with ISPRS's eroded labels.
+    ``path`` None draws sample scenes into ``sample_folder``; ``progress`` reports the drawing.
 
-    Raises InputError when the data cannot be used; ``rsedge data check`` lists everything that is wrong.
+    Raises InputError if the data cannot be used; ``rsedge data check`` lists all problems.
     """
     if path is None:
         if val or test or classes or bands or band_names or scale or masking != AS_TAGGED or eroded:
             raise InputError(
-                "split, classes, bands, scale, nodata, alpha and --eroded belong to your own data; sample scenes have "
+                "split, classes, bands, scale, nodata, alpha and --eroded need data of your own; sample scenes have "
                 "theirs"
             )
         return samples.sample_dataset(sample_folder, sample_count, sample_side, progress)
@@ -57,8 +57,8 @@ def open_dataset(
         path, val, test, bands=bands, band_names=band_names, scale=scale, masking=masking, eroded=eroded
     )
     if found.problems:
-        more = f" ({len(found.problems) - 1} problems more)" if len(found.problems) > 1 else ""
-        raise InputError(f"{found.problems[0]}{more}; `rsedge data check {path}` lists all that is wrong")
+        more = f" (and {len(found.problems) - 1} more problems)" if len(found.problems) > 1 else ""
+        raise InputError(f"{found.problems[0]}{more}. List all with `rsedge data check {path}`")
     table, told, notes = choose_table(path, classes, found)
     return replace(as_dataset(path, found, table, notes), told=told)
 
@@ -74,28 +74,29 @@ def find_layout(
     masking: Masking = AS_TAGGED,
     eroded: bool = False,
 ) -> Found:
-    """The labelled rasters under ``path``, split, without reading any pixel; see ``open_dataset``.
+    """Find and split the labelled rasters under ``path`` without reading pixels; see ``open_dataset``.
 
-    Raises InputError when nothing is there or the split is impossible.
+    Raises InputError if no labelled raster is found or the split is impossible.
     """
     if not path.is_dir():
-        what = "is a file; give the folder that holds it" if path.exists() else "does not exist"
+        what = "is a file. Give the folder that holds it" if path.exists() else "does not exist"
         raise InputError(f"data {path} {what}")
     if bands is not None and len(bands) != 3:
-        raise InputError(f"--bands {','.join(map(str, bands))}: a network here reads three bands; give three")
+        raise InputError(f"--bands {','.join(map(str, bands))}: networks read three bands. Give three")
     asked = Asked(band_names, bands, scale, masking)
     found = find_isprs(path, val, test, asked, eroded=eroded)
     if found is None:
         if eroded:
-            raise InputError(f"--eroded is for ISPRS's *_noBoundary labels, and {path} is no ISPRS data set")
+            raise InputError(f"--eroded needs ISPRS's *_noBoundary labels: {path} is not an ISPRS data set")
         found = find_folder(path, val, test, asked.plain())
     return found
 
 
 def choose_table(path: Path, classes: Path | None, found: Found) -> tuple[ClassTable, bool, tuple[str, ...]]:
-    """Classes from ``classes``, ``classes.toml`` in the folder, the layout, or what the masks show.
+    """Return the class table from ``classes``, ``classes.toml`` in the folder, the layout, or the masks.
 
-    Also whether a file says them, and notes. Raises InputError when it cannot be read, found, or used.
+    Also returns whether a file defines the classes, and notes. Raises InputError if the table is not found,
+    cannot be read, or cannot be used.
     """
     own = path / CLASSES_FILE
     labels = [f.label for f in found.files]
@@ -105,7 +106,7 @@ def choose_table(path: Path, classes: Path | None, found: Found) -> tuple[ClassT
     else:
         table, notes = ClassTable.read(classes or own), (f"classes as in {classes or own}",)
     if not 2 <= len(table.classes) <= NODATA:
-        raise InputError(f"{classes or own} has {len(table.classes)} classes; training needs 2 to {NODATA}")
+        raise InputError(f"{classes or own}: {len(table.classes)} classes. Training needs 2 to {NODATA}")
     colors, more = settle(table.colors, labels, len(table.classes))
     if more:
         table = replace(table, values=tuple((colors.values or {}).items()))
@@ -113,7 +114,7 @@ def choose_table(path: Path, classes: Path | None, found: Found) -> tuple[ClassT
 
 
 def as_dataset(path: Path, found: Found, table: ClassTable, notes: Sequence[str] = ()) -> Dataset:
-    """The data set of what was found. Raises InputError when a scene stands on two sides."""
+    """Return the data set of the rasters found. Raises InputError if a scene is in two splits."""
     uncounted = isprs.UNCOUNTED if table == isprs.TABLE else found.uncounted
     return Dataset(
         path.resolve().name,

@@ -1,4 +1,4 @@
-"""Rasters that stand on two sides of a split, or twice on one."""
+"""Rasters that appear in two splits, or twice in one."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from rsedge_train.data.footprint import Footprint
 
 
 class Placed(Protocol):
-    """A labelled raster of which one knows where it lies."""
+    """A labelled raster with a footprint."""
 
     @property
     def files(self) -> SceneFiles:
-        """Its name."""
+        """Return the raster's files."""
 
     @property
     def footprint(self) -> Footprint | None:
-        """Its place, where it says it."""
+        """Return the raster's footprint, or None if unknown."""
 
 
-PIECE = 1 << 16  # bytes read of the head, the middle and the tail of a file before all of it
+PIECE = 1 << 16  # bytes compared of a file's head, middle and tail before comparing all of it
 
 
 def identical_images(sides: dict[str, Sequence[Facts]]) -> tuple[list[str], list[str]]:
-    """(problems, warnings): byte-identical images on two sides, and within one side."""
+    """Return (problems, warnings): byte-identical images in two splits, and within one split."""
     where = {f.files.image: (side, f.files.name) for side, facts in sides.items() for f in facts}
     problems, warnings = [], []
     for group in _identical([p for p in where if p.is_file()]):
@@ -40,18 +40,18 @@ def identical_images(sides: dict[str, Sequence[Facts]]) -> tuple[list[str], list
         listed = ", ".join(f"{side} {name}" for side, name in members[:4])
         more = f" and {len(members) - 4} more" if len(members) > 4 else ""
         if len({side for side, _ in members}) > 1:
-            problems.append(f"the same image file on two sides of the split: {listed}{more}")
+            problems.append(f"the same image file is in two splits: {listed}{more}")
         else:
-            warnings.append(f"the same image file {len(members)} times: {listed}{more}")
+            warnings.append(f"the same image file occurs {len(members)} times: {listed}{more}")
     return problems, warnings
 
 
 def shared_scenes(sides: dict[str, Sequence[Facts]]) -> list[str]:
-    """Problems: scenes that stand on two sides."""
+    """Return a problem for each scene in two splits."""
     names = {side: {f.files.scene for f in facts} for side, facts in sides.items()}
     order = list(names)
     return [
-        f"scene {scene} is in {a} and in {b}; a scene belongs to one side only"
+        f"scene {scene} is in both {a} and {b}. Assign each scene to one split"
         for i, a in enumerate(order)
         for b in order[i + 1 :]
         for scene in sorted(names[a] & names[b])
@@ -59,19 +59,19 @@ def shared_scenes(sides: dict[str, Sequence[Facts]]) -> list[str]:
 
 
 def overlapping(sides: Mapping[str, Sequence[Placed]]) -> list[str]:
-    """Problems: rasters of train that share ground with one of another side, in the same CRS."""
+    """Return problems: training rasters that overlap a raster of another split, in the same CRS."""
     problems = []
     for side in ("val", "test"):
         found = [(t.files.name, names) for t in sides["train"] if (names := _overlaps(t, sides[side]))]
         pairs = [f"{name} and {other}" for name, others in found for other in others]
         if pairs:
-            more = f" and {len(pairs) - 4} pairs more" if len(pairs) > 4 else ""
-            problems.append(f"train and {side} share ground: {'; '.join(pairs[:4])}{more}")
+            more = f" and {len(pairs) - 4} more pairs" if len(pairs) > 4 else ""
+            problems.append(f"train and {side} overlap on the ground: {'; '.join(pairs[:4])}{more}")
     return problems
 
 
 def _overlaps(one: Placed, others: Sequence[Placed]) -> list[str]:
-    """Names of the rasters that cover more than half a pixel of ``one`` in both directions."""
+    """Return names of the rasters that overlap ``one`` by more than half a pixel in both directions."""
     mine = one.footprint
     if mine is None:
         return []
@@ -85,7 +85,7 @@ def _overlaps(one: Placed, others: Sequence[Placed]) -> list[str]:
 
 
 def _identical(paths: Sequence[Path]) -> list[list[Path]]:
-    """Groups of equal files: by size, then by three pieces, then by all their bytes."""
+    """Group equal files by size, then by three pieces, then by all bytes."""
     groups = [list(paths)]
     keys: tuple[Callable[[Path], Hashable], ...] = (lambda p: p.stat().st_size, _pieces, file_sha256)
     for key in keys:

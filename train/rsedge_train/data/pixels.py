@@ -1,17 +1,17 @@
-"""What the networks see: pixels as stored, normalised. The exported graph carries the same constants."""
+"""Normalisation of stored pixels; the exported graph carries the same constants."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# The statistics of ImageNet, per band.
+# ImageNet statistics per band.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Uint8 ``(N, 3, H, W)`` -> float32 of the same shape, as the networks expect it."""
+    """Convert uint8 ``(N, 3, H, W)`` to the normalised float32 that the networks expect, of the same shape."""
     mean = torch.tensor(MEAN).view(1, 3, 1, 1) * 255.0
     std = torch.tensor(STD).view(1, 3, 1, 1) * 255.0
     return (images.float() - mean.to(images.device)) / std.to(images.device)

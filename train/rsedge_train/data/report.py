@@ -1,4 +1,4 @@
-"""What a check of labelled data found, as text and as JSON values."""
+"""Report of a check of labelled data, as text and as JSON values."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ Size = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True)
 class SideReport:
-    """One side of the split."""
+    """Statistics of one split."""
 
     scenes: int
     rasters: int
     pixels: int
-    smallest: Size | None  # of the images that could be opened, by area
+    smallest: Size | None  # by area, of the images that could be opened
     median: Size | None
     largest: Size | None
-    class_pixels: tuple[int, ...]  # by class index; from the labels alone
+    class_pixels: tuple[int, ...]  # by class index, from the labels alone
     unlabelled: int  # pixels
-    unknown: int  # pixels of colours or values that are no class
-    empty: int  # pixels of images without data; 0 where images were not read
+    unknown: int  # pixels whose colour or value belongs to no class
+    empty: int  # pixels of images without data; 0 if images were not read
     unlabelled_by: Mapping[str, int] = field(default_factory=dict)  # value or colour -> unlabelled pixels
 
     def share(self, index: int) -> float:
-        """Share of a class among the labelled pixels."""
+        """Return the share of a class among the labelled pixels."""
         return self.class_pixels[index] / max(1, sum(self.class_pixels))
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a check found."""
+    """Results of a check."""
 
     path: str
     layout: str
-    classes: tuple[str, ...]  # () where they could not be told
+    classes: tuple[str, ...]  # () if unknown
     sides: Mapping[str, SideReport]  # train, val, test
     bands: Mapping[str, int]  # "3 x uint8, 1,2,3 as red, green, blue" -> rasters
     gsd_m: tuple[float, float] | None
@@ -50,20 +50,20 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing forbids training."""
+        """Return True if nothing prevents training."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
+        """Return the report as plain JSON values."""
         return {**asdict(self), "ok": self.ok}
 
     def to_text(self) -> str:
-        """The report for people, with a last line that says ``ok`` or how many problems there are."""
+        """Return the report as text whose last line is ``ok`` or the number of problems."""
         lines = [
             f"data      {self.path} ({self.layout})",
             f"classes   {len(self.classes)}: {', '.join(self.classes)}"
             if self.classes
-            else "classes   not known",
+            else "classes   unknown",
             *_sides_table(self.sides),
             *(f"bands     {what} ({count} rasters)" for what, count in self.bands.items()),
             f"gsd       {_gsd(self.gsd_m)}",
@@ -116,14 +116,14 @@ def _class_table(classes: Sequence[str], sides: Mapping[str, SideReport]) -> lis
 
 
 def _unlabelled(sides: Iterable[SideReport]) -> list[str]:
-    """Which values or colours are taken for unlabelled."""
+    """Return a line listing the values or colours treated as unlabelled."""
     found = sum((Counter(side.unlabelled_by) for side in sides), Counter[str]())
     listed = ", ".join(f"{value} ({pixels:,} px)" for value, pixels in found.most_common(5))
-    return [f"unlabelled are {listed}"] if listed else []
+    return [f"treated as unlabelled: {listed}"] if listed else []
 
 
 def _gsd(gsd_m: tuple[float, float] | None) -> str:
     if gsd_m is None:
-        return "not known: the images are not georeferenced"
+        return "unknown: the images are not georeferenced"
     low, high = gsd_m
-    return f"{low:.3g} m a pixel" if high - low < 0.01 * low else f"{low:.3g} to {high:.3g} m a pixel"
+    return f"{low:.3g} m/pixel" if high - low < 0.01 * low else f"{low:.3g} to {high:.3g} m/pixel"

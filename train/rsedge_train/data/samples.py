@@ -17,7 +17,7 @@ FOLDER = Path("samples")
 COUNT, SIDE = 12, 1024
 VAL_COUNT = 2
 TRAIN_SEED, VAL_SEED = 1000, 9000
-# 0.25 to 1 m a pixel in equal ratios, ordered so that a few of them are spread too.
+# 0.25 to 1 m a pixel in equal ratios, ordered so that any few of them are spread out.
 GSDS_M = tuple(round(0.25 * 4 ** (i * 5 % COUNT / (COUNT - 1)), 3) for i in range(COUNT))
 Progress = Callable[[int, int], None]
 
@@ -25,10 +25,10 @@ Progress = Callable[[int, int], None]
 def sample_dataset(
     folder: Path = FOLDER, count: int = COUNT, side: int = SIDE, progress: Progress | None = None
 ) -> Dataset:
-    """``count`` sample scenes of ``side`` pixels to train on and two others to validate on, in ``folder``.
+    """Return a data set in ``folder`` of ``count`` sample scenes of ``side`` pixels and two for validation.
 
-    Scenes that are there already are not drawn again; ``progress`` is called with (scenes done, scenes
-    in all). Raises InputError for impossible sizes, OutputError when a file cannot be written.
+    Skips scenes drawn earlier. ``progress`` is called with (scenes done, scenes
+    in all). Raises InputError for impossible sizes, OutputError if a file cannot be written.
     """
     seeds = [*_seeds(TRAIN_SEED, count), *_seeds(VAL_SEED, VAL_COUNT)]
     scenes = _write(folder, seeds, side, progress)
@@ -49,16 +49,16 @@ def with_samples(
     side: int = SIDE,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The data set with ``count`` sample scenes more to train on.
+    """Return the data set with ``count`` sample scenes added to its training scenes.
 
-    Raises InputError unless it is 8-bit RGB with the classes of the sample scenes in their order.
+    Raises InputError unless the data is 8-bit RGB with the sample scenes' classes in the same order.
     """
     own, wanted = dataset.table.names, tuple(c.name for c in LANDCOVER)
     if own != wanted:
         what = "the same classes in another order" if sorted(own) == sorted(wanted) else "other classes"
         raise InputError(
             f"sample scenes have the classes {', '.join(wanted)}; data {dataset.name} has {what}: "
-            f"{', '.join(own)}. Leave the samples out, or order classes.toml like theirs"
+            f"{', '.join(own)}. Leave the samples out, or use the samples' order in classes.toml"
         )
     bands = dataset.bands
     if bands.names != BandChoice().names or bands.indexes not in {None, (1, 2, 3)} or bands.scale is not None:
@@ -69,18 +69,18 @@ def with_samples(
     seeds = _seeds(TRAIN_SEED, count)
     there = {f.scene for f in (*dataset.train, *dataset.val, *dataset.test)}
     if twice := sorted(there & {f"sample{seed}" for seed, _ in seeds}):
-        raise InputError(f"data {dataset.name} has a scene {twice[0]} already: it holds these samples")
+        raise InputError(f"data {dataset.name} already holds samples, e.g. {twice[0]}. Leave the samples out")
     scenes = _write(folder, seeds, side, progress)
-    own_gsd = dataset.gsd_m or GSDS_M  # what is known
+    own_gsd = dataset.gsd_m or GSDS_M  # the known range
     gsd = (min(*own_gsd, *GSDS_M), max(*own_gsd, *GSDS_M))
-    note = f"{count} procedural sample scenes from {folder}/ are trained on too"
+    note = f"{count} procedural sample scenes from {folder}/ are used for training too"
     return replace(dataset, train=(*dataset.train, *scenes), gsd_m=gsd, notes=(*dataset.notes, note))
 
 
 def _seeds(first: int, count: int) -> list[tuple[int, float]]:
-    """Seeds with the metres a pixel of their scenes."""
+    """Return seeds with the metres per pixel of their scenes."""
     if count < 1:
-        raise InputError(f"{count} sample scenes were asked for; ask for at least one")
+        raise InputError(f"{count} sample scenes: too few. Ask for at least one")
     return [(first + i, GSDS_M[i % COUNT]) for i in range(count)]
 
 
@@ -101,7 +101,7 @@ def _write(
 
 
 def _is_whole(path: Path, side: int, gsd_m: float) -> bool:
-    """Whether such a file stands there: rsedge's own appear under their name only when whole."""
+    """Return True if ``path`` is a readable raster of this size; rsedge writes rasters atomically."""
     try:
         with RasterReader(path) as reader:
             grid = reader.grid

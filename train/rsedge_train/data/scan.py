@@ -1,4 +1,4 @@
-"""One pass over all labels: how much of each class there is and where."""
+"""One pass over all labels, counting the pixels of each class and recording their places."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rsedge.raster.band_plan import AS_TAGGED
 from rsedge_train.data.base import STRIP_ROWS, Dataset, SceneFiles, SceneReader, strips
 from rsedge_train.data.footprint import Footprint, footprint
 
-BLOCK = STRIP_ROWS  # pixels; the grain at which classes are found again
-HASHED_BYTES = 1 << 16  # of a file's head and of its tail
+BLOCK = STRIP_ROWS  # pixels; resolution at which the places of classes are recorded
+HASHED_BYTES = 1 << 16  # hashed at a file's head and at its tail
 
 
 @dataclass(frozen=True)
 class SceneScan:
-    """What the labels of one scene hold."""
+    """Label statistics of one scene."""
 
     files: SceneFiles
     height: int
@@ -35,21 +35,21 @@ class SceneScan:
     unlabelled: Mapping[str, int] = field(default_factory=dict, repr=False)  # value or colour -> pixels
 
     def blocks_of(self, class_index: int) -> NDArray[np.int64]:
-        """Flat indices of the blocks that hold a class."""
+        """Return flat indices of the blocks that contain a class."""
         return np.flatnonzero(self.present[class_index])
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The scenes that can be used, and (name, why) of those that cannot."""
+    """Usable scenes, and (name, reason) of the skipped ones."""
 
     scenes: tuple[SceneScan, ...]
     skipped: tuple[tuple[str, str], ...]
-    sha256: str  # of names, sizes, heads and tails of all files: another data set has another
+    sha256: str  # of names, sizes, heads and tails of all files; identifies the data set
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """On the images, each once, with the first that it is about and of how many."""
+        """Return each note on the images once, with its first raster and the number of rasters."""
         found: dict[str, list[str]] = {}
         for scene in self.scenes:
             for note in scene.notes:
@@ -58,12 +58,12 @@ class Scan:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Labelled pixels of each class in all scenes."""
+        """Return the labelled pixels of each class in all scenes."""
         return np.asarray(np.sum([s.counts for s in self.scenes], axis=0))
 
 
 def missing_classes(names: Sequence[str], counts: NDArray[np.int64], *, told: bool) -> list[str]:
-    """Classes without a label pixel, where that is an error: of a class table (``told``) any, else all but one."""
+    """Return the classes that wrongly lack label pixels: of a table (``told``) any, else all but the only one."""
     missing = [name for name, count in zip(names, counts, strict=True) if not count]
     return missing if told or len(names) - len(missing) < 2 else []
 
@@ -76,9 +76,9 @@ def scan(
     images: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Read all labels of ``files`` strip by strip; the images too where ``images``, to know that it works.
+    """Read all labels of ``files`` strip by strip, and all images if ``images`` is set, to prove them readable.
 
-    With ``skip_damaged`` a scene that cannot be read is left out and reported; else InputError names it.
+    With ``skip_damaged``, unreadable scenes are skipped and reported; else InputError names the first.
     """
     scenes, skipped = [], []
     digest = hashlib.sha256(repr((dataset.table, dataset.bands)).encode())
@@ -101,7 +101,7 @@ def scan(
             progress(done, len(files))
     if not scenes:
         raise InputError(
-            f"data {dataset.name}: no scene can be read; first: {skipped[0][0]}: {skipped[0][1]}"
+            f"data {dataset.name}: no scene can be read. First error: {skipped[0][0]}: {skipped[0][1]}"
         )
     return Scan(tuple(scenes), tuple(skipped), digest.hexdigest())
 

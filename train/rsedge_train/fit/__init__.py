@@ -1,4 +1,4 @@
-"""Fit a network: the training loop, its losses, its averages, and the state from which it resumes.
+"""Training of a network: the loop, its losses, its averages, and the state from which it resumes.
 
-Knows batches and steps, but neither run folders nor commands.
+Depends on batches and steps, not on run folders or commands.
 """

@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights."""
+"""Exponential moving average of a network's weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of weights and of batch statistics; short memory at first.
+    """Exponential moving average of weights and batch statistics, with a short memory at first.
 
     The decay at step n is ``min(decay, (1 + n) / (10 + n))``, so random initial weights fade fast.
     Frozen weights are shared with the network, not copied: a frozen trunk is large.
@@ -25,7 +25,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the state of ``model`` into the average."""
+        """Update the average with the state of ``model``."""
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         averaged, current = self.model.state_dict(), model.state_dict()
@@ -35,12 +35,12 @@ class WeightAverage:
             averaged[name].copy_(current[name])
 
     def state(self) -> dict[str, Tensor]:
-        """What of the average is its own."""
+        """Return the part of the average that is not shared with the network."""
         state = self.model.state_dict()
         return {name: state[name] for name in self.names}
 
     def load(self, state: dict[str, Tensor], step: int) -> None:
-        """Go on from ``state()`` after ``step`` updates."""
+        """Restore ``state()`` as it was after ``step`` updates."""
         self.step = step
         own = self.model.state_dict()
         for name in self.names:

@@ -1,7 +1,7 @@
-"""The training loop: AdamW with two learning rates, warm-up and cosine, an average of the weights.
+"""Training loop: AdamW with two learning rates, warm-up and cosine, an average of the weights.
 
-A run that is killed and resumed gives the weights of one that was not: batch n, and the dropout of
-step n, depend on the seed and n alone, and the state holds the rest (``state``).
+A killed and resumed run gives the weights of an uninterrupted one: batch n, and the dropout of
+step n, depend only on the seed and n, and the state holds the rest (``state``).
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from rsedge_train.fit.state import (
 )
 
 StepLoss = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
-"""(model, normalised images (N, 3, H, W), labels (N, H, W)) -> scalar losses; ``loss`` has the graph."""
+"""(model, normalised images (N, 3, H, W), labels (N, H, W)) -> scalar losses; backpropagate ``loss``."""
 
 
 class Batches(Protocol):
-    """Where batches come from."""
+    """Source of batches."""
 
     def between(self, first: int, last: int) -> Iterable[Batch]:
-        """Batches ``first`` to ``last - 1``."""
+        """Return batches ``first`` to ``last - 1``."""
 
     def name(self, places: Tensor) -> str:
-        """Where a batch's crops come from."""
+        """Return scenes and windows of a batch's crops."""
 
 
 Validate = Callable[[nn.Module, int], Mapping[str, float]]
@@ -56,23 +56,23 @@ Log = Callable[[int, Mapping[str, float]], None]
 
 
 class TrainingDivergedError(RsedgeError, RuntimeError):
-    """The loss is no longer a finite number."""
+    """The loss or its gradient is not finite."""
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how to train."""
+    """Length and settings of training."""
 
     steps: int
-    lr: float = 6e-4  # of new modules
-    lr_encoder: float = 6e-5  # of a pretrained encoder
+    lr: float = 6e-4  # for new modules
+    lr_encoder: float = 6e-5  # for a pretrained encoder
     weight_decay: float = 0.01
     warmup: float = 0.05  # share of the steps
-    clip: float = 1.0  # norm of the gradient
+    clip: float = 1.0  # largest norm of the gradient
     ema_decay: float = 0.998
     precision: str = "auto"  # auto, fp32, bf16 or fp16
     compile: bool = False
-    accumulate: int = 1  # parts of a batch that go through the network one after another
+    accumulate: int = 1  # parts of a batch that pass through the network one after another
     seed: int = 42
     validate_every: int = 0  # steps; 0: at the end only
     log_every: int = 20  # steps
@@ -80,17 +80,17 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise InputError(f"steps {self.steps}: at least one is needed")
+            raise InputError(f"steps {self.steps}: too few. Use at least one")
         if self.accumulate < 1:
-            raise InputError(f"accumulate {self.accumulate}: at least one part is needed")
+            raise InputError(f"accumulate {self.accumulate}: too few parts. Use at least one")
         if not (self.lr > 0 and self.lr_encoder > 0 and self.weight_decay >= 0):
             raise InputError(
-                f"lr {self.lr:g}, lr_encoder {self.lr_encoder:g}, weight_decay {self.weight_decay:g}: rates "
-                "are above 0, the decay at least 0"
+                f"lr {self.lr:g}, lr_encoder {self.lr_encoder:g}, weight_decay {self.weight_decay:g}: use rates "
+                "above 0 and a decay of at least 0"
             )
 
     def lr_factor(self, step: int) -> float:
-        """Linear from 4 % during the warm-up, then half a cosine down to 1 %."""
+        """Return the factor on the learning rate: linear from 4 % in the warm-up, then half a cosine to 1 %."""
         progress = step / self.steps
         if progress < self.warmup:
             return 0.04 + 0.96 * progress / self.warmup
@@ -100,7 +100,7 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run did; ``wait_share`` is the part of this sitting's time spent waiting for data."""
+    """Outcome of a run; ``wait_share`` is the share of this session's time spent waiting for data."""
 
     position: Position
     seconds_per_step: float
@@ -109,10 +109,10 @@ class FitResult:
 
 
 def make_optimizer(model: nn.Module, config: FitConfig, pretrained_encoder: bool) -> torch.optim.AdamW:
-    """AdamW with ``lr_encoder`` for the weights of a pretrained encoder, ``lr`` for all else.
+    """Return AdamW with ``lr_encoder`` for the weights of a pretrained encoder and ``lr`` for all else.
 
-    A teacher's adapters are new modules. No decay on biases, norms and other vectors, for which zero is no
-    natural target.
+    A teacher's adapters are new modules. Biases, norms and other vectors do not decay, because zero is not
+    their natural target.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -141,20 +141,20 @@ def fit(
     log: Log | None = None,
     processes: Processes = SINGLE,
 ) -> tuple[nn.Module, FitResult]:
-    """Train to the last step or until a signal asks to stop; returns the averaged model and what happened.
+    """Train to the last step or until a signal asks to stop; return the averaged model and the outcome.
 
-    At the beginning, every few minutes, after each validation and at the end the state goes to ``folder``;
-    the averaged weights when the last step is done. ``facts`` are what a resumed run must share with
-    the one it continues. Only the first of several ``processes``
-    writes. Raises TrainingDivergedError naming the batch when the loss or its gradient is not
-    finite; the last state stays.
+    The state is saved to ``folder`` at the start, every few minutes, after each validation and at the end;
+    the averaged weights after the last step. ``facts`` are what a resumed run must share with
+    the original. Only the first of several ``processes``
+    writes. Raises TrainingDivergedError naming the batch if the loss or its gradient is not
+    finite; the last state is kept.
     """
     trainer = _Trainer(model, config, folder, torch.device(device), pretrained_encoder, processes)
     trainer.facts, trainer.validate, trainer.log = facts, validate, log
     if resume:
         trainer.resume()
     else:
-        trainer.save(0.0)  # a run that is killed before its first save can be resumed too
+        trainer.save(0.0)  # a run killed before its first regular save can also be resumed
     meter = Meter(config.steps, trainer.position.step, quiet=not processes.first)
     with meter, StopRequest(enabled=processes.count == 1) as stop:
         batches = iter(source.between(trainer.position.step, config.steps))
@@ -162,14 +162,14 @@ def fit(
             try:
                 images, labels, places = meter.wait_for(batches)
             except RuntimeError:
-                if stop.requested():  # the signal went to the workers as well
+                if stop.requested():  # the signal also reached the workers
                     break
                 raise
             try:
                 losses = trainer.step(loss_of, images, labels, partial(source.name, places))
             except torch.OutOfMemoryError as error:
                 raise BackendError(
-                    "out of GPU memory: raise --accumulate (the result stays nearly the same), or lower --batch "
+                    "out of GPU memory. Raise --accumulate (the result stays nearly the same), or lower --batch "
                     "or --crop"
                 ) from error
             meter.stepped(losses["loss"], len(images) * processes.count)
@@ -185,7 +185,7 @@ def fit(
 
 
 class _Trainer:
-    """One run: network, optimizer, average and where it stands."""
+    """One run: network, optimizer, average and position."""
 
     facts: Mapping[str, Any]
     validate: Validate | None
@@ -206,7 +206,7 @@ class _Trainer:
         self.average = WeightAverage(model, config.ema_decay)
         self.dtype = autocast_dtype(config.precision, device)
         if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # every batch has one shape: the search pays at once
+            torch.backends.cudnn.benchmark = True  # all batches have one shape, so the search pays off
         if self.dtype is not None and device.type == "cpu":
             keep_depthwise_float32(model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
@@ -224,7 +224,7 @@ class _Trainer:
     def step(
         self, loss_of: StepLoss, images: Tensor, labels: Tensor, where: Callable[[], str]
     ) -> dict[str, float]:
-        """One update from a batch of uint8 crops; the losses as numbers."""
+        """Update the weights from a batch of uint8 crops and return the losses as numbers."""
         torch.manual_seed(_seed(self.config.seed, self.position.step, self.processes.rank))
         factor = self.config.lr_factor(self.position.step)
         for group in self.optimizer.param_groups:
@@ -238,7 +238,7 @@ class _Trainer:
                 losses = self._forward(loss_of, some, their_labels)
                 values = torch.stack(
                     [value.detach() for value in losses.values()]
-                ).tolist()  # one wait for the GPU
+                ).tolist()  # a single wait for the GPU
                 for name, value in zip(losses, values, strict=True):
                     total[name] = total.get(name, 0.0) + value * len(some) / len(images)
                 if not math.isfinite(total["loss"]):
@@ -246,7 +246,7 @@ class _Trainer:
                 self.scaler.scale(losses["loss"] * (len(some) / len(images))).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        if not (math.isfinite(norm) or self.scaler.is_enabled()):  # the scaler skips such a step itself
+        if not (math.isfinite(norm) or self.scaler.is_enabled()):  # the scaler skips such steps by itself
             raise TrainingDivergedError(self._diverged("gradient's norm", norm, where()))
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -261,24 +261,24 @@ class _Trainer:
             return loss_of(self.runner, pixels, labels.to(self.device, non_blocking=True))
 
     def _sync(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients of several processes are added up once a step, with the last part of the batch."""
+        """Return a context that defers summing gradients over processes until the batch's last part."""
         no_sync = getattr(self.runner, "no_sync", None)
         return contextlib.nullcontext() if last or no_sync is None else no_sync()
 
     def _diverged(self, what: str, value: float, where: str) -> str:
         return (
             f"the {what} is {value} at step {self.position.step}, learning rate {self.config.lr:g}; the batch: "
-            f"{where}. Look at these crops; then go on from the state before with --resume and a lower --lr, "
-            "or with --precision fp32"
+            f"{where}. Check these crops, then resume from the last state with --resume and a lower --lr "
+            "or --precision fp32"
         )
 
     def after_step(self, losses: dict[str, float], meter: Meter) -> None:
-        """Log, validate and save where it is time to."""
+        """Log, validate and save when due."""
         step, config = self.position.step, self.config
         due = step == config.steps or (config.validate_every and step % config.validate_every == 0)
         try:
             scores = self._score() if due and self.validate else {}
-        except BaseException:  # what was trained must not be lost to a file that cannot be read
+        except BaseException:  # keep the trained state if a validation raster cannot be read
             self.save(meter.elapsed_s)
             raise
         self.since_log.append(losses)

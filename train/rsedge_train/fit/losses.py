@@ -1,8 +1,8 @@
-"""Losses on logits; unlabelled pixels count in none of them.
+"""Losses on logits; all ignore unlabelled pixels.
 
-Every loss is a function of sums over pixels. Where training runs in several processes the sums run
-over the batches of all of them (``over_all``), so that N processes with a batch of B are one process
-with a batch of N x B: no mean of means. Inputs of half precision are widened to float32.
+Every loss is a function of sums over pixels. In training with several processes, the sums run
+over all their batches (``over_all``), so N processes with a batch of B equal one process
+with a batch of N x B: no mean of means. Half-precision inputs are widened to float32.
 
 Shapes: ``logits`` (N, K, H, W), ``labels`` (N, H, W) integer, ``ignore`` where unlabelled.
 """
@@ -23,7 +23,7 @@ EPSILON = 1e-8
 
 
 def over_all(x: Tensor) -> Tensor:
-    """The sum of ``x`` over all processes; gradients flow back to each. ``x`` itself in a single process."""
+    """Return the sum of ``x`` over all processes, with gradients to each; ``x`` itself in a single process."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return x
     summed: Tensor = _SumOverProcesses.apply(x)
@@ -31,7 +31,7 @@ def over_all(x: Tensor) -> Tensor:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Each process holds the sum, so each one's loss depends on it: their gradients are summed too."""
+    """Sum held by each process, so each loss depends on it and the gradients are summed too."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -49,9 +49,9 @@ class _SumOverProcesses(torch.autograd.Function):
 def cross_entropy(
     logits: Tensor, labels: Tensor, ignore: int = IGNORE, weight: Tensor | None = None
 ) -> Tensor:
-    """Mean cross entropy over the labelled pixels, weighted by class where ``weight`` (K,) is given.
+    """Return the mean cross entropy over the labelled pixels, weighted by class if ``weight`` (K,) is given.
 
-    With weights the mean is ``sum(w[y] * nll) / sum(w[y])``. 0 where no pixel is labelled.
+    With weights the mean is ``sum(w[y] * nll) / sum(w[y])``. 0 if no pixel is labelled.
     """
     target = labels.long()
     total = F.cross_entropy(_wide(logits), target, weight, ignore_index=ignore, reduction="sum")
@@ -64,11 +64,11 @@ def cross_entropy(
 
 
 def soft_dice(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
-    """One minus the soft Dice coefficient, mean over the classes present in the labels.
+    """Return one minus the soft Dice coefficient, averaged over the classes present in the labels.
 
     For class k over the labelled pixels of the whole batch: ``1 - 2 sum(p t) / (sum p + sum t)``.
     A class without a pixel has no overlap to gain and is left out; cross entropy keeps its
-    probability down. 0 where no pixel is labelled.
+    probability down. 0 if no pixel is labelled.
     """
     valid = (labels != ignore).unsqueeze(1)
     probability = _wide(logits).softmax(dim=1) * valid
@@ -87,12 +87,12 @@ def soft_dice(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
 def dist_relations(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, ignore: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
-    """DIST's inter- and intra-class relations (ARAFNet eq. 6 and 7): two scalars in 0..2.
+    """Return DIST's inter- and intra-class relations (ARAFNet eq. 6 and 7): two scalars in 0..2.
 
     With p = softmax(logits / temperature) over the labelled pixels: inter is one minus the mean, over
     pixels, of the Pearson correlation of the K student and teacher probabilities of that pixel; intra
     is one minus the mean, over classes, of the correlation along all pixels of the batch. Both are 0
-    where no pixel is labelled. ``teacher`` takes no gradient.
+    if no pixel is labelled. ``teacher`` takes no gradient.
     """
     pixels = labels.flatten() != ignore
     p, q = (_probabilities(x, temperature)[pixels] for x in (student, teacher.detach()))  # (pixels, K)
@@ -110,7 +110,7 @@ def dist_relations(
 def supervised_loss(
     logits: Tensor | tuple[Tensor, Tensor], labels: Tensor, weight: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """CE + soft Dice, + 0.4 x CE of the auxiliary head where ``logits`` is a pair; by part and ``loss``."""
+    """Return CE + soft Dice, + 0.4 x CE of the auxiliary head if ``logits`` is a pair; by part and ``loss``."""
     main, aux = logits if isinstance(logits, tuple) else (logits, None)
     parts = {"ce": cross_entropy(main, labels, weight=weight), "dice": soft_dice(main, labels)}
     loss = parts["ce"] + parts["dice"]
@@ -128,7 +128,7 @@ def distillation_loss(
     relation_weight: float = 1.0,
     weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """CE + soft Dice + ``relation_weight`` x (inter + intra) (ARAFNet eq. 8); by part and ``loss``."""
+    """Return CE + soft Dice + ``relation_weight`` x (inter + intra) (ARAFNet eq. 8); by part and ``loss``."""
     parts = supervised_loss(student, labels, weight)
     inter, intra = dist_relations(student, teacher, labels, temperature)
     loss = parts.pop("loss") + relation_weight * (inter + intra)
@@ -140,11 +140,11 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """(N, K, H, W) -> (N * H * W, K)."""
+    """Reshape (N, K, H, W) -> (N * H * W, K) probabilities."""
     return (_wide(logits) / temperature).softmax(dim=1).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Correlation of centred values along ``dim``."""
+    """Return the correlation of centred values along ``dim``."""
     scale = (a.square().sum(dim) * b.square().sum(dim)).clamp(min=EPSILON**2).sqrt()
     return (a * b).sum(dim) / scale

@@ -1,4 +1,4 @@
-"""Counts steps and time, and shows them: a bar with an ETA on a terminal, a line now and then elsewhere."""
+"""Count of steps and time, shown as a bar with an ETA on a terminal and as occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMOOTHING = 0.05
 
 
 class Meter:
-    """A context manager around the loop. ``first`` steps were done in earlier sittings."""
+    """Context manager around the loop. ``first`` steps were done in earlier sessions."""
 
     def __init__(self, steps: int, first: int, *, quiet: bool = False) -> None:
         self.steps, self.first = steps, first
@@ -43,25 +43,25 @@ class Meter:
 
     @property
     def elapsed_s(self) -> float:
-        """Since the loop began."""
+        """Return the seconds since the loop began."""
         return time.monotonic() - self.start
 
     @property
     def seconds_per_step(self) -> float:
-        """Mean of this sitting."""
+        """Return the mean seconds per step of this session."""
         return self.elapsed_s / max(1, self.done)
 
     @property
     def wait_share(self) -> float:
-        """Share of the time spent waiting for data, after the first batch: that one starts the workers."""
+        """Return the share of time spent waiting for data, without the first batch, which starts the workers."""
         return self.waited_s / max(self.elapsed_s, 1e-9)
 
     def facts(self) -> dict[str, float]:
-        """Columns of the log."""
+        """Return columns of the log."""
         return {"images_per_s": self.images / max(self.elapsed_s, 1e-9), "wait_share": self.wait_share}
 
     def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; the time it took counts as waiting."""
+        """Return the next batch, counting the time as waiting."""
         begin = time.monotonic()
         batch = next(batches)
         if self.done:

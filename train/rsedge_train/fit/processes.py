@@ -1,4 +1,4 @@
-"""Training in several processes (torchrun), and stopping cleanly in one."""
+"""Training in several processes (torchrun), and stopping one process cleanly."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import nn
 
 from rsedge.errors import BackendError
 
-# The first process validates while the others wait; a large validation scene takes a while.
+# Processes wait while the first one validates, and a large scene takes a while.
 PATIENCE = timedelta(hours=4)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is."""
+    """Rank of this process and number of processes."""
 
     rank: int = 0
     count: int = 1
@@ -30,13 +30,13 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """The one that writes and prints."""
+        """Return True for the process that writes and prints."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """``model`` with gradients averaged over all processes; batch statistics too on GPUs.
+        """Return ``model`` with gradients averaged over all processes, and batch statistics too on GPUs.
 
-        PyTorch has no synchronised batch norm on CPUs: there each process normalises by its own share.
+        PyTorch has no synchronised batch norm on CPUs, so each process normalises by its own share there.
         """
         if self.count == 1:
             return model
@@ -48,7 +48,7 @@ class Processes:
         return nn.parallel.DistributedDataParallel(model)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes arrive."""
         if self.count > 1:
             dist.barrier()
 
@@ -58,9 +58,9 @@ SINGLE = Processes()
 
 @contextmanager
 def session(device: str = "auto") -> Iterator[Processes]:
-    """The process group that torchrun describes in the environment; a single process without it.
+    """Open the process group that torchrun describes in the environment, or a single process without it.
 
-    ``device`` as for ``pick_device``: GPUs talk by NCCL, CPUs by gloo.
+    ``device`` as for ``pick_device``: GPUs communicate by NCCL, CPUs by gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE
@@ -78,28 +78,28 @@ def session(device: str = "auto") -> Iterator[Processes]:
 
 
 def pick_device(name: str, processes: Processes) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda``. Raises BackendError when CUDA was asked for and is not there."""
+    """Return the device for ``auto``, ``cpu`` or ``cuda``. Raises BackendError if CUDA is not available."""
     if name not in {"auto", "cpu", "cuda"}:
-        raise BackendError(f"device {name!r}: choose auto, cpu or cuda")
+        raise BackendError(f"device {name!r}: unknown. Choose auto, cpu or cuda")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise BackendError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+        raise BackendError("--device cuda: torch finds no CUDA device. Use --device cpu or auto")
     if processes.local_rank >= torch.cuda.device_count():
         raise BackendError(
-            f"process {processes.local_rank} of this machine has no GPU of its own: there are "
-            f"{torch.cuda.device_count()}; start at most so many with --nproc_per_node"
+            f"process {processes.local_rank} of this machine has no GPU: the machine has "
+            f"{torch.cuda.device_count()}. Start at most that many processes with --nproc_per_node"
         )
     torch.cuda.set_device(processes.local_rank)
     return torch.device("cuda", processes.local_rank)
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a wish that the loop sees after its step.
+    """Context that turns the first Ctrl-C or SIGTERM into a request that the loop checks after each step.
 
-    The second one counts at once. Leaving the block puts the old handlers back. With several
-    processes it does nothing: they would part at different steps and wait for each other for ever;
-    what was saved last is what a resume finds.
+    The second signal acts at once. Leaving the block restores the old handlers. With several
+    processes it does nothing, because they would stop at different steps and wait for each other forever;
+    a resumed run starts from the last saved state.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -110,7 +110,7 @@ class StopRequest:
         self._old: dict[int, signal._HANDLER] = {}
 
     def requested(self) -> bool:
-        """Whether to stop."""
+        """Return True if a stop was requested."""
         return self._heard is not None
 
     def __enter__(self) -> StopRequest:
@@ -120,7 +120,7 @@ class StopRequest:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         old = self._old[number]
-        if self._heard is not None and callable(old):  # the second one means now
+        if self._heard is not None and callable(old):  # the second signal acts at once
             old(number, frame)
         self._heard = number
 

@@ -1,7 +1,7 @@
-"""Everything a run needs to go on, in one safetensors file that is whole or not there.
+"""State from which a run resumes, in one safetensors file written atomically.
 
 Tensors: ``model/``, ``average/``, ``optimizer/<parameter>/<key>``. The header holds, as JSON, the step, the
-best score, the gradient scaler and ``facts``: what must not differ when the run goes on. Random numbers
+best score, the gradient scaler and ``facts``: what must not differ when the run resumes. Random numbers
 need no state of their own: data, augmentation and dropout of step n are seeded by the seed and n.
 """
 
@@ -27,26 +27,26 @@ from rsedge_train.fit.average import WeightAverage
 log = logging.getLogger(__name__)
 
 STATE_NAME = "state.safetensors"
-LAST_NAME, BEST_NAME = "weights.safetensors", "best.safetensors"  # what a run leaves
+LAST_NAME, BEST_NAME = "weights.safetensors", "best.safetensors"  # written by a finished run
 HEADER_KEY = "rsedge_state"
 MAY_DIFFER = frozenset(
     {"lr", "lr_encoder", "arithmetic", "compile"}
-)  # after a divergence, on another machine
+)  # after a divergence, or on another machine
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands."""
+    """Progress of a run."""
 
     step: int = 0  # steps done
     best_miou: float | None = None
     best_step: int | None = None
-    seconds: float = 0.0  # trained so far, over all sittings
+    seconds: float = 0.0  # trained so far, over all sessions
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a state dict as safetensors, whole or not at all. Raises OutputError when it cannot be written."""
+    """Write a state dict as safetensors, atomically. Raises OutputError if the file cannot be written."""
     _save(path, dict(model.state_dict()), {})
 
 
@@ -59,7 +59,7 @@ def save_state(
     position: Position,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write the state of a run. Raises OutputError when it cannot be written; the last one then stays."""
+    """Write the state of a run. Raises OutputError if it cannot be written; the last state is then kept."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in average.state().items()}
     for name, parameter in model.named_parameters():
@@ -77,9 +77,9 @@ def load_state(
     scaler: torch.amp.GradScaler,
     facts: Mapping[str, Any],
 ) -> Position:
-    """Put a saved state back; everything passed is changed in place.
+    """Restore a saved state, changing all arguments in place.
 
-    Raises InputError when there is none or it belongs to a run with other ``facts``, ModelError when the
+    Raises InputError if the state is not found or belongs to a run with other ``facts``, ModelError if the
     file is damaged.
     """
     header, tensors = read_state(path)
@@ -94,7 +94,7 @@ def load_state(
 
 
 def check_resumable(path: Path, facts: Mapping[str, Any] | None = None) -> Position:
-    """Where a saved run stands. Raises InputError when ``facts`` are given and are not its own."""
+    """Return the position of a saved run. Raises InputError if ``facts`` are given and differ."""
     header = read_state(path, tensors=False)[0]
     if facts is not None:
         compare_facts(header["facts"], facts, path)
@@ -102,12 +102,12 @@ def check_resumable(path: Path, facts: Mapping[str, Any] | None = None) -> Posit
 
 
 def read_state(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a state file. Raises InputError when there is none, ModelError when damaged."""
+    """Read header and tensors of a state file. Raises InputError if not found, ModelError if damaged."""
     if not path.is_file():
-        raise InputError(f"nothing to resume at {path}; leave out --resume to begin")
+        raise InputError(f"{path} not found: nothing to resume. Leave out --resume to start")
     try:
-        # "pt" opens the path a second time to map it: beside a training that renames a new state into
-        # place, header and tensors would be of two files. Whoever wants the header alone gets one opening.
+        # "pt" opens the path a second time to map it: while a training renames a new state into
+        # place, header and tensors could come from two files. The header alone needs a single opening.
         with safe_open(path, "pt" if tensors else "np") as file:
             header = parse_json(file.metadata()[HEADER_KEY])
             _check_header(header)
@@ -115,26 +115,26 @@ def read_state(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dic
             return header, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{path} is no whole state of a run ({error}); begin again without --resume"
+            f"{path} is not a complete state of a run: {error}. Start over without --resume"
         ) from error
 
 
 def _check_header(header: Any) -> None:
-    """Raise TypeError or KeyError where it is none of ours."""
+    """Raise TypeError or KeyError if ``header`` is not that of a state file."""
     if not isinstance(header, dict) or not all(
         isinstance(header[k], dict) for k in ("facts", "position", "scaler")
     ):
-        raise TypeError("its header is no header of a run")
+        raise TypeError("the header is not that of a run")
     place = vars(Position(**header["position"]))
     wrong = [k for k, v in place.items() if isinstance(v, bool) or not isinstance(v, float | int | None)]
     if wrong or not isinstance(place["step"], int):
-        raise TypeError(f"its position {place} is none")
+        raise TypeError(f"invalid position {place}")
 
 
 def compare_facts(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError naming what differs between a saved run and the one that should go on from it.
+    """Raise InputError naming the differences between a saved run and the one that would resume it.
 
-    What may differ (``MAY_DIFFER``) is only said: the weights will not be those of an uninterrupted run.
+    Differences in ``MAY_DIFFER`` only cause a warning: the weights will differ from an uninterrupted run's.
     """
     was, now = _flat(saved), _flat(json.loads(json.dumps(wanted)))
     differ = sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k))
@@ -142,7 +142,7 @@ def compare_facts(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Pat
     if wrong := [text for k, text in listed.items() if k.rpartition(".")[2] not in MAY_DIFFER]:
         raise InputError(
             f"{path} belongs to another run: {'; '.join(wrong)}. Use the same settings and data to resume, or "
-            "another --out to begin"
+            "another --out to start over"
         )
     if listed:
         log.warning("resumed with other settings: %s", "; ".join(listed.values()))
@@ -160,10 +160,10 @@ def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_nothing(path) as partial:
             save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial, header)
-            partial.chmod(0o644)  # safetensors makes it private
+            partial.chmod(0o644)  # safetensors makes the file private
     except (OSError, SafetensorError) as error:
         raise OutputError(
-            f"{path} cannot be written ({error}); free some space or check permissions, then go on with --resume"
+            f"{path} cannot be written: {error}. Free disk space or check permissions, then resume with --resume"
         ) from error
 
 
@@ -172,7 +172,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """The optimizer's own state, laid out in memory as its parameters are."""
+    """Restore the optimizer's state with the memory layout of its parameters."""
     places = [p for group in optimizer.param_groups for p in group["params"]]
     index = {id(p): i for i, p in enumerate(places)}
     parameters = dict(model.named_parameters())

@@ -1,4 +1,4 @@
-"""What a training leaves for people to look at: a log, curves and a sheet of crops."""
+"""Logs, curves and sheets that show how a training went."""
 
 from rsedge_train.look.curves import draw_curves
 from rsedge_train.look.logbook import COLUMNS, Logbook, read_log

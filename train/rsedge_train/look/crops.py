@@ -20,16 +20,16 @@ Chosen = list[tuple[int, int, int]]  # scene, row and column of blocks
 def choose_crops(
     scans: Sequence[SceneScan], num_classes: int, count: int, side: int, seed: int
 ) -> list[tuple[SceneFiles, Window]]:
-    """Windows of ``side`` pixels (a smaller raster whole) that start on the BLOCK grid and lie within it.
+    """Choose windows of ``side`` pixels (or a whole smaller raster) inside it, starting on the BLOCK grid.
 
-    Each next one shows the most classes not shown yet; among those many classes, above all seldom shown
-    ones, in a scene not used yet and clear of the windows before. What is equal then is drawn by lot.
-    Fewer than ``count`` come back where there are no more labelled windows. Of a ``side`` below BLOCK
-    only its block is known to hold the classes. Raises InputError when ``count`` or ``side`` is not
+    Each next window shows the most classes not shown yet; among equals, many classes, above all rarely shown
+    ones, in an unused scene and clear of the earlier windows. Remaining ties are broken at random.
+    Returns fewer than ``count`` if there are no more labelled windows. For a ``side`` below BLOCK,
+    only the window's block is known to hold the classes. Raises InputError if ``count`` or ``side`` is not
     positive.
     """
     if count < 1 or side < 1:
-        raise InputError(f"{count} crops of {side} pixels cannot be chosen; both must be at least 1")
+        raise InputError(f"{count} crops of {side} pixels: too small. Both numbers must be at least 1")
     rng, shown = np.random.default_rng(seed), np.zeros(num_classes, np.int64)
     held = [_held(scan, side) for scan in scans]
     chosen: Chosen = []
@@ -38,7 +38,7 @@ def choose_crops(
         best = max((float(v.max()) for v in values), default=-np.inf)
         if best == -np.inf:
             break
-        # By lot first the scene: else the largest would win nearly always.
+        # Draw the scene first, because otherwise the largest would win nearly always.
         i = int(rng.choice([i for i, v in enumerate(values) if v.max() > best - EQUAL]))
         flat = int(rng.choice(np.flatnonzero(values[i] > best - EQUAL)))
         row, col = divmod(flat, values[i].shape[1])
@@ -52,11 +52,11 @@ def _window(scan: SceneScan, row: int, col: int, side: int) -> Window:
 
 
 def _held(scan: SceneScan, side: int) -> NDArray[np.bool_]:
-    """Which classes the window at each block holds for certain: (classes, rows, columns) of windows."""
+    """Return which classes the window at each block certainly holds: (classes, rows, columns) of windows."""
     held = scan.present
     for axis, length in ((1, scan.height), (2, scan.width)):
         whole = side >= length
-        # A block that the window only cuts may hold its classes in the other part.
+        # A block that the window only cuts may hold its classes in the part outside.
         span = held.shape[axis] if whole else max(1, side // BLOCK)
         starts = 1 if whole else (length - side) // BLOCK + 1
         held = sliding_window_view(held, span, axis).any(-1).take(range(starts), axis)
@@ -70,9 +70,9 @@ def _of_scene(chosen: Chosen, scene: int) -> list[tuple[int, int]]:
 def _values(
     held: NDArray[np.bool_], shown: NDArray[np.int64], taken: list[tuple[int, int]], side: int
 ) -> NDArray[np.float64]:
-    """How welcome each window of a scene is: (rows, columns); -inf without labels or taken already."""
+    """Return a score for each window of a scene: (rows, columns); -inf without labels or if already taken."""
     new = held[shown == 0].sum(0)
-    # Below 1 in all, so that it never outweighs a new class.
+    # Below 1 in total, so that the sum never outweighs a new class.
     wealth = np.tensordot(1.0 / (1 + shown), held, 1) / ((1 + len(taken)) * (1 + len(shown)))
     reach = -(-side // BLOCK)
     for row, col in taken:

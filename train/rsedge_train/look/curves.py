@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 PANEL_IN, HEIGHT_IN, DPI = 6.2, 4.6, 120
-# Okabe and Ito's colours: told apart by people who are colour-blind as well.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 COLORS = {
     "loss": "#222222",
     "ce": "#0072B2",
@@ -30,8 +30,8 @@ COLORS = {
 }
 NAMES = {"loss": "total", "ce": "cross-entropy", "dice": "Dice", "aux": "auxiliary"}
 RATE_COLOR, MIOU_COLOR, OA_COLOR = "#9A9A9A", "#0072B2", "#E69F00"
-ROWS_PER_SPAN = 40  # a point is the mean over a fortieth of the rows
-HEAD = 0.02  # share of the rows whose high losses do not set the scale
+ROWS_PER_SPAN = 40  # each point is the mean over a fortieth of the rows
+HEAD = 0.02  # share of early rows whose high losses do not set the scale
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Steps and finite values, both (n,)."""
@@ -40,8 +40,8 @@ Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 def draw_curves(log: Path, out: Path, title: str) -> None:
     """Draw a log as PNG: left losses (smoothed lightly) and learning rate, right mIoU and overall accuracy.
 
-    What the log does not hold is left out. Raises InputError when there is nothing to draw, OutputError
-    when ``out`` cannot be written.
+    Columns missing from the log are left out. Raises InputError if there is nothing to draw, OutputError
+    if ``out`` cannot be written.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  (half a second, and no need of it to train)
 
@@ -51,7 +51,7 @@ def draw_curves(log: Path, out: Path, title: str) -> None:
     scored = len(miou[0]) + len(oa[0]) > 0
     panels = bool(losses) + scored
     if not panels:
-        raise InputError(f"{log} holds neither losses nor scores yet; wait for the first rows")
+        raise InputError(f"{log} has neither losses nor scores yet. Wait for the first rows")
     figure = Figure(figsize=(PANEL_IN * panels, HEIGHT_IN), dpi=DPI, layout="constrained")
     figure.suptitle(title, parse_math=False)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
@@ -60,13 +60,13 @@ def draw_curves(log: Path, out: Path, title: str) -> None:
     if scored:
         _draw_scores(axes[-1], miou, oa)
     with writing(f"curves {out}"), whole_or_nothing(out) as partial, warnings.catch_warnings():
-        # A title in a script that the font lacks shows boxes, which says as much.
+        # A glyph missing from the font shows as a box, which is message enough.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(partial, format="png")
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred running mean of (n,), over fewer values towards the ends."""
+    """Return the centred running mean of (n,), over fewer values towards the ends."""
     kernel = np.ones(len(values) // ROWS_PER_SPAN | 1)
     sums, counts = (np.convolve(v, kernel, "same") for v in (values, np.ones(len(values))))
     return np.asarray(sums / counts)
@@ -125,7 +125,7 @@ def _finish(ax: Axes, name: str, lines: list[Line2D]) -> None:
     ax.grid(color="#E4E4E4", linewidth=0.7)
     ax.set_axisbelow(True)
     ax.spines["top"].set_visible(False)
-    # Above the axes: there no curve can run through it.
+    # Above the axes, no curve can cross the legend.
     ax.legend(
         handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8
     )

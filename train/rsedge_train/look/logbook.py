@@ -1,4 +1,4 @@
-"""The log of a run: ``log.csv`` for curves and spreadsheets, ``tensorboard/`` for watching it live."""
+"""Log of a run: ``log.csv`` for curves and spreadsheets, ``tensorboard/`` for watching live."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 LOG_NAME, BOARD_NAME = "log.csv", "tensorboard"
 LOSSES = ("loss", "ce", "dice", "aux", "inter", "intra")
 COLUMNS = ("step", *LOSSES, "lr", "images_per_s", "wait_share", "val_miou", "val_oa")
-"""Columns of the log. ``loss`` is the sum of the parts behind it; shares and scores are 0..1."""
+"""Columns of the log. ``loss`` is the sum of the parts after it; shares and scores are 0..1."""
 HEADER = ",".join(COLUMNS)
 
 
 class Logbook:
-    """Appends to ``folder/log.csv`` and ``folder/tensorboard``; a context manager.
+    """Writer of ``folder/log.csv`` and ``folder/tensorboard``; a context manager.
 
-    A new log replaces what is there. With ``resume_at`` the rows up to that step stay, later ones (from
-    a part of the run that is trained again) go. Each row is flushed, so a killed run loses at most a
-    partial last line. Entering raises InputError when the log to go on with is none, OutputError when
-    nothing can be written there.
+    A new log replaces an old one. With ``resume_at``, rows up to that step are kept and later ones, which
+    are trained again, are removed. Each row is flushed, so a killed run loses at most a
+    partial last line. Entering raises InputError if the log to resume is invalid, OutputError if
+    the folder cannot be written.
     """
 
     def __init__(self, folder: Path, resume_at: int | None = None) -> None:
@@ -40,7 +40,7 @@ class Logbook:
 
     @property
     def path(self) -> Path:
-        """The CSV file."""
+        """Return the path of the CSV file."""
         return self.folder / LOG_NAME
 
     def __enter__(self) -> Logbook:
@@ -65,12 +65,12 @@ class Logbook:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row, to six digits; a column without a value stays empty.
 
-        Raises InputError for a column that the log does not have, OutputError when it cannot be written.
+        Raises InputError for an unknown column, OutputError if the log cannot be written.
         """
         if self._rows is None or self._board is None:
-            raise RuntimeError("the logbook is closed; use it inside `with Logbook(...) as book:`")
+            raise RuntimeError("the logbook is closed. Use it inside `with Logbook(...) as book:`")
         if unknown := sorted(values.keys() - set(COLUMNS[1:])):
-            raise InputError(f"the log has no column {unknown[0]!r}; choose from {', '.join(COLUMNS[1:])}")
+            raise InputError(f"unknown log column {unknown[0]!r}. Choose from {', '.join(COLUMNS[1:])}")
         cells = [f"{values[name]:.6g}" if name in values else "" for name in COLUMNS[1:]]
         with writing(f"the log {self.path}"):
             self._rows.write(",".join((str(step), *cells)) + "\n")
@@ -87,27 +87,27 @@ class Logbook:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log, also of one still being written; empty cells are left out.
+    """Read the rows of a log, even of one still being written; empty cells are left out.
 
-    Raises InputError when there is none or it is damaged before its last line.
+    Raises InputError if the log is not found or is damaged before its last line.
     """
     try:
         return _parse(_whole_lines(path), path)
     except FileNotFoundError:
-        raise InputError(f"no log at {path}; a training writes it into its run folder") from None
+        raise InputError(f"{path} not found. A training writes the log into its run folder") from None
     except OSError as error:
         raise InputError(f"the log {path} cannot be read: {error.strerror or error}") from error
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Lines that end with a newline; what a killed run left behind the last one is dropped."""
+    """Return the lines that end with a newline, dropping a partial one that a killed run left."""
     return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
 
 def _parse(lines: list[str], path: Path) -> list[dict[str, float]]:
     if lines and lines[0] != HEADER:
         raise InputError(
-            f"{path} is no log of this version of rsedge (first line {lines[0][:60]!r}); move it away"
+            f"{path} is not a log of this version of rsedge (first line {lines[0][:60]!r}). Move it away"
         )
     return [_parse_row(line, f"{path}, line {number}") for number, line in enumerate(lines[1:], 2)]
 
@@ -116,30 +116,30 @@ def _parse_row(line: str, place: str) -> dict[str, float]:
     try:
         row = {name: float(cell) for name, cell in zip(COLUMNS, line.split(","), strict=True) if cell}
     except ValueError as error:
-        raise InputError(f"{place} is damaged ({error}); delete that line") from error
+        raise InputError(f"{place} is damaged ({error}). Delete that line") from error
     if not math.isfinite(row.get("step", math.nan)):
-        raise InputError(f"{place} has no step; delete that line")
+        raise InputError(f"{place} has no step. Delete that line")
     return row
 
 
 def _tag(column: str) -> str:
-    """TensorBoard groups by what stands before the slash."""
+    """Return the column's tag; TensorBoard groups by the part before the slash."""
     if column in LOSSES:
         return "loss/total" if column == "loss" else f"loss/{column}"
     return f"val/{column.removeprefix('val_')}" if column.startswith("val_") else f"train/{column}"
 
 
 def _board(folder: Path, purge: int) -> SummaryWriter:
-    """A writer; TensorBoard hides what earlier writers logged at steps from ``purge`` on."""
+    """Return a writer; TensorBoard hides what earlier writers logged from step ``purge`` on."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of its own dependencies, at import
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by TensorBoard's dependencies at import
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (a second's import)
 
     return SummaryWriter(str(folder), purge_step=purge)
 
 
 class NoLog:
-    """Stands for a log in processes that write none."""
+    """A log that writes nothing, for all processes but the first."""
 
     def __enter__(self) -> NoLog:
         return self
@@ -148,4 +148,4 @@ class NoLog:
         pass
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""

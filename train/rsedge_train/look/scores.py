@@ -1,4 +1,4 @@
-"""Every validation of a run, in a file of its own so that a resume knows the earlier ones."""
+"""Validations of a run, in a separate file so that a resumed run knows the earlier ones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SCORES_NAME = "scores.json"
 
 
 class Scores:
-    """``folder/scores.json``: a list, in order of steps. With ``resume_at`` those up to that step stay.
+    """``folder/scores.json``: a list, in order of steps. With ``resume_at``, entries up to that step are kept.
 
-    Raises InputError where it is damaged.
+    Raises InputError if the file is damaged.
     """
 
     def __init__(self, folder: Path, resume_at: int | None) -> None:
@@ -29,15 +29,15 @@ class Scores:
                 self.all = [facts for facts in earlier if facts["step"] <= resume_at]
             except (OSError, KeyError, TypeError, ValueError) as error:
                 raise InputError(
-                    f"{self.path} cannot be read ({error}); begin again without --resume"
+                    f"{self.path} cannot be read: {error}. Start over without --resume"
                 ) from error
 
     def add(self, facts: Mapping[str, Any]) -> None:
-        """Append one; the file is whole at any time."""
+        """Append one validation, writing the file atomically."""
         self.all.append(facts)
         with whole_or_nothing(self.path) as partial:
             partial.write_text(json.dumps(self.all, indent=1) + "\n", encoding="utf-8")
 
     def best(self) -> Mapping[str, Any]:
-        """That of the highest mIoU."""
+        """Return the validation with the highest mIoU."""
         return max(self.all, key=lambda facts: facts["miou"])

@@ -1,4 +1,4 @@
-"""A sheet of crops: image, truth and predictions side by side, as in the papers."""
+"""Sheet of crops: image, truth and predictions side by side, as in the papers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNLABELLED = "not labelled"
 class SheetRow:
     """One crop: ``image`` (3, h, w), ``masks`` (h, w), all uint8; the first mask is the truth.
 
-    None in place of a mask leaves its cell out.
+    A mask of None leaves its cell out.
     """
 
     title: str
@@ -44,8 +44,8 @@ def draw_sheet(
 ) -> None:
     """Write a PNG: a row for each crop, ``columns`` as titles (of the image, the truth, each prediction).
 
-    Under a prediction stands its mean IoU over the crop, without the classes ``uncounted``. Raises
-    InputError when rows and columns do not fit each other, OutputError when it cannot be written.
+    Under each prediction is its mean IoU over the crop, without the classes ``uncounted``. Raises
+    InputError if rows and columns do not match, OutputError if the PNG cannot be written.
     """
     _check(rows, columns)
     counted = [i for i, entry in enumerate(classes) if entry.name not in uncounted]
@@ -64,15 +64,17 @@ def draw_sheet(
 
 def _check(rows: Sequence[SheetRow], columns: Sequence[str]) -> None:
     if not rows:
-        raise InputError("a sheet needs at least one crop")
+        raise InputError("the sheet has no crops. Give at least one")
     for row in rows:
         if len(row.masks) != len(columns) - 1:
             raise InputError(
-                f"crop {row.title!r} has an image and {len(row.masks)} masks for {len(columns)} columns; "
-                "give a mask or None for each column after the first"
+                f"crop {row.title!r} has an image and {len(row.masks)} masks for {len(columns)} columns. "
+                "Give a mask or None for each column after the first"
             )
         if any(m is not None and m.shape != row.image.shape[1:] for m in row.masks):
-            raise InputError(f"crop {row.title!r}: a mask is not of the image's {row.image.shape[1:]} pixels")
+            raise InputError(
+                f"crop {row.title!r}: a mask and the image ({row.image.shape[1:]} pixels) differ in size"
+            )
 
 
 def _titles(columns: Sequence[str]) -> Image.Image:
@@ -85,7 +87,7 @@ def _titles(columns: Sequence[str]) -> Image.Image:
 
 
 def _strip(row: SheetRow, classes: Sequence[ClassInfo], counted: list[int], columns: int) -> Image.Image:
-    """The cells of a crop; below them its title (left, under image and truth) and the scores."""
+    """Draw the cells of a crop, with its title (left, under image and truth) and the scores below."""
     height, width = row.image.shape[1:]
     size = (max(1, width * CELL // max(height, width)), max(1, height * CELL // max(height, width)))
     part, pen = _blank(_left(columns) - GAP + MARGIN, size[1] + LINE + GAP)
@@ -109,7 +111,7 @@ def _strip(row: SheetRow, classes: Sequence[ClassInfo], counted: list[int], colu
 
 
 def _legend(classes: Sequence[ClassInfo], unlabelled: bool, width: int) -> Image.Image:
-    """Swatches and names in as many lines as they need."""
+    """Draw swatches and names on as many lines as needed."""
     entries = [(c.name, c.color) for c in classes] + [(UNLABELLED, PAPER)] * unlabelled
     font = _font(13)
     entries = [(_fitted(n, font, width - 2 * MARGIN - SWATCH - GAP), color) for n, color in entries]
@@ -140,7 +142,7 @@ def _painted(mask: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[n
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int], smooth: bool) -> Image.Image:
-    """To (width, height). Masks keep hard edges when enlarged; shrunk, thin roads must not break up."""
+    """Resize to (width, height). Masks keep hard edges when enlarged; shrinking must not break up thin roads."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     shrunk = picture.width > size[0]
     how = Image.Resampling.LANCZOS if smooth else Image.Resampling.BOX if shrunk else Image.Resampling.NEAREST
@@ -157,7 +159,7 @@ def _blank(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib; Pillow's own font lacks accents, Greek and Cyrillic."""
+    """Return DejaVu Sans, which comes with matplotlib; Pillow's own font lacks accents, Greek and Cyrillic."""
     from matplotlib import get_data_path  # noqa: PLC0415
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -165,7 +167,7 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
-    """The text, its middle left out where it is wider than ``room`` pixels: names differ at their ends."""
+    """Shorten the middle of ``text`` to fit ``room`` pixels, because names differ at their ends."""
     fitted = text
     for kept in range(len(text) - 1, 0, -1):
         if font.getlength(fitted) <= room:

@@ -1,7 +1,7 @@
-"""The networks of both papers, built from one small set of parts.
+"""Networks of both papers, built from one small set of parts.
 
 ``registry`` builds by name, ``complexity`` and ``table`` count, ``deploy`` rewrites exactly for
-deployment. (``complexity.complexity`` and ``deploy.deploy`` are not lifted here: they would hide their modules.)
+deployment. (``complexity.complexity`` and ``deploy.deploy`` are not exported, as they would hide their modules.)
 """
 
 from .arafnet import ARAFNet

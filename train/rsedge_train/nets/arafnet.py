@@ -1,8 +1,8 @@
-"""ARAFNet's decoder and the network around it (Shi et al. 2026, Fig. 1-3 and Table 4).
+"""ARAFNet's decoder and full network (Shi et al. 2026, Fig. 1-3 and Table 4).
 
 f1..f4 are the encoder's features at strides 4, 8, 16, 32 with C1..C4 channels; D is the decoder's
-width (128 in the paper). Every convolution is bias-free with BN unless said otherwise: with that
-all ten rows of Table 4 come out to their printed digits.
+width (128 in the paper). Every convolution is bias-free with BN unless said otherwise, because with that
+choice all ten rows of Table 4 match to their printed digits.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ STRIDE, FINE_STRIDE = 8, 4
 
 
 class SeparableUp(nn.Module):
-    """The cheap stand-in of the transposed 3x3: ``(N, C, H, W) -> (N, D, 2H, 2W)``.
+    """Cheap replacement of the transposed 3x3: ``(N, C, H, W) -> (N, D, 2H, 2W)``.
 
-    Pointwise on the coarse grid, bilinear x2, depthwise 3x3. Ours, not the paper's: depthwise
+    Pointwise on the coarse grid, bilinear x2, depthwise 3x3. This block is ours, not the paper's: depthwise
     transposed convolutions are slow or missing in INT8 runtimes.
     """
 
@@ -52,7 +52,7 @@ class LowPath(nn.Module):
     """Low-level features: f1, f2, f3 -> ``(N, D, H/8, W/8)``.
 
     f1 by a 3x3 of stride 2, f3 by a transposed 3x3 of stride 2, both to D channels; concatenated
-    with the raw f2, reduced by a 3x3, refined by CBAM.
+    with the unchanged f2, reduced by a 3x3, refined by CBAM.
     """
 
     def __init__(self, channels: Sequence[int], config: ARAFNetConfig) -> None:
@@ -94,7 +94,7 @@ class ResASPP(nn.Module):
         self.project = conv_bn_act(len(DILATIONS) * width, width, 1, act=act)
 
     def forward(self, f4: Tensor) -> Tensor:
-        """Five fields of view, each with the shared residual, to one map."""
+        """Compute five fields of view, each with the shared residual, and reduce them to one map."""
         x = self.trunk(f4)
         residual = self.residual(x)
         out: Tensor = self.project(torch.cat([branch(x) + residual for branch in self.branches], 1))
@@ -102,7 +102,7 @@ class ResASPP(nn.Module):
 
 
 def upsample4(x: Tensor) -> Tensor:
-    """Bilinear x4: the high path from stride 32 to stride 8."""
+    """Upsample bilinearly by 4: the high path from stride 32 to stride 8."""
     return nn.functional.interpolate(x, scale_factor=4.0, mode="bilinear", align_corners=False)
 
 
@@ -111,7 +111,7 @@ class BFM(nn.Module):
 
     With high upsampled, ``[DW3x3, BN, 1x1](low) * sigmoid([3x3, BN](high)) + [DW3x3, BN, 1x1](high)
     * sigmoid([3x3, BN](low))``, then 3x3, BN, activation. Resolved: the 1x1 has no bias and no BN.
-    ``high_gate_coarse`` is None, or what ``deploy`` computes the high gate by, from the coarse map.
+    ``high_gate_coarse`` is None, or the module with which ``deploy`` computes the high gate on the coarse map.
     """
 
     def __init__(self, config: ARAFNetConfig) -> None:
@@ -132,7 +132,7 @@ class BFM(nn.Module):
         return nn.Sequential(depthwise, nn.BatchNorm2d(width), nn.Conv2d(width, width, 1, bias=False))
 
     def forward(self, low: Tensor, coarse: Tensor) -> Tensor:
-        """Each stream's values under the other's gate, summed."""
+        """Return the sum of each stream's values under the other stream's gate."""
         high = upsample4(coarse)
         high_gate = self.high_gate(high) if self.high_gate_coarse is None else self.high_gate_coarse(coarse)
         gated_low = self.low_value(low) * self.gate(high_gate)
@@ -145,7 +145,7 @@ class AddFusion(nn.Module):
     """Table 6's "w/o BFM (add)": the plain sum of both maps; shapes as in ``BFM``."""
 
     def forward(self, low: Tensor, coarse: Tensor) -> Tensor:
-        """Sum."""
+        """Add both maps."""
         return low + upsample4(coarse)
 
 
@@ -157,13 +157,13 @@ class ConcatFusion(nn.Module):
         self.project = conv_bn_act(2 * config.width, config.width, 1, act=config.activation)
 
     def forward(self, low: Tensor, coarse: Tensor) -> Tensor:
-        """Concatenate and project."""
+        """Concatenate and project both maps."""
         out: Tensor = self.project(torch.cat((low, upsample4(coarse)), 1))
         return out
 
 
 def seg_head(num_classes: int, config: ARAFNetConfig) -> nn.Sequential:
-    """3x3, BN, activation, dropout, 1x1 with bias: ``(N, D, h, w) -> (N, K, h, w)``."""
+    """Return 3x3, BN, activation, dropout, 1x1 with bias: ``(N, D, h, w) -> (N, K, h, w)``."""
     width = config.width
     layers = conv_bn_act(width, width, separable=config.separable, act=config.activation)
     layers.append(nn.Dropout2d(config.dropout))
@@ -174,9 +174,9 @@ def seg_head(num_classes: int, config: ARAFNetConfig) -> nn.Sequential:
 class FineHead(nn.Module):
     """Fused map at stride 8 and f1 at stride 4 -> logits at stride 4, ``(N, K, H/4, W/4)``.
 
-    Ours, not the paper's, for outlines: its head works at stride 8, so that what it sees of a building's
+    This head is ours, not the paper's, and improves outlines: the paper's head works at stride 8, so a building's
     edge is upsampled eightfold. f1 joins through a 1x1, after one upsampling by two; the 3x3 at stride 4 has
-    half the decoder's channels, which keeps the whole under a tenth more MACs.
+    half the decoder's channels, which adds less than a tenth to the network's MACs.
     """
 
     def __init__(self, f1_channels: int, num_classes: int, config: ARAFNetConfig) -> None:
@@ -202,7 +202,7 @@ class FineHead(nn.Module):
 
 
 class ARAFNetDecoder(nn.Module):
-    """f1..f4 -> logits at stride 8, ``(N, K, H/8, W/8)``, and in training the auxiliary logits.
+    """Decoder of f1..f4 into logits at stride 8, ``(N, K, H/8, W/8)``, and auxiliary logits in training.
 
     With ``config.fine`` the logits are at stride 4.
 
@@ -212,7 +212,7 @@ class ARAFNetDecoder(nn.Module):
     def __init__(self, channels: Sequence[int], num_classes: int, config: ARAFNetConfig) -> None:
         super().__init__()
         self.low: nn.Module | None = LowPath(channels, config) if config.low_path else None
-        # Without ResASPP a 1x1 brings f4 to D channels; the authors' checkpoints carry it, unused.
+        # Without ResASPP a 1x1 brings f4 to D channels; the authors' checkpoints carry that 1x1 unused.
         self.high: nn.Module = (
             ResASPP(channels[3], config)
             if config.res_aspp
@@ -231,7 +231,7 @@ class ARAFNetDecoder(nn.Module):
         self.aux = seg_head(num_classes, config) if config.aux else None
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Logits and, with an auxiliary head in training, its logits."""
+        """Return logits and, with an auxiliary head in training, the auxiliary logits."""
         f1, f2, f3, f4 = features
         coarse = self.high(f4)
         low = upsample4(coarse) if self.low is None else self.low(f1, f2, f3)

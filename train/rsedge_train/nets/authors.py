@@ -1,15 +1,15 @@
-"""ARAFNet Table 4 under its authors' own way of counting, worked out from the networks.
+"""ARAFNet Table 4 under its authors' way of counting, computed from the networks.
 
-They ran ``thop`` at batch 8, so their "FLOPs (G)" are MACs of eight tiles, and thop's rules apply:
+They ran ``thop`` at batch 8, so their "FLOPs (G)" are MACs of eight tiles, under thop's rules:
 
-* a convolution counts its output's elements, a transposed one too (its true cost is its input's);
+* a convolution counts its output's elements, even a transposed one (whose true cost is its input's);
 * BatchNorm and LayerNorm count 4 operations an element, average pooling one an element and one
   more a channel, the head's bilinear upsampling 11 an element; attention's products count nothing;
 * parameters count only in layers thop knows: timm's fused BN + activation and bare parameters
   (position codes) are missing.
 
-Every checkpoint of theirs also carries an unused 1x1 from C4 to 128 (it belongs to the ablation
-without ResASPP), which shows in its size alone. Known by fitting all ten rows at once.
+Every checkpoint of the authors also carries an unused 1x1 from C4 to 128 (part of the ablation
+without ResASPP), visible only in the checkpoint's size. Found by fitting all ten rows at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Printed:
 
     def __post_init__(self) -> None:
         if min(self.params_m, self.flops_g, self.size_mb, self.fps, self.miou) <= 0:
-            raise InputError("a printed row has positive figures only")
+            raise InputError("figures of a printed row must be positive. Correct the row")
 
 
 #: Registered name -> what ARAFNet Table 4 prints.
@@ -71,17 +71,17 @@ class AuthorsCount:
 
     @property
     def params_m(self) -> float:
-        """As printed, in M."""
+        """Return the parameters as printed, in M."""
         return self.params / 1e6
 
     @property
     def flops_g(self) -> float:
-        """As printed, in G."""
+        """Return the operations as printed, in G."""
         return self.operations / 1e9
 
 
 def _operations(module: nn.Module, x: Tensor, y: Tensor) -> int | None:
-    """thop's count for one layer, None for a layer it does not know (exact types, as thop does)."""
+    """Return thop's count for one layer, None for a layer unknown to thop (which compares exact types)."""
     kind = type(module)
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and kind in {nn.Conv2d, nn.ConvTranspose2d}:
         kernel = module.kernel_size[0] * module.kernel_size[1]
@@ -94,7 +94,7 @@ def _operations(module: nn.Module, x: Tensor, y: Tensor) -> int | None:
 
 
 def authors_count(meta: nn.Module) -> AuthorsCount:
-    """Count an eval network on the meta device the way Table 4 was counted."""
+    """Count an eval network on the meta device with the method of Table 4."""
     known: set[nn.Module] = set()
     operations = 0
 
@@ -123,5 +123,5 @@ def authors_count(meta: nn.Module) -> AuthorsCount:
 
 
 def unused_projection(channels: int) -> dict[str, Tensor]:
-    """The unused 1x1 of the authors' checkpoints, on the meta device: C4 channels to 128."""
+    """Return the unused 1x1 of the authors' checkpoints, on the meta device: C4 channels to 128."""
     return {"decoder.unused.weight": torch.empty(128, channels, 1, 1, device="meta")}

@@ -1,8 +1,8 @@
-"""What a network costs: true parameters, MACs a tile, bytes; and its stages.
+"""Complexity of a network: true parameters, MACs per tile, bytes, and the network's stages.
 
-MAC: one multiply-accumulate; FLOPs are twice that. Counted by torch's flop counter for one tile on
+MAC: one multiply-accumulate; FLOPs are twice as many. Counted by torch's flop counter for one tile on
 the meta device: convolutions (a transposed one at its input's size), linear layers and attention's
-matrix products; no norms, activations or resampling. The authors' own way of counting is in
+matrix products; no norms, activations or resampling. For the authors' way of counting, see
 ``authors``.
 """
 
@@ -32,7 +32,7 @@ Net = TypeVar("Net", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Complexity:
-    """True counts of one network. ``size_bytes`` is ``torch.save(state_dict)``; MACs are for one tile."""
+    """True counts of one network. ``size_bytes`` is that of ``torch.save(state_dict)``; MACs are for one tile."""
 
     name: str
     params: int
@@ -47,7 +47,7 @@ class Complexity:
 
     def __post_init__(self) -> None:
         if not 0 <= self.params_trainable <= self.params or not 0 < self.params_inference <= self.params:
-            raise InputError(f"{self.name}: parts of the parameters exceed the whole, {self.params}")
+            raise InputError(f"{self.name}: parameters of the parts exceed the total, {self.params}")
         if self.macs <= 0 or self.size_bytes <= 0 or len(self.strides) != len(self.channels):
             raise InputError(f"{self.name}: MACs, size and pyramid must be positive and complete")
 
@@ -63,12 +63,12 @@ class Stage:
 
 
 def parameters(net: nn.Module, *, trainable: bool = False) -> int:
-    """Elements of the parameters, or of those with gradients."""
+    """Return the number of parameters, or of trainable ones."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad or not trainable)
 
 
 def on_meta(net: Net) -> Net:
-    """A weightless eval copy on the meta device, to count on: nothing is copied, nothing computed."""
+    """Return a weightless eval copy on the meta device, for counting without copying or computing."""
     memo: dict[int, object] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
         for p in net.parameters()
@@ -78,7 +78,7 @@ def on_meta(net: Net) -> Net:
 
 
 def build_weightless(name: str, num_classes: int) -> SegNet:
-    """``registry.build`` on the meta device, where the network can be built there (SAM2's cannot)."""
+    """Return ``registry.build`` on the meta device, if the network can be built on it (SAM2's cannot)."""
     if registry.entry(name).trunk is not None:
         return on_meta(registry.build(name, num_classes))
     with torch.device("meta"):
@@ -87,7 +87,7 @@ def build_weightless(name: str, num_classes: int) -> SegNet:
 
 def _check_tile(tile: int) -> None:
     if tile < 32 or tile % 32:
-        raise InputError(f"tile {tile}: allowed are positive multiples of 32")
+        raise InputError(f"tile {tile}: not a positive multiple of 32. Choose e.g. 512")
 
 
 def _count(net: nn.Module, tile: int) -> tuple[int, Mapping[str, int]]:
@@ -102,15 +102,15 @@ def _count(net: nn.Module, tile: int) -> tuple[int, Mapping[str, int]]:
 
 
 def macs(net: nn.Module, tile: int = TILE) -> int:
-    """MACs of one forward of one ``tile`` x ``tile`` image."""
+    """Return the MACs of one forward pass of one ``tile`` x ``tile`` image."""
     return _count(on_meta(net), tile)[0]
 
 
 def state_bytes(net: nn.Module, extra: Mapping[str, Tensor] | None = None) -> int:
-    """Bytes ``torch.save(state_dict)`` writes, without writing them.
+    """Return the bytes that ``torch.save(state_dict)`` would write, without writing.
 
-    Every tensor is shrunk to at most 16 elements of the same alignment: the archive's overhead stays
-    what it is, and the elements left out are added.
+    Every tensor is shrunk to at most 16 elements of the same alignment, so the archive's overhead stays
+    the same, and the omitted elements are added.
     """
     state = net.state_dict()
     state.update(extra or {})
@@ -147,12 +147,12 @@ def measure(net: SegNet, name: str, tile: int = TILE) -> Complexity:
 
 @lru_cache(maxsize=64)
 def complexity(name: str, num_classes: int = PAPER_CLASSES, tile: int = TILE) -> Complexity:
-    """Counts of the registered network ``name``."""
+    """Return counts of the registered network ``name``."""
     return measure(build_weightless(name, num_classes), name, tile)
 
 
 def summary(name: str, num_classes: int = PAPER_CLASSES, tile: int = TILE) -> tuple[Stage, ...]:
-    """The stages of ``name``: f1..f4, then the decoder's parts in order of execution."""
+    """Return the stages of ``name``: f1..f4, then the decoder's parts in order of execution."""
     meta = build_weightless(name, num_classes).eval()
     parts = {"encoder": meta.encoder, **_parts(meta.decoder)}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -182,7 +182,7 @@ def summary(name: str, num_classes: int = PAPER_CLASSES, tile: int = TILE) -> tu
 
 
 def _parts(decoder: nn.Module) -> dict[str, nn.Module]:
-    """The decoder's children, lists opened."""
+    """Return the decoder's children, with lists flattened."""
     parts: dict[str, nn.Module] = {}
     for name, child in decoder.named_children():
         if isinstance(child, nn.ModuleList):

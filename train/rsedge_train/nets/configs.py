@@ -1,7 +1,7 @@
-"""What can be varied in the networks, as frozen configurations that check themselves.
+"""Variants of the networks, as frozen configurations that check themselves.
 
-``ARAFNET_ABLATIONS`` has one entry a row of ARAFNet Table 6, ``MAFLNET_ABLATIONS`` one a row of
-MAFLNet Table 3. An ablation is a set of changed fields, never another class.
+``ARAFNET_ABLATIONS`` has one entry per row of ARAFNet Table 6, ``MAFLNET_ABLATIONS`` one per row of
+MAFLNet Table 3. An ablation changes fields only and never needs another class.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ FUSIONS = ("bfm", "add", "concat", "none")
 
 @dataclass(frozen=True)
 class ARAFNetConfig:
-    """The decoder of ARAFNet; the defaults are the paper's.
+    """Configuration of ARAFNet's decoder; the defaults are the paper's.
 
-    ``fusion="none"`` feeds the head from the high path alone, and so goes with ``low_path=False``.
+    ``fusion="none"`` feeds the head from the high path alone, and therefore requires ``low_path=False``.
     With ``low_path=False`` and ``fusion="bfm"`` the BFM gates the high stream by itself: Table 6 has
-    such a row ("w/o LowPath (BFM retained)") and no low-level features are left for it to take.
+    such a row ("w/o LowPath (BFM retained)"), in which no low-level features remain.
     Without ResASPP, a 1x1 brings f4 to the decoder's width.
     """
 
@@ -39,25 +39,27 @@ class ARAFNetConfig:
     gate: str = "sigmoid"
     dropout: float = 0.1
     aux: bool = False
-    fine: bool = False  # ours: the head works at stride 4, with f1 beside it
+    fine: bool = False  # ours: the head works at stride 4 and also reads f1
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
-            raise InputError(f"decoder width {self.width}: allowed are positive multiples of 8")
+            raise InputError(f"decoder width {self.width}: not a positive multiple of 8. Choose e.g. 128")
         if self.activation not in ACTIVATIONS:
-            raise InputError(f"activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+            raise InputError(
+                f"activation {self.activation!r}: unknown. Choose one of {', '.join(ACTIVATIONS)}"
+            )
         if self.gate not in GATES:
-            raise InputError(f"gate {self.gate!r}: choose one of {', '.join(GATES)}")
+            raise InputError(f"gate {self.gate!r}: unknown. Choose one of {', '.join(GATES)}")
         if self.fusion not in FUSIONS:
-            raise InputError(f"fusion {self.fusion!r}: choose one of {', '.join(FUSIONS)}")
+            raise InputError(f"fusion {self.fusion!r}: unknown. Choose one of {', '.join(FUSIONS)}")
         if self.low_path and self.fusion == "none":
-            raise InputError('fusion "none" leaves the low path unused: it goes with low_path=False')
+            raise InputError('fusion "none" leaves the low path unused. Set low_path=False')
         if not self.low_path and self.fusion in {"add", "concat"}:
-            raise InputError(f"fusion {self.fusion!r} needs the low path; without it use 'bfm' or 'none'")
+            raise InputError(f"fusion {self.fusion!r} needs the low path. Without it use 'bfm' or 'none'")
         if self.fine and self.aux:
-            raise InputError("a head at stride 4 has no auxiliary head beside it; choose one of fine and aux")
+            raise InputError("a head at stride 4 cannot have an auxiliary head. Choose either fine or aux")
         if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout {self.dropout}: allowed is 0 <= dropout < 1")
+            raise InputError(f"dropout {self.dropout}: not in 0 <= dropout < 1")
 
 
 _PLAIN: Mapping[str, object] = {
@@ -85,15 +87,15 @@ ARAFNET_ABLATIONS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 
 
 def arafnet_ablation(name: str, base: ARAFNetConfig | None = None) -> ARAFNetConfig:
-    """The configuration of one row of ARAFNet Table 6 (``ARAFNET_ABLATIONS``), on top of ``base``."""
+    """Return the configuration of one row of ARAFNet Table 6 (``ARAFNET_ABLATIONS``), based on ``base``."""
     if name not in ARAFNET_ABLATIONS:
-        raise InputError(f"ablation {name!r} is not known; choose one of {', '.join(ARAFNET_ABLATIONS)}")
+        raise InputError(f"ablation {name!r}: unknown. Choose one of {', '.join(ARAFNET_ABLATIONS)}")
     return replace(base or ARAFNetConfig(), **ARAFNET_ABLATIONS[name])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class MAFLNetConfig:
-    """The decoder of MAFLNet; the defaults are this project's reading of the paper."""
+    """Configuration of MAFLNet's decoder; the defaults are this project's reading of the paper."""
 
     widths: tuple[int, int, int, int] = (64, 128, 320, 512)
     heads: int = 8
@@ -103,7 +105,7 @@ class MAFLNetConfig:
 
     def __post_init__(self) -> None:
         if len(self.widths) != 4 or any(width < self.heads for width in self.widths):
-            raise InputError(f"widths {self.widths}: four are needed, each at least heads={self.heads}")
+            raise InputError(f"widths {self.widths}: give four, each at least heads={self.heads}")
         if self.heads < 1 or any(width % self.heads for width in self.widths):
             raise InputError(f"widths {self.widths}: each must be a multiple of heads={self.heads}")
 
@@ -119,7 +121,7 @@ MAFLNET_ABLATIONS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 
 
 def maflnet_ablation(name: str, base: MAFLNetConfig | None = None) -> MAFLNetConfig:
-    """The configuration of one row of MAFLNet Table 3 (``MAFLNET_ABLATIONS``), on top of ``base``."""
+    """Return the configuration of one row of MAFLNet Table 3 (``MAFLNET_ABLATIONS``), based on ``base``."""
     if name not in MAFLNET_ABLATIONS:
-        raise InputError(f"ablation {name!r} is not known; choose one of {', '.join(MAFLNET_ABLATIONS)}")
+        raise InputError(f"ablation {name!r}: unknown. Choose one of {', '.join(MAFLNET_ABLATIONS)}")
     return replace(base or MAFLNetConfig(), **MAFLNET_ABLATIONS[name])  # type: ignore[arg-type]

@@ -1,13 +1,13 @@
-"""Exact rewrites for deployment: the same function of the input by fewer operations.
+"""Exact rewrites for deployment: the same function with fewer operations.
 
-* re-parameterisable blocks (GhostNetV3's training branches) become the convolution they equal;
-* BN after a convolution is folded into it;
-* a 3x3 whose dilation is not below the feature map's size touches its centre tap alone (the others
+* re-parameterisable blocks (GhostNetV3's training branches) become one equivalent convolution;
+* BN after a convolution is folded into the convolution;
+* a 3x3 whose dilation is at least the feature map's size uses its centre tap alone (the others
   read padding) and becomes 1x1: at a 512 tile, ResASPP's branches 18 and 24 on the 16 x 16 f4;
-* a 3x3 on a bilinearly upsampled map is worked out on the coarse map (``upconv``).
+* a 3x3 on a bilinearly upsampled map is computed on the coarse map (``upconv``).
 
-The last two hold for one tile size; ``tile=None`` leaves them out. A network trained at 512 has
-random numbers in the taps that were never reached: at a larger tile it must not run unfolded.
+The last two are valid for one tile size; ``tile=None`` skips them. A network trained at 512 has
+random numbers in the taps that no crop reached, so at a larger tile it must not run unfolded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class RewriteReport:
-    """What the rewrites of one network saved, for one tile."""
+    """Savings of the rewrites of one network, for one tile."""
 
     tile: int
     macs_before: int
@@ -47,12 +47,12 @@ class RewriteReport:
     def __post_init__(self) -> None:
         if self.macs_after > self.macs_before or self.params_after <= 0:
             raise ModelError(
-                f"rewrites made the network dearer: {self.macs_before} to {self.macs_after} MACs"
+                f"rewrites increased the network's cost: {self.macs_before} to {self.macs_after} MACs"
             )
 
 
 class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """How many operations read each tensor; outputs are kept alive so that ids stay unique."""
+    """Count of the operations that read each tensor; outputs are kept alive so that ids stay unique."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -72,14 +72,14 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass
 class _Trace:
-    """One forward on the meta device: which BN reads which convolution, and their input sizes."""
+    """One forward pass on the meta device: which BN reads which convolution, and their input sizes."""
 
     pairs: list[tuple[str, str]]
     sizes: dict[str, tuple[int, int]]
 
 
 def _is_conv(module: nn.Module) -> bool:
-    """Plain convolutions, timm's "same"-padded one among them; not weight-standardised ones."""
+    """Return True for plain convolutions, including timm's "same"-padded one but not weight-standardised ones."""
     return type(module).__name__ in {"Conv2d", "Conv2dSame"} or (
         isinstance(module, nn.ConvTranspose2d) and module.groups == 1
     )
@@ -138,7 +138,7 @@ def _fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> None:
 
 
 def fold_batch_norms(net: Net, tile: int = 64) -> Net:
-    """Fold, in place, every BN that alone reads a convolution's output; eval mode."""
+    """Fold, in place, every BN that is the only reader of a convolution's output; eval mode."""
     for conv_name, norm_name in _trace(net, tile).pairs:
         conv, norm = net.get_submodule(conv_name), net.get_submodule(norm_name)
         if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or not isinstance(norm, nn.BatchNorm2d):
@@ -147,14 +147,14 @@ def fold_batch_norms(net: Net, tile: int = 64) -> Net:
             continue
         with torch.no_grad():
             _fold(conv, norm)
-        # timm's BatchNormAct2d carries an activation, which stays.
+        # timm's BatchNormAct2d carries an activation, which must be kept.
         act = getattr(norm, "act", None)
         _replace(net, norm_name, act if isinstance(act, nn.Module) else nn.Identity())
     return net
 
 
 def fold_dilations(net: Net, tile: int) -> Net:
-    """Make 1x1, in place, every "same" 3x3 whose dilation reaches past its whole input at ``tile``."""
+    """Replace by 1x1, in place, every "same" 3x3 whose dilation reaches past its whole input at ``tile``."""
     for name, (height, width) in _trace(net, tile).sizes.items():
         conv = net.get_submodule(name)
         if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3) or conv.stride != (1, 1):
@@ -171,7 +171,7 @@ def fold_dilations(net: Net, tile: int) -> Net:
 
 
 def rewrite_upconvs(net: Net, tile: int) -> Net:
-    """Work out, in place, 3x3 convolutions of upsampled maps on the coarse map, where that pays."""
+    """Compute 3x3 convolutions of upsampled maps on the coarse map, in place, if that is cheaper."""
     for name, module in list(net.named_modules()):
         if isinstance(module, BFM):
             conv, *rest = module.high_gate
@@ -182,7 +182,7 @@ def rewrite_upconvs(net: Net, tile: int) -> Net:
                 module.high_gate = nn.Sequential()
         elif isinstance(module, UpStep):
             conv = module.merge[0]
-            # The three steps go from strides 32, 16, 8; their order is their name's last part.
+            # The three steps start from strides 32, 16 and 8, in the order of the last part of their names.
             size = (tile // MULTIPLE) << int(name.rpartition(".")[2])
             if pays(conv, module.coarse, size, 2) and isinstance(module.merge[1], nn.Identity):
                 _replace(net, name, SplitUpStep(module, size))
@@ -200,15 +200,15 @@ def reparameterize(net: Net) -> Net:
 
 
 def deploy(net: SegNet, tile: int | None = 512) -> SegNet:
-    """An eval copy of ``net`` after all rewrites, checked against it on random input in float64.
+    """Return an eval copy of ``net`` after all rewrites, compared with ``net`` on random input in float64.
 
-    In float32 a network trained for a few steps only can amplify rounding errors beyond any tolerance.
+    In float32, a network trained for only a few steps can amplify rounding errors beyond any tolerance.
 
-    ``tile``: the square tile the result is for; None keeps the size free and leaves the
-    tile-dependent rewrites out. Raises ModelError if a rewrite changed the function.
+    ``tile``: the square tile the result is for; None keeps the size free and skips the
+    tile-dependent rewrites. Raises ModelError if a rewrite changed the function.
     """
     if tile is not None and (tile < MULTIPLE or tile % MULTIPLE):
-        raise InputError(f"tile {tile}: allowed are positive multiples of {MULTIPLE}, or None")
+        raise InputError(f"tile {tile}: neither a positive multiple of {MULTIPLE} nor None")
     dtype = next(net.parameters()).dtype
     net = copy.deepcopy(net).eval().double()
     out = copy.deepcopy(net)
@@ -235,12 +235,12 @@ def _check_equal(before: SegNet, after: SegNet, tile: int) -> None:
     error = float((expected - found).abs().max())
     if not error <= TOLERANCE * max(span, 1e-6):
         raise ModelError(
-            f"a rewrite changed the network: logits differ by {error:.3g} in a range of {span:.3g}; "
-            "deploy it without rewrites and report this backbone"
+            f"a rewrite changed the network: logits differ by {error:.3g} in a range of {span:.3g}. "
+            "Deploy without rewrites and report this backbone"
         )
 
 
 def rewrite_report(net: SegNet, tile: int = 512) -> RewriteReport:
-    """MACs and parameters before and after ``deploy(net, tile)``."""
+    """Return MACs and parameters before and after ``deploy(net, tile)``."""
     after = deploy(net, tile)
     return RewriteReport(tile, macs(net, tile), macs(after, tile), parameters(net), parameters(after))

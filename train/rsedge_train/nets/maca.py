@@ -1,7 +1,7 @@
 """MACA: linear-angular and cross-covariance attention, fused (MAFLNet Fig. 2, eq. 1-15).
 
 All maps are ``(N, C, H, W)``; L = H * W tokens, h heads of d = C / h channels. Projections are 1x1
-convolutions, which is what a linear layer on tokens is, so that maps need no transposing.
+convolutions, equivalent to linear layers on tokens but without transposing maps.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class L2Norm(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Unit vectors along ``dim``."""
+        """Return unit vectors along ``dim``."""
         return nn.functional.normalize(x, dim=self.dim)
 
 
 class _QKV(nn.Module):
-    """q, k, v of shape ``(N, h, d, L)`` by one bias-free projection (eq. 1)."""
+    """Projection to q, k, v of shape ``(N, h, d, L)`` without bias (eq. 1)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class LAA(nn.Module):
     """Linear-angular attention (eq. 1-5): ``(N, C, H, W)`` in and out, linear in L.
 
     A = k^T v (d x d), z = 0.5 v + q A / pi with q and k of unit length, a depthwise 3x3 of v, a
-    projection. Resolved: z is normalised to unit length per head and token before the depthwise
-    part is added. Eq. 4 leaves that out, and then z grows with L, that is with the tile's size.
+    projection. Resolved: z is normalised to unit length per head and token before adding the depthwise
+    part. Eq. 4 omits the normalisation, so z would grow with L, that is with the tile's size.
     """
 
     def __init__(self, channels: int, heads: int = HEADS) -> None:
@@ -80,7 +80,7 @@ class LAA(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def angular(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """z of eq. 4, of unit length along d: ``(N, h, d, L)``."""
+        """Return z of eq. 4, of unit length along d: ``(N, h, d, L)``."""
         mixing = self.unit(k) @ v.transpose(2, 3)
         z: Tensor = self.unit(0.5 * v + (1.0 / math.pi) * (mixing.transpose(2, 3) @ self.unit(q)))
         return z
@@ -98,7 +98,7 @@ class XCA(nn.Module):
 
     d x d attention over channels, q and k normalised along the tokens. Resolved: the text says "the
     last dimension" of (L, d), which would be d and no covariance; XCiT's tokens are meant. The
-    learnable temperature of each head multiplies (it is 1 / tau of eq. 6), so that it cannot divide
+    learnable temperature of each head multiplies (as 1 / tau of eq. 6), so it cannot divide
     by zero.
     """
 
@@ -110,7 +110,7 @@ class XCA(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def attention(self, q: Tensor, k: Tensor) -> Tensor:
-        """``(N, h, d, d)``, rows summing to one."""
+        """Return ``(N, h, d, d)`` with rows summing to one."""
         covariance = self.unit(q) @ self.unit(k).transpose(2, 3)
         return torch.softmax(covariance * self.temperature, 3)
 
@@ -125,12 +125,12 @@ class XCA(nn.Module):
 class SpatialSoftmax(nn.Module):
     """Softmax over all pixels times H * W: ``(N, 1, H, W)``, of mean one. Keep in fp32.
 
-    Eq. 12 lacks the factor; without it the mask is about 1 / (H * W), the module a no-op, and its
-    values denormal in fp16. Written as exp / mean(exp), which is the same and stays near one.
+    Eq. 12 lacks the factor; without it the mask is about 1 / (H * W), the module has no effect, and its
+    values are denormal in fp16. Computed as exp / mean(exp), which is equal and stays near one.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """A mask of mean one."""
+        """Return a mask of mean one."""
         powers = torch.exp(x - x.amax((2, 3), keepdim=True))
         return powers / powers.mean((2, 3), keepdim=True)
 
@@ -147,9 +147,9 @@ class FusionModule(nn.Module):
 
     Resolved: a_i = MLP(avg) + MLP(max) over space, four separate MLPs of hidden width C / 2;
     M = a1 a2^T is C x C (L x L is impossible at stride 4); f1 takes softmax(M) and f2
-    softmax(M^T), so that each is weighed by the other (eq. 11 prints M twice). The two convolutions
+    softmax(M^T), so that each map is weighted by the other map (eq. 11 prints M twice). The two convolutions
     of eq. 12 (3x3, 2 to 1; ReLU; 3x3, 1 to 1) are shared by both maps, as one Conv_2 is printed; the
-    last has no bias, which a softmax would cancel.
+    last has no bias, because a softmax would cancel it.
     """
 
     def __init__(self, channels: int) -> None:
@@ -176,7 +176,7 @@ class FusionModule(nn.Module):
         return refined
 
     def forward(self, f1: Tensor, f2: Tensor) -> tuple[Tensor, Tensor]:
-        """Fuse across branches."""
+        """Fuse both branches."""
         m: Tensor = self._describe(f1, 0) @ self._describe(f2, 1).transpose(1, 2)
         return self._refine(f1, m), self._refine(f2, m.transpose(1, 2))
 
@@ -184,7 +184,7 @@ class FusionModule(nn.Module):
 class MACA(nn.Module):
     """Multi-attention and cross-fusion (eq. 14-15): ``x + f1' + f2'``, ``(N, C, H, W)`` in and out.
 
-    Resolved: a LayerNorm before both attentions and the residual, which eq. 15 leaves out.
+    Resolved: a LayerNorm before both attentions and the residual, which eq. 15 omits.
     """
 
     def __init__(self, channels: int, heads: int = HEADS) -> None:
@@ -195,7 +195,7 @@ class MACA(nn.Module):
         self.fusion = FusionModule(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend both ways and fuse."""
+        """Apply both attentions and fuse them."""
         normed = self.norm(x)
         f1, f2 = self.fusion(self.laa(normed), self.xca(normed))
         out: Tensor = x + f1 + f2

@@ -1,6 +1,6 @@
 """MAFLNet: MACA on every level, LHFEM on the way up (MAFLNet section 3 and Table 3).
 
-The paper prints one figure, 12.52 M parameters for MAFLNet-S; this reading has 12.536 M.
+The paper prints 12.52 M parameters for MAFLNet-S, its only figure; this implementation has 12.536 M.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
 class Gaussian(nn.Module):
     """Depthwise 5x5 binomial filter, replicate padding: ``(N, C, H, W) -> (N, C, H/s, W/s)``.
 
-    Zero padding would draw false edges of 0.4 along the tile's border. Keep in float in INT8.
+    Zero padding would create false edges of 0.4 along the tile's border. Keep in float in INT8.
     """
 
     kernel: Tensor
@@ -48,7 +48,7 @@ class LHFEM(nn.Module):
     both times f, concatenated, 1x1 + BN + ReLU gives y (eq. 19); and f + y * sigmoid(BN(3x3(y))), the
     "additional attention mask" of the text, one channel wide (so 12.536 M parameters come out).
     Resolved: "up" is nearest, the padding replicates; ``edges`` is computed on s minus its first
-    pixel, which changes nothing (the operator is linear and kills constants) but makes the
+    pixel, which leaves the result unchanged (the operator is linear and cancels constants) but makes the
     response to a constant map exactly zero, and keeps precision in fp16.
     """
 
@@ -60,14 +60,14 @@ class LHFEM(nn.Module):
         self.mask = conv_bn(channels, 1)
 
     def edges(self, s: Tensor) -> Tensor:
-        """The first level of the Laplacian pyramid of ``s`` (eq. 17-18)."""
+        """Return the first level of the Laplacian pyramid of ``s`` (eq. 17-18)."""
         relative = s - s[:, :, :1, :1]
         low = nn.functional.interpolate(self.smooth_down(relative), scale_factor=2.0, mode="nearest")
         out: Tensor = relative - self.smooth(low)
         return out
 
     def forward(self, f: Tensor) -> Tensor:
-        """Strengthen edges and, apart from them, interiors."""
+        """Strengthen edges and, separately, interiors."""
         s = torch.sigmoid(f)
         y = self.enhance(torch.cat((f * (1.0 - s), f * self.edges(s)), 1))
         out: Tensor = f + y * torch.sigmoid(self.mask(y))
@@ -86,17 +86,17 @@ class UpStep(nn.Module):
         self.enhance: nn.Module = LHFEM(skip) if lhfem else nn.Identity()
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """Bilinear x2, concatenate, two 3x3, LHFEM."""
+        """Apply bilinear x2, concatenation, two 3x3 and LHFEM."""
         up = nn.functional.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         out: Tensor = self.enhance(self.merge(torch.cat((up, skip), 1)))
         return out
 
 
 class MAFLNetDecoder(nn.Module):
-    """f1..f4 -> logits at stride 4, ``(N, K, H/4, W/4)``, and in training the auxiliary logits.
+    """Decoder of f1..f4 into logits at stride 4, ``(N, K, H/4, W/4)``, and auxiliary logits in training.
 
-    The text names an auxiliary head "through the intermediate decoder block" and nothing of its
-    form: here 3x3, BN, ReLU, 1x1 on the stride-8 decoder map, upsampled to stride 4.
+    The text names an auxiliary head "through the intermediate decoder block" without describing
+    it; this one is 3x3, BN, ReLU, 1x1 on the stride-8 decoder map, upsampled to stride 4.
     """
 
     def __init__(self, channels: Sequence[int], num_classes: int, config: MAFLNetConfig) -> None:
@@ -118,7 +118,7 @@ class MAFLNetDecoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Logits and, with an auxiliary head in training, its logits."""
+        """Return logits and, with an auxiliary head in training, the auxiliary logits."""
         levels = [level(f) for level, f in zip(self.levels, features, strict=True)]
         x = levels[3]
         aux: Tensor | None = None

@@ -1,6 +1,6 @@
 """Mix Transformer (MiT), SegFormer's encoder, written from its paper (Xie et al. 2021, section 3.1).
 
-It is not in timm, and the widely copied file of it is under a non-commercial licence. ``mit_b0`` and
+It is not in timm, and its widely copied file has a non-commercial licence. ``mit_b0`` and
 ``mit_b1`` have 3,319,392 and 13,151,424 parameters, which ARAFNet Table 4 confirms. Tensors are
 ``(N, C, H, W)`` between the parts and ``(N, H * W, C)`` inside attention.
 """
@@ -33,7 +33,7 @@ class MiTConfig:
             if width % heads:
                 raise InputError(f"MiT width {width} is not divisible by its {heads} heads")
         if not 0.0 <= self.drop_path < 1.0:
-            raise InputError(f"drop_path {self.drop_path}: allowed is 0 <= drop_path < 1")
+            raise InputError(f"drop_path {self.drop_path}: not in 0 <= drop_path < 1")
 
 
 MIT: Mapping[str, MiTConfig] = MappingProxyType(
@@ -82,7 +82,7 @@ class EfficientAttention(nn.Module):
         return tokens.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """``(N, h * w, C)`` in and out."""
+        """Attend over tokens, ``(N, h * w, C)`` in and out."""
         source = tokens
         if self.reduce is not None and self.norm is not None:
             source = self.norm(_tokens(self.reduce(_maps(tokens, height, width))))
@@ -94,7 +94,7 @@ class EfficientAttention(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """Linear, depthwise 3x3 (which stands in for position codes), GELU, linear (eq. 3)."""
+    """Linear, depthwise 3x3 (which replaces position codes), GELU, linear (eq. 3)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -103,21 +103,21 @@ class MixFFN(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """``(N, h * w, C)`` in and out."""
+        """Transform tokens, ``(N, h * w, C)`` in and out."""
         hidden = self.depthwise(_maps(self.fc1(tokens), height, width))
         out: Tensor = self.fc2(nn.functional.gelu(_tokens(hidden)))
         return out
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, a sample's residual branch is left out with ``probability``."""
+    """Stochastic depth: in training, a sample's residual branch is dropped with ``probability``."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale what is kept, so that the expectation stays."""
+        """Scale the kept branches so that the expectation stays the same."""
         if not self.training or self.probability == 0.0:
             return x
         keep = 1.0 - self.probability
@@ -137,7 +137,7 @@ class MiTBlock(nn.Module):
         self.drop_path = DropPath(drop)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """``(N, h * w, C)`` in and out."""
+        """Transform tokens, ``(N, h * w, C)`` in and out."""
         tokens = tokens + self.drop_path(self.attention(self.norm1(tokens), height, width))
         mixed: Tensor = tokens + self.drop_path(self.ffn(self.norm2(tokens), height, width))
         return mixed
@@ -159,7 +159,7 @@ class MiTStage(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One level of the pyramid."""
+        """Compute one level of the pyramid."""
         tokens, height, width = self.embed(x)
         for block in self.blocks:
             tokens = block(tokens, height, width)
@@ -181,7 +181,7 @@ class MiT(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The four levels, finest first."""
+        """Return the four levels, finest first."""
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -190,7 +190,7 @@ class MiT(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Truncated normals for linear layers, fan-out normals for convolutions."""
+    """Initialise linear layers with truncated normals, convolutions with fan-out normals."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -4,7 +4,7 @@ A student's name is ``<backbone>[-w<width>][-sep][-fine][-int8]``: any backbone 
 the decoder's width (128), depthwise-separable decoder convolutions, a head at stride 4, and the INT8-friendly decoder
 (ReLU6, hard-sigmoid gates, no attention masks; the backbone must have no squeeze-excite).
 ``efficientnet_b0`` is the paper's KD-ARAFNet, ``maflnet-s`` and ``maflnet-t`` are MAFLNet's pair,
-``arafnet-t`` is SAM2-ARAFNet; ``arafnet-t-tiny`` and so on stand on smaller trunks.
+``arafnet-t`` is SAM2-ARAFNet; ``arafnet-t-tiny`` and similar names use smaller trunks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NAME = re.compile(r"(?P<backbone>[^-]+?)(-w(?P<width>\d+))?(?P<sep>-sep)?(?P<fi
 
 @dataclass(frozen=True)
 class Entry:
-    """What one name stands for. ``trunk`` is SAM2's variant for teachers, else None."""
+    """Definition of a named network. ``trunk`` is SAM2's variant for teachers, else None."""
 
     name: str
     role: str
@@ -52,13 +52,13 @@ class Entry:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise InputError(f"role {self.role!r}: choose one of {', '.join(ROLES)}")
+            raise InputError(f"role {self.role!r}: unknown. Choose one of {', '.join(ROLES)}")
         if (self.trunk is not None) != (self.role == "teacher"):
-            raise InputError(f"{self.name}: a teacher has a SAM2 trunk, and nothing else has")
+            raise InputError(f"{self.name}: a teacher must have a SAM2 trunk, and a student must not")
 
     @property
     def network(self) -> str:
-        """Which decoder: ``ARAFNet`` or ``MAFLNet``."""
+        """Return the decoder's name: ``ARAFNet`` or ``MAFLNet``."""
         return "ARAFNet" if isinstance(self.config, ARAFNetConfig) else "MAFLNet"
 
 
@@ -66,7 +66,7 @@ def _student(name: str) -> Entry:
     match = _NAME.fullmatch(name)
     if match is None:
         raise InputError(
-            f"model {name!r} is not known; choose one of {', '.join(names())}, or "
+            f"model {name!r}: unknown. Choose one of {', '.join(names())}, or "
             "<backbone>[-w<width>][-sep][-fine][-int8] with any timm backbone"
         )
     config = ARAFNetConfig(
@@ -103,14 +103,14 @@ _ENTRIES: Mapping[str, Entry] = MappingProxyType(
 
 
 def names(role: str | None = None) -> tuple[str, ...]:
-    """Registered names, or those of one role: ``teacher``, ``student`` or ``edge``."""
+    """Return registered names, or those of one role: ``teacher``, ``student`` or ``edge``."""
     if role is not None and role not in ROLES:
-        raise InputError(f"role {role!r}: choose one of {', '.join(ROLES)}")
+        raise InputError(f"role {role!r}: unknown. Choose one of {', '.join(ROLES)}")
     return tuple(name for name, entry in _ENTRIES.items() if role in {None, entry.role})
 
 
 def entry(name: str) -> Entry:
-    """What ``name`` stands for; also unregistered students, by the grammar of this module."""
+    """Return the definition of ``name``, also for unregistered students by this module's grammar."""
     return _ENTRIES[name] if name in _ENTRIES else _student(name)
 
 
@@ -122,7 +122,7 @@ def build(
     ablation: str = "full",
     checkpoint: str | Path | None = None,
 ) -> SegNet:
-    """The network called ``name``: ``(N, 3, H, W)`` normalised -> logits ``(N, K, H, W)``.
+    """Return the network named ``name``: ``(N, 3, H, W)`` normalised -> logits ``(N, K, H, W)``.
 
     ``pretrained`` is for students' encoders (``build_encoder``), ``checkpoint`` for teachers' trunks
     (``build_sam2_encoder``); ``ablation`` is a row of ARAFNet Table 6 or MAFLNet Table 3.
@@ -130,11 +130,11 @@ def build(
     spec = entry(name)
     if spec.trunk is not None:
         if pretrained is not False:
-            raise InputError(f"{name} is a teacher: give its SAM2 weights as checkpoint, not pretrained")
+            raise InputError(f"{name} is a teacher. Give its SAM2 weights as checkpoint, not pretrained")
         encoder = build_sam2_encoder(spec.trunk, checkpoint=checkpoint)
         return _assemble(spec, encoder, encoder.channels, num_classes, ablation)
     if checkpoint is not None:
-        raise InputError(f"{name} is a student and has no SAM2 trunk for a checkpoint")
+        raise InputError(f"{name} is a student without a SAM2 trunk. Leave out checkpoint")
     student, channels = build_encoder(spec.backbone, pretrained=pretrained)
     if name.endswith("-int8"):
         _refuse_squeeze_excite(spec.backbone, student)
@@ -154,7 +154,7 @@ def _refuse_squeeze_excite(backbone: str, encoder: nn.Module) -> None:
     kinds = {type(module).__name__ for module in encoder.modules()}
     if any("SqueezeExcite" in kind or kind == "SEModule" for kind in kinds):
         raise InputError(
-            f"{backbone} has squeeze-excite, which quantises badly: for -int8 choose a backbone without, "
+            f"{backbone} has squeeze-excite, which quantises badly. For -int8 choose a backbone without it, "
             "such as efficientnet_lite0 or mobilenetv2_100"
         )
 
@@ -166,6 +166,6 @@ def build_student(
     pretrained: bool | str | Path = False,
     config: ARAFNetConfig | None = None,
 ) -> ARAFNet:
-    """KD-ARAFNet on ``backbone``: ``(N, 3, H, W)`` normalised -> logits ``(N, K, H, W)``."""
+    """Return KD-ARAFNet on ``backbone``: ``(N, 3, H, W)`` normalised -> logits ``(N, K, H, W)``."""
     encoder, channels = build_encoder(backbone, pretrained=pretrained)
     return ARAFNet(encoder, channels, num_classes, config)

@@ -1,7 +1,7 @@
 """SAM2's Hiera trunk: its variants, and its official checkpoints (SAM 2 and SAM 2.1).
 
-The trunk alone is used: no neck, no prompt encoder, no mask decoder, no memory. SAM 2 and 2.1 share
-its architecture and differ in weights. The ``sam2`` package is imported inside functions: it is slow
+Only the trunk is used: no neck, prompt encoder, mask decoder or memory. SAM 2 and 2.1 share
+the architecture and differ in weights. The ``sam2`` package is imported inside functions, because it is slow
 and belongs to the train extra.
 """
 
@@ -37,21 +37,21 @@ class SAM2Variant:
 
     def __post_init__(self) -> None:
         if self.release not in {"sam2", "sam2.1"}:
-            raise InputError(f"SAM2 release {self.release!r}: choose sam2 or sam2.1")
+            raise InputError(f"SAM2 release {self.release!r}: unknown. Choose sam2 or sam2.1")
 
     @property
     def checkpoint(self) -> str:
-        """The official file name, e.g. ``sam2.1_hiera_large.pt``."""
+        """Return the official file name, e.g. ``sam2.1_hiera_large.pt``."""
         return f"{self.release}_hiera_{self.size.replace('-', '_')}.pt"
 
     @property
     def repository(self) -> str:
-        """The Hugging Face repository, e.g. ``facebook/sam2.1-hiera-large``."""
+        """Return the Hugging Face repository, e.g. ``facebook/sam2.1-hiera-large``."""
         return f"facebook/{self.release}-hiera-{self.size}"
 
     @property
     def config(self) -> str:
-        """The configuration inside the sam2 package."""
+        """Return the configuration's path inside the sam2 package."""
         return f"{self.release}/{self.release}_hiera_{self.suffix}.yaml"
 
 
@@ -73,22 +73,22 @@ VARIANTS: Mapping[str, SAM2Variant] = MappingProxyType(
 
 
 def variant(name: str) -> SAM2Variant:
-    """The variant called ``name``; the hub's ``facebook/`` in front is allowed."""
+    """Return the variant named ``name``; a leading ``facebook/``, as on the hub, is allowed."""
     key = name.removeprefix("facebook/")
     if key not in VARIANTS:
-        raise InputError(f"SAM2 variant {name!r} is not known; choose one of {', '.join(VARIANTS)}")
+        raise InputError(f"SAM2 variant {name!r}: unknown. Choose one of {', '.join(VARIANTS)}")
     return VARIANTS[key]
 
 
 def build_trunk(which: SAM2Variant) -> nn.Module:
-    """SAM2's Hiera with random weights, of the architecture its own configuration gives."""
+    """Build SAM2's Hiera with random weights, with the architecture of its configuration."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # hydra and omegaconf deprecations, not ours to mend
+            warnings.simplefilter("ignore")  # hydra and omegaconf deprecations, which we cannot fix
             from omegaconf import OmegaConf  # noqa: PLC0415
             from sam2.modeling.backbones.hieradet import Hiera  # noqa: PLC0415
     except ImportError as error:
-        raise ModelError(f"the teacher needs the sam2 package ({error}): {INSTALL}") from error
+        raise ModelError(f"the teacher needs the sam2 package ({error}). Install it: {INSTALL}") from error
     text = resources.files("sam2").joinpath("configs", *which.config.split("/")).read_text("utf-8")
     settings: Any = OmegaConf.to_container(OmegaConf.create(text))
     trunk = {k: v for k, v in settings["model"]["image_encoder"]["trunk"].items() if k != "_target_"}
@@ -97,7 +97,7 @@ def build_trunk(which: SAM2Variant) -> nn.Module:
 
 
 def fetch_checkpoint(which: SAM2Variant) -> Path:
-    """The official checkpoint from the Hugging Face hub's cache, downloaded if it is not there."""
+    """Return the official checkpoint from the Hugging Face hub's cache, downloading it if needed."""
     from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
     try:
@@ -112,26 +112,26 @@ def fetch_checkpoint(which: SAM2Variant) -> Path:
 def _read(path: Path, expected: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise ModelError(
-            f"no SAM2 checkpoint at {path}; expected is the official file {expected} (hub downloads it, none "
-            "begins with random weights)"
+            f"SAM2 checkpoint {path} not found. Give the official file {expected} (hub downloads it, none "
+            "starts from random weights)"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, OSError, ValueError) as error:
         raise ModelError(
-            f"{path} is not a whole checkpoint (truncated download?); expected is the official file "
+            f"{path} is not a complete checkpoint (truncated download?). Give the official file "
             f"{expected} ({type(error).__name__})"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ModelError(f'{path} has no "model" state dict; expected is the official file {expected}')
+        raise ModelError(f'{path} has no "model" state dict. Give the official file {expected}')
     state: Mapping[str, Any] = content["model"]
     return state
 
 
 def load_trunk(trunk: nn.Module, path: Path | str, which: SAM2Variant) -> None:
-    """Load the trunk's weights out of an official checkpoint, ``{"model": state_dict}``.
+    """Load the trunk's weights from an official checkpoint, ``{"model": state_dict}``.
 
-    Raises ModelError naming the expected file when it is missing, truncated or of another size.
+    Raises ModelError naming the expected file if the file is missing, truncated or of another size.
     """
     path = Path(path)
     state = _read(path, which.checkpoint)
@@ -142,16 +142,14 @@ def load_trunk(trunk: nn.Module, path: Path | str, which: SAM2Variant) -> None:
         if key.startswith(TRUNK_PREFIX) and isinstance(value, Tensor)
     }
     if not found:
-        raise ModelError(
-            f"{path} has no keys {TRUNK_PREFIX}*; expected is the official file {which.checkpoint}"
-        )
+        raise ModelError(f"{path} has no keys {TRUNK_PREFIX}*. Give the official file {which.checkpoint}")
     wrong = sorted(key for key in own.keys() | found.keys() if _shape(own.get(key)) != _shape(found.get(key)))
     if wrong:
         key = wrong[0]
         raise ModelError(
-            f"{path} is of another size than {which.repository}: {len(wrong)} of {len(own)} tensors "
-            f"differ, first {key}: {_shape(found.get(key))} where {_shape(own.get(key))} is needed; "
-            f"expected is the official file {which.checkpoint}"
+            f"{path} has another size than {which.repository}: {len(wrong)} of {len(own)} tensors "
+            f"differ, first {key}: {_shape(found.get(key))} instead of {_shape(own.get(key))}. "
+            f"Give the official file {which.checkpoint}"
         )
     trunk.load_state_dict(found)
 

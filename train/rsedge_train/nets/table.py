@@ -1,4 +1,4 @@
-"""The table behind ``rsedge models``: every registered network, and the papers' figures beside it."""
+"""Table of ``rsedge models``: every registered network, with the papers' figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .complexity import PAPER_CLASSES, Complexity, build_weightless, measure, on
 
 @dataclass(frozen=True)
 class PaperRow:
-    """The authors' columns computed from the network, what they print, and computed - printed."""
+    """The authors' columns computed from the network, their printed values, and computed - printed."""
 
     params_m: float
     flops_g: float
@@ -26,11 +26,11 @@ class PaperRow:
 
     def __post_init__(self) -> None:
         if min(self.params_m, self.flops_g, self.size_mb) <= 0:
-            raise InputError("computed columns are positive")
+            raise InputError("computed columns must be positive")
 
     @property
     def differences(self) -> tuple[float, float, float]:
-        """Computed minus printed: M parameters, G operations (of eight tiles), MiB."""
+        """Return computed minus printed: M parameters, G operations (of eight tiles), MiB."""
         return (
             self.params_m - self.printed.params_m,
             self.flops_g - self.printed.flops_g,
@@ -50,7 +50,7 @@ class ModelRow:
 
     def __post_init__(self) -> None:
         if self.role not in registry.ROLES:
-            raise InputError(f"role {self.role!r}: choose one of {', '.join(registry.ROLES)}")
+            raise InputError(f"role {self.role!r}: unknown. Choose one of {', '.join(registry.ROLES)}")
 
 
 @lru_cache(maxsize=64)
@@ -62,7 +62,7 @@ def model_row(name: str) -> ModelRow:
     paper = None
     if name in TABLE_4:
         authors = authors_count(on_meta(net))
-        # Their teacher's checkpoint carries the auxiliary head, as ours does.
+        # The authors' teacher checkpoint carries the auxiliary head, as ours does.
         size = state_bytes(net, unused_projection(counts.channels[3])) / MEBIBYTE
         paper = PaperRow(authors.params_m, authors.flops_g, size, TABLE_4[name])
     return ModelRow(spec.role, spec.network, spec.backbone, counts, paper)
@@ -122,7 +122,7 @@ def _cells(row: ModelRow) -> tuple[str, ...]:
 
 
 def models_table(as_json: bool, names: tuple[str, ...] | None = None) -> str:
-    """All registered networks (or ``names``), as JSON or as a table for a terminal."""
+    """Return all registered networks (or ``names``), as JSON or as a table for a terminal."""
     rows = [model_row(name) for name in (registry.names() if names is None else names)]
     if as_json:
         return json.dumps([_as_dict(row) for row in rows], indent=2)

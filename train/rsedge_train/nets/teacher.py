@@ -1,4 +1,4 @@
-"""The adapted, frozen SAM2 encoder that both papers' teachers share (ARAFNet, "Encoder")."""
+"""Adapted, frozen SAM2 encoder shared by both papers' teachers (ARAFNet, "Encoder")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Adapter(nn.Module):
     """``x + GELU(Linear(GELU(Linear(x))))``, channels last: ``(N, h, w, C)`` in and out.
 
     Resolved: bottleneck 32 (1,714,416 parameters over Hiera-L's 48 blocks) and the residual, which
-    the text leaves out and without which a fresh adapter would destroy the pretrained features.
+    the text omits and without which a fresh adapter would destroy the pretrained features.
     """
 
     def __init__(self, channels: int, bottleneck: int = BOTTLENECK) -> None:
@@ -38,8 +38,8 @@ class SAM2Encoder(nn.Module):
     """SAM2's Hiera trunk, frozen, with an adapter before every block.
 
     ``(N, 3, H, W)`` -> f1..f4 at strides 4..32 (144, 288, 576, 1152 channels on Hiera-L). The text
-    says adapters stand "ahead of each multi-scale stage"; Table 4's count needs one a block. The
-    trunk takes no gradients and stays in eval mode whatever ``train()`` says.
+    puts adapters "ahead of each multi-scale stage"; Table 4's count needs one per block. The
+    trunk takes no gradients and always stays in eval mode, even after ``train()``.
     """
 
     def __init__(self, trunk: Any, bottleneck: int = BOTTLENECK) -> None:
@@ -51,20 +51,20 @@ class SAM2Encoder(nn.Module):
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of f1..f4."""
+        """Return the channels of f1..f4."""
         return tuple(reversed(self.trunk.channel_list))
 
     def train(self, mode: bool = True) -> SAM2Encoder:
-        """As usual, except that the frozen trunk stays in eval mode."""
+        """Set the mode of all modules except the frozen trunk, which stays in eval mode."""
         super().train(mode)
         self.trunk.eval()
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """SAM2's own forward, block by block, with the adapters between."""
+        """Run SAM2's own forward pass block by block, with the adapters between."""
         trunk = self.trunk
         x = trunk.patch_embed(x)
-        # The trunk's position codes are part of its weights; sam2 has no public name for them.
+        # The trunk's position codes are part of its weights, and sam2 has no public name for them.
         x = x + trunk._get_pos_embed(x.shape[1:3])
         features = []
         for index, (adapter, block) in enumerate(zip(self.adapters, trunk.blocks, strict=True)):
@@ -75,16 +75,16 @@ class SAM2Encoder(nn.Module):
 
 
 def build_sam2_encoder(name: str, *, checkpoint: Path | str | None = None) -> SAM2Encoder:
-    """The encoder of SAM2 variant ``name``, e.g. ``sam2.1-hiera-large``.
+    """Return the encoder of SAM2 variant ``name``, e.g. ``sam2.1-hiera-large``.
 
-    ``checkpoint``: a local official ``.pt``; ``"hub"`` to take it from the Hugging Face hub; None
-    for random weights (to count, to test: a frozen random trunk learns nothing of use).
+    ``checkpoint``: a local official ``.pt``; ``"hub"`` to read from the Hugging Face hub; None
+    for random weights (for counting and tests, as a frozen random trunk learns nothing useful).
     """
     which = variant(name)
     trunk = build_trunk(which)
     if checkpoint is not None:
         if str(checkpoint) == "":
-            raise InputError("checkpoint is an empty path")
+            raise InputError("checkpoint is an empty path. Give a file, hub or None")
         path = fetch_checkpoint(which) if str(checkpoint) == HUB else Path(checkpoint)
         load_trunk(trunk, path, which)
     return SAM2Encoder(trunk)

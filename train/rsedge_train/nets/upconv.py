@@ -1,9 +1,9 @@
-"""A 3x3 convolution of a bilinearly upsampled map, worked out on the coarse map. Exact.
+"""Exact computation of a 3x3 convolution of a bilinearly upsampled map on the coarse map.
 
-conv(up(x)) = sum over the nine taps of shift_t(up(W_t x)): a tap's channel mixing W_t is 1x1 and so
+conv(up(x)) = sum over the nine taps of shift_t(up(W_t x)): a tap's channel mixing W_t is 1x1 and
 commutes with the upsampling, which acts on space. Shift and upsampling are separable and linear,
-hence two constant matrices. For ARAFNet's high gate (16 x 16 to 64 x 64, 128 channels) 604 M MACs
-become 82 M. The matrices belong to one tile size; borders are exact, because they hold both
+which gives two constant matrices. For ARAFNet's high gate (16 x 16 to 64 x 64, 128 channels) 604 M MACs
+become 82 M. The matrices are for one tile size; borders are exact, because they include both
 bilinear's clamping and the convolution's zero padding.
 """
 
@@ -18,7 +18,7 @@ _WORTH = 0.8
 
 
 def upsample_matrices(size: int, scale: int) -> Tensor:
-    """``(3, size * scale, size)``: bilinear upsampling in one dimension, shifted by -1, 0, 1 (zeros in)."""
+    """Return ``(3, size * scale, size)``: 1-D bilinear upsampling, shifted by -1, 0, 1 with zeros in."""
     basis = torch.eye(size)[None]
     up = nn.functional.interpolate(basis, scale_factor=float(scale), mode="linear", align_corners=False)
     padded = nn.functional.pad(up[0].T, (0, 0, 1, 1))
@@ -27,14 +27,14 @@ def upsample_matrices(size: int, scale: int) -> Tensor:
 
 
 def cost(in_channels: int, out_channels: int, size: int, scale: int) -> int:
-    """MACs of ``UpConv`` for one tile."""
+    """Return the MACs of ``UpConv`` for one tile."""
     fine = size * scale
     taps = 9 * in_channels * out_channels * size * size
     return taps + out_channels * 9 * size * size * fine + out_channels * 3 * size * fine * fine
 
 
 def pays(conv: nn.Module, in_channels: int, size: int, scale: int) -> bool:
-    """Whether ``conv`` is a plain "same" 3x3 that is clearly cheaper on the coarse map."""
+    """Return True if ``conv`` is a plain "same" 3x3 that is clearly cheaper on the coarse map."""
     if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3) or conv.groups != 1:
         return False
     if conv.stride != (1, 1) or conv.padding != (1, 1) or conv.dilation != (1, 1):
@@ -60,15 +60,15 @@ class UpConv(nn.Module):
         self.taps.weight = nn.Parameter(ordered.contiguous())
         self.bias = None if bias is None else nn.Parameter(bias.detach().reshape(1, -1, 1, 1).clone())
         matrices = upsample_matrices(size, scale).to(weight)
-        # (3 s, fine) from the right, (fine, 3 s) from the left.
+        # Multiply (3 s, fine) from the right and (fine, 3 s) from the left.
         self.register_buffer("columns", matrices.permute(0, 2, 1).reshape(3 * size, -1).contiguous())
         self.register_buffer("rows", matrices.permute(1, 0, 2).reshape(-1, 3 * size).contiguous())
 
     @classmethod
     def of(cls, conv: nn.Module, size: int, scale: int) -> UpConv:
-        """From a 3x3 convolution."""
+        """Return the module equivalent to a 3x3 convolution."""
         if not isinstance(conv, nn.Conv2d):
-            raise TypeError(f"a convolution is needed, not {type(conv).__name__}")
+            raise TypeError(f"not a convolution: {type(conv).__name__}")
         return cls(conv.weight, conv.bias, size, scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class SplitUpStep(nn.Module):
         super().__init__()
         conv = step.merge[0]
         if not isinstance(conv, nn.Conv2d):
-            raise TypeError("an UpStep begins with a convolution")
+            raise TypeError("the first layer of an UpStep must be a convolution")
         self.up = UpConv(conv.weight[:, : step.coarse], None, size, 2)
         self.skip = nn.Conv2d(conv.in_channels - step.coarse, conv.out_channels, 3, padding=1)
         self.skip.weight = nn.Parameter(conv.weight.detach()[:, step.coarse :].clone())
@@ -97,6 +97,6 @@ class SplitUpStep(nn.Module):
         self.enhance = step.enhance
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """As ``UpStep``."""
+        """Compute the same as ``UpStep``."""
         out: Tensor = self.enhance(self.rest(self.up(coarse) + self.skip(skip)))
         return out

@@ -1,4 +1,4 @@
-"""Train once, from a request to a run folder: a teacher, a student alone, or a distilled student.
+"""One training, from a request to a run folder: a teacher, a student alone, or a distilled student.
 
-`train.train` is the door; `request` says what is asked, `setup` checks it, `folder` is what stays.
+Call `train.train`; `request` defines the request, `setup` checks the request, `folder` stores the run.
 """

@@ -1,4 +1,4 @@
-"""A teacher beside its students in ``rsedge bench``: from a run's folder, or a network by name with random weights."""
+"""A teacher beside its students in ``rsedge bench``: a run's network, or a named one with random weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rsedge_train.nets.registry import build, names
 from rsedge_train.run.folder import RUN_NAME, Run, load_network, weights_path
 from rsedge_train.run.validate import TorchBackend
 
-ON_CPU = ("cpu", "openvino")  # devices that keep the teacher off a GPU, too
+ON_CPU = ("cpu", "openvino")  # devices for which the teacher stays off the GPU
 
 
 def open_teacher(contender: Contender) -> tuple[TorchBackend, Mapping[str, Any]]:
-    """The network that ``contender.path`` names, on CUDA where there is one and it is wanted, and its facts for a row.
+    """Return the network named by ``contender.path``, on CUDA if available and wanted, and facts for its row.
 
-    Raises InputError where it is neither a run nor a network, or has not the classes and bands of ``like``.
+    Raises InputError if the path is neither a run nor a network, or if classes or bands differ from ``like``'s.
     """
     if contender.threads:
         torch.set_num_threads(contender.threads)
@@ -37,8 +37,8 @@ def open_teacher(contender: Contender) -> tuple[TorchBackend, Mapping[str, Any]]
         return _of_run(folder, like, device)
     if contender.path not in names():
         raise InputError(
-            f"--teacher {contender.path} is neither the folder of a run (with {RUN_NAME}) nor a network of "
-            "`rsedge models`; give one of them, or none"
+            f"--teacher {contender.path}: neither a run folder (with {RUN_NAME}) nor a network of "
+            "`rsedge models`. Give one of these, or none"
         )
     net = build(contender.path, len(like.classes)).eval()
     counted = complexity(contender.path, len(like.classes), like.tile)
@@ -47,7 +47,7 @@ def open_teacher(contender: Contender) -> tuple[TorchBackend, Mapping[str, Any]]
         "device": "torch",
         "cost": asdict(Cost(counted.name, counted.params, counted.macs, counted.tile)),
         "size_bytes": counted.size_bytes,
-        "notes": ("its weights are random: its speed is that of a trained one, its answers mean nothing",),
+        "notes": ("random weights: speed equals that of trained weights, accuracy means nothing",),
     }
 
 
@@ -56,12 +56,12 @@ def _of_run(folder: Path, like: Manifest, device: str) -> tuple[TorchBackend, Ma
     own, wanted = [c.name for c in run.classes], [c.name for c in like.classes]
     if own != wanted or run.bands != like.bands:
         raise InputError(
-            f"--teacher {folder} knows {', '.join(own)} in {', '.join(run.bands)}, {like.name} knows "
-            f"{', '.join(wanted)} in {', '.join(like.bands)}; give the teacher of this student, or --teacher none"
+            f"--teacher {folder}: trained on {', '.join(own)} in {', '.join(run.bands)}, but {like.name} has "
+            f"{', '.join(wanted)} in {', '.join(like.bands)}. Give this student's teacher, or --teacher none"
         )
     net, _ = load_network(folder, fold=False)
     cost = Cost(run.network, parameters(net), macs(net, like.tile), like.tile)
-    # On the student's tile, so that one row's figures are of the same work as the other's.
+    # Use the student's tile, so that both rows measure the same work.
     manifest = replace(run.manifest(run.network), tile=like.tile)
     weights = weights_path(folder)
     backend = TorchBackend(_laid_out(fold_dilations(net, run.crop), device), manifest, device)

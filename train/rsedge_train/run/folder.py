@@ -1,10 +1,10 @@
-"""A run's folder: what was trained, its weights, and how it went.
+"""A run folder: description, weights and progress of one training.
 
 runs/student/
-  run.json                what it is: network, classes, bands, data, settings, teacher, scores
-  weights.safetensors     the averaged weights of the end; not there before it
-  best.safetensors        those with the best validation mIoU, where one was measured
-  state.safetensors       everything needed to go on (see ``state``)
+  run.json                network, classes, bands, data, settings, teacher, scores
+  weights.safetensors     averaged weights, written at the end
+  best.safetensors        weights with the best validation mIoU, if the run was validated
+  state.safetensors       everything needed to resume (see ``state``)
   log.csv, tensorboard/, curves.png, sheet.png
 """
 
@@ -31,12 +31,12 @@ from rsedge_train.nets.registry import build
 
 SCHEMA = 1
 RUN_NAME = "run.json"
-TILE = 512  # of validation and export, unless crops were larger
+TILE = 512  # side in pixels for validation and export, unless crops were larger
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds, as far as others need it."""
+    """Contents of ``run.json``."""
 
     role: str  # "teacher" or "student"
     network: str  # name in the registry
@@ -46,7 +46,7 @@ class Run:
     gsd_m: tuple[float, float] | None = None
     unlabelled: tuple[tuple[int, int, int], ...] = ()  # colours of label pixels without a class
     uncounted: tuple[str, ...] = ()  # classes left out of mean scores
-    rehearsal: bool = False  # --quick: the weights are not meant for use
+    rehearsal: bool = False  # --quick: the weights are for testing only
     data: Mapping[str, Any] = field(default_factory=dict)  # name, splits, shares, hash
     settings: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] | None = None  # folder, network, weights' hash, params, macs
@@ -54,11 +54,11 @@ class Run:
 
     @property
     def tile(self) -> int:
-        """The tile that validation and export use, pixels."""
+        """Return the tile side used by validation and export, in pixels."""
         return max(TILE, self.crop)
 
     def manifest(self, name: str) -> Manifest:
-        """The contract of the trained network."""
+        """Return the manifest of the trained network."""
         return Manifest(
             name=name,
             bands=self.bands,
@@ -71,18 +71,18 @@ class Run:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the run as plain JSON values."""
         return asdict(self)
 
     def write(self, folder: Path) -> None:
-        """Write ``run.json``, whole or not at all."""
+        """Write ``run.json`` atomically."""
         with whole_or_nothing(folder / RUN_NAME) as partial:
             facts = {"rsedge_run_schema": SCHEMA, **asdict(self)}
             partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """Read ``run.json``. Raises InputError when the folder is no run."""
+        """Read ``run.json``. Raises InputError if the folder is not a run."""
         path = folder / RUN_NAME
         try:
             facts = without_schema(parse_json(read_bytes(path)), "rsedge_run_schema", SCHEMA)
@@ -90,40 +90,42 @@ class Run:
             run.manifest("run")  # checks names, colours and distances
         except OtherSchemaError:
             raise InputError(
-                f"{path} is of another version of rsedge; train again or use that version"
+                f"{path} was written by another version of rsedge. Train again or use that version"
             ) from None
         except FileNotFoundError:
             raise InputError(
-                f"no run at {folder} (it has no {RUN_NAME}); `rsedge train-teacher` writes runs/teacher, "
-                "`rsedge distill` runs/student; "
-                "`rsedge distill --alone` needs no teacher"
+                f"{folder} is not a run folder: {RUN_NAME} not found. Train with `rsedge train-teacher` "
+                "(runs/teacher), `rsedge distill` (runs/student) "
+                "or, without a teacher, `rsedge distill --alone`"
             ) from None
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}); it may be damaged: train again") from error
+            raise InputError(
+                f"{path} cannot be read: {error}. If the file is damaged, train again"
+            ) from error
         return run
 
 
 def weights_path(folder: Path, which: str = "best") -> Path:
-    """``best`` or ``last`` weights of a run; best falls back to last where nothing was validated.
+    """Return the path of the ``best`` or ``last`` weights; best means last if the run was not validated.
 
-    Raises InputError when the run is not finished.
+    Raises InputError if the run is not finished.
     """
     if which not in {"best", "last"}:
-        raise InputError(f"weights {which!r}: choose best or last")
+        raise InputError(f"weights {which!r}: unknown. Choose best or last")
     if not (folder / LAST_NAME).is_file():
         raise InputError(
-            f"the run in {folder} is not finished; go on with it with `rsedge distill --resume` or "
-            "`rsedge train-teacher --resume`, whichever began it"
+            f"{folder}: the run is not finished. Resume with `rsedge distill --resume` or "
+            "`rsedge train-teacher --resume`, whichever started the run"
         )
     name = BEST_NAME if which == "best" and (folder / BEST_NAME).is_file() else LAST_NAME
     return folder / name
 
 
 def load_network(folder: Path, which: str = "best", *, fold: bool = True) -> tuple[SegNet, Run]:
-    """The trained network of a run, in eval mode on the CPU.
+    """Return the trained network of a run, in eval mode on the CPU.
 
-    ``fold``: drop taps of dilated convolutions that no training crop reached; they are random numbers
-    still, and noise on a larger tile. Raises InputError or ModelError when something does not fit.
+    ``fold``: drop taps of dilated convolutions that no training crop reached; such taps are still random
+    and add noise on a larger tile. Raises InputError or ModelError if the weights cannot be loaded.
     """
     run = Run.read(folder)
     net = build(run.network, len(run.classes))
@@ -133,11 +135,13 @@ def load_network(folder: Path, which: str = "best", *, fold: bool = True) -> tup
 
 
 def load_weights(net: SegNet, path: Path, network: str) -> None:
-    """Load safetensors into ``net``. Raises ModelError naming the first tensor that does not fit."""
+    """Load safetensors into ``net``. Raises ModelError naming the first tensor that does not match."""
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is no whole safetensors file ({error}); copy or train it again") from error
+        raise ModelError(
+            f"{path} is not a complete safetensors file: {error}. Copy or train again"
+        ) from error
     own = net.state_dict()
     wrong = sorted(
         k
@@ -147,7 +151,7 @@ def load_weights(net: SegNet, path: Path, network: str) -> None:
     if wrong:
         shapes = [tuple(s[wrong[0]].shape) if wrong[0] in s else "nothing" for s in (state, own)]
         raise ModelError(
-            f"{path} is not of {network}: {len(wrong)} of {len(own)} tensors differ, first {wrong[0]}: "
-            f"{shapes[0]} where {shapes[1]} is needed"
+            f"{path} does not match {network}: {len(wrong)} of {len(own)} tensors differ, first {wrong[0]}: "
+            f"{shapes[0]} instead of {shapes[1]}"
         )
     net.load_state_dict(state)

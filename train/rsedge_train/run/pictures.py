@@ -1,4 +1,4 @@
-"""The sheet of a run: crops of the validation scenes with what each network makes of them."""
+"""The sheet of a run: crops of the validation scenes with each network's predictions."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def draw_comparison(
 ) -> None:
     """Write a PNG of image / truth / one column for each (title, network), on crops of ``scenes``.
 
-    The networks are in eval mode with their unreached taps folded (``load_network``). Where a crop is of
-    a training scene its title says so.
+    The networks are in eval mode with their unreached taps folded (``load_network``). A crop's title says
+    so if its scene was trained on.
     """
     trained = {f.name for f in dataset.train}
     rows = []
@@ -49,7 +49,7 @@ def draw_comparison(
 
 
 def _predict(net: nn.Module, dataset: Dataset, image: UInt8, device: torch.device | str) -> UInt8:
-    """Classes (h, w) of an image (3, h, w) no larger than a tile."""
+    """Predict classes (h, w) for an image (3, h, w) no larger than a tile."""
     area = Window(0, 0, *image.shape[1:])
     with TorchBackend(net, dataset.manifest("sheet", SIDE), device) as backend:
         scores = backend.infer(reflect(image, SIDE)[None])[0]

@@ -1,4 +1,4 @@
-"""Before the first step: may the run go there, which network, how long, how often each scene and class."""
+"""Preparation before the first step: checks, the network, the schedule, and scene and class weights."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from rsedge_train.run.request import Job, NetChoice
 
 
 def check_folder(job: Job) -> None:
-    """Raise InputError or OutputError where a run cannot go to ``job.out``."""
+    """Raise InputError or OutputError if ``job.out`` cannot take the run."""
     held = [name for name in (LAST_NAME, STATE_NAME) if (job.out / name).exists()]
     if job.out.exists() and not job.out.is_dir():
-        raise OutputError(f"{job.out} is a file; --out wants a folder")
+        raise OutputError(f"{job.out} is a file. Give a folder with --out")
     if held and not job.resume and not job.overwrite:
         raise InputError(
-            f"{job.out} holds a run already: go on with --resume, replace it with --overwrite, or choose "
+            f"{job.out} already holds a run. Resume with --resume, replace it with --overwrite, or choose "
             "another --out"
         )
     inputs = [*(job.distillation.teachers if job.distillation else ()), job.compare]
     if any(folder and folder.resolve() == job.out.resolve() for folder in inputs):
-        raise InputError(f"{job.out} is the teacher's or the compared run; choose another --out")
+        raise InputError(f"{job.out} is the teacher's or the compared run. Choose another --out")
 
 
 def check_classes(dataset: Dataset) -> None:
-    """Raise InputError where there is nothing to tell apart."""
+    """Raise InputError if the data has a single class."""
     if dataset.num_classes < 2:
         raise InputError(
-            f"data {dataset.name}: one class only ({dataset.table.names[0]}); segmentation needs two"
+            f"data {dataset.name}: only one class ({dataset.table.names[0]}). Segmentation needs two"
         )
 
 
 def check_present(dataset: Dataset, scans: Sequence[SceneScan], *, allow_missing: bool) -> None:
-    """Raise InputError where a class has no label pixel in the scenes to train and to validate on.
+    """Raise InputError if a class has no label pixel in train or val.
 
-    Where no class table says the classes, two that occur are enough.
+    Without a class table, two classes that occur are enough.
     """
     if allow_missing or all(s.files.drawn for s in scans):
         return
@@ -64,7 +64,7 @@ def check_present(dataset: Dataset, scans: Sequence[SceneScan], *, allow_missing
 
 
 def label_doubts(dataset: Dataset, scans: Sequence[SceneScan]) -> tuple[str, ...]:
-    """Notes where labels may mean something else than they are taken for; see ``rsedge.score.truth.doubts``."""
+    """Return notes on labels that may be misread; see ``rsedge.score.truth.doubts``."""
     own = [s for s in scans if not s.files.drawn]
     if not own:
         return ()
@@ -74,13 +74,13 @@ def label_doubts(dataset: Dataset, scans: Sequence[SceneScan]) -> tuple[str, ...
 
 
 def build_net(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:
-    """The network with the weights it begins with; ``empty`` where a saved state will fill it."""
+    """Build the network with its initial weights; with ``empty``, a saved state will replace the weights."""
     spec = entry(choice.name)
     wanted = NONE if empty else choice.encoder_weights
     if spec.trunk is not None:
         hub = wanted in {AUTO, HUB}
         net = build(choice.name, num_classes, checkpoint=HUB if hub else None if wanted == NONE else wanted)
-        if choice.encoder_weights == NONE:  # a frozen random trunk would learn nothing of use
+        if choice.encoder_weights == NONE:  # a frozen random trunk would learn nothing useful
             net.encoder.trunk.requires_grad_(True)
     else:
         found = None if wanted == NONE else find_weights(wanted, spec.backbone)
@@ -91,9 +91,9 @@ def build_net(choice: NetChoice, num_classes: int, *, empty: bool) -> SegNet:
 
 
 def encoder_facts(job: Job) -> Mapping[str, Any] | None:
-    """Describe the weights that the encoder begins with, for provenance; None for random ones.
+    """Describe the encoder's initial weights for provenance; None for random weights.
 
-    A resumed run keeps what its run.json says: the weights need not be there any more.
+    A resumed run keeps the facts of its run.json, because the weights may no longer exist.
     """
     wanted, spec = job.net.encoder_weights, entry(job.net.name)
     if wanted == NONE:
@@ -109,7 +109,7 @@ def encoder_facts(job: Job) -> Mapping[str, Any] | None:
 
 
 def schedule(job: Job, scanned: Scan) -> FitConfig:
-    """Steps and validation in steps: an epoch is as many batches as cover the training area once."""
+    """Return the settings with all durations in steps; one epoch covers the training area once."""
     area = sum(s.height * s.width for s in scanned.scenes)
     epoch = max(1, -(-area // (job.crops.size**2 * job.crops.batch)))
     steps = job.fit.steps if job.epochs is None else job.epochs * epoch
@@ -117,7 +117,7 @@ def schedule(job: Job, scanned: Scan) -> FitConfig:
 
 
 def scene_weights(store: SceneStore, sample_share: float | None) -> list[float] | None:
-    """Probability of each scene: by the root of its area, sample scenes together by their share."""
+    """Return the probability of each scene: by the root of its area, sample scenes together by their share."""
     roots = np.sqrt([s.height * s.width for s in store.scans])
     drawn = np.array([s.files.drawn for s in store.scans])
     if sample_share is None or not drawn.any() or drawn.all():
@@ -128,7 +128,7 @@ def scene_weights(store: SceneStore, sample_share: float | None) -> list[float] 
 
 
 def class_weights(scanned: Scan) -> Tensor:
-    """Class weights by median frequency, within 0.1 to 10."""
+    """Return class weights by median frequency, limited to 0.1 to 10."""
     share = scanned.counts / scanned.counts.sum()
     median = np.median(share[share > 0])
     return torch.tensor(np.clip(median / np.maximum(share, 1e-9), 0.1, 10.0), dtype=torch.float32)

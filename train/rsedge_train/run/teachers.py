@@ -1,4 +1,4 @@
-"""Ask one or more teachers about a crop: the mean of their probabilities, over views of the crop if wanted."""
+"""One or more teachers, answering with their mean probability over several views of a crop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ EPSILON = 1e-7  # keeps the logarithm of a probability finite
 
 
 class Teachers(nn.Module):
-    """Answers of several networks as one: ``(N, 3, H, W)`` normalised -> float32 scores ``(N, K, H, W)``.
+    """Several networks as one: ``(N, 3, H, W)`` normalised -> float32 scores ``(N, K, H, W)``.
 
-    Of one network and one view the scores are its logits. Else they are the logarithm of the mean
-    probability over networks and views, whose softmax is that mean. Views are the first ``views`` of the
-    eight of a square: as it is, turned by 180 degrees, by 90 and 270, and those mirrored.
+    With one network and one view, the scores are the logits. Otherwise they are the logarithm of the mean
+    probability over networks and views, so their softmax is that mean. Views are the first ``views`` of a
+    square's eight: unchanged, turned by 180, 90 and 270 degrees, and the same four mirrored.
     """
 
     def __init__(self, nets: Sequence[nn.Module], views: int = 1) -> None:
@@ -38,7 +38,7 @@ class Teachers(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Ask every network for every view."""
+        """Return the scores averaged over all networks and views."""
         if len(self.nets) * self.views == 1:
             logits: Tensor = self.nets[0](images)
             return logits.float()
@@ -52,7 +52,7 @@ class Teachers(nn.Module):
 
 
 def turn(x: Tensor, view: int) -> Tensor:
-    """View number ``view`` (0 to 7) of square maps ``(N, C, S, S)``."""
+    """Return view number ``view`` (0 to 7) of square maps ``(N, C, S, S)``."""
     if view >= 4:
         x = x.flip(-1)
     return torch.rot90(x, _QUARTERS[view % 4], (-2, -1))
@@ -66,7 +66,7 @@ def turn_back(x: Tensor, view: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Member:
-    """One teacher: its run, its network on the CPU with unreached taps folded, and what it counts."""
+    """One teacher: its run, its network on the CPU with unreached taps folded, and its complexity."""
 
     folder: Path
     run: Run
@@ -75,22 +75,22 @@ class Member:
 
 
 def load_teacher(folder: Path, weights: str, dataset: Dataset) -> Member:
-    """Load the ``best`` or ``last`` weights of a teacher's run, and count them.
+    """Load the ``best`` or ``last`` weights of a teacher's run and compute its complexity.
 
-    Raises InputError where its classes or bands are not those of the data, or where it was trained on scenes
+    Raises InputError if classes or bands differ from the data's, or if the teacher was trained on scenes
     that the student is scored on.
     """
     net, run = load_network(folder, weights, fold=False)
     mine, theirs = dataset.table.names, tuple(c.name for c in run.classes)
     if mine != theirs:
         raise InputError(
-            f"the teacher in {folder} knows the classes {', '.join(theirs)}; the data have {', '.join(mine)}: "
-            "train the teacher on the same classes"
+            f"{folder}: the teacher has the classes {', '.join(theirs)}, but the data has {', '.join(mine)}. "
+            "Train the teacher on the same classes"
         )
     if run.bands != dataset.bands.names:
         raise InputError(
-            f"the teacher in {folder} sees {', '.join(run.bands)}; the data give "
-            f"{', '.join(dataset.bands.names)}: choose the same bands"
+            f"{folder}: the teacher reads {', '.join(run.bands)}, but the data gives "
+            f"{', '.join(dataset.bands.names)}. Choose the same bands"
         )
     _check_apart(run, dataset)
     path = weights_path(folder, weights)
@@ -109,7 +109,7 @@ def load_teacher(folder: Path, weights: str, dataset: Dataset) -> Member:
 
 
 def teacher_facts(members: Sequence[Member]) -> Mapping[str, Any]:
-    """Describe the teachers for a student's run: one as it is, several by their sums and one by one."""
+    """Describe the teachers for a student's run: one directly, several by their sums and individually."""
     facts = [m.facts for m in members]
     if len(facts) == 1:
         return facts[0]
@@ -121,11 +121,11 @@ def teacher_facts(members: Sequence[Member]) -> Mapping[str, Any]:
 
 
 def _check_apart(teacher: Run, dataset: Dataset) -> None:
-    """Raise InputError where the teacher was trained on what the student is scored on."""
+    """Raise InputError if the teacher was trained on scenes that the student is scored on."""
     scored = {f.scene for f in (*dataset.val, *dataset.test)}
     seen = sorted(scored & set(teacher.data.get("train", ())))
     if seen and teacher.data.get("name") == dataset.name:
         raise InputError(
-            f"the teacher was trained on {', '.join(seen)}, which the student would be scored on; validate "
+            f"the teacher was trained on {', '.join(seen)}, which the student would be scored on. Validate "
             f"on the teacher's own scenes: --val {','.join(teacher.data.get('val', ())) or 'none'}"
         )

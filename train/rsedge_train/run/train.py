@@ -55,16 +55,16 @@ CURVES_NAME, SHEET_NAME = "curves.png", "sheet.png"
 
 
 class StoppedError(RsedgeError):
-    """Training was asked to stop; its state is kept."""
+    """Training stopped on request, with its state saved."""
 
     exit_code = 130
 
 
 def train(job: Job, dataset: Dataset, processes: Processes = SINGLE) -> Run:
-    """Train and leave a run folder (see ``run_folder``); returns what it says.
+    """Train, write a run folder (see ``run_folder``) and return its description.
 
-    Raises InputError for what does not fit, TrainingDivergedError, OutputError, and StoppedError when a
-    signal asked to stop: the run can then be resumed.
+    Raises InputError for settings or data that do not match, TrainingDivergedError, OutputError, and
+    StoppedError when stopped by a signal: the run can then be resumed.
     """
     return _Training(job, dataset, processes).run()
 
@@ -82,7 +82,7 @@ class _Training:
         check_present(dataset, (*self.scanned.scenes, *self.val), allow_missing=job.allow_missing)
         self._check_ground()
         if job.compare:
-            Run.read(job.compare)  # only wanted at the end: better to know now that it is not there
+            Run.read(job.compare)  # needed only at the end, but fail early
         self.teacher: Teachers | None = None
         self.teacher_facts: Mapping[str, Any] | None = None
         self.teacher_rehearses = False
@@ -94,7 +94,7 @@ class _Training:
         self.source = self._source()
         self.config = schedule(job, self.scanned)
         for name, why in self.left_out:
-            log.warning("note: left out %s: %s", name, why)
+            log.warning("note: skipped %s: %s", name, why)
         for note in (*self.scanned.notes, *label_doubts(dataset, (*self.scanned.scenes, *self.val))):
             log.info("note: %s", note)
 
@@ -103,7 +103,7 @@ class _Training:
         resume_at = None
         if job.resume:
             resume_at = check_resumable(folder / STATE_NAME, self._resume_facts()).step
-            log.info("going on at step %d of %d", resume_at, self.config.steps)
+            log.info("resuming at step %d of %d", resume_at, self.config.steps)
         if self.processes.first:
             self._open_folder()
         scores = Scores(folder, resume_at)
@@ -124,7 +124,7 @@ class _Training:
             )
         if result.stopped:
             raise StoppedError(
-                f"stopped after {result.position.step} of {self.config.steps} steps; go on with the same command "
+                f"stopped after {result.position.step} of {self.config.steps} steps. Resume with the same command "
                 "and --resume"
             )
         run = replace(self._facts(), progress=self._progress(result, scores))
@@ -135,7 +135,7 @@ class _Training:
         return run
 
     def _check_val(self) -> tuple[tuple[SceneScan, ...], str]:
-        """The validation scenes that can be read, and their hash: better to know now than after an epoch."""
+        """Return the readable validation scenes and their hash, before training so that errors come early."""
         if not self.dataset.val:
             return (), ""
         files = tuple(f.for_scoring() for f in self.dataset.val)
@@ -144,12 +144,12 @@ class _Training:
         return found.scenes, found.sha256
 
     def _check_ground(self) -> None:
-        """Warn where validation scenes share ground with training scenes: their scores would be too good."""
+        """Warn if validation scenes overlap training scenes, because scores would be too good."""
         for problem in overlapping({"train": self.scanned.scenes, "val": self.val, "test": ()}):
-            log.warning("%s: the scores will be too good; split by scene (--val)", problem)
+            log.warning("%s; scores will be too good; split by scene (--val)", problem)
 
     def _open_folder(self) -> None:
-        """The folder with a first run.json: from here on it holds this run, and no earlier one."""
+        """Create the folder with a first run.json, removing what an earlier run left."""
         with writing(self.job.out):
             if self.job.overwrite and not self.job.resume:
                 self._forget_earlier()
@@ -157,7 +157,7 @@ class _Training:
             self._facts().write(self.job.out)
 
     def _forget_earlier(self) -> None:
-        """Remove what a run leaves, and nothing else that may lie in its folder."""
+        """Remove the files of an earlier run and nothing else in its folder."""
         names = (STATE_NAME, LAST_NAME, BEST_NAME, SCORES_NAME, LOG_NAME, CURVES_NAME, SHEET_NAME)
         for name in (RUN_NAME, *names):
             (self.job.out / name).unlink(missing_ok=True)
@@ -181,7 +181,7 @@ class _Training:
         self.teacher_rehearses = bool(rehearsals)
         if rehearsals and not self.job.rehearsal:
             log.warning(
-                "the teacher in %s is a rehearsal (--quick), so this student is one too", rehearsals[0]
+                "the teacher in %s is a rehearsal (--quick), so this student is also one", rehearsals[0]
             )
         self.teacher = Teachers([m.net for m in members], wanted.views).eval().requires_grad_(False)
         self.teacher = self.teacher.to(self.device).to(memory_format=torch.channels_last)
@@ -210,7 +210,7 @@ class _Training:
             return lambda model, images, labels: supervised_loss(model(images), labels, weight)
 
         def distil(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            # On a CPU the teacher answers in full precision; on a GPU that would take longer than the student.
+            # On a CPU the teacher runs in full precision; on a GPU that would take longer than the student.
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 target = teacher(images)
             student = model(images)
@@ -279,7 +279,7 @@ class _Training:
         }
 
     def _resume_facts(self) -> dict[str, Any]:
-        """What a resumed run must share with the one it continues."""
+        """Return the facts that a resumed run must share with the original."""
         fitting = {
             k: v
             for k, v in asdict(self.config).items()

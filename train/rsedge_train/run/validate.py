@@ -1,4 +1,4 @@
-"""Scoring a torch network through the runtime's own engine: what is measured is what ships."""
+"""Scoring a torch network through the runtime's engine, so that the deployed code is what is measured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rsedge_train.nets.network import SegNet
 
 
 class TorchBackend(Backend):
-    """A torch network as the engine sees it: raw tiles in, scores out, float32."""
+    """A torch network as an engine backend: raw tiles in, float32 scores out."""
 
     name = "torch"
 
@@ -41,13 +41,13 @@ class TorchBackend(Backend):
 
     @property
     def input_spec(self) -> TensorSpec:
-        """As in the manifest."""
+        """Return the input of the manifest."""
         m = self.bundle.manifest
         return TensorSpec((None, len(m.bands), m.tile, m.tile), m.dtype)
 
     @property
     def output_spec(self) -> TensorSpec:
-        """As in the manifest."""
+        """Return the output of the manifest."""
         m = self.bundle.manifest
         return TensorSpec((None, len(m.classes), m.tile, m.tile), "float32")
 
@@ -62,12 +62,12 @@ class TorchBackend(Backend):
             return np.asarray(scores.cpu().numpy())
 
     def _settle(self) -> None:
-        """Wait for a GPU, which works on while Python goes ahead: times are of what was done."""
+        """Wait for the GPU, because CUDA calls return before the work is done and timings must include it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def close(self) -> None:
-        """Nothing to free: the network is the caller's."""
+        """Do nothing, because the caller owns the network."""
 
 
 def score(
@@ -78,9 +78,9 @@ def score(
     crop: int,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Score a copy of ``net`` by sliding window over whole rasters, a quarter of a tile overlapping.
+    """Score a copy of ``net`` by sliding window over whole rasters, with a quarter of a tile overlap.
 
-    ``crop``: side of the training crops, pixels; dilated taps that it did not reach are folded away first.
+    ``crop``: side of the training crops, pixels; dilated taps that no crop reached are folded away first.
     """
     net = fold_dilations(copy.deepcopy(net).eval(), crop)
     net = net.to(memory_format=torch.channels_last)
@@ -96,9 +96,9 @@ def score(
 
 
 def summary(confusion: Confusion, names: Sequence[str], uncounted: Sequence[str] = ()) -> Mapping[str, Any]:
-    """mIoU, mean F1 and OA, IoU and F1 by class, and what always answering the most frequent class scores.
+    """Return mIoU, mean F1, OA, IoU and F1 by class, and the scores of always predicting the commonest class.
 
-    The means leave out the classes in ``uncounted`` and those that do not occur.
+    The means leave out the classes in ``uncounted`` and those without a pixel.
     """
     counted = [i for i, name in enumerate(names) if name not in uncounted]
     majority = confusion.majority
@@ -115,7 +115,7 @@ def summary(confusion: Confusion, names: Sequence[str], uncounted: Sequence[str]
 
 
 def mean_over(values: NDArray[np.float64], counted: Sequence[int]) -> float:
-    """Mean over some classes, those that do not occur left out."""
+    """Return the mean over some classes, leaving out those without a pixel."""
     known = values[list(counted)]
     known = known[~np.isnan(known)]
     return float(known.mean()) if known.size else float("nan")
