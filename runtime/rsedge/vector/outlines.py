@@ -31,7 +31,7 @@ class Minimum:
     def __post_init__(self) -> None:
         if not (0 <= self.area_m2 < np.inf and self.pixels >= 0):
             raise InputError(
-                f"the least polygon must be finite and 0 or more, not {self.area_m2:g} m2 or {self.pixels} pixels"
+                f"the minimum area must be finite and 0 or more, not {self.area_m2:g} m2 or {self.pixels} pixels"
             )
 
 
