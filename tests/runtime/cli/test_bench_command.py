@@ -191,7 +191,9 @@ def test_somebodys_file_is_not_replaced_by_csv_unasked(run: Run, taught: Path, t
     thesis.write_text("label,years of work")
     code, _, err = run("bench", taught, *SHORT, "--csv", "thesis.txt")
     assert code == 2
-    assert "thesis.txt is a file that rsedge did not write; choose another name, or --overwrite it" in err
+    assert (
+        "thesis.txt was not written by rsedge. Choose another name, or use --overwrite to replace it" in err
+    )
     assert thesis.read_text() == "label,years of work"
     for more in (["--overwrite"], []):  # then it is its own
         assert run("bench", taught, *SHORT, "--csv", "thesis.txt", *more)[0] == 0
