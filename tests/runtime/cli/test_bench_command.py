@@ -110,7 +110,7 @@ def test_impossible_options_are_refused(
 
 def test_no_bundle(run: Run) -> None:
     code, _, complaint = run("bench", "nowhere.rsedge", *SHORT)
-    assert (code, "no model at nowhere.rsedge" in complaint) == (2, True)
+    assert (code, "nowhere.rsedge not found" in complaint) == (2, True)
 
 
 def test_ctrl_c_ends_the_workers(bundle: Path, tmp_path: Path) -> None:

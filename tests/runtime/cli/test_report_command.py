@@ -91,7 +91,7 @@ def test_a_page_of_its_own_is_replaced_and_nothing_else(run: Run, tmp_path: Path
         (["--raster", "town.tif"], "needs both --raster and --mask"),
         (["--truth", "town.tif"], "needs both --raster and --mask"),
         (["--raster", "town.tif", "--mask", "town.tif"], "is no mask: it has 3 bands of uint8"),
-        (["--raster", "gone.tif", "--mask", "town_labels.tif"], "no raster at gone.tif"),
+        (["--raster", "gone.tif", "--mask", "town_labels.tif"], "gone.tif not found"),
         (["--classes", "c.toml"], "--truth, which was not given"),
     ],
 )
