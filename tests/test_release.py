@@ -24,7 +24,12 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PACKAGES = {"rsedge": "runtime", "rsedge_train": "train", "rsedge_export": "export"}
+PACKAGES = {
+    "rsedge": "runtime",
+    "rsedge_sample": "runtime",
+    "rsedge_train": "train",
+    "rsedge_export": "export",
+}
 MAX_INSTALLED_BYTES = 40_000_000
 pytestmark = pytest.mark.slow  # `make release` builds the same
 

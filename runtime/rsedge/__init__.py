@@ -54,7 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names of the API, imported when they are first used: ``rsedge --help`` needs neither numpy nor GDAL."""
+    """Import a name of the API at its first use, because ``rsedge --help`` needs neither numpy nor GDAL."""
     if name not in _HOMES:
         raise AttributeError(f"module 'rsedge' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"rsedge.{_HOMES[name]}"), name)

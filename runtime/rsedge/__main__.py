@@ -6,9 +6,9 @@ import signal
 
 
 def main() -> None:
-    """Start the command line; Ctrl-C while it is still being loaded ends it without a word."""
+    """Start the command line; Ctrl-C during its import ends the process without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from rsedge.cli import main as command_line  # noqa: PLC0415 - after the line above
+    from rsedge.cli import main as command_line  # noqa: PLC0415 - Ctrl-C must be set first
 
     command_line()
 

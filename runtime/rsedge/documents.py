@@ -1,7 +1,7 @@
-"""What comes from outside as text: files read once, JSON and TOML bounded in size and depth, names fit to be printed.
+"""Text from untrusted files: files read once, JSON and TOML bounded in size and depth, printable names.
 
-`from_json` makes dataclasses of parsed JSON, so that a record is written and read by one definition. Everything
-here raises ValueError for what cannot be right, so that a reader has one kind of error to put into words.
+`from_json` makes dataclasses of parsed JSON, so that a record is written and read by one definition. All
+functions raise ValueError for invalid content, so that callers have one error to report.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MOST_BYTES = 64 << 20  # of a JSON file, unless its reader says otherwise; ours have some thousands
+MOST_BYTES = 64 << 20  # default limit of a JSON file; rsedge's own have some thousands
 MOST_TOML_BYTES = 1 << 20
-MOST_DEPTH = 100  # of lists and objects in each other; whoever walks them does so by calling itself
+MOST_DEPTH = 100  # of nested lists and objects, because code that walks them recurses
 MOST_NAME = 200  # characters
 MOST_SHOWN = 60  # characters of a wrong value, or of its key, in a message
 Count = Annotated[int, 0]  # for fields of `from_json`: a whole number, at least that
 T = TypeVar("T")
-READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)  # waits for no pipe
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)  # does not wait for a pipe
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
-    """The bytes of a regular file, by one opening; what is no file, such as a pipe, is not waited for.
+    """Return the bytes of a regular file, opened once and without waiting for a pipe.
 
-    Raises OSError where it cannot be read, ValueError where it is no regular file, larger than ``most_bytes`` or
-    changes meanwhile.
+    Raises OSError if the file cannot be read, ValueError if it is not a regular file, exceeds ``most_bytes`` or
+    changes during reading.
     """
     return read_open(os.open(path, READING), most_bytes)
 
 
 def read_open(handle: int, most_bytes: int = MOST_BYTES) -> bytes:
-    """As `read_bytes`, of a file that is open already, which it closes."""
+    """Return the bytes of an open file, as `read_bytes`, and close it."""
     with open(handle, "rb", buffering=0) as file:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if facts.st_size > most_bytes:
-            raise ValueError(f"it has {facts.st_size} bytes, at most {most_bytes} are read")
+            raise ValueError(f"it has {facts.st_size} bytes, but at most {most_bytes} are allowed")
         parts, left = list[bytes](), facts.st_size + 1
         while left and (part := file.read(left)):
             parts.append(part)
             left -= len(part)
     if left != 1:
-        raise ValueError("it changed while it was read")
+        raise ValueError("it changed during reading")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def parse_json(text: str | bytes, most_bytes: int = MOST_BYTES) -> Any:
-    """The value that a JSON text holds. Raises ValueError where it is none, too large or too deep."""
+    """Parse a JSON text. Raises ValueError if the text is not JSON, too large or too deep."""
     _check_size(text, most_bytes)
     try:
         value = json.loads(text)
@@ -74,7 +74,7 @@ def parse_json(text: str | bytes, most_bytes: int = MOST_BYTES) -> Any:
 
 
 def parse_toml(text: str | bytes, most_bytes: int = MOST_TOML_BYTES) -> dict[str, Any]:
-    """The table that a TOML text holds. Raises ValueError where it is none, too large or too deep."""
+    """Parse a TOML text into a table. Raises ValueError if the text is not TOML, too large or too deep."""
     _check_size(text, most_bytes)
     try:
         table = tomllib.loads(text if isinstance(text, str) else text.decode())
@@ -85,21 +85,21 @@ def parse_toml(text: str | bytes, most_bytes: int = MOST_TOML_BYTES) -> dict[str
 
 
 def odd_name(value: object, most: int = MOST_NAME) -> str | None:
-    """Why a value is no name to print or to write into a file, to be put after it; None where it is one."""
+    """Return why a value is not a printable name, as a phrase that follows the value; None if it is one."""
     if not isinstance(value, str):
         return f"is a {type(value).__name__}, not a text"
     if not value:
         return "is empty"
     if len(value) > most:
-        return f"has {len(value)} characters; at most {most} are a name"
+        return f"has {len(value)} characters, but at most {most} are allowed"
     odd = HIDDEN.search(value)
-    return None if odd is None else f"holds the character U+{ord(odd[0]):04X}, which cannot be printed"
+    return None if odd is None else f"contains the character U+{ord(odd[0]):04X}, which cannot be printed"
 
 
 def from_json(
     kind: type[T], value: object, *, exact: bool = False, least: float = 0, most: float = sys.float_info.max
 ) -> T:
-    """The dataclass ``kind`` made of a parsed JSON object.
+    """Make the dataclass ``kind`` from a parsed JSON object.
 
     Its fields may be of bool, int, `Count`, float, str, Any and dataclasses, of tuples and mappings of them, and each
     ``| None``. What is missing or null takes a field's default, or is None where the field may be. A key is the
@@ -113,13 +113,13 @@ def from_json(
 
 
 class OtherSchemaError(ValueError):
-    """JSON of ours that another version wrote."""
+    """JSON that another version of rsedge wrote."""
 
 
 def without_schema(facts: Any, key: str, known: int) -> dict[str, Any]:
-    """A parsed JSON object without the number of its schema, which stands at a key.
+    """Return a parsed JSON object without the number of its schema, the value of ``key``.
 
-    Raises OtherSchemaError where that is not ``known``, ValueError where it is missing or there is no object.
+    Raises OtherSchemaError if that is not ``known``, ValueError if it is missing or ``facts`` is not an object.
     """
     _expect(isinstance(facts, dict), "an object", facts, "")
     if key not in facts:
@@ -130,7 +130,7 @@ def without_schema(facts: Any, key: str, known: int) -> dict[str, Any]:
 
 
 def to_dict(record: Any) -> dict[str, Any]:
-    """The JSON object that `from_json` makes the dataclass of again."""
+    """Return the JSON object from which `from_json` makes the dataclass again."""
     return asdict(record, dict_factory=lambda pairs: {name.rstrip("_"): value for name, value in pairs})
 
 
@@ -141,7 +141,7 @@ class _Loader:
     most: float
 
     def read(self, kind: Any, value: Any, where: str) -> Any:
-        """The value as its annotation wants it; ``where`` it stands, for messages."""
+        """Return the value as its annotation requires; ``where`` is its place, for messages."""
         reader, of = _reader(kind)
         return getattr(self, reader)(of, value, where)
 
@@ -202,7 +202,7 @@ PLAIN: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a
 
 @cache
 def _reader(kind: Any) -> tuple[str, Any]:
-    """Which method reads values of a kind, and what it is told: the kinds of the parts, or the kind itself."""
+    """Return the method that reads values of a kind, and its argument: the kinds of the parts, or the kind itself."""
     if is_dataclass(kind):
         return "_record", kind
     composed = {
@@ -218,7 +218,7 @@ def _reader(kind: Any) -> tuple[str, Any]:
 
 @cache
 def _fields(kind: Any) -> dict[str, tuple[str, Any, bool]]:
-    """Of a dataclass, by key: each field's name, its annotation, and whether it has no default."""
+    """Return the fields of a dataclass by key: name, annotation, and True if the field has no default."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         f.name.rstrip("_"): (f.name, hints[f.name], f.default is MISSING and f.default_factory is MISSING)
@@ -246,7 +246,7 @@ TOO_DEEP = f"its lists and tables are nested deeper than {MOST_DEPTH}"
 
 def _check_size(text: str | bytes, most_bytes: int) -> None:
     if len(text) > most_bytes:
-        raise ValueError(f"it has {len(text)} bytes, at most {most_bytes} are read")
+        raise ValueError(f"it has {len(text)} bytes, but at most {most_bytes} are allowed")
 
 
 def _check_depth(value: Any) -> None:

@@ -2,13 +2,13 @@
 
     RsedgeError
     +-- InputError    (ValueError)    the raster, the labels or an option cannot be used
-    |   +-- BusyError                 somebody else is writing the raster or the result: later it may work
+    |   +-- BusyError                 another process is writing the raster or the result; a retry may work
     +-- ModelError    (ValueError)    the bundle or ONNX file cannot be used
     +-- BackendError  (RuntimeError)  the requested backend or device is missing or failed
     +-- OutputError   (OSError)       the result cannot be written
 
-Each is also the builtin a caller would reach for. Messages say what was asked, what is
-allowed and what to do; the command line prints them as they are.
+Each is also the builtin that a caller would catch. Messages say what failed, why, and
+what to do; the command line prints them unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 class RsedgeError(Exception):
-    """Base of every error raised on purpose. ``exit_code`` is what the command line returns."""
+    """Base class of every error raised on purpose. ``exit_code``: exit code of the command line."""
 
     exit_code = 1
 
@@ -30,7 +30,7 @@ class InputError(RsedgeError, ValueError):
 
 
 class BusyError(InputError):
-    """Somebody else is writing the raster or the result right now: the same may work later."""
+    """Another process is writing the raster or the result; a retry may work."""
 
 
 class ModelError(RsedgeError, ValueError):
@@ -48,10 +48,10 @@ class OutputError(RsedgeError, OSError):
 
 
 def unexpected(raster: str, error: Exception) -> str:
-    """What to say where one raster of many fails by an error that nobody foresaw: a fault of rsedge's."""
+    """Return the message for an unexpected error of one raster, which is a bug in rsedge."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in last)
     return (
-        f"{raster}: {type(error).__name__}: {error}{where}. This is a fault of rsedge's; please report it, "
-        "with the raster or what `gdalinfo` says of it"
+        f"{raster}: {type(error).__name__}: {error}{where}. This is a bug in rsedge; please report it with the raster "
+        "or the output of `gdalinfo`"
     )

@@ -1,4 +1,4 @@
-"""Files that appear under their name only when whole, and what writing to the disk needs besides."""
+"""Files that appear under their names only when complete, and helpers for writing to disk."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from rsedge.errors import OutputError
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-MOST_STEM = 200  # bytes of a name that is part of another; file systems take 255
+MOST_STEM = 200  # bytes of a file name used in a longer name; file systems take 255
 RANDOM = 8  # characters that tempfile adds
 
 
 def user_cache() -> Path:
-    """The folder for what rsedge keeps for this user and can make again: ``~/.cache/rsedge``.
+    """Return rsedge's cache folder for this user, ``~/.cache/rsedge``.
 
-    Elsewhere with XDG_CACHE_HOME, which counts where it is absolute; a user without a home has `temporary_cache`.
+    An absolute XDG_CACHE_HOME replaces ``~/.cache``; a user without a home folder gets `temporary_cache`.
     """
     wanted = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
@@ -32,15 +32,15 @@ def user_cache() -> Path:
 
 
 def temporary_cache() -> Path:
-    """A folder of this user's that lasts until the machine restarts."""
+    """Return a cache folder for this user that lasts until the machine restarts."""
     return Path(tempfile.gettempdir()) / f"rsedge-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 @contextmanager
 def whole_or_nothing(path: Path) -> Iterator[Path]:
-    """Write to the path this gives; it takes the name ``path`` when the block ends well, else it is removed.
+    """Yield a path to write to, which is renamed to ``path`` if the block ends without error, else removed.
 
-    It is on the disk before it takes its name, so a power cut leaves the old file or the new one.
+    The file is synced to disk before the renaming, so a power cut leaves the old file or the new one.
     """
     with private_folder(path) as folder:
         partial = folder / path.name
@@ -51,10 +51,10 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def private_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path`` for what will become it, which goes away with the block. Raises OSError.
+    """Yield a new folder beside ``path`` for a partial file, deleted when the block ends. Raises OSError.
 
-    Nobody else can write there or know its name beforehand, so nothing is written through somebody's link. What a
-    killed process left of its own goes away, too.
+    Other users can neither write to the folder nor guess its name, so no write follows their links. Folders that
+    killed processes left are deleted, too.
     """
     stem = os.fsencode(path.name)[:MOST_STEM].decode(errors="ignore")
     begin, end = f".{stem}.", ".part"
@@ -68,7 +68,7 @@ def private_folder(path: Path) -> Iterator[Path]:
 
 
 def _sweep(parent: Path, begin: str, end: str) -> None:
-    """Remove folders of that pattern which no process holds any more."""
+    """Remove folders named ``begin`` ... ``end`` that no process holds any more."""
     with suppress(OSError):
         names = [n for n in os.listdir(parent) if n.startswith(begin) and n.endswith(end)]
         for left in (parent / name for name in names if len(name) == len(begin) + RANDOM + len(end)):
@@ -80,9 +80,9 @@ def _sweep(parent: Path, begin: str, end: str) -> None:
 
 @contextmanager
 def _locked(folder: Path, only_where_known: bool = False) -> Iterator[None]:
-    """Hold a folder, so that others see that its process lives. Raises BlockingIOError where another does.
+    """Lock a folder to show that its process is alive. Raises BlockingIOError if another process holds the lock.
 
-    Where nothing can be locked (Windows, some network mounts) the block runs all the same, unless it must be known.
+    If locks are unavailable (Windows, some network mounts) the block runs anyway, unless ``only_where_known``.
     """
     handle = None
     try:
@@ -98,9 +98,9 @@ def _locked(folder: Path, only_where_known: bool = False) -> Iterator[None]:
 
 
 def lock(handle: int) -> bool | None:
-    """Lock an open file or folder until it is closed, or the process ends. False: another process has it.
+    """Lock an open file or folder until it is closed; return False if another process holds the lock.
 
-    None where nothing can be locked: on Windows, on some network mounts.
+    None means that nothing can be locked: on Windows, on some network mounts.
     """
     try:
         import fcntl  # noqa: PLC0415 - not on Windows
@@ -114,18 +114,18 @@ def lock(handle: int) -> bool | None:
 
 
 def is_ours(facts: os.stat_result) -> bool:
-    """Whether nobody but this user (and root) can have written what has these facts."""
+    """Return True if only this user (and root) can have written the file with these ``facts``."""
     if not hasattr(os, "getuid"):
         return True
     others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if others == stat.S_IWGRP and _is_own_group(facts.st_gid):
-        others = 0  # the umask 002 of systems where each user has a group of their own
+        others = 0  # umask 002 is usual on systems that give each user a group
     return facts.st_uid == os.getuid() and not others
 
 
 def _is_own_group(gid: int) -> bool:
-    """Whether a group is this user's alone."""
-    import grp  # noqa: PLC0415 - wanted seldom, and not on Windows
+    """Return True if a group has no member but this user."""
+    import grp  # noqa: PLC0415 - rarely needed, and missing on Windows
     import pwd  # noqa: PLC0415
 
     try:
@@ -136,9 +136,9 @@ def _is_own_group(gid: int) -> bool:
 
 
 def is_ours_here(facts: os.stat_result, folder: Path) -> bool:
-    """As `is_ours`, also where a file system knows no owners or modes: USB sticks, SMB, NFS with squashed users.
+    """Return `is_ours`, also on file systems without owners or modes: USB sticks, SMB, NFS with squashed users.
 
-    What is made in ``folder`` now shows what such a system says of this user's files.
+    A probe file in ``folder`` shows the owner and mode that such a system reports for this user's files.
     """
     if is_ours(facts):
         return True
@@ -156,18 +156,18 @@ def is_ours_here(facts: os.stat_result, folder: Path) -> bool:
 
 
 def is_strangers_link(link: os.stat_result, facts: os.stat_result) -> bool:
-    """Whether a link, by its own ``link`` facts, was made by another user to what is not theirs.
+    """Return True if another user made a link, with ``link`` its own facts, to a file that is not theirs.
 
-    Whoever may not read a file could have it read by us.
+    A user could otherwise have rsedge read a file that this user may not read.
     """
     own = {0, facts.st_uid, *([os.getuid()] if hasattr(os, "getuid") else [])}
     return stat.S_ISLNK(link.st_mode) and link.st_uid not in own
 
 
 def is_trusted(path: Path, handle: int | None = None) -> bool:
-    """Whether a file or folder, and a link to it, is this user's or root's, and nobody else may write it.
+    """Return True if a file or folder, and a link to it, belongs to this user or root and no one else may write it.
 
-    ``handle``: of the file as it was opened, whatever has its name by now.
+    ``handle``: descriptor of the opened file, checked instead of the file that now has its name.
     """
     facts, link = path.stat() if handle is None else os.fstat(handle), path.lstat()
     if is_strangers_link(link, facts):
@@ -177,40 +177,40 @@ def is_trusted(path: Path, handle: int | None = None) -> bool:
 
 
 def check_own_folder(folder: Path) -> None:
-    """Raise PermissionError where somebody else could have put something into a folder, or it is a link."""
+    """Raise PermissionError if another user could have put files into a folder, or the folder is a link."""
     facts = folder.lstat()
     if not stat.S_ISDIR(facts.st_mode) or not is_ours_here(facts, folder):
         raise PermissionError(
-            f"{folder} is another user's or can be written by others; remove it, or `chmod go-w` it"
+            f"{folder} belongs to another user or is writable by others. Remove it, or run `chmod go-w` on it"
         )
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open a file that is this user's alone, no link and nothing else, made with ``os.O_CREAT``; its descriptor.
+    """Open a regular file, no link, that only this user may write; return its descriptor. `os.O_CREAT` creates it.
 
-    Raises PermissionError where it is another's, OSError where it cannot be opened.
+    Raises PermissionError if others may write the file or it is a link, OSError if it cannot be opened.
     """
     try:
         handle = os.open(path, flags | NO_LINK | getattr(os, "O_NONBLOCK", 0), 0o644)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise PermissionError(f"{path} is a link; remove it") from None
+            raise PermissionError(f"{path} is a link. Remove it") from None
         raise
     facts = os.fstat(handle)
     if stat.S_ISREG(facts.st_mode) and facts.st_nlink <= 1 and is_ours_here(facts, path.parent):
         return handle
     os.close(handle)
-    raise PermissionError(f"{path} is no file of this user's alone; remove it, or `chmod go-w` it")
+    raise PermissionError(f"{path} is not a file of this user only. Remove it, or run `chmod go-w` on it")
 
 
 def sync(path: Path) -> None:
-    """Put a file's bytes on the disk."""
+    """Sync a file's bytes to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def write_all(handle: int, text: str) -> None:
-    """Write to an open file, however much of it the system takes at once."""
+    """Write all of ``text`` to an open file, in as many writes as the system needs."""
     data = text.encode()
     while data:
         data = data[os.write(handle, data) :]
@@ -218,7 +218,7 @@ def write_all(handle: int, text: str) -> None:
 
 @contextmanager
 def writing(what: object, remedy: str = "") -> Iterator[None]:
-    """Raise OutputError where the system fails in the block: ``what`` cannot be written, why, and the ``remedy``."""
+    """Raise OutputError if the block raises OSError: ``what`` cannot be written, why, and the ``remedy``."""
     try:
         yield
     except OutputError:
@@ -228,12 +228,12 @@ def writing(what: object, remedy: str = "") -> Iterator[None]:
 
 
 def with_crc(line: str) -> str:
-    """A line of a journal, its CRC-32 in front, so that what has changed on the disk is told from what was written."""
+    """Return a journal line preceded by its CRC-32, by which `without_crc` detects damage."""
     return f"{zlib.crc32(line.encode()):08x} {line}"
 
 
 def without_crc(line: str) -> str:
-    """The line of `with_crc`. Raises ValueError where it is not what was written."""
+    """Return the line of `with_crc`. Raises ValueError if the line is damaged."""
     crc, _, text = line.partition(" ")
     if crc != f"{zlib.crc32(text.encode()):08x}":
         raise ValueError("the line is damaged")
@@ -241,7 +241,7 @@ def without_crc(line: str) -> str:
 
 
 def describe(path: Path) -> tuple[int, int]:
-    """A file's size in bytes and its CRC-32. Raises OSError."""
+    """Return a file's size in bytes and its CRC-32. Raises OSError."""
     crc, size = 0, 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -250,13 +250,13 @@ def describe(path: Path) -> tuple[int, int]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names of a folder's files on the disk, where the system can."""
+    """Sync the names of a folder's files to disk, if the system can."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     try:
-        with suppress(OSError):  # nor does every network's file system sync them
+        with suppress(OSError):  # some network file systems cannot sync folders
             os.fsync(handle)
     finally:
         os.close(handle)

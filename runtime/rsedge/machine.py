@@ -1,4 +1,4 @@
-"""Describe this machine and this process: cores, processor, board, GPUs, load, memory."""
+"""Facts of this machine and this process: cores, processor, board, GPUs, load, memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ CPUINFO, BOARD = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
 GPUS = Path("/proc/driver/nvidia/gpus")
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-M_MMAP_THRESHOLD = -3  # of malloc.h
+M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
 def usable_cores() -> int:
-    """Cores this process may use (a container or taskset may grant fewer than there are)."""
+    """Return the number of cores this process may use; a container or taskset may limit it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """The processor, else the board (ARM's cpuinfo names none: a Jetson or a Pi), else its architecture."""
+    """Return the processor's name, else the board's (ARM's cpuinfo names none), else the architecture."""
     for line in _text(CPUINFO).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
@@ -36,7 +36,7 @@ def cpu_name() -> str:
 
 
 def load_1min() -> float | None:
-    """Processes that wanted a core, averaged over the last minute; None where the system does not count."""
+    """Return the load: processes that wanted a core, averaged over the last minute; None if unknown."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -44,12 +44,12 @@ def load_1min() -> float | None:
 
 
 def board_name() -> str | None:
-    """A Jetson's or another board's; None where the system names none."""
+    """Return the name of a Jetson or another board; None if unknown."""
     return _text(BOARD).strip("\0 \n") or None
 
 
 def gpu_names() -> tuple[str, ...]:
-    """The GPUs that NVIDIA's driver lists."""
+    """Return the names of the GPUs that NVIDIA's driver lists."""
     said = list[str]()
     for path in sorted(GPUS.glob("*/information")):
         lines = _text(path).splitlines()
@@ -59,18 +59,18 @@ def gpu_names() -> tuple[str, ...]:
 
 @cache
 def return_large_arrays() -> None:
-    """Have glibc give large arrays back to the system when they are freed.
+    """Make glibc return large arrays to the system when they are freed.
 
-    Else it raises its threshold to 32 MiB once the first was freed, and keeps holes where strips had been.
+    Otherwise glibc raises its threshold to 32 MiB after the first is freed, and keeps the memory of freed strips.
     """
     try:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 4 << 20)
     except (AttributeError, OSError, TypeError):
-        return  # another C library, which has no such threshold
+        return  # another C library without this threshold
 
 
 def return_freed_memory() -> None:
-    """Give what was freed back to the system, where the C library can: else each thread keeps what it has had."""
+    """Return freed memory to the system, if the C library can; otherwise each thread keeps it."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):
@@ -78,18 +78,18 @@ def return_freed_memory() -> None:
 
 
 def begin_peak() -> None:
-    """Have the highest resident memory counted anew from here on, where the system can."""
+    """Reset the peak of resident memory, if the system can."""
     with suppress(OSError):
         CLEAR_REFS.write_text("5", encoding="ascii")
 
 
 def peak_rss_bytes() -> int:
-    """Highest resident memory of this process, since ``begin_peak`` where the system can tell."""
+    """Return the peak resident memory of this process, since ``begin_peak`` if the system can reset it."""
     return _status("VmHWM") or _usage_bytes()
 
 
 def rss_bytes() -> int:
-    """Resident memory of this process now; the highest so far where the system does not tell."""
+    """Return the resident memory of this process; the peak so far if the system reports only the peak."""
     return _status("VmRSS") or _usage_bytes()
 
 
@@ -102,18 +102,18 @@ def _status(key: str) -> int | None:
 
 
 def _usage_bytes() -> int:
-    # Not the first choice: Linux hands a parent's peak on to the program that it starts.
+    # Only a fallback, because on Linux a process inherits its parent's peak.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def machine_bytes() -> int:
-    """Memory of this machine, or of the container that this process lives in."""
+    """Return the memory of this machine, or of the container that this process runs in."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in CGROUP_LIMITS:
         try:
             total = min(total, int(limit.read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no such file, or "max"
+        except (OSError, ValueError):  # the file is missing or says "max"
             continue
     return total
 

@@ -1,4 +1,4 @@
-"""Other processes of this Python: what they import comes from where this one's modules come from, and nowhere else."""
+"""Child processes of this Python that import modules only from this process's own paths."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ CODE = (
 
 
 def module_command(module: str) -> list[str]:
-    """The command that runs a module as ``python -m`` does, its arguments to be put behind it.
+    """Return the command that runs a module like ``python -m``; append the module's arguments.
 
-    ``-m`` looks for every module in the current folder first, which may be somebody else's work.
+    ``-m`` itself searches the current folder first, which may hold another user's code.
     """
     return [sys.executable, "-c", CODE.format(path=sys.path, module=module)]

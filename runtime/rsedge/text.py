@@ -1,7 +1,7 @@
-"""Text that others wrote, made fit to be shown: on a terminal, in a log, in XML, in a spreadsheet.
+"""Escaping of foreign text for a terminal, a log, XML or a spreadsheet.
 
-Names of files, classes and models come from whoever made them. Shown as they are they could colour a terminal, forge
-a line of a log, or run as a formula.
+Names of files, classes and models come from other people. Unescaped, they could colour a terminal, forge a line of
+a log, or run as a formula.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Controls, C0 and C1; surrogates, which no encoding has; what changes the direction of text or breaks a line; what
-# nobody sees. Joiners (U+200C, U+200D) stay: Persian and Hindi are written with them.
+# Controls, C0 and C1; surrogates, which cannot be encoded; marks of direction and line breaks; invisible characters.
+# Joiners (U+200C, U+200D) are kept, because Persian and Hindi need them.
 HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what makes a formula of a cell
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # beginnings that make a cell a formula
 
 
 def printable(text: str) -> str:
-    """The text on one line, with every character escaped that would not be seen as itself."""
+    """Return the text on one line, with invisible and control characters escaped."""
     return text if text.isprintable() else HIDDEN.sub(_escaped, text)
 
 
 def block(text: str) -> list[str]:
-    """The text's lines, each `printable`, those after the first indented: none can be taken for another's first."""
+    """Return the text's lines, each `printable`, indented after the first, so that none looks like a new message."""
     first, *others = text.split("\n")
     return [printable(first), *(f"    {printable(line)}" for line in others)]
 
@@ -42,12 +42,12 @@ def columns(rows: Sequence[Sequence[str]], *, right: bool = False, least: int = 
 
 
 def xml_text(text: str) -> str:
-    """The text with U+FFFD in place of every character that XML cannot hold. Markup is not escaped."""
+    """Return the text with U+FFFD in place of every character that XML cannot hold. Markup is not escaped."""
     return text if text.isprintable() else NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def csv_cell(value: object) -> object:
-    """A value for a CSV file that no spreadsheet takes for a formula: texts that look like one begin with ``'``."""
+    """Return a value for a CSV file, with ``'`` before a text that a spreadsheet would take for a formula."""
     if not isinstance(value, str):
         return value
     text = printable(value)

@@ -1,8 +1,8 @@
-"""The version, from one place: the installed distribution."""
+"""The version of the installed distribution."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 try:
     __version__ = version("rsedge")
-except PackageNotFoundError:  # run from a source tree that was never installed
+except PackageNotFoundError:  # running from a source tree that is not installed
     __version__ = "0+unknown"

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from rsedge.cli.main import app
 from rsedge.model.bundle import Bundle
-from rsedge_train.run import pictures
 from rsedge_train.run import folder as run_folder
+from rsedge_train.run import pictures
 
 SETTINGS = """
 [train]

@@ -1,7 +1,7 @@
-"""Run a model by sliding window over a raster of any height: read, infer, blend, hand on.
+"""Sliding-window inference over a raster of any height: read, infer, blend, pass on.
 
-`sliding_window.run` is the only loop that does so; `infer`, `eval`, `verify` and training's validation all go through
-it. `pipeline` overlaps its stages in bounded memory.
+`sliding_window.run` is the only such loop; `infer`, `eval`, `verify` and training's validation all use it.
+`pipeline` overlaps its stages in bounded memory.
 """
 
 from rsedge.engine.sliding_window import Pixels, Source, Stats, Strip, run

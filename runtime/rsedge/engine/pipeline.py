@@ -1,4 +1,4 @@
-"""Doing two things at once with bounded memory: one thread before the model, one after it."""
+"""Threads that work ahead of or behind a loop, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-POLL_S = 0.1  # how soon a waiting thread notices that the other side has gone
+POLL_S = 0.1  # interval at which a waiting thread checks whether the other thread has stopped
 
 
 class Busy:
-    """Seconds that threads are at work: of their lives, less what they wait for each other."""
+    """Working seconds of several threads: their lifetimes minus the time in which they wait for each other."""
 
     def __init__(self) -> None:
         self._lock, self.seconds = threading.Lock(), 0.0
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """The block is a thread's life, or what of it counts."""
+        """Count the block's time as a thread's lifetime."""
         begin = time.perf_counter()
         try:
             yield
@@ -32,7 +32,7 @@ class Busy:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """In the block a thread that is counted only waits."""
+        """Subtract the block's time, in which a counted thread only waits."""
         begin = time.perf_counter()
         try:
             yield
@@ -47,10 +47,10 @@ class Busy:
 def prefetch(
     items: Iterable[T], depth: int, name: str = "rsedge-read", busy: Busy | None = None
 ) -> Generator[T, None, None]:
-    """Iterate in a thread of its own, at most ``depth`` items ahead, the one that is being made included.
+    """Iterate over ``items`` in another thread, at most ``depth`` items ahead, including the one in the making.
 
-    An error of ``items`` is raised here. Leaving the loop early stops the thread before this
-    generator closes, so what it reads from can be closed safely. ``busy`` counts what both threads work.
+    Errors of ``items`` are raised by this generator. Leaving the loop early stops the thread before the
+    generator closes, so the source of ``items`` can then be closed. ``busy`` counts the work of both threads.
     """
     busy = busy or Busy()
     queue: SimpleQueue[T | _End] = SimpleQueue()
@@ -75,11 +75,11 @@ def prefetch(
 
 
 class Background(Generic[T]):
-    """Calls ``consume`` for every item put, in order, in a thread of its own.
+    """A thread that calls ``consume`` for every item put, in order.
 
     ``put`` waits while ``depth`` items are pending. An error of ``consume`` is raised by the next
-    ``put`` or at the end of the ``with`` block; items after it are dropped. When the block ends, however
-    it ends, the thread is no longer at work. ``busy`` counts what both threads work.
+    ``put`` or at the end of the ``with`` block; later items are dropped. The thread has always stopped
+    when the block ends. ``busy`` counts the work of both threads.
     """
 
     def __init__(self, consume: Callable[[T], None], depth: int, busy: Busy | None = None) -> None:
@@ -108,7 +108,7 @@ class Background(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._drop.set()  # nobody wants the rest
+            self._drop.set()  # after an error the remaining items are useless
         self._queue.put(_End())
         with self._busy.waiting():
             _join(self._thread, self._drop)
@@ -134,7 +134,7 @@ class Background(Generic[T]):
 
 @dataclass(frozen=True)
 class _End:
-    """The last entry of a queue: nothing more comes, because of ``error`` if there is one."""
+    """The last entry of a queue, with the ``error`` that ended it, if any."""
 
     error: BaseException | None = None
 
@@ -163,17 +163,17 @@ def _fill(
     except BaseException as error:
         last = _End(error)
     finally:
-        queue.put(last)  # when the thread's time is counted: who reads it may ask for the sum
-        # A generator is closed by the thread that runs it: what it holds open is let go before this thread ends.
+        queue.put(last)  # after the thread's time is counted, because the receiver may read the sum
+        # The thread that runs a generator closes it, so that its resources are released before the thread ends.
         if isinstance(items, Generator):
             items.close()
 
 
 def _join(thread: threading.Thread, drop: threading.Event | None = None) -> None:
-    """Wait until the thread has ended, whatever interrupts, and only then raise the interruption.
+    """Wait until the thread has ended, even if interrupted, and then raise the interruption.
 
-    Unwinding past a thread that is inside GDAL would close the file under its hands and crash the
-    interpreter. An interruption sets ``drop``, so that it need not wait for the whole queue.
+    Otherwise a file could be closed while the thread is inside GDAL, which crashes the
+    interpreter. An interruption sets ``drop``, so that the thread skips the rest of the queue.
     """
     interruption: BaseException | None = None
     while thread.is_alive():

@@ -1,7 +1,7 @@
-"""Read, infer, blend, hand on: a model run by sliding window over a raster of any height, or an area of it.
+"""Sliding-window inference over a raster of any height, or an area of a raster.
 
 Four threads, each a bounded number of steps ahead of the next: one reads strips of the raster, one runs the
-model on tiles, this one blends, and one hands finished rows to the sinks.
+model on tiles, the calling one blends, and one passes finished rows to the sinks.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from rsedge.tiling.axes import Tiling
 from rsedge.tiling.blend import CropBand, RollingBand, Spans
 from rsedge.tiling.window import Window
 
-AHEAD = 1  # strips that are read, and rows that wait to be written, while the model is at work
-ANSWERS_AHEAD = 2  # batches of scores that are ready or in the making while one is blended
+AHEAD = 1  # strips read ahead, and rows waiting to be written, while the model runs
+ANSWERS_AHEAD = 2  # batches of scores that are ready or being computed while one is blended
 Progress = Callable[[int, int], None]
-# What a run's time goes into: decoding; cutting tiles; to, on and from the device; blending; the parts' files.
+# Stages of a run: decoding; cutting tiles; copies to, work on and copies from the device; blending; parts' files.
 STAGES = ("read", "pre", "copy_in", "infer", "copy_out", "blend", "encode")
-ALL_STAGES = ("prepare", *STAGES, "write")  # with what ``segment`` does before and after
+ALL_STAGES = ("prepare", *STAGES, "write")  # including the work of ``segment`` before and after
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Finished rows of the area: ``mask`` (rows, width) of classes and NODATA, from pixel ``row``, ``col`` on.
+    """Finished rows of the area: ``mask`` (rows, width) of classes and NODATA, whose first pixel is ``row``, ``col``.
 
-    ``percent`` (classes, rows, width): each class's share in whole percents, NODATA where the mask has it;
-    None where nobody asked for it.
+    ``percent`` (classes, rows, width): each class's share in integer percents, NODATA where the mask is NODATA;
+    None if not requested.
     """
 
     row: int
@@ -49,7 +49,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Rows as they were read: ``image`` (bands, h, w), nodata pixels filled, and ``valid`` (h, w); None: all are."""
+    """Rows as read: ``image`` (bands, h, w) with nodata pixels filled, and ``valid`` (h, w); None: all are valid."""
 
     window: Window
     image: NDArray[Any]
@@ -57,33 +57,33 @@ class Pixels:
 
 
 class Sink(Protocol):
-    """Takes finished strips, top to bottom, in the writer thread."""
+    """A consumer of finished strips, top to bottom, in the writer thread."""
 
     def take(self, strip: Strip) -> None:
-        """Use one strip; its arrays are the sink's to keep, not to change."""
+        """Consume one strip; the sink may keep its arrays but not change them."""
         ...
 
 
 class Inside(Protocol):
-    """Which pixels are wanted."""
+    """A selection of pixels."""
 
     def touches(self, window: Window) -> bool:
-        """Whether any pixel of the window is."""
+        """Return True if any pixel of ``window`` is inside."""
         ...
 
     def inside(self, window: Window) -> NDArray[np.bool_]:
-        """Of each pixel, (h, w), whether it is."""
+        """Return a boolean mask (h, w), True inside the area."""
         ...
 
     @property
     def filling_bytes(self) -> int:
-        """What `inside` takes beside its result."""
+        """Return the bytes that `inside` needs besides its result."""
         ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is run over: an ``area`` of a raster (None: all of it) and, of that, what is ``inside`` (None: all)."""
+    """The input of a run: an ``area`` of a raster (None: all of it), limited to pixels ``inside`` (None: all)."""
 
     reader: RasterReader
     plan: BandPlan
@@ -95,18 +95,16 @@ class Source:
 
 @dataclass
 class Stats:
-    """What a run did. Seconds are each stage's own work; stages overlap, so they add up to more than the run."""
+    """Statistics of a run. Seconds are each stage's own work; stages overlap, so their sum exceeds the run's time."""
 
     windows: int = 0
     windows_skipped: int = 0  # without a single valid pixel
     valid_pixels: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    busy_s: float = (
-        0.0  # of all threads together, waiting for each other left out: what the stages must add up to
-    )
+    busy_s: float = 0.0  # work of all threads without waiting for each other, to which the stages must add up
 
     def add(self, other: Stats) -> None:
-        """Add another run's."""
+        """Add the statistics of another run."""
         self.windows += other.windows
         self.windows_skipped += other.windows_skipped
         self.valid_pixels += other.valid_pixels
@@ -116,7 +114,7 @@ class Stats:
 
 
 class Timed:
-    """Adds the time spent in its ``with`` block to one stage."""
+    """A context that adds the time of its block to one stage."""
 
     def __init__(self, stats: Stats, stage: str) -> None:
         self._stats, self._stage = stats, stage
@@ -135,11 +133,11 @@ def run(
     progress: Progress | None = None,
     probabilities: bool = False,
 ) -> Stats:
-    """Segment the source's area, handing strips to every sink; ``progress``: windows done, windows in all.
+    """Segment the source's area and pass strips to every sink; ``progress``: windows done, windows in all.
 
-    Every pixel of the area comes out as it would from a run over the whole raster.
+    Every pixel of the area is the same as in a run over the whole raster.
 
-    Raises what the reader, the model or a sink raises; no thread outlives the call.
+    Raises the errors of the reader, the model or a sink; no thread outlives the call.
     """
     stats, busy = Stats(), Busy()
     with busy.alive():
@@ -158,7 +156,7 @@ def _run(
     busy: Busy,
 ) -> None:
     spans = Spans(source.tiling, source.area)
-    # Where the device finds the classes and each pixel is one window's, scores need not leave it.
+    # If the device finds classes and each pixel belongs to one window, scores need not leave the device.
     on_device = backend.classes_on_device and source.tiling.rows.seam == "crop" and not probabilities
     band = (
         CropBand(spans)
@@ -197,7 +195,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Answers:
-    """What the model said of a batch: of each tile its window's column and its scores or classes."""
+    """The model's output for a batch: each tile's column of windows, and its scores or classes."""
 
     cols: tuple[int, ...]
     answers: NDArray[Any]
@@ -205,7 +203,7 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _RowDone:
-    """A row of windows is done; ``valid`` are the area's rows that are complete now; None: every pixel is."""
+    """The end of a row of windows; ``valid``: mask of the area's rows now complete, None if all pixels are valid."""
 
     row: int
     valid: NDArray[np.bool_] | None
@@ -223,7 +221,7 @@ def _finish(band: RollingBand | CropBand, done: _RowDone, spans: Spans) -> Strip
 
 
 class _Strips:
-    """Reads the strips that an area needs, each of the raster's blocks once, into memory that is used again."""
+    """Reader of the strips that an area needs, which decodes each block once and reuses memory."""
 
     def __init__(self, source: Source, spans: Spans, stats: Stats, fill: tuple[float, ...]) -> None:
         self._source, self._stats = source, stats
@@ -235,11 +233,11 @@ class _Strips:
         self._free: SimpleQueue[tuple[NDArray[Any], NDArray[np.bool_]]] = SimpleQueue()
 
     def read(self) -> Iterator[tuple[Pixels, Callable[[], None]]]:
-        """Each strip, top to bottom, and what to call when it is no longer looked at."""
+        """Yield each strip, top to bottom, and a function to call when the strip is no longer used."""
         plan, reader, inside = self._source.plan, self._source.reader, self._source.inside
         for window in self._windows:
             memory = image, valid = self._memory()
-            # A strip of fewer rows takes the front of the same memory, so that it is contiguous as well.
+            # A strip of fewer rows uses the front of the same memory, so that it is contiguous, too.
             shape = window.height, window.width
             image = image[: len(self._fill) * shape[0] * shape[1]].reshape(len(self._fill), *shape)
             valid = (
@@ -267,19 +265,19 @@ class _Strips:
 
 
 class _Tiles:
-    """Cuts tiles out of the strips and runs the model on them, in the model's thread."""
+    """The cutting of tiles out of the strips, and their inference, in the model's thread."""
 
     def __init__(
         self, backend: Backend, spans: Spans, strips: _Strips, stats: Stats, on_device: bool, busy: Busy
     ) -> None:
         self._backend, self._spans, self._stats = backend, spans, stats
         self._strips, self._on_device, self._busy = strips, on_device, busy
-        self._held: deque[tuple[Pixels, Callable[[], None]]] = deque()  # strips that the next row still needs
+        self._held: deque[tuple[Pixels, Callable[[], None]]] = deque()  # strips that the next row needs
         m = backend.bundle.manifest
         self._batch = np.empty((max(1, backend.batch), len(m.bands), m.tile, m.tile), m.dtype)
 
     def steps(self) -> Iterator[_Answers | _RowDone]:
-        """Answers row by row, each row of windows ended by a ``_RowDone``."""
+        """Yield answers row by row, and a ``_RowDone`` after each row of windows."""
         spans, rows = self._spans, self._spans.rows
         strips = prefetch(self._strips.read(), AHEAD, busy=self._busy)
         try:
@@ -308,13 +306,13 @@ class _Tiles:
                 return
             if (
                 backend.kept is not None and backend.kept <= ANSWERS_AHEAD
-            ):  # those and the one that is blended
+            ):  # the answers ahead and the one being blended
                 with Timed(self._stats, "copy_out"):
                     answer = answer.copy()
             yield _Answers(sent.popleft(), answer)
 
     def _timed(self, answers: Iterator[NDArray[Any]]) -> NDArray[Any] | None:
-        """The next answer; of its time, what went neither into copies nor into ``_batches`` is the model's."""
+        """Return the next answer, and count its time as inference, without copies and ``_batches``."""
         seconds, copies = self._stats.seconds, self._backend.copy_s
         before, cut_s, began = dict(copies), seconds["pre"], time.perf_counter()
         answer = next(answers, None)
@@ -326,7 +324,7 @@ class _Tiles:
         return answer
 
     def _batches(self, begin: int, end: int, sent: deque[tuple[int, ...]]) -> Iterator[NDArray[Any]]:
-        """The row's tiles that hold a valid pixel, a batch at a time, in memory that is used again."""
+        """Yield batches of the row's tiles that hold a valid pixel, in reused memory."""
         spans, cols = self._spans, list[int]()
         for col in spans.cols.windows:
             self._stats.windows += 1
@@ -344,7 +342,7 @@ class _Tiles:
                 cols.clear()
 
     def _cut(self, begin: int, end: int, col: int, tile: NDArray[Any]) -> bool:
-        """Copy a window into ``tile``, mirrored up to size; False where it holds no valid pixel."""
+        """Copy a window into ``tile``, padded by reflection; return False if it holds no valid pixel."""
         axis = self._spans.cols.axis
         left, right = axis.starts[col], axis.ends[col]
         parts = [_part(strip, begin, end, left, right) for strip, _ in self._held]
@@ -360,7 +358,7 @@ class _Tiles:
         return True
 
     def _valid(self, begin: int, end: int) -> NDArray[np.bool_] | None:
-        """Which of the area's rows ``begin`` .. ``end`` are valid; None where all are."""
+        """Return the mask of valid pixels in the area's rows ``begin`` .. ``end``; None if all are valid."""
         area = self._spans.area
         strips = [strip for strip, _ in self._held]
         if end <= begin or all(strip.valid is None for strip in strips):
@@ -378,7 +376,7 @@ class _Tiles:
 def _part(
     strip: Pixels, begin: int, end: int, left: int, right: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """What a strip holds of the rows ``begin`` .. ``end`` and columns ``left`` .. ``right``: views."""
+    """Return views of a strip's pixels in the rows ``begin`` .. ``end`` and columns ``left`` .. ``right``."""
     window = strip.window
     rows = slice(max(begin - window.row, 0), max(0, min(end, window.row_end) - window.row))
     cols = slice(left - window.col, right - window.col)
@@ -386,10 +384,10 @@ def _part(
 
 
 def reflect(pixels: NDArray[Any], tile: int) -> NDArray[Any]:
-    """Mirror (bands, h, w) rightwards and downwards up to (bands, tile, tile); never stretch."""
+    """Mirror (bands, h, w) rightwards and downwards to (bands, tile, tile); never stretch."""
     while pixels.shape[1] < tile or pixels.shape[2] < tile:
         height, width = pixels.shape[1:]
-        # numpy mirrors at most one side's length at a time; "symmetric" also serves a single pixel.
+        # numpy mirrors at most one side's length at a time; "symmetric" also works for a single pixel.
         grow = min(tile - height, height), min(tile - width, width)
         pixels = np.pad(pixels, ((0, 0), (0, grow[0]), (0, grow[1])), mode="symmetric")
     return pixels

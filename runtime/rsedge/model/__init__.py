@@ -1,6 +1,6 @@
-"""Read a bundle: its manifest, its hashed artifacts, its TensorRT engines.
+"""Readers of a bundle: its manifest, its hashed artifacts, its TensorRT engines.
 
-Nothing here runs a model, and no onnx package is needed: `onnx_metadata` reads what a file says of itself.
+This package runs no model and needs no onnx package: `onnx_metadata` reads the metadata of ONNX files.
 """
 
 from rsedge.model.bundle import Bundle

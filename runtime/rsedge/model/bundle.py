@@ -1,4 +1,4 @@
-"""A bundle: a folder of hashed artifacts with a manifest, or one lone ``.onnx`` with the same facts."""
+"""Bundles: a folder of hashed artifacts with a manifest, or a single ``.onnx`` with the same facts."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from rsedge.model.onnx_metadata import onnx_metadata
 
 MANIFEST_NAME = "manifest.json"
 REPORT_NAME = "report.json"
-SPEEDS_NAME = "speeds.json"  # what `rsedge verify` measured; each machine's own, so no manifest lists it
+SPEEDS_NAME = "speeds.json"  # measured by `rsedge verify` on each machine, so no manifest lists the file
 METADATA_KEY = "rsedge"  # key of the manifest in an ONNX file's metadata_props
 MOST_MODEL_BYTES = (1 << 31) - 1  # of an ONNX file, a protobuf message; engines are smaller, too
 PRECISION_KEY = (
-    "rsedge_precision"  # key beside it: one of PRECISIONS; absent in files of rsedge 0.1, which are fp32
+    "rsedge_precision"  # another key: one of PRECISIONS; missing in files of rsedge 0.1, which are fp32
 )
-MOST_PART_BYTES = 512 << 20  # of what lies beside it
-# Of a graph's arithmetic. INT8 comes as CPUs want it (uint8 activations), as TensorRT 8 and as TensorRT 10 do.
+MOST_PART_BYTES = 512 << 20  # of any other artifact
+# Precisions of a graph's arithmetic. INT8 has a form for CPUs (uint8 activations), TensorRT 8 and TensorRT 10.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-trt8", "int8-trt10")
-# The wheel holds what CPUs take; what GPUs take would triple it, and lies in the repository.
+# The wheel holds the artifacts for CPUs; those for GPUs would triple its size and are in the repository.
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "landcover5-b0.rsedge"
 FULL_BUNDLE = "runtime/models/landcover5-b0.rsedge"  # of a clone
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: the manifest and the artifact to run, its hash checked."""
+    """An opened bundle: the manifest and the artifact to run, whose hash was checked."""
 
     path: Path
     manifest: Manifest
@@ -45,39 +45,39 @@ class Bundle:
     precision: str  # of the artifact's arithmetic: one of PRECISIONS
     artifacts: Mapping[str, str] = field(
         default_factory=dict
-    )  # every file's name and SHA-256, as the manifest says
+    )  # name and SHA-256 of every file in the manifest
     _opened: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path | str | None = None, precision: str | None = None) -> Bundle:
-        """Open a bundle folder, a lone ``.onnx`` exported by rsedge, or (None) the default bundle.
+        """Open a bundle folder, a single ``.onnx`` exported by rsedge, or (None) the default bundle.
 
-        ``precision`` None: fp32 of a folder, whatever it is of a lone file. Raises ModelError when it is
-        missing, foreign, edited (hash) or lacks the precision, InputError when there is no such precision.
+        ``precision`` None: fp32 of a folder, the file's own of a single file. Raises ModelError if the bundle is
+        missing, foreign, edited (hash) or lacks the precision, InputError if the precision is unknown.
         """
         path = DEFAULT_BUNDLE if path is None else Path(path)
         if precision is not None and precision not in PRECISIONS:
-            raise InputError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+            raise InputError(f"precision {precision!r} is unknown. Choose one of {', '.join(PRECISIONS)}")
         if path.is_dir():
             return cls._open_folder(path, precision or "fp32")
         if not path.exists():
             raise ModelError(
-                f"no model at {path}; give a bundle folder (student.rsedge) or an .onnx exported by rsedge"
+                f"{path} not found. Give a bundle folder (student.rsedge) or an .onnx exported by rsedge"
             )
         return cls._open_file(path, precision)
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Those it has an ONNX file of, in the order of ``PRECISIONS``."""
+        """Return the precisions that have an ONNX file, in the order of ``PRECISIONS``."""
         if self.artifact == self.path:
             return (self.precision,)
         return _precisions(self.artifacts)
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """What its exporter measured, ``report.json``; {} where there is none or it is no JSON object.
+        """The exporter's measurements, ``report.json``; {} if the file is missing or not a JSON object.
 
-        Raises ModelError when it is not the file that the manifest names.
+        Raises ModelError if the file's hash is not that of the manifest.
         """
         if REPORT_NAME not in self.artifacts or not (self.path / REPORT_NAME).is_file():
             return {}
@@ -89,7 +89,7 @@ class Bundle:
         return facts if isinstance(facts, dict) else {}
 
     def record(self, precision: str | None = None) -> dict[str, Any]:
-        """What the report says of one artifact (None: the one to run); {} where it says nothing."""
+        """Return the report's entry for one artifact (None: the one to run); {} if it has none."""
         artifacts = self.report.get("artifacts")
         facts = (
             artifacts.get(f"model.{precision or self.precision}.onnx") if isinstance(artifacts, dict) else {}
@@ -97,15 +97,15 @@ class Bundle:
         return facts if isinstance(facts, dict) else {}
 
     def why_not(self, precision: str) -> str | None:
-        """Why no artifact's precision begins with ``precision``, as its exporter reported; None where one does.
+        """Return why no artifact's precision begins with ``precision``, from the report; None if one does.
 
-        "fp16", "int8", or "int8-trt" for those that TensorRT takes.
+        ``precision``: "fp16", "int8", or "int8-trt" for the artifacts that TensorRT takes.
         """
         if any(p.startswith(precision) for p in self.precisions):
             return None
         kind = precision.partition("-")[0].upper()
         said = list[str]()
-        with suppress(AttributeError, KeyError, TypeError):  # a report of another kind tells no more
+        with suppress(AttributeError, KeyError, TypeError):  # a report in another format
             said += [str(note) for note in self.report.get("notes") or [] if kind in str(note)]
             for rung in self.report.get("ladder") or []:
                 if any(p.startswith(precision) for p in rung["precisions"]) and not rung["passed"]:
@@ -113,21 +113,21 @@ class Bundle:
         return "; ".join(said) or elsewhere(self.path) or "it was not exported"
 
     def read(self, name: str) -> bytes:
-        """One of the ``artifacts``, by its name: the very bytes whose hash was checked.
+        """Return the bytes, whose hash was checked, of one of the ``artifacts`` by its name.
 
-        Raises ModelError when it is not listed, missing or edited.
+        Raises ModelError if the artifact is not listed, missing or edited.
         """
         if name not in self.artifacts:
             known = ", ".join(sorted(self.artifacts)) or "none"
-            raise ModelError(f"{self.path} has no {name}; its artifacts: {known}")
+            raise ModelError(f"{self.path} has no {name} (its artifacts: {known})")
         path = self.path if self.artifact == self.path else self.path / name
         return _read_hashed(path, self.artifacts[name], MOST_PART_BYTES)
 
     def artifact_bytes(self) -> bytes:
-        """The artifact to run, for a runtime to load: no file that took its place meanwhile gets there.
+        """Return the bytes of the artifact to run, so that a runtime cannot load a file that replaced it.
 
-        Those that were checked when the bundle was opened; they are not kept beyond the first call, later ones read
-        and check again. Raises ModelError when it has gone or was edited.
+        The first call returns the bytes checked when the bundle was opened, and releases them; later calls read and
+        check the file again. Raises ModelError if the file is missing or edited.
         """
         if self._opened:
             return self._opened.pop()
@@ -139,16 +139,16 @@ class Bundle:
         metadata = onnx_metadata(data, str(path))
         if METADATA_KEY not in metadata:
             raise ModelError(
-                f"{path} carries no rsedge metadata, so its bands, classes and tile are unknown; "
-                "export it with rsedge"
+                f"{path} has no rsedge metadata, so its bands, classes and tile are unknown. "
+                "Export the model with rsedge"
             )
         manifest = Manifest.from_json(metadata[METADATA_KEY], str(path))
         found = metadata.get(PRECISION_KEY, "fp32")
         if found not in PRECISIONS:
-            raise ModelError(f"{path} says that its precision is {found!r:.60}; export the model again")
+            raise ModelError(f"{path} has the unknown precision {found!r:.60}. Export the model again")
         if precision not in {None, found}:
             raise ModelError(
-                f"{path} is {found}, {precision} was asked for; give the folder of its bundle, or no --precision"
+                f"{path} is {found}, not {precision}. Give the folder of its bundle, or leave --precision out"
             )
         digest = hashlib.sha256(data).hexdigest()
         opened = cls(path, manifest, path, digest, found, {path.name: digest})
@@ -159,7 +159,7 @@ class Bundle:
     def _open_folder(cls, path: Path, precision: str) -> Bundle:
         manifest_path = path / MANIFEST_NAME
         if not manifest_path.is_file():
-            raise ModelError(f"{path} is not a bundle: it has no {MANIFEST_NAME}")
+            raise ModelError(f"{path} is not a bundle: {MANIFEST_NAME} not found")
         text = _read(manifest_path)
         manifest = Manifest.from_json(text, str(manifest_path))
         artifacts = _artifacts(parse_json(text).get("artifacts"), manifest_path)
@@ -168,12 +168,12 @@ class Bundle:
             known = ", ".join(sorted(artifacts)) or "none"
             has = ", ".join(_precisions(artifacts)) or "none"
             others = elsewhere(path) or "make others with `rsedge export`"
-            raise ModelError(f"{path} has no {name}; its artifacts: {known}; its precisions: {has}; {others}")
+            raise ModelError(f"{path} has no {name} (artifacts: {known}; precisions: {has}); {others}")
         data = _read_hashed(path / name, artifacts[name], MOST_MODEL_BYTES)
         own = onnx_metadata(data, str(path / name)).get(METADATA_KEY)
         if own is not None and Manifest.from_json(own, name) != manifest:
             raise ModelError(
-                f"{manifest_path} does not say what {name} says of itself: one of them was edited; copy or export the "
+                f"{manifest_path} contradicts the metadata of {name}: one of them was edited. Copy or export the "
                 "bundle again"
             )
         opened = cls(path, manifest, path / name, artifacts[name], precision, artifacts)
@@ -182,14 +182,14 @@ class Bundle:
 
 
 def _artifacts(listed: Any, source: Path) -> dict[str, str]:
-    """Names and hashes as a manifest lists them. Raises ModelError where they are none."""
+    """Return the names and hashes that a manifest lists. Raises ModelError if one is invalid."""
     if not isinstance(listed, dict):
         return {}
     for name, digest in listed.items():
         if (wrong := odd_name(name)) is not None:
-            raise ModelError(f"{source}: the name of an artifact {wrong}; copy or export the bundle again")
+            raise ModelError(f"{source}: the name of an artifact {wrong}. Copy or export the bundle again")
         if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
-            raise ModelError(f"{source}: {name} has no SHA-256; copy or export the bundle again")
+            raise ModelError(f"{source}: {name} has no SHA-256. Copy or export the bundle again")
     return listed
 
 
@@ -198,7 +198,7 @@ def _precisions(artifacts: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def elsewhere(path: Path) -> str:
-    """Where the files are that ``path`` lacks, where it is the default bundle; "" for others."""
+    """Return where to find the files that the default bundle lacks; "" if ``path`` is another bundle."""
     if path.resolve() != DEFAULT_BUNDLE.resolve():
         return ""
     return f"the default model for GPUs and TensorRT is in a clone of rsedge: give its folder {FULL_BUNDLE}"
@@ -210,21 +210,21 @@ def _read(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ModelError(f"{path} cannot be read: {error}; copy or export the bundle again") from error
+        raise ModelError(f"{path} cannot be read: {error}. Copy or export the bundle again") from error
 
 
 def _read_hashed(path: Path, expected: str, most_bytes: int) -> bytes:
-    """The bytes of a file. Raises ModelError unless it is there and is the one its manifest names."""
+    """Return the bytes of a file. Raises ModelError if the file is missing or its hash is not ``expected``."""
     if not path.is_file():
         raise ModelError(
-            f"{path.parent}: {path.name} is listed in {MANIFEST_NAME} but missing; copy the bundle again"
+            f"{path.parent}: {path.name} is listed in {MANIFEST_NAME} but missing. Copy the bundle again"
         )
     data = _read(path, most_bytes)
     found = hashlib.sha256(data).hexdigest()
     if found != expected:
         raise ModelError(
-            f"{path} is not the file its manifest names (SHA-256 {found[:12]}..., "
-            f"expected {expected[:12]}...); copy or export the bundle again"
+            f"{path} was changed (SHA-256 {found[:12]}..., expected {expected[:12]}...). Copy or export the bundle "
+            "again"
         )
     return data
 
@@ -242,7 +242,7 @@ def write_bundle_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
+    """Return the SHA-256 of a file, as hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

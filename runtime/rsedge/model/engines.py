@@ -1,8 +1,8 @@
-"""TensorRT engines of a bundle: which there are, what each was built from and for, and whether it fits here.
+"""TensorRT engines of a bundle: their sources, their target devices, and the choice of one for this device.
 
-``student.rsedge/engines/fp16-orin-sm87-trt10.3.0.plan`` is a plain plan, so trtexec loads it; what rsedge knows of it
-stands beside it in ``fp16-orin-sm87-trt10.3.0.json``. A plan runs only with the TensorRT and on the kind of GPU it
-was built for; engines of several devices can lie in one bundle.
+``student.rsedge/engines/fp16-orin-sm87-trt10.3.0.plan`` is a plain plan, which trtexec can load;
+``fp16-orin-sm87-trt10.3.0.json`` beside it holds rsedge's facts of the plan. A plan runs only with the TensorRT
+version and on the kind of GPU that it was built for; a bundle can hold engines of several devices.
 """
 
 from __future__ import annotations
@@ -34,43 +34,43 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Batch:
-    """Tiles a call may bring: from one to ``max``, for which the engine is tuned."""
+    """Tiles per call: from one to ``max``, for which the engine is tuned."""
 
     max: int = 1
 
     def __post_init__(self) -> None:
         if self.max < 1:
-            raise InputError(f"batch of {self.max} tiles; give at least 1")
+            raise InputError(f"the batch must be at least 1 tile, not {self.max}")
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU and its software, as a plan depends on them."""
+    """The GPU and the software versions that a plan depends on."""
 
     name: str  # "Orin"
     sm: str  # compute capability without the dot: "87"
     tensorrt: str  # "10.3.0"
-    cuda: str  # that pycuda was built with: "12.6"
-    driver_cuda: str  # newest CUDA the driver serves
+    cuda: str  # version that pycuda was built with: "12.6"
+    driver_cuda: str  # newest CUDA version that the driver supports
     l4t: str | None = None  # Jetson's system release, "36.4.0"
 
 
 @dataclass(frozen=True)
 class PlanFacts:
-    """What is known of one plan. Raises ModelError when the facts cannot be."""
+    """The facts of one plan. Raises ModelError if a fact is impossible."""
 
     file: str  # in the bundle's engines folder
     sha256: str
     size_bytes: Count
-    precision: str  # as asked for: one of PRECISIONS
-    onnx: str  # the artifact it was built from
+    precision: str  # as requested: one of PRECISIONS
+    onnx: str  # artifact that the plan was built from
     onnx_sha256: str
-    device: Device  # that it was built on
+    device: Device  # on which the plan was built
     batch: Batch
     workspace_bytes: Count
-    convolutions: Mapping[str, Count]  # how many run in which precision, by the engine's own inspector
-    layers: Mapping[str, Count]  # the same of all layers
-    problem: str | None  # why the engine is not what was asked for; then it was built by force
+    convolutions: Mapping[str, Count]  # number of convolutions by precision, from the engine's inspector
+    layers: Mapping[str, Count]  # number of layers by precision
+    problem: str | None  # why the engine, built by force, is not as requested
     rsedge_version: str
     date: str  # UTC, ISO 8601
 
@@ -87,7 +87,7 @@ class PlanFacts:
         device = (v for v in asdict(self.device).values() if v is not None)
         for word in (*words, *device):
             if (wrong := odd_name(word)) is not None:
-                raise ModelError(f"a name in it {wrong}")
+                raise ModelError(f"a name in the facts of an engine {wrong}")
         if self.precision not in PRECISIONS:
             raise ModelError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
         if Path(self.file).name != self.file or not self.file.endswith(".plan"):
@@ -95,54 +95,54 @@ class PlanFacts:
 
     @property
     def source(self) -> str:
-        """Precision of the artifact it was built from, such as "int8-trt8"."""
+        """Return the precision of the artifact that the plan was built from, such as "int8-trt8"."""
         return self.onnx.removeprefix("model.").removesuffix(".onnx")
 
     def to_json(self) -> str:
-        """The facts as one JSON object, keys in the order of the fields."""
+        """Return the facts as one JSON object, keys in the order of the fields."""
         return json.dumps({"rsedge_plan_schema": SCHEMA, **asdict(self)}, indent=2)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> PlanFacts:
-        """Parse ``to_json``'s output; ``source`` is named in the ModelError when it is something else."""
+        """Parse ``to_json``'s output. Raises ModelError, naming ``source``, if the text is something else."""
         try:
             return from_json(cls, without_schema(parse_json(text), "rsedge_plan_schema", SCHEMA), exact=True)
         except OtherSchemaError as error:
             raise ModelError(f"{source}: plan {error}") from error
         except ValueError as error:
             raise ModelError(
-                f"{source}: not what rsedge writes beside an engine ({error}); "
-                "delete it and its .plan, and build the engine again"
+                f"{source} was not written by rsedge ({error}). "
+                "Delete this file and its .plan, and build the engine again"
             ) from error
 
 
 def plan_name(precision: str, device: Device) -> str:
-    """File name of a plan, which no plan of another precision, kind of device or TensorRT shares."""
+    """Return the file name of a plan, unique for each precision, kind of device and TensorRT version."""
     return f"{precision}-{device_tag(device)}.plan"
 
 
 def device_tag(device: Device) -> str:
-    """The device in a file's name: "orin-jetson-nano-sm87-trt10.3.0". Devices of one SM differ in the first part."""
+    """Return the device for a file name: "orin-jetson-nano-sm87-trt10.3.0". Devices of one SM differ in the name."""
     words = dict.fromkeys(re.findall("[a-z0-9]+", device.name.lower()))  # once each
     slug = "-".join(w for w in words if w not in {"nvidia", "developer", "kit", "gpu"})
     return f"{slug[:48] or 'gpu'}-sm{device.sm}-trt{device.tensorrt}"
 
 
 def plan_path(bundle: Path, facts: PlanFacts) -> Path:
-    """Where the plan lies."""
+    """Return the path of the plan."""
     return bundle / ENGINES / facts.file
 
 
 def write_plan(bundle: Path, plan: bytes | memoryview, facts: PlanFacts) -> Path:
-    """Write plan and facts into the bundle; returns the plan's path.
+    """Write plan and facts into the bundle; return the plan's path.
 
-    Each appears only when whole. A crash between the two leaves facts whose hash is not the plan's, which
+    Each file appears only when complete. A crash between the two leaves facts whose hash is not the plan's, which
     ``mismatches`` reports. Raises OutputError.
     """
     path = plan_path(bundle, facts)
-    with writing(path, "; free the disk, or move the bundle"):
+    with writing(path, ". Free disk space, or move the bundle"):
         path.parent.mkdir(exist_ok=True)
-        # The inner one takes its name first: the plan, then what is said of it.
+        # The inner file is renamed first, so that the plan appears before its facts.
         with whole_or_nothing(path.with_suffix(".json")) as sidecar, whole_or_nothing(path) as partial:
             partial.write_bytes(plan)
             sidecar.write_text(facts.to_json() + "\n", encoding="utf-8")
@@ -150,15 +150,15 @@ def write_plan(bundle: Path, plan: bytes | memoryview, facts: PlanFacts) -> Path
 
 
 def list_engines(bundle: Path) -> tuple[PlanFacts, ...]:
-    """Facts of a bundle's engines, by name. Raises ModelError when a sidecar is damaged."""
+    """Return the facts of a bundle's engines, sorted by name. Raises ModelError if a sidecar is damaged."""
     sidecars = sorted((bundle / ENGINES).glob("*.json"))
     return tuple(PlanFacts.from_json(_read(path), str(path)) for path in sidecars)
 
 
 def mismatches(facts: PlanFacts, bundle: Bundle, here: Device) -> tuple[str, ...]:
-    """Everything that keeps an engine of ``bundle`` from being run ``here``, in words; empty where it fits.
+    """Return the reasons why an engine of ``bundle`` cannot run on the device ``here``; empty if it can.
 
-    A plan is tied to its exact TensorRT; versions of CUDA and of the driver are on record, not compared.
+    A plan needs its exact TensorRT version; versions of CUDA and of the driver are recorded but not compared.
     """
     built, found = facts.device, []
     path = plan_path(bundle.path, facts)
@@ -170,10 +170,10 @@ def mismatches(facts: PlanFacts, bundle: Bundle, here: Device) -> tuple[str, ...
         )
     onnx_sha256 = bundle.artifacts.get(facts.onnx)
     if onnx_sha256 is None:
-        found.append(f"the bundle no longer has {facts.onnx}, which it was built from")
+        found.append(f"its source {facts.onnx} is no longer in the bundle")
     elif onnx_sha256 != facts.onnx_sha256:
         found.append(
-            f"the bundle's {facts.onnx} is another one (SHA-256 {onnx_sha256[:12]}..., not {facts.onnx_sha256[:12]}...)"
+            f"its source {facts.onnx} has changed (SHA-256 {onnx_sha256[:12]}..., not {facts.onnx_sha256[:12]}...)"
         )
     for what, then, now in (
         ("TensorRT", built.tensorrt, here.tensorrt),
@@ -181,22 +181,22 @@ def mismatches(facts: PlanFacts, bundle: Bundle, here: Device) -> tuple[str, ...
         ("device", built.name, here.name),
     ):
         if then != now:
-            found.append(f"it was built with {what} {then}, here is {now}")
+            found.append(f"it was built for {what} {then}, but this machine has {now}")
     return tuple(found)
 
 
 def choose(bundle: Bundle, precision: str | None, here: Device) -> PlanFacts:
-    """The engine to run: of the precision asked for, else (None) the only one that fits.
+    """Return the engine to run: of the requested precision, else (None) the only one that fits.
 
-    Raises ModelError where none fits, naming every difference and the command that builds it, and
-    InputError where several do and none was asked for.
+    Raises ModelError if none fits, with every difference and the command to build one, and
+    InputError if several fit.
     """
     engines = list_engines(bundle.path)
     candidates = [e for e in engines if precision in {None, e.precision}]
     if not candidates:
         have = f"it has {', '.join(e.file for e in engines)}" if engines else "it has none"
         wanted = f"{precision} engine" if precision else "TensorRT engine"
-        build = elsewhere(bundle.path) or f"build it here: {command(bundle.path, precision)}"
+        build = elsewhere(bundle.path) or f"build one on this machine: {command(bundle.path, precision)}"
         raise ModelError(f"{bundle.path} has no {wanted} ({have}); {build}")
     differences = {e.file: mismatches(e, bundle, here) for e in candidates}
     fit = [e for e in candidates if not differences[e.file]]
@@ -204,18 +204,18 @@ def choose(bundle: Bundle, precision: str | None, here: Device) -> PlanFacts:
         return fit[0]
     if fit:
         raise InputError(
-            f"{bundle.path} has several engines that fit: {', '.join(e.file for e in fit)}; "
-            "choose one with --precision" + (", or delete what you do not want" if precision else "")
+            f"{bundle.path} has several engines that fit: {', '.join(e.file for e in fit)}. "
+            "Choose one with --precision" + (", or delete the others" if precision else "")
         )
     reasons = "; ".join(f"{file}: {', '.join(why)}" for file, why in differences.items())
     raise ModelError(
-        f"no TensorRT engine of {bundle.path} can be used here. {reasons}. "
-        f"Build it here: {command(bundle.path, precision or candidates[0].precision)}"
+        f"{bundle.path} has no TensorRT engine that can run on this machine: {reasons}. "
+        f"Build one on this machine: {command(bundle.path, precision or candidates[0].precision)}"
     )
 
 
 def command(bundle: Path, precision: str | None) -> str:
-    """The command that builds an engine."""
+    """Return the command that builds an engine."""
     chosen = f" --precision {precision}" if precision else ""
     return f"rsedge export --trt --bundle {shlex.quote(str(bundle))}{chosen}"
 
@@ -226,4 +226,4 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ModelError(f"{path} cannot be read: {error}; delete it and its .plan") from error
+        raise ModelError(f"{path} cannot be read: {error}. Delete this file and its .plan") from error

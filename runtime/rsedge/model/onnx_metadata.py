@@ -1,7 +1,7 @@
-"""What an ONNX file says of itself, read without the onnx package: a device has none.
+"""Metadata of ONNX files, read without the onnx package, which devices lack.
 
-It is a protobuf message (onnx.proto: ModelProto). Graphs are walked only as far as it takes to know that all weights
-are in the file; weights are passed over.
+An ONNX file is a protobuf message (onnx.proto: ModelProto). Graphs are walked only to make sure that all weights
+are in the file; weights are skipped.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from rsedge.errors import ModelError
 from rsedge.model.protobuf import fields, text
 
-METADATA_FIELD = 14  # of the model; each entry a message of two strings
+METADATA_FIELD = 14  # of the model; each entry is a message of two strings
 MOST_METADATA, MOST_METADATA_BYTES = 1000, 64 << 20
-MOST_FIELDS = 200_000  # of all messages that are walked; the largest network of rsedge has some thousands
+MOST_FIELDS = 200_000  # of all walked messages together; rsedge's largest network has some thousands
 MOST_NESTED = 40
-EXTERNAL_DATA, DATA_LOCATION, EXTERNAL = 13, 14, 1  # of a tensor: where its numbers are, if not in it
-LOCATION = b"location"  # the key without which no tensor's numbers are looked for elsewhere
-# Which fields of a message are messages that can hold tensors, and of what kind.
+EXTERNAL_DATA, DATA_LOCATION, EXTERNAL = 13, 14, 1  # fields of a tensor for weights in another file
+LOCATION = b"location"  # key that every tensor with weights in another file has
+# Fields of a message that are messages which can hold tensors, and their kinds.
 INNER: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -30,20 +30,20 @@ INNER: Mapping[str, Mapping[int, str]] = {
 
 
 def onnx_metadata(data: bytes, source: str) -> dict[str, str]:
-    """``metadata_props`` of an ONNX file; ``source`` names it in errors.
+    """Return ``metadata_props`` of an ONNX file; errors name ``source``.
 
-    Raises ModelError when it is no such file, or keeps weights in other files: no hash covers those.
+    Raises ModelError if the data is not an ONNX file, or keeps weights in other files, which no hash covers.
     """
     try:
         metadata = dict(_entries(data))
         external = _is_external(memoryview(data), "model", [MOST_FIELDS], 0)
     except (IndexError, KeyError, ValueError) as error:
         raise ModelError(
-            f"{source} is not an ONNX file ({error}); it may be damaged or incomplete"
+            f"{source} is not an ONNX file ({error}). The file may be damaged or incomplete"
         ) from error
     if external:
         raise ModelError(
-            f"{source} keeps weights in other files, which its hash does not cover; store them in the file itself "
+            f"{source} keeps weights in other files, which its hash does not cover. Store them in the file itself "
             "(onnx.save without external data) and export the model again"
         )
     return metadata
@@ -61,7 +61,7 @@ def _entries(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _bounded(data: bytes | memoryview, left: list[int]) -> Iterator[tuple[int, int | memoryview]]:
-    """Fields of a message, which are taken off those that are ``left`` to all of them."""
+    """Yield the fields of a message, and count them off the budget ``left`` of all messages."""
     for item in fields(data):
         left[0] -= 1
         if left[0] < 0:
@@ -70,7 +70,7 @@ def _bounded(data: bytes | memoryview, left: list[int]) -> Iterator[tuple[int, i
 
 
 def _is_external(message: memoryview, kind: str, left: list[int], depth: int) -> bool:
-    """Whether a tensor in a message has its numbers elsewhere."""
+    """Return True if a tensor in a message has its weights in another file."""
     if depth > MOST_NESTED:
         raise ValueError("its graphs are nested deeper than any model's")
     if kind == "tensor":
@@ -79,7 +79,7 @@ def _is_external(message: memoryview, kind: str, left: list[int], depth: int) ->
             or (number == DATA_LOCATION and isinstance(value, int) and value & 0xFFFFFFFF == EXTERNAL)
             for number, value in _bounded(message, left)
         )
-    # Most nodes hold no tensor, and to search them is a hundred times as fast as to take them apart.
+    # Most nodes hold no tensor, and searching a node is a hundred times faster than parsing it.
     if kind == "node" and LOCATION not in bytes(message):
         return False
     inner = INNER[kind]

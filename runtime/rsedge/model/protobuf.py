@@ -1,4 +1,4 @@
-"""Reads protobuf messages, which ONNX files are, without a library: a device has neither onnx nor protobuf."""
+"""Reader of protobuf messages, such as ONNX files, for devices without the onnx and protobuf packages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 
 def fields(data: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Fields of a message as (number, value): numbers as int, nested messages, text and arrays as memory.
+    """Yield the fields of a message as (number, value): numbers as int, messages, text and arrays as memory.
 
-    Nothing is copied, so weights are passed over at no cost; fields of fixed width are left out. Raises ValueError
-    or IndexError where it is no such message.
+    Nothing is copied, so skipping weights costs nothing; fields of fixed width are left out. Raises ValueError
+    or IndexError if the data is not a protobuf message.
     """
     data, at = memoryview(data), 0
     while at < len(data):
         key, at = _varint(data, at)
-        if key > 0xFFFFFFFF:  # readers differ in what they make of it
+        if key > 0xFFFFFFFF:  # parsers disagree on such keys
             raise ValueError("a field number that is too large")
         number, wire_type = key >> 3, key & 7
         if number == 0:
@@ -35,12 +35,12 @@ def fields(data: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def messages(data: bytes | memoryview, number: int) -> Iterator[memoryview]:
-    """The nested messages (or texts) that are field ``number`` of a message."""
+    """Iterate over the nested messages (or texts) in field ``number`` of a message."""
     return (value for at, value in fields(data) if at == number and isinstance(value, memoryview))
 
 
 def text(value: int | memoryview | None) -> str:
-    """A field's value as text; "" where the field is missing. Raises ValueError where it is none."""
+    """Return a field's value as text; "" if the field is missing. Raises ValueError if the value is a number."""
     if isinstance(value, int):
         raise ValueError(f"the number {value} where text was expected")  # noqa: TRY004  # of the file, not the call
     return "" if value is None else bytes(value).decode()

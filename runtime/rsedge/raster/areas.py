@@ -1,4 +1,4 @@
-"""Windows and outlines on a grid: a part of it, and polygons of another CRS in its pixels."""
+"""Windows of a grid, and polygons of another CRS in the grid's pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 import attr
 import numpy as np
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # raised by rasterio.warp as it is, and public nowhere
+from rasterio._err import CPLE_BaseError  # rasterio.warp raises it, and no public module exports it
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
@@ -23,27 +23,27 @@ from rsedge.raster.grid import Grid
 from rsedge.tiling.window import Window
 
 Points = NDArray[np.float64]
-# A code or URN, WKT, PROJJSON, PROJ's terms without files, or a datum's name such as WGS84.
+# A code or URN, WKT, PROJJSON, a PROJ string without files, or a datum's name such as WGS84.
 CRS_TEXT = re.compile(
     r"\s*(?:[A-Za-z][\w.-]*:[\w.:,+-]+|[A-Za-z]\w*\s*[\[(].*|\{.*|\+proj=(?!.*(?:/|init|grids|geoid)).*|[A-Z]{2,5}\d{2})\s*$",
     re.DOTALL,
 )
 OGC_CRS = re.compile(
     r"https?://(?:www\.)?opengis\.net/def/crs/(\w+)/[\w.]+/(\w+)"
-)  # a name, not to be fetched
-STRAIGHT_PX = 0.05  # how far a reprojected edge may be from the straight line that stands for it
+)  # taken as a name: GDAL would fetch the URL
+STRAIGHT_PX = 0.05  # greatest distance of a reprojected edge from the straight line that replaces it
 MOST_HALVINGS = 24
-MARGIN = 0.1  # of the raster's size: how far beside it polygons of another CRS are looked at
+MARGIN = 0.1  # share of the raster's size: polygons of another CRS are clipped this far outside the raster
 
 
 def cropped_grid(grid: Grid, window: Window) -> Grid:
-    """The grid of one window of ``grid``, every pixel where it was.
+    """Return the grid of one window of ``grid``; every pixel keeps its place on the ground.
 
     The transform's origin, the rows and columns of control points and the offsets of RPCs are shifted. A grid
-    without georeference has none afterwards. Raises InputError when the window leaves the grid.
+    without georeference stays without one. Raises InputError if the window exceeds the grid.
     """
     if window.row_end > grid.height or window.col_end > grid.width:
-        raise InputError(f"{window} leaves a raster of {grid.height} rows and {grid.width} columns")
+        raise InputError(f"{window} exceeds a raster of {grid.height} rows and {grid.width} columns")
     t = grid.transform
     if not t.is_identity:
         x = t.a * window.col + t.b * window.row + t.c
@@ -60,38 +60,38 @@ def cropped_grid(grid: Grid, window: Window) -> Grid:
 
 
 def parse_crs(text: str, where: str) -> CRS:
-    """A CRS of a user's text: AUTHORITY:CODE, URN, WKT, PROJJSON or a PROJ string.
+    """Return the CRS of a user's text: AUTHORITY:CODE, URN, WKT, PROJJSON or a PROJ string.
 
-    Raises InputError, naming ``where``, when PROJ does not know it, and where it names a server or a file: GDAL
-    would fetch it.
+    Raises InputError, naming ``where``, if PROJ does not know the CRS, or if the text names a server or a file,
+    which GDAL would fetch.
     """
     if of_ogc := OGC_CRS.fullmatch(text.strip()):
         text = f"{of_ogc[1]}:{of_ogc[2]}"
     if not CRS_TEXT.match(text) or os.path.exists(text):
-        raise InputError(f"{where}: {text[:80]!r} is not the text of a CRS; give one such as EPSG:32631")
+        raise InputError(f"{where}: {text[:80]!r} is not the text of a CRS. Give one such as EPSG:32631")
     try:
         return CRS.from_user_input(text)
     except (CRSError, ValueError) as error:
-        raise InputError(f"{where}: {text!r} is not a CRS PROJ knows; give one such as EPSG:32631") from error
+        raise InputError(f"{where}: PROJ does not know CRS {text!r}. Give one such as EPSG:32631") from error
 
 
 def check_placed(grid: Grid) -> None:
-    """Raise InputError where map coordinates mean nothing on the grid: no CRS, or control points only."""
+    """Raise InputError if map coordinates mean nothing on the grid: no CRS, or control points only."""
     if grid.gcps:
         raise InputError(
-            "the raster is placed by ground control points, so map coordinates do not name its pixels; rectify it "
-            "first with `gdalwarp IN OUT`"
+            "the raster is georeferenced by ground control points, so map coordinates do not name its pixels. "
+            "Rectify the raster first with `gdalwarp IN OUT`"
         )
     if grid.crs is None or grid.transform.is_identity:
         raise InputError(
-            "the raster has no CRS or no geotransform, so map coordinates do not name its pixels; give it both with "
-            "`gdal_translate -a_srs EPSG:CODE -a_ullr W N E S IN OUT`, or cut it by pixels with "
+            "the raster has no CRS or no geotransform, so map coordinates do not name its pixels. Set both with "
+            "`gdal_translate -a_srs EPSG:CODE -a_ullr W N E S IN OUT`, or crop by pixels with "
             "`gdal_translate -srcwin COL ROW WIDTH HEIGHT IN OUT`"
         )
 
 
 def map_bounds(grid: Grid) -> tuple[float, float, float, float]:
-    """West, south, east and north of a grid in its CRS."""
+    """Return west, south, east and north of a grid in its CRS."""
     t = grid.transform
     corners = np.array([(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)], np.float64)
     x = t.a * corners[:, 0] + t.b * corners[:, 1] + t.c
@@ -100,19 +100,19 @@ def map_bounds(grid: Grid) -> tuple[float, float, float, float]:
 
 
 def rings_in_pixels(rings: Sequence[Points], crs: CRS | None, grid: Grid, where: str) -> list[Points]:
-    """Closed rings (v, 2) of x, y in ``crs`` (None: the grid's) as columns and rows of ``grid``, all in one go.
+    """Convert closed rings (v, 2) of x, y in ``crs`` (None: the grid's) to columns and rows of ``grid``.
 
-    In another CRS only what lies within the raster's surroundings is kept of each, perhaps nothing: (0, 2).
+    Rings in another CRS are clipped to the raster's surroundings; a ring outside becomes empty, (0, 2).
 
-    Edges are straight in their own CRS, as GIS programs draw them: where one bends on the way it is halved until no
-    part is off by more than STRAIGHT_PX. Raises InputError, naming ``where``, when a point has no place in the
-    grid's CRS.
+    Edges are straight in their own CRS, as GIS programs draw them: an edge that bends in the grid's CRS is halved
+    until no part is off by more than STRAIGHT_PX. Raises InputError, naming ``where``, if a point has no place in
+    the grid's CRS.
     """
     if crs is None or crs == grid.crs:
         with np.errstate(over="ignore", invalid="ignore"):
             pixels = _to_pixels(np.concatenate(rings), grid)
         if not np.isfinite(pixels).all():
-            raise InputError(f"{where} reaches farther than numbers do; clip it to the raster's surroundings")
+            raise InputError(f"{where}: coordinates overflow. Clip polygons to the raster's surroundings")
         return _apart(pixels, [len(ring) for ring in rings])
     rings = _all_clipped(rings, _surroundings(grid, crs))
     owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
@@ -120,12 +120,12 @@ def rings_in_pixels(rings: Sequence[Points], crs: CRS | None, grid: Grid, where:
     if not len(points):
         return list(rings)
     pixels = _project(points, crs, grid, where)
-    open_edges = owner[:-1] == owner[1:]  # what lies between two rings is none
+    open_edges = owner[:-1] == owner[1:]  # from one ring to the next there is no edge
     for _ in range(MOST_HALVINGS):
         edge = np.flatnonzero(open_edges)
         if not len(edge):
             break
-        # Thirds too: a curve that swings to both sides crosses its chord in the middle.
+        # The thirds are tested too, because a curve that swings to both sides crosses its chord in the middle.
         at = np.array([1 / 3, 1 / 2, 2 / 3])[:, None, None]
         inner = points[edge] + at * (points[edge + 1] - points[edge])
         there = _project(inner.reshape(-1, 2), crs, grid, where).reshape(inner.shape)
@@ -146,7 +146,7 @@ def _apart(points: Points, sizes: Sequence[int] | NDArray[np.int64]) -> list[Poi
 
 
 def _all_clipped(rings: Sequence[Points], bounds: tuple[float, float, float, float]) -> list[Points]:
-    """Each ring `_clipped`; most lie within the bounds, or all outside."""
+    """Clip every ring to the bounds; rings wholly inside or outside skip `_clipped`, which is slower."""
     begins = np.cumsum([0, *map(len, rings)])[:-1]
     every = np.concatenate(rings)
     low, high = np.minimum.reduceat(every, begins), np.maximum.reduceat(every, begins)
@@ -160,7 +160,7 @@ def _all_clipped(rings: Sequence[Points], bounds: tuple[float, float, float, flo
 
 
 def _surroundings(grid: Grid, crs: CRS) -> tuple[float, float, float, float]:
-    """Bounds in ``crs`` that hold the grid and some more; infinite where they cannot be told."""
+    """Return bounds in ``crs`` that hold the grid and a margin; infinite if unknown."""
     everywhere = (-np.inf, -np.inf, np.inf, np.inf)
     try:
         west, south, east, north = transform_bounds(grid.crs, crs, *map_bounds(grid))
@@ -172,9 +172,9 @@ def _surroundings(grid: Grid, crs: CRS) -> tuple[float, float, float, float]:
 
 
 def _clipped(ring: Points, bounds: tuple[float, float, float, float]) -> Points:
-    """The part of a closed ring within bounds, closed by lines along them; nothing where it is outside.
+    """Return the part of a closed ring within the bounds, closed along them; empty if the ring is outside.
 
-    Far from where it is meant, a projection fails or folds: what is far off must not go through it.
+    Far from its area of use a projection fails or folds, so distant points must not be projected.
     """
     west, south, east, north = bounds
     for axis, limit, sign in ((0, west, 1), (0, east, -1), (1, south, 1), (1, north, -1)):
@@ -194,21 +194,21 @@ def _project(points: Points, crs: CRS, grid: Grid, where: str) -> Points:
         x, y = transform_points(crs, grid.crs, points[:, 0].tolist(), points[:, 1].tolist())
     except (RasterioError, CPLE_BaseError) as error:
         raise InputError(
-            f"{where}, in {crs}, cannot be brought into the raster's CRS, {grid.crs} ({error}); "
-            "clip it to the raster's surroundings"
+            f"{where}, in {crs}, cannot be transformed to the raster's CRS, {grid.crs} ({error}). "
+            "Clip the polygons to the raster's surroundings"
         ) from error
     found = np.column_stack([x, y])
     if not np.isfinite(found).all():
         odd = points[~np.isfinite(found).all(1)][0]
         raise InputError(
-            f"{where} reaches ({odd[0]:g}, {odd[1]:g}) in {crs}, which has no place in the raster's CRS, {grid.crs}; "
-            "clip it to the raster's surroundings"
+            f"{where} has the point ({odd[0]:g}, {odd[1]:g}) in {crs}, which has no place in the raster's CRS, "
+            f"{grid.crs}. Clip the polygons to the raster's surroundings"
         )
     return _to_pixels(found, grid)
 
 
 def _to_pixels(points: Points, grid: Grid) -> Points:
     t = grid.transform
-    # From the origin first: metres from the equator would use up the digits.
+    # The origin is subtracted first, because metres from the equator would use up the digits.
     x, y = points[:, 0] - t.c, points[:, 1] - t.f
     return np.asarray(np.column_stack([t.e * x - t.b * y, t.a * y - t.d * x]) / t.determinant, np.float64)

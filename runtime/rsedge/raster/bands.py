@@ -24,16 +24,15 @@ def plan_bands(
 ) -> BandPlan:
     """Choose the bands of ``reader`` that feed the model.
 
-    ``bands``: 1-based indexes; None takes the bands whose colour interpretation carries the model's
+    ``bands``: 1-based indexes; None takes the bands whose colour interpretation matches the model's
     band names, else the first ones; a palette is expanded for a model of red, green, blue in uint8.
-    ``scale``: raster values that map to 0 and the maximum of the model's dtype, needed where the raster
-    is stored in another dtype. ``masking``: nodata values and alpha, where the raster's own are not right.
+    ``scale``: raster values that map to 0 and the maximum of the model's dtype, required if the raster
+    is stored in another dtype. ``masking``: nodata values and alpha that override the raster's own.
 
-    Raises InputError when there are too few bands, a band does not exist, or the dtype does not
-    fit.
+    Raises InputError if there are too few bands, a band does not exist, or the dtype does not fit.
     """
     if bands is None and (palette := _palette(reader, manifest)):
-        note = "a palette image: its values are taken as the palette's colours"
+        note = "the raster is a palette image; its values are read as the palette's colours"
         plan = _without_scale(BandPlan((1,), manifest.dtype, None, (note,), palette), scale)
     else:
         chosen, notes = choose_bands(reader, manifest, bands, masking)
@@ -43,10 +42,10 @@ def plan_bands(
 
 
 def masked(reader: RasterReader, plan: BandPlan, masking: Masking, *, named: bool) -> BandPlan:
-    """The plan with the user's nodata values and alpha, and with the raster's own notes.
+    """Return the plan with the user's nodata values and alpha, and with the raster's own notes.
 
-    ``named``: the user chose the bands. Then those that are left out are alpha only where they look like it: near
-    infrared is tagged so in many files. Raises InputError where a value or band cannot be.
+    ``named``: the user chose the bands. Bands left out are then alpha only if their values look like alpha, because
+    many files tag near infrared as alpha. Raises InputError if a value or band is impossible.
     """
     alphas, notes = _choose_alphas(reader, plan.indexes, masking.alpha, named)
     nodata = _fit_nodata(reader, plan.indexes, masking.nodata)
@@ -56,15 +55,15 @@ def masked(reader: RasterReader, plan: BandPlan, masking: Masking, *, named: boo
 def _choose_alphas(
     reader: RasterReader, indexes: tuple[int, ...], alpha: int | Literal["none"] | None, named: bool
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Which bands say where data are, and notes on it."""
+    """Return the alpha bands, and notes on bands that are ignored."""
     if isinstance(alpha, int):
         if alpha > len(reader.dtypes):
             raise InputError(
-                f"--alpha {alpha}: {reader.path} has bands 1 to {len(reader.dtypes)}; name one of them, or none"
+                f"--alpha {alpha}: {reader.path} has bands 1 to {len(reader.dtypes)}. Give one of them, or none"
             )
         if alpha in indexes:
             raise InputError(
-                f"--alpha {alpha}: this band feeds the model; name another, or choose bands with --bands"
+                f"--alpha {alpha}: this band feeds the model. Give another, or choose bands with --bands"
             )
         return (alpha,), ()
     if alpha is not None:
@@ -76,8 +75,8 @@ def _choose_alphas(
         return tagged, ()
     used = tuple(i for i in tagged if seems_alpha(reader, i))
     notes = tuple(
-        f"band {i} is tagged as alpha but does not look like it, and --bands leaves it out: it is not used; with "
-        f"--alpha {i} it is"
+        f"band {i} is tagged as alpha but does not look like alpha, and --bands leaves it out, so it is ignored; "
+        f"give --alpha {i} to use it"
         for i in tagged
         if i not in used
     )
@@ -87,24 +86,24 @@ def _choose_alphas(
 def _fit_nodata(
     reader: RasterReader, indexes: tuple[int, ...], nodata: tuple[float, ...] | None
 ) -> tuple[float, ...] | None:
-    """A value for each band. Raises InputError where one cannot be stored in its band."""
+    """Return a nodata value for each band. Raises InputError if one cannot be stored in its band."""
     if nodata is None:
         return None
     if len(nodata) not in {1, len(indexes)}:
         raise InputError(
-            f"--nodata has {len(nodata)} values for {len(indexes)} bands; give one, or one a band that feeds the model"
+            f"--nodata has {len(nodata)} values for {len(indexes)} bands. Give one value, or one for each model band"
         )
     values = tuple(map(float, nodata * len(indexes) if len(nodata) == 1 else nodata))
     if np.isnan(values).all() and all(reader.dtypes[i - 1].startswith("float") for i in indexes):
-        return None  # it is no data anyway
+        return None  # NaN is nodata anyway
     for index, value in zip(indexes, values, strict=True):
         dtype = np.dtype(reader.dtypes[index - 1])
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
             if not (value.is_integer() and limits.min <= value <= limits.max):
                 raise InputError(
-                    f"--nodata {value:g} cannot occur in band {index} of {reader.path}, which is stored as {dtype}; "
-                    f"give a whole number from {limits.min} to {limits.max}"
+                    f"--nodata {value:g} cannot occur in band {index} of {reader.path}, which is stored as {dtype}. "
+                    f"Give a whole number from {limits.min} to {limits.max}"
                 )
     return values
 
@@ -115,9 +114,9 @@ def choose_bands(
     bands: tuple[int, ...] | None = None,
     masking: Masking = AS_TAGGED,
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The 1-based bands that `plan_bands` takes where there is no palette to expand, and notes on them.
+    """Return the 1-based bands that `plan_bands` takes if no palette is expanded, and notes on them.
 
-    Raises InputError when there are too few bands or a band does not exist.
+    Raises InputError if there are too few bands or a band does not exist.
     """
     notes: tuple[str, ...] = ()
     if bands is None:
@@ -125,15 +124,15 @@ def choose_bands(
     count = len(reader.dtypes)
     if len(bands) != len(manifest.bands):
         raise InputError(
-            f"{len(bands)} bands chosen, the model needs {len(manifest.bands)}: {', '.join(manifest.bands)}"
+            f"--bands gives {len(bands)} bands but the model needs {len(manifest.bands)}: {', '.join(manifest.bands)}"
         )
     if outside := [b for b in bands if not 1 <= b <= count]:
-        raise InputError(f"band {outside[0]} does not exist; {reader.path} has bands 1 to {count}")
+        raise InputError(f"{reader.path} has no band {outside[0]}. Choose from bands 1 to {count}")
     return tuple(bands), notes
 
 
 def _palette(reader: RasterReader, manifest: Manifest) -> tuple[Rgba, ...]:
-    """Colours of the raster's only usable band, where the model can take them; else none."""
+    """Return the palette of the raster's only usable band if the model can take its colours, else ()."""
     usable = [c for c in reader.color_interp if c != ColorInterp.alpha]
     if usable != [ColorInterp.palette] or reader.color_interp[0] != ColorInterp.palette:
         return ()
@@ -142,7 +141,7 @@ def _palette(reader: RasterReader, manifest: Manifest) -> tuple[Rgba, ...]:
     colors = reader.colormap()
     if not colors or reader.dtypes[0] not in {"uint8", "uint16"}:
         return ()
-    # What the palette does not list has no colour: like GDAL, black and transparent.
+    # Values that the palette does not list are black and transparent, as in GDAL.
     return tuple(_rgba(colors.get(value, (0, 0, 0, 0))) for value in range(max(colors) + 1))
 
 
@@ -154,8 +153,8 @@ def _rgba(color: tuple[int, ...]) -> Rgba:
 def _without_scale(plan: BandPlan, scale: tuple[float, float] | None) -> BandPlan:
     if scale is not None:
         raise InputError(
-            f"scale {scale[0]:g},{scale[1]:g} cannot be used with a palette image: its values are numbers of "
-            "colours; leave --scale out"
+            f"--scale {scale[0]:g},{scale[1]:g} cannot be used with a palette image, whose values are numbers of "
+            "colours. Leave --scale out"
         )
     return plan
 
@@ -174,31 +173,31 @@ def _default_bands(
     ]
     if len(usable) < len(wanted):
         palette = (
-            " (a palette image: expand it with `gdal_translate -expand rgb`)" if reader.colormap() else ""
+            " (a palette image; expand it with `gdal_translate -expand rgb`)" if reader.colormap() else ""
         )
         more = "".join(f"; {note}" for note in reader.notes)
         raise InputError(
-            f"{reader.path} has {len(usable)} usable band{'s' * (len(usable) != 1)}{palette}, the model needs "
+            f"{reader.path} has {len(usable)} usable band{'s' * (len(usable) != 1)}{palette} but the model needs "
             f"{len(wanted)}: {', '.join(wanted)}{more}"
         )
     chosen = tuple(usable[: len(wanted)])
     said = {reader.color_interp[i - 1] for i in usable}
     if len(usable) == len(wanted) and said <= {ColorInterp.gray, ColorInterp.undefined}:
-        return chosen, ()  # nothing else to choose, and nothing said against it
+        return chosen, ()  # there is no other choice, and no tag speaks against this one
     listed = ",".join(map(str, chosen))
     note = (
-        f"the raster does not say which bands are {', '.join(wanted)}: taking {listed}; choose with --bands"
+        f"the raster does not tag {', '.join(wanted)}, so bands {listed} are used; choose others with --bands"
     )
     return chosen, (note,)
 
 
 def _check_dtype(found: set[str], manifest: Manifest, scale: tuple[float, float] | None, path: str) -> None:
     if odd := sorted(d for d in found if d.startswith("complex")):
-        raise InputError(f"{path} is stored as {odd[0]}; a model reads real numbers only")
+        raise InputError(f"{path} is stored as {odd[0]}, but a model reads real numbers only")
     if found == {manifest.dtype} or scale is not None:
         return
     raise InputError(
-        f"{path} is stored as {', '.join(sorted(found))}, the model was trained on {manifest.dtype}; say which "
-        f"values to map to 0 and {SCALED_MAX[manifest.dtype]:g} with --scale LOW,HIGH (often 0,1 for floats, "
+        f"{path} is stored as {', '.join(sorted(found))}, but the model was trained on {manifest.dtype}. Give the "
+        f"values that map to 0 and {SCALED_MAX[manifest.dtype]:g} with --scale LOW,HIGH (often 0,1 for floats, "
         "0,3000 for reflectance in integers), the same for every raster of a survey"
     )

@@ -1,4 +1,4 @@
-"""Stored blocks and the strips of a raster that decode each of them once. Pure arithmetic."""
+"""Stored blocks, and strips of a raster that decode each block once. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MOST_ROWS = 512
 
 
 def strip_ends(begin: int, end: int, block_rows: int, most_rows: int = MOST_ROWS) -> Iterator[int]:
-    """Row after each strip of the rows ``begin .. end``, top down; blocks are ``block_rows`` high.
+    """Yield the row after each strip of the rows ``begin .. end``, top down; blocks are ``block_rows`` high.
 
-    No strip has more than ``most_rows`` rows. Where a block is no higher than that, strips end where a
-    block ends, after as many whole blocks as fit; higher blocks are cut, and no strip is of two of them.
+    No strip has more than ``most_rows`` rows. If a block is no higher than that, strips end where a
+    block ends, after as many whole blocks as fit; higher blocks are cut, and no strip spans two of them.
     """
     most_rows, row = max(most_rows, 1), begin
     while row < end:
@@ -25,7 +25,7 @@ def strip_ends(begin: int, end: int, block_rows: int, most_rows: int = MOST_ROWS
 
 
 def iter_strips(area: Window, block_rows: int, most_rows: int = MOST_ROWS) -> Iterator[Window]:
-    """Windows that tile ``area`` top down, full width, as `strip_ends` cuts it."""
+    """Yield windows that tile ``area`` top down, full width, cut by `strip_ends`."""
     row = area.row
     for end in strip_ends(area.row, area.row_end, block_rows, most_rows):
         yield Window(row, area.col, end - row, area.width)
@@ -33,16 +33,16 @@ def iter_strips(area: Window, block_rows: int, most_rows: int = MOST_ROWS) -> It
 
 
 def strips_of(area: Window, block_rows: int, most_rows: int = MOST_ROWS) -> tuple[Window, ...]:
-    """As `iter_strips`, all at once."""
+    """Return all windows of `iter_strips`."""
     return tuple(iter_strips(area, block_rows, most_rows))
 
 
 def first_strips(area: Window, block_rows: int, most_rows: int = MOST_ROWS) -> tuple[Window, ...]:
-    """The first of `strips_of`: as many as tell of the highest, and of whether any but the last cuts a block."""
+    """Return the first of `strips_of`, enough to show the greatest height, and if any but the last cuts a block."""
     some = Window(area.row, area.col, min(area.height, 3 * max(most_rows, 1)), area.width)
     return strips_of(some, block_rows, most_rows)
 
 
 def touched(begin: int, end: int, block: int) -> int:
-    """Pixels along one side of the blocks of length ``block`` that touch ``begin .. end``."""
+    """Return the pixels along one side of the blocks of length ``block`` that touch ``begin .. end``."""
     return (-(-end // block) - begin // block) * block

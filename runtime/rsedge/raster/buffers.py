@@ -1,4 +1,4 @@
-"""Memory that GDAL's drivers take to decode a file, beside the block cache: upper bounds that are cheap to find."""
+"""Decoding memory of GDAL's drivers, without the block cache: upper bounds that are cheap to find."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 COEFFICIENT_BYTES = 2
 JPEG2000 = {"JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JP2Lura"}
 SHOWN_OF_ONE_TILE = (1024, 1024)
-SIZ_WITHIN = 4 << 20  # of the file, the marker that tells a JPEG 2000's tiles
-INTEGER_BYTES, AREA_BYTES = 4, 13.5  # of a sample of a tile; of a part of one, edges of the wavelet included
-CODE_BLOCKS_BYTES = 0.15  # of a sample of the tile: what is kept on its blocks of 64 x 64
-# Of a pixel, beside its bands: what these drivers hold of a whole image.
+SIZ_WITHIN = 4 << 20  # bytes of a JPEG 2000 file searched for the marker with the tile size
+INTEGER_BYTES, AREA_BYTES = 4, 13.5  # per sample of a tile; per sample of a part, with the wavelet's edges
+CODE_BLOCKS_BYTES = 0.15  # per sample of the tile, for the records of its blocks of 64 x 64
+# Bytes per pixel, besides its bands, that these drivers hold for a whole image.
 WHOLE_BYTES = {
     "WEBP": 4,
     "GIF": 1,
@@ -34,16 +34,16 @@ WHOLE_BYTES = {
 }
 CHUNKED = {"netCDF", "HDF5", "HDF5Image", "BAG", "S102", "HDF4", "HDF4Image"}
 CHUNK_CACHE_BYTES = 16 << 20
-GROWN = 1.5  # bytes of a row that was compressed, over those before; more are of several rows
+GROWN = 1.5  # greatest ratio of a row's compressed to its raw bytes; a higher ratio means several rows
 FROM_START = {"JPEG", "PNG", *WHOLE_BYTES}
-WHOLE_BLOCKS, ARGB_BYTES = ("WEBP", "LERC", "JXL"), 4  # TIFF compressions whose decoders want a block at once
+WHOLE_BLOCKS, ARGB_BYTES = ("WEBP", "LERC", "JXL"), 4  # TIFF compressions whose decoders take whole blocks
 
 
 def decoder_bytes(src: Any, threads: int = 1) -> int:
-    """Of an open rasterio dataset: a block stored and decoded for each thread; all of what only decodes whole.
+    """Return an upper bound, in bytes, on GDAL's decoding memory for the open dataset ``src``.
 
-    That is a progressive JPEG, an interlaced PNG, WebP, the tile of a JPEG 2000 also where GDAL shows smaller blocks,
-    and the stored bytes of a TIFF in one strip. Two blocks for formats that are not known here.
+    Counts a block, stored and decoded, per thread; the whole of a progressive JPEG, an interlaced PNG, WebP, a tile
+    of JPEG 2000 even if GDAL shows smaller blocks, and the bytes of a TIFF in one strip; else two blocks.
     """
     if src.driver == "GTiff":
         return _tiff_bytes(src, threads)
@@ -55,7 +55,7 @@ def decoder_bytes(src: Any, threads: int = 1) -> int:
 
 
 def _whole_bytes(src: Any) -> int:
-    """Of formats whose decoders hold a whole image, or a chunk of one that GDAL does not tell; else two blocks."""
+    """Return the bytes of formats that hold a whole image, or a chunk of a size that GDAL hides; else two blocks."""
     pixels, driver = int(src.height) * int(src.width), src.driver
     if driver == "PNG":
         whole = pixels * pixel_bytes(src.dtypes)
@@ -65,21 +65,21 @@ def _whole_bytes(src: Any) -> int:
         return whole + min(whole, _file_bytes(src.name))
     if driver in CHUNKED:
         whole = pixels * pixel_bytes(src.dtypes[:1])
-        compressed = _file_bytes(next(iter(src.files), src.name)) < whole  # a subdataset's name is no file's
+        compressed = _file_bytes(next(iter(src.files), src.name)) < whole  # a subdataset's name is not a path
         return CHUNK_CACHE_BYTES + 2 * whole * compressed
     height, width = src.block_shapes[0]
     return 2 * int(height) * int(width) * pixel_bytes(src.dtypes if is_interleaved(src) else src.dtypes[:1])
 
 
 def decodes_from_start(src: Any) -> bool:
-    """Whether the format has no way to a row but through all those above it."""
+    """Return True if the format reaches a row only by decoding all rows above."""
     if src.driver == "GTiff":
         return _strip_bytes(src) > 0 and "COMPRESSION" in src.tags(ns="IMAGE_STRUCTURE")
     return src.driver in FROM_START
 
 
 def pixel_bytes(dtypes: Any) -> int:
-    """Bytes of one pixel of bands of these dtypes."""
+    """Return the bytes of one pixel of bands of these dtypes."""
     return sum(8 if kind.startswith("complex") else np.dtype(kind).itemsize for kind in dtypes)
 
 
@@ -97,27 +97,27 @@ def _tiff_bytes(src: Any, threads: int) -> int:
 
 
 def _strip_bytes(src: Any) -> int:
-    """Of a TIFF in one strip, the stored bytes beyond those of a row; 0 of any other.
+    """Return the stored bytes, less a row's, of a TIFF in one strip; 0 for any other TIFF.
 
-    GDAL shows a high strip as rows: then only this tells what is loaded to decode the first of them.
+    GDAL shows a high strip as rows, so only this size tells how much is loaded to decode the first row.
     """
     height, width = src.block_shapes[0]
     decoded = height * width * pixel_bytes(src.dtypes if is_interleaved(src) else src.dtypes[:1])
     stored = int(src.get_tag_item("BLOCK_SIZE_0_0", "TIFF", bidx=1) or 0)
-    # What does not shrink grows a little when it is compressed.
+    # Compression makes incompressible data slightly larger.
     is_strip = width >= src.width and height < src.height and stored > decoded * GROWN
     return stored - decoded if is_strip else 0
 
 
 def _jpeg2000_bytes(src: Any) -> int:
-    """OpenJPEG makes 32-bit integers of a whole tile; of a part of the only tile it holds three such arrays.
+    """Return the bytes for JPEG 2000: OpenJPEG holds a whole tile as int32, or three such arrays of a part.
 
-    GDAL decodes several tiles of a row at a time, one on each core.
+    The part applies to an image of one tile; else GDAL decodes several tiles of a row at a time, one per core.
     """
     size = int(src.height), int(src.width)
     height, width = src.block_shapes[0]
     asked = _jpeg2000_tile(src.name)
-    if asked is None:  # not a local file: 1024 is what GDAL shows of an only tile
+    if asked is None:  # not a local file; GDAL shows an image of one tile as blocks of 1024
         asked = size if (height, width) == SHOWN_OF_ONE_TILE else (height, width)
     tile = min(asked[0], size[0]), min(asked[1], size[1])
     samples, bands = math.prod(tile) * len(src.dtypes), len(src.dtypes)
@@ -126,12 +126,12 @@ def _jpeg2000_bytes(src: Any) -> int:
         at_once = min(usable_cores(), math.ceil(size[1] / tile[1]) * math.ceil(size[0] / tile[0]))
         return at_once * (INTEGER_BYTES * samples + stored)
     part = min(height, tile[0]) * min(width, tile[1]) * bands if tile == size else samples
-    # The codestream of the area before may still be there.
+    # The codestream of the previous area may still be in memory.
     return math.ceil(AREA_BYTES * part + CODE_BLOCKS_BYTES * samples) + 2 * stored
 
 
 def _jpeg2000_tile(path: str) -> tuple[int, int] | None:
-    """Height and width of a tile by the codestream's SIZ marker; None where it is not found."""
+    """Return the height and width of a tile by the codestream's SIZ marker; None if the marker is not found."""
     try:
         with open(path, "rb") as file:
             head = file.read(SIZ_WITHIN)
@@ -145,12 +145,12 @@ def _jpeg2000_tile(path: str) -> tuple[int, int] | None:
 
 
 def is_interleaved(src: Any) -> bool:
-    """Whether all bands are in the same blocks."""
+    """Return True if all bands share blocks."""
     return bool(src.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL")
 
 
 def _jpeg_bytes(src: Any) -> int:
-    """Of a progressive file every coefficient is held; the most there can be where that cannot be told."""
+    """Return the bytes for JPEG: all coefficients of a progressive file; the maximum if unknown."""
     pixels = int(src.height) * int(src.width)
     try:
         with open(src.name, "rb") as file:
@@ -161,7 +161,7 @@ def _jpeg_bytes(src: Any) -> int:
 
 
 def _progressive_share(file: BinaryIO) -> float:
-    """Coefficients of a pixel, all components together; 0 where the file is not progressive."""
+    """Return the coefficients per pixel, all components together; 0 if the file is not progressive."""
     file.seek(2)
     while True:
         mark = file.read(4)
@@ -180,7 +180,7 @@ def _progressive_share(file: BinaryIO) -> float:
 
 
 def _is_interlaced(path: str) -> bool:
-    """Of a PNG; True where that cannot be told."""
+    """Return True if a PNG is interlaced, or if unknown."""
     try:
         with open(path, "rb") as file:
             return file.read(29)[28] != 0
@@ -189,7 +189,7 @@ def _is_interlaced(path: str) -> bool:
 
 
 def _file_bytes(path: str) -> int:
-    """Size of a local file, else more than any."""
+    """Return the size of a local file, else more than any file's."""
     try:
         return os.path.getsize(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Where a raster's pixels lie on the Earth."""
+"""Size and georeference of rasters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNREFERENCED = Affine.identity()
 
 @contextmanager
 def unreferenced_allowed() -> Iterator[None]:
-    """rasterio warns of rasters without georeference; here they are allowed, with a note of our own."""
+    """Silence rasterio's warning of rasters without georeference; rsedge allows them and prints its own note."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -29,47 +29,47 @@ def unreferenced_allowed() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Size and georeference of a raster: what the output must share with the input to the last bit."""
+    """Size and georeference of a raster, which the output shares with the input bit for bit."""
 
     height: int
     width: int
     crs: CRS | None = None
     transform: Affine = UNREFERENCED
-    gcps: tuple[Any, ...] = ()  # rasterio GroundControlPoints; the CRS is theirs where there are any
+    gcps: tuple[Any, ...] = ()  # rasterio GroundControlPoints; if there are any, ``crs`` is theirs
     rpcs: Any = None
 
     @property
     def is_referenced(self) -> bool:
-        """Whether a CRS is known."""
+        """Return True if the CRS is known."""
         return self.crs is not None
 
     def pixel_areas(self) -> PixelAreas | None:
-        """Ground area of each pixel, on the ellipsoid of the CRS; None where it cannot be known."""
+        """Return the ground area of each pixel, on the ellipsoid of the CRS; None if unknown."""
         if self.crs is None or self.gcps or self.transform.is_identity:
             return None
         return pixel_areas(self.crs, self.transform, self.height, self.width)
 
     @property
     def why_no_areas(self) -> str:
-        """What `pixel_areas` lacks where it is None, after "the raster"."""
+        """Return why `pixel_areas` is None, as a phrase that follows "the raster"."""
         if self.crs is None:
             return "has no CRS"
         if self.gcps:
-            return "is placed by ground control points"
+            return "is georeferenced by ground control points"
         if self.transform.is_identity:
             return "has no geotransform"
-        return f"has the CRS {name_of(self.crs)!r}, which does not say what lies where on the Earth here"
+        return f"has the CRS {name_of(self.crs)!r}, which does not locate its pixels on the Earth"
 
     @property
     def gsd_m(self) -> float | None:
-        """Ground sampling distance in the middle, metres a pixel; None where it cannot be known."""
+        """Return the ground sampling distance at the raster's centre, metres per pixel; None if unknown."""
         areas = self.pixel_areas()
         if areas is None:
             return None
         return math.sqrt(areas.at(np.array([self.height / 2]), np.array([self.width / 2]))[0, 0])
 
     def facts(self) -> dict[str, Any]:
-        """The grid as plain JSON values."""
+        """Return the grid as plain JSON values."""
         return {
             "height": self.height,
             "width": self.width,

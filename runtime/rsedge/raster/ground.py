@@ -1,8 +1,8 @@
-"""How much ground a raster's pixels cover, on the ellipsoid of its CRS.
+"""Ground area of a raster's pixels, on the ellipsoid of its CRS.
 
-No map projection keeps areas but those made for it, so a pixel's area is never its size in the CRS's unit. It is
-measured between the places of the pixel's corners on the ellipsoid, carried to the sphere on which areas are the same
-(authalic latitude), where neither poles nor the antimeridian are special.
+Only equal-area projections keep areas, so a pixel's area is never taken from its size in the CRS's unit. The area is
+measured between the pixel's corners on the ellipsoid, mapped to the sphere of equal area (authalic latitude), on
+which neither poles nor the antimeridian are special.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # raised by rasterio.warp as it is, and public nowhere
+from rasterio._err import CPLE_BaseError  # rasterio.warp raises it, and no public module exports it
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import Affine
@@ -28,21 +28,21 @@ Floats = NDArray[np.float64]
 Measure = Callable[[NDArray[Any], NDArray[Any]], Floats]
 FAILURES = (CRSError, RasterioError, CPLE_BaseError, KeyError, TypeError, ValueError)
 
-STEP = 1e-5  # of the ellipsoid's axis, 64 m: what is measured at a node is no smaller, or rounding shows
-BENT = 4e-4  # how far a node may be off the line between its neighbours: then the next finer line is 1e-4 off
-FAR_BENT, FAR_SHARE = 4e-3, 1e-3  # where more than this share of the nodes is further off, no area is told
+STEP = 1e-5  # of the ellipsoid's axis, 64 m: least side measured at a node, because rounding shows below
+BENT = 4e-4  # greatest deviation of a node from the line of its neighbours; the next line is then 1e-4 off
+FAR_BENT, FAR_SHARE = 4e-3, 1e-3  # if more than this share of the nodes deviates more, areas are unknown
 MOST_NODES, MOST_ALONG = 70_000, 1025
-MOST_PARTLY = 10_000  # nodes, where a part lies off the Earth: each failure costs many calls
-PAST_POLE = 0.51  # pixels: a grid may have nodes at the poles; rows that lie beyond are no place on the Earth
-EDGE_NODES = 33  # a side, where a part of the raster lies off the Earth, to find that part's outline
+MOST_PARTLY = 10_000  # nodes if a part lies off the Earth, because each failure costs many calls
+PAST_POLE = 0.51  # pixels: a grid may have nodes at the poles; rows further out are not on the Earth
+EDGE_NODES = 33  # per side if a part of the raster lies off the Earth, to find that part's outline
 
 
 @dataclass(frozen=True)
 class PixelAreas:
-    """Ground area of each pixel of a raster, linear between nodes and on beyond the outermost.
+    """Ground area of each pixel of a raster, linear between nodes and extrapolated beyond the outermost.
 
-    ``rows`` (r,) and ``cols`` (c,): where the nodes lie, increasing, in pixels from the raster's upper left corner,
-    two columns at least; ``m2`` (r, c): area of a pixel there, square metres. Raises ValueError where these do not fit.
+    ``rows`` (r,) and ``cols`` (c,): positions of the nodes, increasing, in pixels from the raster's upper left corner,
+    two columns at least; ``m2`` (r, c): pixel area at the nodes, square metres. Raises ValueError if shapes differ.
     """
 
     rows: Floats
@@ -53,31 +53,31 @@ class PixelAreas:
         fits = self.m2.shape == (len(self.rows), len(self.cols)) and len(self.cols) > 1
         if (
             not fits or not (self.m2 > 0).all()
-        ):  # 0: pixels too small, or too far away, for their corners to be told apart
+        ):  # an area is 0 if pixels are too small, or too far away, to distinguish their corners
             raise ValueError(f"{self.m2.shape} areas for {len(self.rows)} rows and {len(self.cols)} columns")
 
     def at(self, rows: NDArray[Any], cols: NDArray[Any]) -> Floats:
-        """Area of a pixel with its centre at each of ``rows`` (h,) and ``cols`` (w,), m2: (h, w)."""
+        """Return the area, m2, of a pixel centred at each of ``rows`` (h,) and ``cols`` (w,): (h, w)."""
         return _between(self.cols, self._at_rows(rows).T, cols).T
 
     def _at_rows(self, rows: NDArray[Any]) -> Floats:
-        """Area of a pixel at each of ``rows`` (h,) and each column of the nodes, (h, c)."""
+        """Return the area, m2, of a pixel at each of ``rows`` (h,) and each column of the nodes, (h, c)."""
         return _between(self.rows, self.m2, rows)
 
     def of(self, window: Window) -> Floats:
-        """Area of each pixel of a window, m2: (h, w)."""
+        """Return the area of each pixel of a window, m2: (h, w)."""
         rows, cols = np.arange(window.row, window.row_end), np.arange(window.col, window.col_end)
         return self.at(rows + 0.5, cols + 0.5)
 
     def left_of(self, row: int, rows: int) -> Measure:
-        """What measures areas in ``rows`` rows from ``row`` on.
+        """Return a function that measures areas in ``rows`` rows from ``row`` on.
 
-        It gives the area (m2) of the pixels left of column edge x and above row edge y, where rows are counted from
-        ``row``, for arrays of x and y of one length.
+        For arrays of x and y of one length, it returns the area (m2) of the pixels left of column edge x and above
+        row edge y, with rows counted from ``row``.
         """
         begins = np.concatenate(
             [[0.0], self.cols[1:-1]]
-        )  # of the pieces of columns within which areas are linear
+        )  # first column of each piece within which areas are linear
         here = self._at_rows(np.arange(row, row + rows) + 0.5)
         slope = np.diff(here) / np.diff(self.cols)
         first = here[:, :-1] + slope * (begins - self.cols[:-1])
@@ -99,9 +99,9 @@ class PixelAreas:
 
 @dataclass(frozen=True)
 class Parallels(PixelAreas):
-    """Exact areas where rows run along parallels; told of the rows asked for, however many the raster has.
+    """Exact areas of a raster whose rows run along parallels; only those of requested rows are computed.
 
-    ``of_rows`` gives the area (m2) of a pixel with its centre at each of rows (h,).
+    ``of_rows`` returns the area (m2) of a pixel centred at each of rows (h,).
     """
 
     of_rows: Callable[[NDArray[Any]], Floats]
@@ -112,7 +112,7 @@ class Parallels(PixelAreas):
 
 @lru_cache(maxsize=8)
 def pixel_areas(crs: CRS, transform: Affine, height: int, width: int) -> PixelAreas | None:
-    """Areas of a raster's pixels; None where the CRS has no place on an ellipsoid, or the raster none in the CRS."""
+    """Return the areas of a raster's pixels; None if the CRS has no ellipsoid or the transform is invalid."""
     t = transform
     if not all(map(math.isfinite, t[:6])) or not t.determinant:
         return None
@@ -129,7 +129,7 @@ def pixel_areas(crs: CRS, transform: Affine, height: int, width: int) -> PixelAr
 
 
 def name_of(crs: CRS) -> str:
-    """What a CRS is called."""
+    """Return the name of a CRS."""
     try:
         return str(crs.to_dict(projjson=True)["name"])
     except FAILURES:
@@ -138,12 +138,12 @@ def name_of(crs: CRS) -> str:
 
 @dataclass(frozen=True)
 class _Earth:
-    """A CRS, and what its coordinates mean on its own ellipsoid: no datum shift comes in."""
+    """A CRS and the meaning of its coordinates on its own ellipsoid, without a datum shift."""
 
     crs: CRS
     base: CRS  # geographic
-    radian: float  # radians in a unit of ``base``
-    length: float  # radians in a unit of ``crs``, near enough
+    radian: float  # radians per unit of ``base``
+    length: float  # radians per unit of ``crs``, approximately
     axis_m: float
     e2: float
     is_plain: bool  # ``crs`` itself is longitude and latitude
@@ -151,7 +151,7 @@ class _Earth:
     @classmethod
     @lru_cache(maxsize=8)  # many rasters of one survey
     def of(cls, crs: CRS) -> _Earth | None:
-        """None where the CRS is neither a projection nor geographic: a local grid, say."""
+        """Read a CRS; return None if it is neither projected nor geographic, such as a local grid."""
         whole = crs.to_dict(projjson=True)
         facts = horizontal = _horizontal(whole)
         while "base_crs" in facts:
@@ -167,7 +167,7 @@ class _Earth:
         return cls(own, base, radian, float(length), axis_m, e2, facts is horizontal)
 
     def parallels(self, t: Affine, height: int, width: int) -> PixelAreas:
-        """Exact areas where rows run along parallels."""
+        """Return the exact areas of a raster whose rows run along parallels."""
 
         def of_rows(rows: NDArray[Any]) -> Floats:
             edges = (t.f + t.e * (np.stack([rows - 0.5, rows + 0.5]))) * self.radian
@@ -179,11 +179,11 @@ class _Earth:
 
     @property
     def authalic_m(self) -> float:
-        """Radius of the sphere of the same area."""
+        """Return the radius of the sphere of equal area."""
         return self.axis_m * math.sqrt(self._q(np.array(1.0)) / 2)
 
     def _q(self, sine: Floats) -> Floats:
-        """Twice the area from the equator to a latitude, a radian wide, in squared axes; of the latitude's sine."""
+        """Return twice the area from the equator to the latitude of ``sine``, one radian wide, in squared axes."""
         if not self.e2:
             return 2 * sine
         e = math.sqrt(self.e2)
@@ -193,9 +193,9 @@ class _Earth:
         return np.asarray(self._q(np.sin(latitude)) / self._q(np.array(1.0)))
 
     def places(self, x: Floats, y: Floats, near: float = math.inf) -> Floats:
-        """Where map coordinates (n,) lie on the authalic sphere, of radius 1: (n, 3). NaN: nowhere, or rasterio raises.
+        """Return map coordinates (n,) as points (n, 3) on the authalic sphere of radius 1; NaN if off the Earth.
 
-        ``near``: what comes back further away than this was beyond the map's edge.
+        ``near``: points whose way back ends further away were beyond the map's edge. Raises rasterio's errors.
         """
         at = (
             transform_points(self.crs, self.base, x.tolist(), y.tolist()) if self.crs != self.base else (x, y)
@@ -212,36 +212,36 @@ class _Earth:
 
 
 def _horizontal(facts: dict[str, Any]) -> dict[str, Any]:
-    """What places a CRS on the ground, of its PROJJSON: without heights, without a way to another datum."""
+    """Return the horizontal part of a CRS's PROJJSON, without heights and transformations to another datum."""
     while "components" in facts or "source_crs" in facts:
         facts = facts["components"][0] if "components" in facts else facts["source_crs"]
     return facts
 
 
 def _meant(whole: dict[str, Any], datum: dict[str, Any]) -> dict[str, Any]:
-    """The ellipsoid on which longitude and latitude lie, PROJJSON.
+    """Return the ellipsoid of longitude and latitude, PROJJSON.
 
-    Old Web Mercator names a sphere, but by ``nadgrids=@null`` its degrees are those of the target, WGS 84.
+    Old Web Mercator names a sphere, but with ``nadgrids=@null`` its degrees are those of the target, WGS 84.
     """
     while "components" in whole:
         whole = whole["components"][0]
     parameters = whole.get("transformation", {}).get("parameters", ())
     is_null = any(parameter["value"] == "@null" for parameter in parameters)
-    if is_null or datum["name"].startswith("Popular Visualisation"):  # EPSG's name of that sphere
+    if is_null or datum["name"].startswith("Popular Visualisation"):  # EPSG's name of the sphere
         facts = _horizontal(whole["target_crs"]) if is_null else CRS.from_epsg(4326).to_dict(projjson=True)
         datum = facts.get("datum") or facts["datum_ensemble"]
     return dict(datum["ellipsoid"])
 
 
 def _geographic(facts: dict[str, Any], datum: dict[str, Any]) -> CRS:
-    """The geographic CRS of PROJJSON, as quickly as can be: PROJ looks up all that it does not know by number."""
+    """Read the geographic CRS of PROJJSON by its code if it has one, because PROJ reads definitions slowly."""
     if "id" in facts:
         try:
             return CRS.from_user_input(f"{facts['id']['authority']}:{facts['id']['code']}")
-        except CRSError:  # an authority of somebody's own
+        except CRSError:  # PROJ does not know the authority
             pass
     kept = {key: facts[key] for key in ("name", "coordinate_system")}
-    # Not an ensemble, whose members are looked up one by one.
+    # A datum ensemble is left out, because PROJ looks up its members one by one.
     alone = {key: datum[key] for key in ("name", "ellipsoid", "prime_meridian") if key in datum}
     return _read({"type": "GeographicCRS", **kept, "datum": {"type": "GeodeticReferenceFrame", **alone}})
 
@@ -251,7 +251,7 @@ def _read(facts: dict[str, Any]) -> CRS:
 
 
 def _ellipsoid(ellipsoid: dict[str, Any]) -> tuple[float, float]:
-    """Half the major axis in metres, and the eccentricity squared, of PROJJSON."""
+    """Return the semi-major axis in metres and the squared eccentricity of an ellipsoid in PROJJSON."""
     if "radius" in ellipsoid:
         return _metres(ellipsoid["radius"]), 0.0
     axis_m = _metres(ellipsoid["semi_major_axis"])
@@ -269,10 +269,10 @@ def _metres(value: Any) -> float:
 
 
 def _measured(earth: _Earth, t: Affine, height: int, width: int) -> PixelAreas | None:
-    """Areas measured at nodes; None where they change too fast to be told."""
+    """Return areas measured at nodes; None if they change too fast for linear interpolation."""
     side = math.sqrt(abs(t.determinant))
     step = max(1.0, STEP / (side * earth.length))  # pixels
-    # Some projections carry what is beyond the edge of a world map to its other side, where nodes make no sense.
+    # Some projections map points beyond the edge of a world map to its other side, so their nodes are dropped.
     for near in (math.inf, side * step / 100):
         rows, cols, m2 = _nodes(_Sampler(earth, t, step, near), height, width)
         if near < math.inf:
@@ -286,7 +286,7 @@ def _measured(earth: _Earth, t: Affine, height: int, width: int) -> PixelAreas |
 
 
 def _nodes(sampler: _Sampler, height: int, width: int) -> tuple[Floats, Floats, Floats]:
-    """Rows (r,), columns (c,) and areas (r, c), along each side as many as make lines between them near."""
+    """Return rows (r,), columns (c,) and areas (r, c), refined until lines between the nodes are close enough."""
     counts = [min(3, height), min(3, width)]
     while True:
         rows, cols = (
@@ -308,26 +308,26 @@ def _nodes(sampler: _Sampler, height: int, width: int) -> tuple[Floats, Floats, 
 
 
 def _at_least_two(cols: Floats, m2: Floats, width: int) -> tuple[Floats, Floats]:
-    """Nodes that a line can go through."""
+    """Return at least two columns of nodes, so that a line can be drawn."""
     return (cols, m2) if len(cols) > 1 else (np.array([0.0, width]), np.repeat(m2, 2, axis=1))
 
 
 def _is_bent(m2: Floats, whole: bool) -> bool:
-    """Whether more nodes are wanted along the first axis."""
+    """Return True if more nodes are needed along the first axis."""
     if not whole and 1 < len(m2) < EDGE_NODES:
         return True
     return bool((_bend(m2) > BENT).any())
 
 
 def _bend(m2: Floats) -> Floats:
-    """How far every other node is off the line between its neighbours along the first axis, as a share of its own."""
+    """Return how far every other node is off the line of its neighbours along the first axis, as a share of it."""
     off = np.abs((m2[:-2:2] + m2[2::2]) / 2 - m2[1:-1:2]) / m2[1:-1:2]
     return np.asarray(off[np.isfinite(off)], np.float64)
 
 
 @dataclass(frozen=True)
 class _Sampler:
-    """Measures the area of a pixel at nodes, on a square of ``step`` pixels around each; ``near``: see `places`."""
+    """Measurement of pixel areas at nodes, on a square of ``step`` pixels around each; ``near``: see `places`."""
 
     earth: _Earth
     transform: Affine
@@ -335,9 +335,9 @@ class _Sampler:
     near: float
 
     def areas(self, rows: Floats, cols: Floats) -> Floats:
-        """Area of a pixel at each node, m2: (r, c); NaN where it lies off the Earth, or its corners on one place.
+        """Return the area of a pixel at each node, m2: (r, c); NaN if it is off the Earth, or its corners coincide.
 
-        rasterio gives nothing at all where one point fails, so then the nodes are halved.
+        If one point fails rasterio returns none, so the nodes are then halved.
         """
         try:
             return self._around(rows, cols)
@@ -367,7 +367,7 @@ class _Sampler:
 
 
 def _without_edge(m2: Floats) -> Floats:
-    """Without the nodes beside unknown ones: a part of what is measured there may be beyond the edge."""
+    """Clear the nodes beside unknown ones, because part of their square may be beyond the edge."""
     for lines in (m2, m2.T):
         known = np.isfinite(lines)
         lines[1:][~known[:-1]] = np.nan
@@ -376,7 +376,7 @@ def _without_edge(m2: Floats) -> Floats:
 
 
 def _filled(m2: Floats) -> Floats:
-    """With the nearest known area of the row, or else of the column, where there is none."""
+    """Fill unknown areas with the nearest known area of the row, or else of the column."""
     for lines in (m2, m2.T):
         for line in lines:
             known = np.isfinite(line)
@@ -386,7 +386,7 @@ def _filled(m2: Floats) -> Floats:
 
 
 def _between(nodes: Floats, values: Floats, wanted: NDArray[Any]) -> Floats:
-    """``values`` (n, k) at ``nodes`` (n,) as they are at ``wanted`` (m,): (m, k)."""
+    """Interpolate ``values`` (n, k) at ``nodes`` (n,) linearly at ``wanted`` (m,): (m, k)."""
     if len(nodes) == 1:
         return np.repeat(values, len(wanted), axis=0)
     first = np.clip(np.searchsorted(nodes, wanted, side="right") - 1, 0, len(nodes) - 2)

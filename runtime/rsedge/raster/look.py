@@ -1,4 +1,4 @@
-"""One look at a small sample of a raster: what would make a mask wrong though everything can be read."""
+"""Checks on a small sample of a readable raster for what would make a mask wrong."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ from rsedge.raster.values import Pixels, Valid
 from rsedge.tiling.window import Window
 
 ACROSS = 4  # windows along a side, from edge to edge
-SIDE, PATCH = 128, 64  # pixels a side of a window; of what is looked at in one go
-FLAT_ROWS = 16  # of a window where blocks span the raster's width, at least
-WINDOW_BYTES = 4 << 20  # of a window that does
-SHARED_BYTES = 16 << 20  # of a row of blocks: what is read twice of it is cached; never more than a run has
-FEW_PIXELS = 4 << 20  # of a raster: all may be decoded for a look
-LEAST_PIXELS = 1024  # of a sample that says something of the values
-BETWEEN = (
-    0.01  # share of an alpha band's values that are neither off nor fully on; beyond, it is not plain alpha
-)
-REMOVED = 0.25  # share of pixels that an alpha band may remove without a word
-COLLAR = 0.04  # share of the sample in one colour, from the edge on
-DARK = 100  # greatest value of a picture of 8 bits that is far below 255; percents are stored up to here
+SIDE, PATCH = 128, 64  # pixels per side of a window, and of a patch of it
+FLAT_ROWS = 16  # least height of a window if blocks span the raster's width
+WINDOW_BYTES = 4 << 20  # approximate size of such a window
+SHARED_BYTES = 16 << 20  # largest row of blocks cached between windows; a run's cache is never smaller
+FEW_PIXELS = 4 << 20  # a raster of at most this size may be decoded whole
+LEAST_PIXELS = 1024  # least sample from which the range of values is judged
+BETWEEN = 0.01  # greatest share of a plain alpha band's values that are neither 0 nor the maximum
+REMOVED = 0.25  # share of pixels that an alpha band may remove without a note
+COLLAR = 0.04  # least share of the sample that one colour at the edge must fill for a note
+DARK = 100  # maximum of an 8-bit raster that suggests values not scaled to 255; percentages end at 100
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """A few pixels of the plan's bands as stored, (bands, h, w), which hold data, and alpha, (alphas, h, w)."""
+    """A few pixels: the plan's bands as stored (bands, h, w), validity (h, w), and alpha (alphas, h, w)."""
 
     window: Window
     stored: Pixels
@@ -42,17 +40,17 @@ class _Patch:
     alphas: Pixels
 
     def colour(self) -> tuple[Any, ...] | None:
-        """Of all pixels, where they have one and all hold data; else None."""
+        """Return the colour if all pixels share it and hold data, else None."""
         first = self.stored[:, 0, 0]
         is_flat = self.valid.all() and (self.stored == first[:, None, None]).all()
         return tuple(v.item() for v in first) if is_flat else None
 
 
 def look(reader: RasterReader, plan: BandPlan) -> tuple[str, ...]:
-    """Notes on alpha that removes much or is none, values that are not 8-bit in truth, and borders nobody marked.
+    """Return notes on doubtful alpha bands, values that do not use 8 bits, and borders not marked as nodata.
 
-    At most 16 windows of 128 x 128 pixels are read, spread from edge to edge; where a row cannot be read without
-    those above it, only such as are at the top. What is damaged is left out: reading will tell, or it is not wanted.
+    At most 16 windows of 128 x 128 pixels are read, spread from edge to edge; if a row cannot be decoded without
+    the rows above, only windows at the top. Damaged windows are skipped: the run reports those that it needs.
     """
     patches = list(_patches(reader, plan))
     if not patches:
@@ -62,7 +60,7 @@ def look(reader: RasterReader, plan: BandPlan) -> tuple[str, ...]:
 
 
 def seems_alpha(reader: RasterReader, index: int) -> bool:
-    """Whether a band is off or fully on in nearly every pixel of a sample, as alpha is."""
+    """Return True if a band is 0 or its maximum in nearly every pixel of a sample, as alpha is."""
     plan = BandPlan((index,), reader.dtypes[index - 1], alphas=())
     seen = [patch.stored.ravel() for patch in _patches(reader, plan)]
     return not seen or _between(np.concatenate(seen)) <= BETWEEN
@@ -88,13 +86,13 @@ def _patches(reader: RasterReader, plan: BandPlan) -> Iterator[_Patch]:
 
 
 def _cut(length: int) -> list[tuple[int, int]]:
-    """Starts and lengths of patches along a side; what is left over goes to the last."""
+    """Return starts and lengths of patches along a side; the last one takes the remainder."""
     starts = range(0, max(1, length - PATCH + 1), PATCH)
     return [(start, PATCH if start != starts[-1] else length - start) for start in starts]
 
 
 def _windows(reader: RasterReader) -> list[Window]:
-    """Spread from edge to edge, each block that a window touches decoded once."""
+    """Return windows spread from edge to edge so that each block that they touch is decoded once."""
     (height, width), block = reader.stored_size, reader.block_shape
     shared = reader.row_of_blocks_bytes <= SHARED_BYTES
     striped = block[1] >= width
@@ -107,10 +105,10 @@ def _windows(reader: RasterReader) -> list[Window]:
 
 
 def _spread(length: int, side: int, block: int, shared: bool) -> list[tuple[int, int]]:
-    """Starts and lengths of up to `ACROSS` spans along a side, the first and the last at its ends."""
+    """Return starts and lengths of up to `ACROSS` spans along a side, the first and the last at its ends."""
     side = min(side, length)
     starts = sorted({round(i * (length - side) / (ACROSS - 1)) for i in range(ACROSS)})
-    if block >= side:  # not across two blocks, but for the last
+    if block >= side:  # all spans but the last are moved into one block each
         last = starts.pop()
         starts = sorted({*(min(s, (s // block + 1) * block - side) for s in starts), last})
     if not shared:
@@ -119,7 +117,7 @@ def _spread(length: int, side: int, block: int, shared: bool) -> list[tuple[int,
 
 
 def _between(alpha: NDArray[Any]) -> float:
-    """Share of the values that are neither 0 nor the greatest."""
+    """Return the share of the values that are neither 0 nor the greatest."""
     return float(np.mean((alpha != 0) & (alpha != alpha.max())))
 
 
@@ -130,25 +128,25 @@ def _odd_alpha(plan: BandPlan, patches: list[_Patch]) -> Iterator[str]:
         if between <= BETWEEN and removed <= REMOVED:
             continue
         odd = (
-            f", though {between:.1%} of its values lie between off and fully on, as in near infrared tagged as alpha"
+            f", but {between:.1%} of its values are partly transparent, as in near infrared tagged as alpha"
             if between > BETWEEN
             else ""
         )
         yield (
-            f"band {index} is used as alpha and makes {removed:.1%} of a sample nodata{odd}; where it is no alpha, "
+            f"band {index} is used as alpha and makes {removed:.1%} of a sample nodata{odd}; if the band is not alpha, "
             "give --alpha none"
         )
 
 
 def _few_values(reader: RasterReader, plan: BandPlan, patches: list[_Patch]) -> str | None:
-    """Of pictures that go into a model of 8 bits as they are."""
+    """Return a note if an 8-bit model gets unscaled values that use only a part of 0 to 255."""
     if plan.dtype != "uint8" or plan.scale is not None or plan.palette:
         return None
     bits = max(reader.stored_bits[i - 1] for i in plan.indexes)
     if bits < 8:
         return (
-            f"the raster's values have {bits} bits (0 to {2**bits - 1}), the model was trained on 0 to 255: expect a "
-            f"wrong mask without --scale 0,{2**bits - 1}"
+            f"the raster's values have {bits} bits (0 to {2**bits - 1}) but the model was trained on 0 to 255: expect "
+            f"a wrong mask without --scale 0,{2**bits - 1}"
         )
     seen = [p.stored[:, p.valid].ravel() for p in patches]
     values = np.concatenate(seen)
@@ -156,13 +154,13 @@ def _few_values(reader: RasterReader, plan: BandPlan, patches: list[_Patch]) -> 
         return None
     full = next((2**b - 1 for b in range(1, 7) if most < 2**b), DARK)
     return (
-        f"no value of a sample is above {most}, the model was trained on 0 to 255: expect a wrong mask if white is not "
-        f"255 in this raster; say what it is with --scale, such as --scale 0,{full}"
+        f"no value of a sample is above {most} but the model was trained on 0 to 255: expect a wrong mask unless "
+        f"white is 255 in this raster; otherwise give its range, such as --scale 0,{full}"
     )
 
 
 def _collar(reader: RasterReader, patches: list[_Patch]) -> str | None:
-    """One colour that fills patches from the raster's edge on, or a strip along a side, and is not all there is."""
+    """Return a note if one colour fills patches at the raster's edge, or a strip along a side, but not the sample."""
     height, width = reader.stored_size
     found, often = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
     at_edge = set[tuple[Any, ...]]()
@@ -174,7 +172,7 @@ def _collar(reader: RasterReader, patches: list[_Patch]) -> str | None:
             if w.row == 0 or w.col == 0 or w.row_end == height or w.col_end == width:
                 at_edge.add(colour)
     at_edge = {colour for colour in at_edge if often[colour] > 1}
-    several = len(found) > 1  # pictures made of flat areas: only greys are likely borders
+    several = len(found) > 1  # in a picture made of flat areas only greys are likely borders
     strips, sides = _strips(reader.stored_size, patches)
     found.update(strips)
     total = sum(p.valid.size for p in patches)
@@ -185,8 +183,8 @@ def _collar(reader: RasterReader, patches: list[_Patch]) -> str | None:
         if (whole or strip) and COLLAR <= pixels / total < 1:
             values = ",".join(f"{v:.9g}" for v in (colour[:1] if is_grey else colour))
             return (
-                f"{pixels / total:.0%} of a sample is of one colour from the raster's edge on, which nothing marks as "
-                f"nodata; if that is a border, give --nodata {values}"
+                f"{pixels / total:.0%} of a sample is one colour that begins at the raster's edge and is not marked as "
+                f"nodata; if this is a border, give --nodata {values}"
             )
     return None
 
@@ -194,13 +192,13 @@ def _collar(reader: RasterReader, patches: list[_Patch]) -> str | None:
 def _strips(
     size: tuple[int, int], patches: list[_Patch]
 ) -> tuple[Counter[tuple[Any, ...]], Counter[tuple[Any, ...]]]:
-    """Of each colour that lies along a whole side: its pixels there in patches that are not flat, and its sides."""
+    """Count, for each colour along a whole side, its pixels there in patches that are not flat, and its sides."""
     sides, masks = Counter[tuple[Any, ...]](), dict[tuple[tuple[Any, ...], int], Valid]()
     for is_row in (True, False):
         for is_far in (False, True):
 
             def turned(array: NDArray[Any], is_row: bool = is_row, is_far: bool = is_far) -> NDArray[Any]:
-                """With the side's outermost pixels first along the last but one axis."""
+                """Turn ``array`` so that the side's outermost pixels come first along the last but one axis."""
                 array = array if is_row else array.swapaxes(-1, -2)
                 return array[..., ::-1, :] if is_far else array
 
@@ -224,7 +222,7 @@ def _strips(
 
 
 def _run(stored: Pixels, valid: Valid) -> tuple[tuple[Any, ...], int]:
-    """The colour of the first pixel, and how many rows from the first on have no other and hold data."""
+    """Return the colour of the first pixel, and how many rows from the first on are valid and of this colour."""
     first = stored[:, 0, 0]
     flat = (valid & (stored == first[:, None, None]).all(0)).all(1)
     return tuple(v.item() for v in first), len(flat) if flat.all() else int(flat.argmin())

@@ -1,4 +1,4 @@
-"""What a path holds: opening it, where it lies, which files it is made of, and what to say where that fails."""
+"""Opening rasters: georeference, pages and source files, and the errors to report."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from rsedge.errors import InputError, RsedgeError
 from rsedge.raster.grid import UNREFERENCED, Grid, unreferenced_allowed
 from rsedge.raster.trust import NAMED, Check, Trust, as_file, why_not_plain
 
-MOST_VRTS = 1000  # looked into, of those that a VRT is made of
-MOST_LISTED = 20  # rasters in a container
+MOST_VRTS = 1000  # nested VRTs searched for source files
+MOST_LISTED = 20  # rasters of a container named in an error
 
 
 @contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Turn whatever rasterio raises of a raster that is odd into InputError: it has no one error for that."""
+    """Turn any error that rasterio raises for an odd raster into InputError; rasterio has no common class."""
     try:
         yield
     except (RsedgeError, MemoryError):
@@ -37,10 +37,10 @@ def readable(path: str) -> Iterator[None]:
 
 
 def open_source(path: str, threads: int, trust: Trust = NAMED) -> Any:
-    """The raster at ``path`` as a rasterio dataset with at least one band.
+    """Open the raster at ``path`` as a rasterio dataset with at least one band.
 
-    Raises InputError where GDAL cannot open it, where it is a container of rasters, or where it would read what
-    ``trust`` does not allow.
+    Raises InputError if GDAL cannot open the file, if it is a container of rasters, or if it would read files
+    that ``trust`` does not allow.
     """
     with readable(path):
         check = Check(path, trust)
@@ -52,7 +52,7 @@ def open_source(path: str, threads: int, trust: Trust = NAMED) -> Any:
         except BaseException:
             source.close()
             raise
-        if threads < 2 or source.driver != "GTiff":  # other drivers would warn of an option they do not know
+        if threads < 2 or source.driver != "GTiff":  # other drivers warn of the unknown option
             return source
         source.close()
         return rasterio.open(as_file(path), driver="GTiff", num_threads=threads)
@@ -60,34 +60,34 @@ def open_source(path: str, threads: int, trust: Trust = NAMED) -> Any:
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]
 def open_with(path: str, drivers: Sequence[str]) -> Any:
-    """As `rasterio.open`, which takes one driver only, by the first of ``drivers`` that likes the content."""
+    """Open ``path`` with the first of ``drivers`` that accepts the content; `rasterio.open` takes one driver only."""
     return DatasetReader(_parse_path(as_file(path)), driver=list(drivers), sharing=False)
 
 
 def place(src: Any) -> tuple[Grid, tuple[str, ...]]:
-    """Where the raster's pixels lie, and what of that the file says could not be used.
+    """Return the raster's grid, and notes on georeferences of the file that cannot be used.
 
-    What is not finite, or gives pixels no area, places nothing.
+    Values that are not finite, or that give pixels no area, are ignored.
     """
     gcps, gcp_crs = src.gcps
     notes, t = list[str](), src.transform
     try:
         rpcs = src.rpcs
-    except Exception:  # a number that is none, or a line that is not there
+    except Exception:  # a value is not a number, or a line is missing
         rpcs = None
-        notes.append("the raster's RPCs cannot be read: they are not used")
+        notes.append("the raster's RPCs cannot be read and are ignored")
     if not all(math.isfinite(v) for p in gcps for v in (p.row, p.col, p.x, p.y, p.z or 0)):
         gcps = []
-        notes.append("a ground control point of the raster is not finite: they are not used")
+        notes.append("a ground control point of the raster is not finite; all are ignored")
     if rpcs is not None and not np.isfinite(_numbers(rpcs.to_dict())).all():
         rpcs = None
-        notes.append("the raster's RPCs are not finite: they are not used")
+        notes.append("the raster's RPCs are not finite and are ignored")
     crs = gcp_crs if gcps else src.crs
     corner = t.c + t.a * src.width + t.b * src.height, t.f + t.d * src.width + t.e * src.height
     if not (t.determinant and np.isfinite([*t[:6], t.determinant, *corner]).all()):
         t, crs = UNREFERENCED, gcp_crs if gcps else None
         notes.append(
-            f"the raster's geotransform {tuple(src.transform)[:6]} places no pixel: it counts as not placed"
+            f"the raster's geotransform {tuple(src.transform)[:6]} is invalid; the raster counts as not georeferenced"
         )
     return Grid(src.height, src.width, crs or None, t, tuple(gcps), rpcs), tuple(notes)
 
@@ -98,20 +98,18 @@ def _numbers(facts: dict[str, Any]) -> list[float]:
 
 
 def pages(src: Any, path: str) -> tuple[str, ...]:
-    """A note where the file holds further images beside the one that is read."""
+    """Return a note if the file holds further images besides the one that is read."""
     try:
         names = src.subdatasets
-        _ = (
-            src.colorinterp
-        )  # an error of GDAL's, of a damaged page that nobody asked for, comes with the next call
+        _ = src.colorinterp  # GDAL raises the error of a damaged page, which is not read, at the next call
     except (RasterioError, CPLE_BaseError):
         return ()
     others = [name for name in names if name != path]
-    if len(others) < 2 or len(others) < len(names):  # the second: one of them was asked for
+    if len(others) < 2 or len(others) < len(names):  # second case: the user named one of them
         return ()
     return (
-        f"the file holds {len(others)} images (pages), of which the first is read; name another in the file's place, "
-        f"such as {shlex.quote(others[1])}",
+        f"the file holds {len(others)} images (pages) and the first is read; to read another, give its name instead "
+        f"of the file's, such as {shlex.quote(others[1])}",
     )
 
 
@@ -121,37 +119,37 @@ def _check_bands(path: str, src: Any) -> None:
 
 
 def _what_is_inside(path: str, src: Any) -> str:
-    """Of a container of rasters, or of no raster at all, and how to go on."""
+    """Return an error for a container of rasters, or a file without a raster."""
     tags = src.tags(ns="SUBDATASETS")
     names = src.subdatasets
     if not names:
-        return f"{path} ({src.driver}) holds no band of pixels; give a raster"
+        return f"{path} ({src.driver}) has no bands. Give a raster"
     listed = "".join(
         f"\n  {shlex.quote(name)}  {tags.get(f'SUBDATASET_{i}_DESC', '')}".rstrip()
         for i, name in enumerate(names[:MOST_LISTED], 1)
     )
     more = f"\n  and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     return (
-        f"{path} ({src.driver}) has no bands of its own, it holds {len(names)} rasters. Name one in its place, such as "
+        f"{path} ({src.driver}) is a container of {len(names)} rasters. Name one of them, as in "
         f"`rsedge infer {shlex.quote(names[0])} --out MASK.tif`, or join single bands with `gdalbuildvrt -separate "
         f"ALL.vrt A B C`:{listed}{more}"
     )
 
 
 def files_of(src: Any) -> list[str]:
-    """GDAL lists the sources of a VRT, but not what those that are VRTs are made of."""
+    """Return all files of a dataset, including those of nested VRTs, which GDAL does not list."""
     found = dict.fromkeys(src.files)
     for path in _nested(found, src.files[1:]):
         try:
             with unreferenced_allowed(), open_with(path, ["VRT"]) as source:
                 found.update(dict.fromkeys(source.files))
         except Exception:
-            continue  # reading will tell
+            continue  # reading the raster will raise the error
     return list(found)
 
 
 def _nested(found: dict[str, None], first: list[str]) -> Iterator[str]:
-    """The VRTs among ``first`` and then among what ``found`` has gained, each once, `MOST_VRTS` at most."""
+    """Yield the VRTs in ``first``, then those added to ``found`` meanwhile, each once, at most `MOST_VRTS`."""
     seen, waiting = set[str](), [path for path in first if is_vrt(path)]
     while waiting and len(seen) < MOST_VRTS:
         path = waiting.pop()
@@ -163,22 +161,24 @@ def _nested(found: dict[str, None], first: list[str]) -> Iterator[str]:
 
 
 def is_vrt(path: str) -> bool:
-    """Whether the file is named as one."""
+    """Return True if the file name ends in .vrt."""
     return path.lower().endswith(".vrt")
 
 
 def _why_not(path: str, error: Exception) -> str:
-    """What is wrong with a path that GDAL could not open."""
+    """Return the error for a path that GDAL could not open."""
     is_local = "://" not in path and not path.startswith("/vsi")
     if is_local and os.path.isdir(path):
-        return f"{path} is a folder; give raster files, or a glob such as '{path.rstrip('/')}/*.tif'"
+        return f"{path} is a folder. Give raster files, or a glob such as '{path.rstrip('/')}/*.tif'"
     if is_local and not os.path.exists(path):
-        return f"no raster at {path}; check the path"
+        return f"{path} not found. Check the path"
     if "Range downloading not supported" in str(error):
-        return f"{path}: this server does not send parts of files, as GDAL needs; download it first"
+        return (
+            f"{path}: the server does not support range requests, which GDAL needs. Download the file first"
+        )
     if path.endswith(".zip"):
         inside = path if path.startswith("/vsizip/") else f"/vsizip/{path}"
-        return f"{path} is an archive; name the raster in it, such as {inside}/NAME.tif"
+        return f"{path} is an archive. Name a raster in it, such as {inside}/NAME.tif"
     if isinstance(error, RasterioError) and (reason := why_not_plain(path)):
         return reason
     said = (
@@ -186,4 +186,4 @@ def _why_not(path: str, error: Exception) -> str:
         if isinstance(error, RasterioError | CPLE_BaseError)
         else f"{type(error).__name__}: {error}"
     )
-    return f"{path} is not a raster GDAL can open: {said}"
+    return f"{path} cannot be opened as a raster: {said}"

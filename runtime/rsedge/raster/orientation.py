@@ -1,4 +1,4 @@
-"""How a picture is to be turned before it is shown: what EXIF and TIFF call Orientation. GDAL does not turn it."""
+"""The Orientation tag of EXIF and TIFF, by which viewers turn a picture; GDAL does not apply the tag."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ SHOWN = {
     8: "turned by 90 degrees to the left",
 }
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_PROFILE = "Raw_profile_type_exif"  # GDAL's name of what ImageMagick writes into text
+PNG_PROFILE = "Raw_profile_type_exif"  # GDAL's name of the text chunk in which ImageMagick writes EXIF
 MOST_ENTRIES = 4096  # of a TIFF directory
-MOST_CHUNKS = 1000  # of a PNG or WebP before and behind its pixels
-TAIL_BYTES = 1 << 16  # of a PNG, where EXIF may stand behind the pixels
+MOST_CHUNKS = 1000  # of a PNG or WebP before and after its pixels
+TAIL_BYTES = 1 << 16  # of a PNG, in which EXIF may follow the pixels
 EXIF_HEAD = b"Exif\0\0"
 
 
 def describe_orientation(orientation: int) -> str:
-    """How viewers show a picture with this tag, e.g. "turned by 180 degrees"."""
+    """Return how viewers show a picture with this tag, e.g. "turned by 180 degrees"."""
     return SHOWN[orientation]
 
 
 def read_orientation(src: Any) -> int:
-    """EXIF's orientation of an opened rasterio dataset, 1 to 8; 1 where there is none, or nobody can say.
+    """Return the EXIF orientation of an open rasterio dataset, 1 to 8; 1 if there is none or it is unknown.
 
-    JPEGs everywhere; PNG, WebP and TIFF as local files; a VRT of one source as the source.
+    Reads the tag of any JPEG, of local PNG, WebP and TIFF files, and of the source of a VRT with one source.
     """
     if src.driver == "VRT" and len(src.files) == 2:  # itself and the source
         try:
@@ -61,12 +61,12 @@ def read_orientation(src: Any) -> int:
         else:
             return 1
     except (OSError, ValueError, struct.error):
-        return 1  # a damaged tag says nothing; damaged pixels are told by reading them
+        return 1  # a damaged tag counts as none; reading reports damaged pixels
     return found if found in SHOWN else 1
 
 
 def _of_tiff(file: BinaryIO) -> int:
-    """Of the first directory of a TIFF, or of EXIF, which is one; BigTIFF too."""
+    """Return the orientation in the first directory of a TIFF, BigTIFF or EXIF block, which is a TIFF."""
     order = {b"II": "<", b"MM": ">"}.get(file.read(2))
     if order is None:
         return 1
@@ -88,7 +88,7 @@ def _of_tiff(file: BinaryIO) -> int:
 
 
 def _of_png(file: BinaryIO) -> int:
-    """Of the chunk eXIf, which may stand before or behind the pixels."""
+    """Return the orientation in a PNG's chunk eXIf, which may precede or follow the pixels."""
     if file.read(8) != PNG_SIGNATURE:
         return 1
     for _ in range(MOST_CHUNKS):
@@ -113,7 +113,7 @@ def _of_png(file: BinaryIO) -> int:
 
 
 def _of_webp(file: BinaryIO) -> int:
-    """Of the chunk EXIF."""
+    """Return the orientation in a WebP's chunk EXIF."""
     head = file.read(12)
     if head[:4] != b"RIFF" or head[8:] != b"WEBP":
         return 1
@@ -133,7 +133,7 @@ def _of_exif(exif: bytes) -> int:
 
 
 def _of_profile(text: str) -> int:
-    """Of EXIF as text: a name, a length, and hexadecimal lines."""
+    """Return the orientation in EXIF as text: a name, a length, and hexadecimal lines."""
     return _of_exif(bytes.fromhex("".join(text.split()[2:])))
 
 

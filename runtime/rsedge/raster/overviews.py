@@ -1,6 +1,6 @@
-"""Overviews of a class mask: of each 2 x 2 pixels the most frequent class, level upon level.
+"""Overviews of a class mask: the most frequent class of each 2 x 2 pixels, level by level.
 
-GDAL's own mode resampling takes ten times as long, and averaging classes would make a third of two.
+GDAL's own mode resampling takes ten times as long, and averaging two classes would give a third.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rsedge.tiling import twins
 from rsedge.tiling.kernels import compiled
 
 Pixels = NDArray[np.uint8]
-MOST_BYTES = 8 << 20  # of the source at once
+MOST_BYTES = 8 << 20  # of the source in memory at a time
 
 
 def build_overviews(
     source: Path, scratch: Callable[[str], Path], creation: Mapping[str, Any]
 ) -> tuple[Path, ...]:
-    """Files of half, a quarter ... of the size of ``source``, down to one block.
+    """Write overviews of half, a quarter ... of the size of ``source``, down to one block; return their paths.
 
-    ``scratch`` gives each a path by its suffix; ``creation``: GDAL's creation options. Memory does not depend on
+    ``scratch`` returns a path for a suffix; ``creation``: GDAL's creation options. Memory does not depend on
     the size: columns of the source are halved several times in one pass, and the last level made is the
     source of the next pass.
     """
@@ -43,7 +43,7 @@ def build_overviews(
 def _build_some(
     source: Path, first: int, scratch: Callable[[str], Path], creation: Mapping[str, Any]
 ) -> tuple[Path, ...]:
-    """As many levels as keep to whole blocks of the columns that fit into memory; none where none is wanted."""
+    """Build as many overview levels as fit in memory; return () if the source fits one block."""
     with unreferenced_allowed(), ExitStack() as stack:
         src = stack.enter_context(rasterio.open(source))
         most = max(1, (MOST_BYTES // (BLOCK * BLOCK * src.count)).bit_length() - 1)
@@ -65,9 +65,9 @@ def _build_some(
 
 
 class _Level:
-    """One overview's columns that grow from the top, and below it the next, which it feeds.
+    """Columns of one overview level, filled from the top, which feed the next smaller level.
 
-    ``files``: this level's and those of the next; ``col``, ``width``: of the level above.
+    ``files``: those of this and all smaller levels; ``col``, ``width``: the columns in the next larger level.
     """
 
     def __init__(self, files: list[Any], col: int, width: int) -> None:
@@ -77,7 +77,7 @@ class _Level:
         self._next = _Level(files[1:], self._col, width) if len(files) > 1 else None
 
     def push(self, fine: Pixels) -> None:
-        """Halve rows (bands, h, w) of the level above: at most a block's, an even number unless the last."""
+        """Halve rows (bands, h, w) of the larger level: at most one block's, an even number except the last."""
         count = -(-fine.shape[1] // 2)
         for band, rows in zip(fine, self._rows, strict=True):
             rows[self._held : self._held + count] = halve(band)
@@ -86,7 +86,7 @@ class _Level:
             self._flush()
 
     def finish(self) -> None:
-        """Write what is left, here and below."""
+        """Write the remaining rows of this and all smaller levels."""
         if self._held:
             self._flush()
         if self._next is not None:
@@ -101,9 +101,9 @@ class _Level:
 
 
 def halve(fine: Pixels) -> Pixels:
-    """Of each 2 x 2 pixels of (h, w) the most frequent value, of equals the first by row, then column.
+    """Return the most frequent value of each 2 x 2 pixels of (h, w); on a tie the first by row, then column.
 
-    Odd sides are continued by their last row or column: the result is (ceil(h / 2), ceil(w / 2)).
+    On odd sides the last row or column is repeated: the result is (ceil(h / 2), ceil(w / 2)).
     """
     height, width = fine.shape
     if height % 2 or width % 2:

@@ -1,4 +1,4 @@
-"""A file that holds one layer of a part of a result, and the sums that tell whether it is whole."""
+"""Files of a result's parts, one layer each, and the checksums that show whether a file is intact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rsedge.files import describe
 
 @dataclass(frozen=True)
 class PartFile:
-    """A file of a part: the ``layer`` it holds, its size, its CRC-32 and that of the pixels meant to be in it."""
+    """A file of a part: its ``layer``, its size, its CRC-32 and the CRC-32 of the pixels written to it."""
 
     layer: str
     size_bytes: Count
@@ -20,7 +20,7 @@ class PartFile:
 
 
 def is_whole(path: Path, file: PartFile) -> bool:
-    """Whether a file is the one that was noted, to the last bit."""
+    """Return True if the size and CRC-32 of the file at ``path`` are those recorded."""
     try:
         return path.stat().st_size == file.size_bytes and describe(path) == (file.size_bytes, file.crc)
     except OSError:
@@ -28,5 +28,5 @@ def is_whole(path: Path, file: PartFile) -> bool:
 
 
 def is_count(value: object) -> bool:
-    """Return True if a value read from JSON is a number of things."""
+    """Return True if a value read from JSON is a non-negative integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,4 +1,4 @@
-"""Finished rectangles of a result as small files, and the whole raster made of them."""
+"""Parts of a result as small files, and the raster assembled from them."""
 
 from __future__ import annotations
 
@@ -31,44 +31,44 @@ from rsedge.text import xml_text
 from rsedge.tiling.window import Window
 
 PIECE_BYTES = 4 << 20  # read or written at once
-PART_PIXELS = 4_000_000  # a part is about this large, so that little is lost and files are few
+PART_PIXELS = 4_000_000  # approximate size of a part: an interruption loses little, and files stay few
 COMPRESSIONS = ("zstd", "deflate", "lzw")
-# Fast levels: masks shrink to a few percent with any, and slower ones cost more than the model.
+# Fast levels, because masks shrink to a few percent at any level and slower ones cost more than the model.
 LEVELS = {"zstd": ("zstd_level", "level", 1), "deflate": ("zlevel", "level", 3)}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One raster of a result: what it is called in the journal, its bands, and what its numbers mean."""
+    """One raster of a result: its name in the journal, its bands, and the meaning of its values."""
 
     name: str
     bands: int
     classes: tuple[ClassInfo, ...] = ()  # palette and names of a class mask
-    descriptions: tuple[str, ...] = ()  # of the bands
+    descriptions: tuple[str, ...] = ()  # one per band
     unit: str | None = None
 
 
 class Inside(Protocol):
-    """Which pixels of a grid are wanted."""
+    """A selection of a grid's pixels."""
 
     def inside(self, window: Window) -> NDArray[np.bool_]:
-        """Of each pixel, (h, w), whether it is."""
+        """Return a boolean mask (h, w), True for the selected pixels of the window."""
         ...
 
 
 @dataclass(frozen=True)
 class Finish:
-    """How the parts become a file."""
+    """The settings of the file that the parts are assembled into."""
 
     format: Format
     compress: str
     tags: Mapping[str, str] = field(default_factory=dict)
-    fine: Grid | None = None  # to be written on this grid instead, each pixel from the one its centre is in
-    inside: Inside | None = None  # of the ``fine`` grid; pixels outside are nodata
+    fine: Grid | None = None  # output grid if not the parts': each pixel copies the one that holds its centre
+    inside: Inside | None = None  # selection on the ``fine`` grid; pixels outside become nodata
 
 
 def part_areas(area: Window) -> tuple[Window, ...]:
-    """An area cut into parts from the top down, each of whole rows of blocks but the last."""
+    """Cut an area into parts from the top down; all but the last hold whole rows of blocks."""
     height = part_height(area.width)
     return tuple(
         Window(row, area.col, min(height, area.row_end - row), area.width)
@@ -77,12 +77,12 @@ def part_areas(area: Window) -> tuple[Window, ...]:
 
 
 def part_height(width: int) -> int:
-    """Rows of a part, but for the last."""
+    """Return the number of rows of every part but the last."""
     return BLOCK * max(1, PART_PIXELS // (BLOCK * width))
 
 
 def write_part(path: Path, layer: str, pixels: NDArray[np.uint8]) -> PartFile:
-    """Write (bands, h, w) as one small GeoTIFF without a place. Raises OutputError."""
+    """Write (bands, h, w) as one small GeoTIFF without georeference. Raises OutputError."""
     bands, height, width = pixels.shape
     try:
         with create(path, Grid(height, width), _creation("zstd", bands)) as dst:
@@ -96,23 +96,23 @@ def write_part(path: Path, layer: str, pixels: NDArray[np.uint8]) -> PartFile:
 def assemble(
     target: Path, grid: Grid, layer: Layer, parts: Sequence[tuple[Window, Path, PartFile]], finish: Finish
 ) -> None:
-    """Make ``target`` of the parts, on the disk and read back; pixels of no part are nodata.
+    """Assemble ``target`` from the parts, sync it to disk and verify it; pixels outside all parts are nodata.
 
-    Scratch files lie beside the parts. Raises OutputError where it cannot be written (disk full), or where a
-    part is not what was meant; its file is then removed, so that --resume does it again.
+    Scratch files are made beside the parts. Raises OutputError if ``target`` cannot be written (disk full), or if
+    a part is damaged; the part's file is then removed, so that --resume redoes the part.
     """
     folder = parts[0][1].parent
     for _, path, file in parts:
         if not is_whole(path, file):
             path.unlink(missing_ok=True)
-            raise OutputError(f"{path} is not what was written to it; --resume does it again")
+            raise OutputError(f"{path} was damaged and is removed. Redo this part with --resume")
     with _tidy(folder, layer.name) as scratch, bounded_cache(0):
         try:
             target.unlink(missing_ok=True)
             placed = [(area, path) for area, path, _ in parts]
             whole = _mosaic(scratch, "whole", grid, layer, placed, finish)
             if finish.fine is not None:
-                _check_parts(parts)  # the pixels that are written are others
+                _check_parts(parts)  # checked now, because the fine raster has other pixels
                 fine = _refined(whole, scratch("refined.tif"), finish.fine, finish.inside)
                 whole = _mosaic(scratch, "fine", finish.fine, layer, [(of_grid(finish.fine), fine)], finish)
             if finish.format == "cog":
@@ -131,18 +131,18 @@ def assemble(
         except OutputError:
             raise
         except GDAL_ERRORS as error:
-            _check_parts(parts)  # it may be one of them that cannot be read
+            _check_parts(parts)  # an unreadable part may be the cause
             raise failure(target, error) from error
 
 
 def of_grid(grid: Grid) -> Window:
-    """All of a grid."""
+    """Return the window that covers a whole grid."""
     return Window(0, 0, grid.height, grid.width)
 
 
 def _creation(compress: str, bands: int) -> dict[str, Any]:
     level = LEVELS.get(compress)
-    # GDAL would take three bands of bytes for colours and a fourth for opacity.
+    # Without these options GDAL would tag three byte bands as RGB and a fourth as alpha.
     grey = {"photometric": "minisblack", "alpha": "unspecified"} if bands > 1 else {}
     return {"count": bands, "compress": compress, **grey, **({level[0]: level[2]} if level else {})}
 
@@ -168,9 +168,9 @@ def _mosaic(
     parts: Sequence[tuple[Window, Path]],
     finish: Finish,
 ) -> Path:
-    """A VRT of the parts with all that the result should say of itself.
+    """Write a VRT of the parts with the grid, palette, tags and descriptions of the result; return its path.
 
-    GDAL writes it, from an empty file with the same grid, palette and tags; only the sources are ours.
+    GDAL writes the VRT from an empty file with the same metadata; only the sources are added by this function.
     """
     empty, path = scratch(f"{name}.empty.tif"), scratch(f"{name}.vrt")
     options: dict[str, Any] = {"nodata": NODATA, "sparse_ok": True, **_creation("zstd", layer.bands)}
@@ -196,13 +196,13 @@ def _mosaic(
 
 
 def _source(file: Path, band: int, area: Window) -> ET.Element:
-    """A part's place in the mosaic."""
+    """Return the VRT element that places a part in the mosaic."""
     source = ET.Element("SimpleSource")
     ET.SubElement(source, "SourceFilename", {"relativeToVRT": "1"}).text = file.name
     ET.SubElement(source, "SourceBand").text = str(band)
     sides = {"RasterXSize": str(area.width), "RasterYSize": str(area.height)}
     blocks = {"DataType": "Byte", "BlockXSize": str(BLOCK), "BlockYSize": str(BLOCK)}
-    ET.SubElement(source, "SourceProperties", {**sides, **blocks})  # so that GDAL need not open it to know
+    ET.SubElement(source, "SourceProperties", {**sides, **blocks})  # so GDAL need not open the part to know
     ET.SubElement(source, "SrcRect", _rectangle(0, 0, area))
     ET.SubElement(source, "DstRect", _rectangle(area.row, area.col, area))
     return source
@@ -223,9 +223,9 @@ def _add_overviews(vrt: Path, overviews: Sequence[Path]) -> None:
 
 
 def _refined(coarse: Path, path: Path, grid: Grid, inside: Inside | None = None) -> Path:
-    """The coarse raster on another grid of the same extent: each pixel from the one that its centre lies in.
+    """Write the coarse raster to ``path`` on a grid of the same extent: each pixel copies the one at its centre.
 
-    By our own index, since GDAL's nearest rounds centres that lie between two pixels either way.
+    GDAL's nearest is not used, because it rounds centres that lie between two pixels either way.
     """
     with _opened(coarse) as src:
         rows, cols = upsample_index(src.height, grid.height), upsample_index(src.width, grid.width)
@@ -246,7 +246,7 @@ def _refined(coarse: Path, path: Path, grid: Grid, inside: Inside | None = None)
 
 
 def strips_of_file(path: Path) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
-    """A raster of bytes, (bands, rows, width), a few MiB at a time, with where they lie."""
+    """Yield windows and pixels (bands, rows, width) of an uint8 raster, a few MiB at a time."""
     with _opened(path) as src:
         rows = max(1, PIECE_BYTES // (src.width * src.count))
         for row in range(0, src.height, rows):
@@ -255,9 +255,9 @@ def strips_of_file(path: Path) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
 
 
 def _compare_with_parts(target: Path, parts: Sequence[tuple[Window, Path, PartFile]]) -> None:
-    """Raise OutputError unless the pixels on the disk are those that were meant.
+    """Raise OutputError unless the pixels of ``target`` match the checksums of the parts.
 
-    GDAL does not report every write that a full disk refuses, neither here nor when the part was written.
+    GDAL does not report every write that a full disk refuses, neither for ``target`` nor for a part.
     """
     with _opened(target) as dst:
         same = all(_pixels_crc(dst, area) == file.pixels_crc for area, _, file in parts)
@@ -267,7 +267,7 @@ def _compare_with_parts(target: Path, parts: Sequence[tuple[Window, Path, PartFi
 
 
 def _check_parts(parts: Sequence[tuple[Window, Path, PartFile]]) -> None:
-    """Remove a part that is not what was meant, and raise OutputError."""
+    """Remove the first part that does not match its checksum, and raise OutputError."""
     for area, path, file in parts:
         try:
             with _opened(path) as src:
@@ -280,7 +280,7 @@ def _check_parts(parts: Sequence[tuple[Window, Path, PartFile]]) -> None:
 
 
 def _compare(target: Path, source: Path) -> None:
-    """As ``_compare_with_parts``, with the pixels of another raster."""
+    """Raise OutputError unless ``target`` has the same pixels as ``source``."""
     with _opened(target) as dst, _opened(source) as src:
         for piece in _pieces(dst.height, dst.width, dst.count):
             window = _gdal_window(piece)
@@ -289,7 +289,7 @@ def _compare(target: Path, source: Path) -> None:
 
 
 def _unreadable(path: Path) -> OutputError:
-    return OutputError(f"{path}: what was written cannot be read back; is the disk full?")
+    return OutputError(f"{path}: the pixels read back differ from those written. The disk may be full")
 
 
 def _pixels_crc(src: Any, area: Window) -> int:
@@ -311,7 +311,7 @@ def _opened(path: Path) -> Any:
 
 
 def _pieces(height: int, width: int, bands: int) -> Iterator[Window]:
-    """Windows of whole blocks that tile a raster, each of a few MiB over all bands."""
+    """Yield windows of whole blocks that tile a raster, each of a few MiB over all bands."""
     across = BLOCK * max(1, PIECE_BYTES // (BLOCK * BLOCK * bands))
     for row in range(0, height, BLOCK):
         for col in range(0, width, across):
@@ -324,12 +324,12 @@ def _gdal_window(window: Window) -> GdalWindow:
 
 @contextmanager
 def _tidy(folder: Path, name: str) -> Iterator[Callable[[str], Path]]:
-    """Names for scratch files, which are gone afterwards."""
+    """Yield a function that names scratch files, which are deleted when the block ends."""
     used: list[Path] = []
 
     def scratch(suffix: str) -> Path:
         path = folder / f"scratch.{name}.{suffix}"
-        path.unlink(missing_ok=True)  # GDAL may refuse to replace half a file, which a killed run left
+        path.unlink(missing_ok=True)  # GDAL may refuse to replace an incomplete file of a killed run
         used.append(path)
         return path
 

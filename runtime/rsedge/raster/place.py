@@ -1,4 +1,4 @@
-"""Whether two rasters lie on the same ground."""
+"""Distance between the grids of two rasters."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from rasterio.warp import transform as transform_points
 
 from rsedge.raster.grid import Grid
 
-ALIKE = 0.02  # of a pixel's side: pixels of two CRSs do not agree so well by chance
+ALIKE = 0.02  # share of a pixel's side: pixels of two CRSs do not agree so well by chance
 
 
 def pixels_apart(grid: Grid, other: Grid) -> tuple[float, float] | None:
-    """How far the corners of ``other`` lie from those of ``grid``: columns and rows of the farthest, in pixels.
+    """Return how far the corners of ``other`` lie from those of ``grid``: columns and rows of the farthest, pixels.
 
-    None where that cannot be asked: one of them has no place, or only one has a CRS and their pixels differ in
-    size or shape, so that nobody knows whether the other's is the same. NaN where no distance is known, since one
-    CRS cannot be taken to the other.
+    None if the grids cannot be compared: one has no geotransform, or only one has a CRS and the pixels differ in
+    size or shape, so that the missing CRS may be another. NaN if one CRS cannot be transformed to the other.
     """
     if not (_is_placed(grid) and _is_placed(other)):
         return None
@@ -45,7 +44,7 @@ def pixels_apart(grid: Grid, other: Grid) -> tuple[float, float] | None:
 
 
 def _may_share_crs(grid: Grid, other: Grid) -> bool:
-    """Whether both transforms may be of one CRS: pixels alike, and none that merely counts rows and columns."""
+    """Return True if both transforms may be of one CRS: pixels alike, and neither merely counts rows and columns."""
     bare = grid if grid.crs is None else other
     along = np.abs([bare.transform.c, bare.transform.f])
     steps = _matrix(bare.transform)[:2, :2]

@@ -1,4 +1,4 @@
-"""Keeping libtiff's own lines off the terminal."""
+"""Suppression of the lines that libtiff prints to the terminal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-MAPS = Path("/proc/self/maps")  # Linux; elsewhere the lines stay
+MAPS = Path("/proc/self/maps")  # Linux only; other systems still print the lines
 
 
 def hush_libtiff() -> None:
-    """Take away the handler with which libtiff prints to standard error when a write fails.
+    """Remove the handler with which libtiff prints to standard error when a write fails.
 
     GDAL reports the same failure to its caller, so nothing is lost but "_tiffWriteProc: No space left on
-    device", several times, before the message of ours. For commands: it holds for the whole process.
+    device", several times, before rsedge's own message. For commands only: the whole process is affected.
     """
     with suppress(OSError, AttributeError):
         for path in sorted(set(re.findall(r"/\S*/libtiff[-.]\S*$", MAPS.read_text(), re.MULTILINE))):

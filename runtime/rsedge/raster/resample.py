@@ -1,4 +1,4 @@
-"""A raster read as if its pixels were larger or smaller, window by window."""
+"""Rasters read window by window on a coarser or finer grid."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.values import PIECE_PIXELS, Pixels, Valid, pieces
 from rsedge.tiling.window import Window
 
-FINEST = 1 / 32  # factor: what is asked for beyond is a mistake in a GSD
-DOWN_BYTES, ACROSS_BYTES = 24, 40  # of a source pixel of a piece, and of a made one: float64 arrays
+FINEST = 1 / 32  # least factor; a smaller one comes from a wrong GSD
+DOWN_BYTES, ACROSS_BYTES = 24, 40  # per source pixel of a piece, and per resampled pixel: float64 arrays
 Weights = NDArray[np.float64]
 
 
 class Resampled(RasterReader):
     """A raster on a grid of the same outline with pixels ``factor`` times as long (below 1: shorter).
 
-    Where pixels become longer, each is the mean of the area that it covers, fractions of pixels included;
-    where they become shorter, values are interpolated linearly between the centres of pixels. Both are done
-    on the model's values, after a scale or palette. Pixels without data have no part in a value; a pixel
-    holds data where at least half of what it is made of does. What is read does not depend on the window.
+    If pixels become longer, each is the mean of the area that it covers, fractions of pixels included;
+    if they become shorter, values are interpolated linearly between the centres of pixels. Both are done
+    on the model's values, after a scale or palette. Pixels without data do not contribute to a value; a pixel
+    holds data if at least half of its sources do. Pixel values do not depend on the window.
 
-    ``grid`` is the new one, ``source_grid`` the raster's own. Raises InputError as `RasterReader` does, and
-    for a factor that is no number from 1/32 upwards.
+    ``grid`` is the new grid, ``source_grid`` the raster's own. Raises InputError as `RasterReader` does, and
+    if the factor is not finite or below 1/32.
     """
 
     def __init__(self, path: Path | str, factor: float, threads: int = 1, trust: Trust = NAMED) -> None:
         if not (math.isfinite(factor) and factor >= FINEST):
-            raise InputError(f"a raster cannot be resampled by {factor:g}; the factor is at least {FINEST:g}")
+            raise InputError(f"the factor to resample a raster must be at least {FINEST:g}, not {factor:g}")
         super().__init__(path, threads, trust)
         self.source_grid, self.factor = self.grid, factor
         self.grid = scaled_grid(self.grid, factor)
@@ -53,9 +53,9 @@ class Resampled(RasterReader):
     def cache_bytes(
         self, area: Window, plan: BandPlan | None = None, most_rows: int = blocks.MOST_ROWS
     ) -> int:
-        """Bytes that GDAL's cache must hold for the `row_strips` of ``area`` to decode each block once.
+        """Return the bytes that GDAL's cache must hold for `row_strips` of ``area`` to decode each block once.
 
-        Neighbouring strips share a row of source pixels or two, so that is never 0.
+        Never 0, because neighbouring strips share one or two rows of source pixels.
         """
         begin, end = (
             self._cols(replace(area, width=1)).begin,
@@ -65,7 +65,7 @@ class Resampled(RasterReader):
         return self._unaligned_cache_bytes(source, plan, blocks.MOST_ROWS)
 
     def extra_bytes(self, area: Window, plan: BandPlan) -> int:
-        """As `RasterReader.extra_bytes`: the source pixels of a group of rows, and what they pass through."""
+        """Return `RasterReader.extra_bytes`: the source pixels of a group of rows, and arrays to resample them."""
         cols, strip_rows = self._cols(area), max(strip.height for strip in self.first_strips(area))
         width, ratio = cols.end - cols.begin, self.source_grid.height / self.grid.height
         rows = min(
@@ -83,7 +83,7 @@ class Resampled(RasterReader):
         return source_bytes + max(reading, summing) + 2 * kept + self._decoder_bytes
 
     def read_into(self, window: Window, plan: BandPlan, image: Pixels, valid: Valid) -> bool:
-        """As `RasterReader.read_into`; ``window`` is of the new grid."""
+        """Read as `RasterReader.read_into`, with a ``window`` of the new grid."""
         self._check_fit(window, plan, image, valid)
         cols, all_valid, begin = self._cols(window), True, 0
         for rows in self._rows(window).groups(blocks.MOST_ROWS):
@@ -97,14 +97,14 @@ class Resampled(RasterReader):
         return all_valid
 
     def read_raw(self, window: Window) -> Pixels:
-        """All bands as stored, (bands, h, w), of the source pixels that the new pixels' centres lie in."""
+        """Return all bands as stored, (bands, h, w), of the source pixels that hold the new pixels' centres."""
         rows = upsample_index(self.source_grid.height, self.grid.height, window.row, window.row_end)
         cols = upsample_index(self.source_grid.width, self.grid.width, window.col, window.col_end)
         source = Window(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
         return super().read_raw(source)[:, rows - rows[0]][:, :, cols - cols[0]]
 
     def _read_group(self, rows: Taps, cols: Taps, plan: BandPlan, image: Pixels, valid: Valid) -> bool:
-        """Fill rows of made pixels; a function of its own, so that no two groups' source pixels are held."""
+        """Fill rows of resampled pixels; a separate function, so that one group's source pixels are held at a time."""
         window = Window(rows.begin, cols.begin, rows.end - rows.begin, cols.end - cols.begin)
         shape = window.height, window.width
         source, found = np.empty((plan.outputs, *shape), plan.dtype), np.empty(shape, np.bool_)
@@ -120,10 +120,10 @@ class Resampled(RasterReader):
 
 @dataclass(frozen=True)
 class Taps:
-    """Along one side: which source pixels (n, k) each of n pixels is made of, and how much of each counts.
+    """Source pixels (n, k) and their weights for each of n pixels along one side.
 
     ``weight`` are whole numbers that sum to ``total`` for every pixel: for stored integers all sums are then
-    exact, so that a value cannot depend on the window that it is read in.
+    exact, so that a pixel's value cannot depend on the window read.
     """
 
     index: NDArray[np.intp]
@@ -132,24 +132,24 @@ class Taps:
 
     @property
     def begin(self) -> int:
-        """First source pixel."""
+        """Return the first source pixel."""
         return int(self.index.min())
 
     @property
     def end(self) -> int:
-        """The one after the last source pixel."""
+        """Return the index after the last source pixel."""
         return int(self.index.max()) + 1
 
     def part(self, begin: int, end: int) -> Taps:
-        """Of pixels ``begin .. end``."""
+        """Return the taps of pixels ``begin .. end``."""
         return replace(self, index=self.index[begin:end], weight=self.weight[begin:end])
 
     def moved(self) -> Taps:
-        """With indexes from the first source pixel on."""
+        """Return the taps with indexes counted from the first source pixel."""
         return replace(self, index=self.index - self.begin)
 
     def groups(self, most: int) -> Iterator[Taps]:
-        """Parts, in order, that are made of at most ``most`` source pixels each, or are one pixel."""
+        """Yield parts, in order, of at most ``most`` source pixels each, or of one pixel."""
         first, last = self.index.min(1), self.index.max(1)
         begin = 0
         while begin < len(first):
@@ -159,40 +159,40 @@ class Taps:
 
 
 def open_resampled(path: Path | str, factor: float, threads: int = 1) -> Resampled:
-    """The raster at ``path`` with pixels ``factor`` times as long: the model's GSD over the raster's."""
+    """Open the raster at ``path`` with pixels ``factor`` times as long: the model's GSD over the raster's."""
     return Resampled(path, factor, threads)
 
 
 def resample_factor(grid: Grid, gsd_m: float) -> float:
-    """What `open_resampled` needs to give a raster the ground sampling distance ``gsd_m`` (metres).
+    """Return the factor for `open_resampled` that gives a raster the ground sampling distance ``gsd_m`` (metres).
 
-    Raises InputError where the raster's own is unknown or ``gsd_m`` is not positive.
+    Raises InputError if the raster's own distance is unknown or ``gsd_m`` is not positive.
     """
     if not (math.isfinite(gsd_m) and gsd_m > 0):
-        raise InputError(f"a ground sampling distance of {gsd_m:g} m is not a positive number")
+        raise InputError(f"the ground sampling distance must be positive and finite, not {gsd_m:g} m")
     if grid.gsd_m is None:
         raise InputError(
-            "the raster's ground sampling distance is unknown, as it has no CRS or no transform: it cannot be "
-            f"resampled to {gsd_m:g} m; leave --resample out, or give the raster a georeference"
+            f"the raster cannot be resampled to {gsd_m:g} m: without CRS and geotransform its ground sampling distance "
+            "is unknown. Leave --resample out, or georeference the raster"
         )
     return gsd_m / grid.gsd_m
 
 
 def scaled_grid(grid: Grid, factor: float) -> Grid:
-    """The grid with the same outline whose sides are ``factor`` times shorter, rounded, at least 1 pixel."""
+    """Return the grid of the same outline with sides ``factor`` times shorter, rounded, at least 1 pixel."""
     height, width = (max(1, round(side / factor)) for side in (grid.height, grid.width))
     down, along = grid.height / height, grid.width / width
     points = tuple(
         GroundControlPoint(p.row / down, p.col / along, p.x, p.y, p.z, p.id, p.info) for p in grid.gcps
     )
     t = grid.transform
-    if not t.is_identity:  # else there is none, and there is none afterwards
+    if not t.is_identity:  # the identity means no transform and stays
         t = Affine(t.a * along, t.b * down, t.c, t.d * along, t.e * down, t.f)
     return Grid(height, width, grid.crs, t, points, _scaled_rpcs(grid.rpcs, down, along))
 
 
 def _scaled_rpcs(rpcs: Any, down: float, along: float) -> Any:
-    """Rational polynomials for the new lines and samples, which are counted from pixels' centres."""
+    """Return RPCs for the new lines and samples, which are counted from pixels' centres."""
     if rpcs is None:
         return None
     scaled = type(rpcs)(**rpcs.to_dict())
@@ -202,19 +202,19 @@ def _scaled_rpcs(rpcs: Any, down: float, along: float) -> Any:
 
 
 def upsample_index(coarse: int, fine: int, begin: int = 0, end: int | None = None) -> NDArray[np.intp]:
-    """For each of ``fine`` pixels, ``begin`` to ``end``, which of ``coarse`` along the line its centre lies in."""
+    """Return, for each of ``fine`` pixels, ``begin`` to ``end``, the index of the ``coarse`` pixel at its centre."""
     number = np.arange(begin, fine if end is None else end, dtype=np.int64)
     return np.asarray((2 * number + 1) * coarse // (2 * fine), np.intp)
 
 
 def taps(source: int, made: int, first: int = 0, end: int | None = None) -> Taps:
-    """Along a side of ``source`` pixels that becomes ``made``: mean where fewer, else linear interpolation.
+    """Return the taps that resample ``source`` pixels to ``made``: means if fewer, else linear interpolation.
 
-    Of the made pixels ``first`` to ``end``; None: all.
+    Covers the resampled pixels ``first`` to ``end`` (None: all).
     """
     number = np.arange(first, made if end is None else end, dtype=np.int64)
     if made <= source:
-        # In units of 1/made of a source pixel, which is `made` long, a made pixel is `source` long.
+        # In units of 1/made of a source pixel, a source pixel is `made` long and a resampled one `source` long.
         left, right = number * source, (number + 1) * source
         index = (left // made)[:, None] + np.arange(-(-source // made) + 1)
         weight = np.minimum(right[:, None], (index + 1) * made) - np.maximum(left[:, None], index * made)
@@ -235,9 +235,9 @@ def taps(source: int, made: int, first: int = 0, end: int | None = None) -> Taps
 def _resample(
     source: Pixels, holds: Valid | None, rows: Taps, cols: Taps, image: Pixels, valid: Valid
 ) -> bool:
-    """Fill ``image`` (bands, h, w) from ``source``; ``holds`` says where that holds data, None: everywhere.
+    """Fill ``image`` (bands, h, w) from ``source``; ``holds`` is the mask of its valid pixels, None: all.
 
-    Where it holds none, ``source`` becomes 0. Returns whether all of ``image`` holds data; if not,
+    Sets invalid pixels of ``source`` to 0. Returns True if all of ``image`` holds data; if not,
     ``valid`` (h, w) is filled.
     """
     whole = rows.total * cols.total
@@ -258,7 +258,7 @@ def _resample(
 
 
 def _sums(band: NDArray[Any], rows: Taps, cols: Taps) -> Weights:
-    """Weighted sums (h, w): tap by tap, so that their order is the same in every window."""
+    """Return weighted sums (h, w), added tap by tap, so that their order is the same in every window."""
     down = np.zeros((len(rows.index), band.shape[1]))
     for index, weight in zip(rows.index.T, rows.weight.T, strict=True):
         down += band[index] * weight[:, None]

@@ -1,4 +1,4 @@
-"""One scale for a whole survey, from a sample of its values: per tile or per raster it would give seams."""
+"""One scale for a whole survey, from a sample of its values; a scale per tile or raster would cause seams."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from rsedge.raster.reader import RasterReader
 from rsedge.raster.trust import NAMED, Trust
 from rsedge.tiling.window import Window
 
-MOST_WINDOWS = (64, 4096)  # of a raster; the second where the first show no valid pixel at all
-WINDOW = 256  # pixels a side; of striped rasters as many pixels in full rows
-MOST_VALUES = 4_000_000  # held at once
+MOST_WINDOWS = (64, 4096)  # per raster; the second if the first find no valid pixel
+WINDOW = 256  # pixels a side; in striped rasters as many pixels in full rows
+MOST_VALUES = 4_000_000  # in memory at a time
 SOME_CLIPPED, MANY_CLIPPED = 0.05, 0.5  # shares of values outside the declared scale: a note, an error
-# (percentiles 2 and 98, as --scale auto takes them, leave out 4 % on purpose)
-LITTLE_USED = 0.05  # a share of the declared scale: with less, an image is nearly one colour to the model
-MOST_DELIVERED = 1e9  # by a sensor, whatever the unit; beyond, values are what gaps were filled with
-FILLERS = {-999.0, -9999.0, -32767.0, -32768.0, -99999.0, -2147483648.0}  # of gaps, where nothing says so
+# (percentiles 2 and 98, the defaults of --scale auto, leave out 4 % on purpose)
+LITTLE_USED = 0.05  # share of the declared scale: if less is used, the model sees nearly one colour
+MOST_DELIVERED = 1e9  # largest value of any sensor, in any unit; larger values are fillers of gaps
+FILLERS = {-999.0, -9999.0, -32767.0, -32768.0, -99999.0, -2147483648.0}  # usual values of untagged gaps
 RARE = 0.001  # share of the values
-FAR = 20  # spreads of the other values: what lies so far beyond all of them is nothing that was measured
+FAR = 20  # a value further from all others than this many of their spreads was not measured
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What is read of one raster."""
+    """The windows and bands to read from one raster."""
 
     path: Path | str
     plan: BandPlan
@@ -54,38 +54,38 @@ def survey_scale(
     masking: Masking = AS_TAGGED,
     trust: Trust = NAMED,
 ) -> tuple[float, float]:
-    """One (low, high) for all ``paths``: percentiles of a sample of their valid pixels, all bands pooled.
+    """Return one (low, high) for all ``paths``: percentiles of a sample of their valid pixels, all bands pooled.
 
-    ``bands``: 1-based, the same in every raster; or a model's manifest, which takes of each raster what
-    `plan_bands` would. ``low`` and ``high`` are percentiles, 0..100. At most 64 windows of 256 x 256 pixels
-    are read of a raster, spread evenly, each of few blocks; where all of them lack data, 4096. Nothing is
-    drawn at random. Where both percentiles are the same value, the least and the greatest take their place.
-    ``masking``: nodata values and alpha, where the rasters' own are not right; ``trust``: what they may open.
+    ``bands``: 1-based, the same in every raster; or a model's manifest, to take the bands that `plan_bands`
+    chooses for each raster. ``low`` and ``high`` are percentiles, 0..100. At most 64 windows of 256 x 256 pixels
+    are read from a raster, spread evenly, each of few blocks; if none has data, 4096. Nothing is drawn at
+    random. If both percentiles are the same value, the minimum and the maximum replace them.
+    ``masking``: nodata values and alpha that override the rasters' own; ``trust``: which files they may open.
 
-    Raises InputError when nothing is valid, all values are equal, a percentile is a value that no sensor delivers
-    but fills gaps with, or a raster cannot be read.
+    Raises InputError if no pixel is valid, all values are equal, a percentile is a filler of gaps rather than a
+    measured value, or a raster cannot be read.
     """
     if not 0 <= low < high <= 100:
-        raise InputError(f"percentiles {low:g} and {high:g} are not within 0..100, the lower one first")
+        raise InputError(f"percentiles {low:g} and {high:g} must be within 0..100, the lower one first")
     if not paths:
-        raise InputError("there is no raster to take a scale from; name at least one")
+        raise InputError("no raster was given to take a scale from. Name at least one")
     for most in MOST_WINDOWS:
         samples = [_plan(path, bands, most, masking, trust) for path in paths]
-        step = -(-sum(s.values for s in samples) // MOST_VALUES) | 1  # odd: not the same columns in every row
+        step = -(-sum(s.values for s in samples) // MOST_VALUES) | 1  # odd, to vary the columns by row
         pool = np.concatenate([_values(sample, step) for sample in samples])
         if pool.size:
             return _limits(pool, low, high)
     named = f"{paths[0]}" if len(paths) == 1 else f"any of {len(paths)} rasters"
-    raise InputError(f"no valid pixel was found in {named}: there is nothing to take a scale from")
+    raise InputError(f"no valid pixel was found in {named} to take a scale from. Give --scale LOW,HIGH")
 
 
 def check_scale(reader: RasterReader, plan: BandPlan) -> str | None:
-    """Whether the plan's scale fits the raster, by the windows that `survey_scale` reads; a note where it may not.
+    """Check the plan's scale on the windows that `survey_scale` reads; return a note if the scale may not fit.
 
-    It says the same however the raster is then read. The values are those stored, also where the reader resamples.
-    None without a scale, or where no sampled pixel holds data.
+    The result does not depend on how the raster is read later: values are those stored, even if the reader
+    resamples. None without a scale, or if no sampled pixel holds data.
 
-    Raises InputError where most of the values lie outside: the scale cannot be right.
+    Raises InputError if most of the values lie outside the scale.
     """
     if plan.scale is None:
         return None
@@ -98,7 +98,7 @@ def check_scale(reader: RasterReader, plan: BandPlan) -> str | None:
 
 @dataclass
 class _Fit:
-    """How a declared scale fits the values seen so far."""
+    """Statistics of the values seen so far, to judge a declared scale."""
 
     values: int = 0
     clipped: int = 0  # those outside the scale
@@ -113,11 +113,9 @@ class _Fit:
         self.highest = max(self.highest, float(seen.max()))
 
     def judge(self, scale: tuple[float, float]) -> str | None:
-        """A note where the scale looks wrong. Raises InputError where most values lie outside of it."""
+        """Return a note if the scale looks wrong. Raises InputError if most values lie outside the scale."""
         clipped, used = self.clipped / self.values, (self.highest - self.lowest) / (scale[1] - scale[0])
-        runs = (
-            f"they run from {self.lowest:g} to {self.highest:g}; expect a wrong mask unless --scale fits them"
-        )
+        runs = f"they run from {self.lowest:g} to {self.highest:g}; expect a wrong mask unless --scale fits"
         if clipped > MANY_CLIPPED:
             raise InputError(f"in a sample, {clipped:.0%} of the values lie outside --scale: {runs}")
         if used < LITTLE_USED:
@@ -140,7 +138,7 @@ def _find_fit(reader: RasterReader, plan: BandPlan, scale: tuple[float, float], 
 
 
 def _share_blocks(windows: Sequence[Window], block: tuple[int, int]) -> bool:
-    """Whether two of the windows touch the same block."""
+    """Return True if two of the windows touch the same block."""
     touched = [
         (row, col)
         for w in windows
@@ -158,10 +156,10 @@ def _plan(
             choose_bands(reader, bands, masking=masking)[0] if isinstance(bands, Manifest) else tuple(bands)
         )
         if outside := [b for b in indexes if not 1 <= b <= len(reader.dtypes)]:
-            raise InputError(f"band {outside[0]} does not exist; {path} has bands 1 to {len(reader.dtypes)}")
+            raise InputError(f"{path} has no band {outside[0]}. Choose from bands 1 to {len(reader.dtypes)}")
         kinds = {reader.dtypes[b - 1] for b in indexes}
         if odd := sorted(k for k in kinds if k.startswith("complex")):
-            raise InputError(f"{path} is stored as {odd[0]}; a model reads real numbers only")
+            raise InputError(f"{path} is stored as {odd[0]}, but a model reads real numbers only")
         windows = spread_windows((reader.grid.height, reader.grid.width), reader.block_shape, most)
         plan = BandPlan(indexes, np.result_type(*kinds).name)
         named = not isinstance(bands, Manifest)
@@ -169,7 +167,7 @@ def _plan(
 
 
 def _values(sample: _Sample, step: int) -> NDArray[Any]:
-    """Every ``step``-th valid pixel of each window, all bands in one row."""
+    """Return every ``step``-th valid pixel of each window, all bands in one array (n,)."""
     found: list[NDArray[Any]] = []
     with RasterReader(sample.path, trust=sample.trust) as reader:
         area = Window(0, 0, reader.grid.height, reader.grid.width)
@@ -185,39 +183,39 @@ def _limits(pool: NDArray[Any], low: float, high: float) -> tuple[float, float]:
     for value in (first, last):
         if abs(value) > MOST_DELIVERED:
             raise InputError(
-                f"--scale auto finds {value:.9g} where {low:g} to {high:g} % of the values should end, and no sensor "
-                f"delivers that; {_advice(value)}"
+                f"--scale auto: percentile {low:g} or {high:g} is {value:.9g}, which no sensor delivers. "
+                f"{_advice(value)}"
             )
     for value in dict.fromkeys((first, last, float(pool.min()), float(pool.max()))):
         share = float(np.mean(pool == value))
         if share > RARE and (value in FILLERS or _is_isolated(pool, value)):
             raise InputError(
-                f"--scale auto finds {value:.9g} in {share:.1%} of the values, far from all others, as no "
-                f"sensor delivers them; {_advice(value)}"
+                f"--scale auto: {share:.1%} of the values are {value:.9g}, too far from all others to be "
+                f"measured. {_advice(value)}"
             )
     if first < last:
         return first, last
     first, last = float(pool.min()), float(pool.max())
     if first == last:
-        raise InputError(f"all values are {first:g}: no scale fits them; give --scale LOW,HIGH")
+        raise InputError(f"all values are {first:g}, so no scale fits. Give --scale LOW,HIGH")
     return first, last
 
 
 def _advice(value: float) -> str:
-    return f"if it stands for no data, give --nodata {value:.9g}, else --scale LOW,HIGH"
+    return f"If this value marks nodata, give --nodata {value:.9g}, else --scale LOW,HIGH"
 
 
 def _is_isolated(pool: NDArray[Any], value: float) -> bool:
-    """Whether the others lie all on one side of ``value`` and so far off that no sensor leaves the gap.
+    """Return True if all other values lie on one side of ``value``, too far off for a sensor's values.
 
-    A sensor that is saturated delivers what comes next too. The ends of an integer type are gaps' fillers so often
-    that less is far; of 8 bits they are black and white, and what a gap between is worth, nobody knows.
+    A saturated sensor also delivers the values next to its limit. The ends of an integer dtype are fillers so often
+    that a smaller gap suffices; in 8 bits they are black and white, so that a gap shows nothing.
     """
     kind = pool.dtype
     if kind.kind in "iu" and kind.itemsize == 1:
         return False
     rest = pool[pool != value].astype(np.float64)
-    rest = rest[np.abs(rest) <= MOST_DELIVERED]  # of several fillers, the others say nothing
+    rest = rest[np.abs(rest) <= MOST_DELIVERED]  # other fillers are left out
     if not rest.size:
         return False
     gap = max(rest.min() - value, value - rest.max())
@@ -227,14 +225,14 @@ def _is_isolated(pool: NDArray[Any], value: float) -> bool:
 
 
 def spread_windows(size: tuple[int, int], block: tuple[int, int], most: int) -> tuple[Window, ...]:
-    """At most ``most`` windows spread evenly over a raster of ``size`` (height, width), few blocks each."""
+    """Return at most ``most`` windows spread evenly over a raster of ``size`` (height, width), few blocks each."""
     height, width = size
     striped = block[1] >= width
     cells = [
         _cell(max(1, WINDOW * WINDOW // width) if striped else WINDOW, block[0]),
         (width, width) if striped else _cell(WINDOW, block[1]),
     ]
-    for i in (0, 1):  # fewer blocks than windows: more windows of each, as it is decoded anyway
+    for i in (0, 1):  # with fewer blocks than windows each block, which is decoded anyway, gets several
         while cells[i][0] > cells[i][1] and _count(size, cells) < most:
             cells[i] = max(cells[i][1], cells[i][0] // 2), cells[i][1]
     rows, cols = (math.ceil(side / cell) for side, (cell, _) in zip(size, cells, strict=True))
@@ -249,7 +247,7 @@ def spread_windows(size: tuple[int, int], block: tuple[int, int], most: int) -> 
 
 
 def _cell(wanted: int, block: int) -> tuple[int, int]:
-    """Along one side: pixels from one window to the next, which are whole blocks, and pixels of a window."""
+    """Return, along one side, the pixels from one window to the next (whole blocks), and those of a window."""
     cell = block if block >= wanted else block * (wanted // block)
     return cell, min(cell, wanted)
 
@@ -259,7 +257,7 @@ def _count(size: tuple[int, int], cells: list[tuple[int, int]]) -> int:
 
 
 def _spans(length: int, cell: tuple[int, int], chosen: list[int]) -> Iterator[tuple[int, int]]:
-    """Start and length of a window in the middle of each chosen cell."""
+    """Yield start and length of a window in the middle of each chosen cell."""
     for index in chosen:
         begin = cell[0] * index
         begin += min((cell[0] - cell[1]) // 2, max(0, length - begin - cell[1]))

@@ -1,4 +1,4 @@
-"""Files beside a raster that GDAL opens by itself: which of them it may, and none that never ends."""
+"""Checks of files beside a raster that GDAL opens unasked, such as overviews, masks and metadata."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from rsedge.errors import InputError
 from rsedge.files import is_strangers_link
 
 HEAD_BYTES = 1024
-# Up to their NUL: GDAL searches what comes before for markup, and finds a VRT behind "EHFA".
+# With the NUL, because GDAL searches the bytes before it for markup, and finds a VRT after "EHFA".
 TIFF_OR_HFA = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"EHFA_HEADER_TAG\0")
-TELLING = ("_mtl.txt", "summary.txt", "metadata.dim")  # files that tell of all rasters in a folder
-OVERVIEW_FILE = "overview_file"  # a key in whatever case, whose value GDAL opens by whichever driver likes it
+TELLING = ("_mtl.txt", "summary.txt", "metadata.dim")  # metadata files of all rasters in a folder
+OVERVIEW_FILE = "overview_file"  # a key in any case, whose value GDAL opens with any driver
 MOST_SIDE_FILES, MOST_AUX_BYTES = 32, 16 << 20
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder as it was when the first raster in it was looked at."""
+    """The names in a folder when its first raster was checked."""
 
-    names: dict[str, list[str]] = field(default_factory=dict)  # by themselves in small letters
+    names: dict[str, list[str]] = field(default_factory=dict)  # by their lower-case form
     odd: list[str] = field(default_factory=list)  # pipes, devices and links
 
 
 class SideFiles:
-    """Looks at the files beside rasters; lists each folder once."""
+    """Checks of the files beside rasters; each folder is listed once."""
 
     def __init__(self) -> None:
         self._folders: dict[str, _Folder] = {}
 
     def check(self, path: str, is_source: bool = False) -> None:
-        """Raise InputError where a file beside the raster at ``path``, maybe a VRT's source, may not be opened.
+        """Raise InputError if a file beside the raster at ``path``, maybe a VRT's source, may not be opened.
 
-        Masks and overviews are opened by whichever driver likes their content, and found whatever their case.
+        GDAL finds masks and overviews in any case, and opens them with any driver that accepts their content.
         """
         waiting, seen = [path], 0
         while waiting and seen < MOST_SIDE_FILES:
@@ -48,7 +48,7 @@ class SideFiles:
                 waiting.append(name)
                 check_kind(name)
                 if not head_of(name).startswith(TIFF_OR_HFA):
-                    raise InputError(f"{name} beside the raster is neither a TIFF nor an HFA file; delete it")
+                    raise InputError(f"{name} beside the raster is neither TIFF nor HFA. Delete it")
             for name in self._beside(beside, ".aux.xml"):
                 _check_aux(name)
         folder, stem = os.path.dirname(path), _stem(path)
@@ -59,9 +59,9 @@ class SideFiles:
                 check_kind(os.path.join(folder, other))
 
     def must_hide(self, path: str) -> bool:
-        """Return True if GDAL must be shown nothing beside the raster: what is there for all rasters never ends.
+        """Return True if GDAL must not see the files beside the raster, because a shared one is not a regular file.
 
-        Only a raster without files of its own can be opened so; then one pipe does not stop all rasters of a folder.
+        Only a raster without side files of its own can do without, so that one pipe does not stop a whole folder.
         """
         folder, stem = os.path.dirname(path), _stem(path)
         listed = self._listed(folder)
@@ -73,7 +73,7 @@ class SideFiles:
     def _listed(self, folder: str) -> _Folder:
         if folder not in self._folders:
             found = self._folders[folder] = _Folder()
-            # A folder that may be entered only: GDAL cannot list it either.
+            # A folder that cannot be listed is skipped, because GDAL cannot list it either.
             with suppress(OSError), os.scandir(folder or ".") as entries:
                 for entry in entries:
                     found.names.setdefault(entry.name.lower(), []).append(entry.name)
@@ -82,7 +82,7 @@ class SideFiles:
         return self._folders[folder]
 
     def _beside(self, path: str, *suffixes: str) -> Iterator[str]:
-        """The files named as ``path`` with one of the suffixes behind, or .aux in its suffix's place."""
+        """Yield files named ``path`` plus one of the suffixes, or with .aux in place of its suffix."""
         folder, name = os.path.split(path)
         stem = name.rpartition(".")[0]
         wanted = {name + suffix for suffix in suffixes} | ({f"{stem}.aux"} if ".aux" in suffixes else set())
@@ -102,45 +102,45 @@ def _stem(path: str) -> str:
 
 
 def _is_beside(name: str, stem: str) -> bool:
-    """Return True if a file is the raster's by its name: A_RPC.TXT is A.tif's, DIM_1.XML is IMG_1.TIF's."""
+    """Return True if a file belongs to the raster by its name: A_RPC.TXT to A.tif, DIM_1.XML to IMG_1.TIF."""
     return name.startswith(stem) or (
         stem.startswith("img_") and name.startswith((f"dim_{stem[4:]}", f"rpc_{stem[4:]}"))
     )
 
 
 def check_kind(path: str) -> None:
-    """Raise InputError where ``path`` is, or leads to, anything but a file or a folder that is not the system's."""
+    """Raise InputError unless ``path`` is, or links to, a regular file or a folder outside /proc, /sys and /dev."""
     try:
         facts, link = os.stat(path), os.lstat(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
-        raise InputError(f"{path} is a device, a pipe or a socket; give a file")
+        raise InputError(f"{path} is a device, a pipe or a socket. Give a file")
     if leads_to_system(path):
-        raise InputError(f"{path} leads to {os.path.realpath(path)}, which is no raster; remove the link")
+        raise InputError(f"{path} links to {os.path.realpath(path)}, which is not a raster. Remove the link")
     if is_strangers_link(link, facts):
-        raise InputError(f"{path} is a link that another user made to a file not theirs; remove the link")
+        raise InputError(f"{path} is another user's link to a file of somebody else. Remove the link")
 
 
 def leads_to_system(path: str) -> bool:
-    """Whether a path is, or leads to, one of the kernel's files: some of them never end."""
+    """Return True if a path is, or links to, one of the kernel's files, some of which are endless."""
     real = real_path(path)
     return real.startswith(("/proc/", "/sys/", "/dev/")) and not real.startswith("/dev/shm/")
 
 
 def _check_aux(path: str) -> None:
-    """Raise InputError where a raster's .aux.xml names another file, in whichever letters."""
+    """Raise InputError if a raster's .aux.xml is too large or names an overview file, in any case."""
     check_kind(path)
     if os.path.getsize(path) > MOST_AUX_BYTES:
-        raise InputError(f"{path} has more than {MOST_AUX_BYTES >> 20} MiB; delete it")
+        raise InputError(f"{path} has more than {MOST_AUX_BYTES >> 20} MiB. Delete it")
     with open(path, "rb") as file:
         text = file.read().decode("latin-1")
     if OVERVIEW_FILE in unescape(text).lower():
-        raise InputError(f"{path} names another file for overviews; delete it")
+        raise InputError(f"{path} names another file for overviews. Delete it")
 
 
 def head_of(path: str) -> bytes:
-    """The first bytes of a file; none of a folder. Raises InputError where it cannot be read."""
+    """Return the first bytes of a file; b"" for a folder. Raises InputError if the file cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
@@ -151,7 +151,7 @@ def head_of(path: str) -> bytes:
 
 
 def real_path(path: str) -> str:
-    """The path without links; that of a folder is asked once for all that is in it."""
+    """Return the path without links; each folder is resolved once for all its files."""
     if os.path.islink(path):
         return os.path.realpath(path)
     folder, name = os.path.split(os.path.abspath(path))

@@ -1,4 +1,4 @@
-"""A raster thinned to the size of a picture, in bounded memory; GDAL reads overviews where there are any."""
+"""Rasters thinned to the size of a picture, in bounded memory; GDAL reads overviews if there are any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rsedge.raster.reader import RasterReader
 from rsedge.raster.values import Pixels, Valid
 from rsedge.tiling.window import Window
 
-STRIP_ROWS = 64  # of the picture
+STRIP_ROWS = 64  # rows of the picture read at a time
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 Report = Callable[[int], None]
 
@@ -25,12 +25,12 @@ def thinned(
     smooth: bool = False,
     progress: Report | None = None,
 ) -> tuple[Pixels, Valid]:
-    """The raster as stored, (bands, h, w) of at most ``longest`` pixels a side, and which pixels hold data, (h, w).
+    """Return the raster as stored, (bands, h, w) of at most ``longest`` pixels a side, and its valid pixels (h, w).
 
-    Rasters of one size are thinned in step. ``bands``: 1-based, None: all. ``smooth``: means of pixels, else one of
-    several, as labels need it. ``progress`` is called with the raster's rows read so far.
+    Rasters of one size are thinned alike. ``bands``: 1-based, None: all. ``smooth``: means of pixels, else the
+    nearest pixel, as labels need. ``progress`` is called with the raster's rows read so far.
 
-    Raises InputError when the raster is damaged.
+    Raises InputError if the raster is damaged.
     """
     grid = reader.grid
     step = max(1, -(-max(grid.height, grid.width) // longest))
@@ -50,19 +50,19 @@ def thinned(
 
 
 def thinned_rgb(reader: RasterReader, longest: int, progress: Report | None = None) -> tuple[Pixels, Valid]:
-    """As `thinned`, of the bands that people want to see: red, green and blue where the raster says which they are,
-    else the first three, else the first; of a palette its colours. Raises InputError for complex numbers."""
+    """Return `thinned` pixels of the bands to show: red, green and blue if they are tagged, else the first three,
+    else the first; for a palette its colours. Raises InputError for complex numbers."""
     kinds = reader.color_interp
     palette = reader.colormap() if kinds[0] == ColorInterp.palette else None
     if palette:
         stored, valid = thinned(reader, longest, (1,), progress=progress)
-        table = np.zeros((max(palette) + 2, 4), np.uint8)  # the last for values that it does not list
+        table = np.zeros((max(palette) + 2, 4), np.uint8)  # the last row is for values not listed
         for value, color in palette.items():
             table[value] = (*color, 255)[:4]
         colors = np.take(table, stored[0], axis=0, mode="clip").transpose(2, 0, 1)
         return colors[:3], valid & (colors[3] > 0)
     if any(dtype.startswith("complex") for dtype in reader.dtypes):
-        raise InputError(f"{reader.path} holds complex numbers, of which there is no picture")
+        raise InputError(f"{reader.path} holds complex numbers, which cannot be drawn")
     usable = [i for i, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha] or [1]
     chosen = (
         [kinds.index(c) + 1 for c in RGB] if set(RGB) <= set(kinds) else usable[: 3 if len(usable) > 2 else 1]

@@ -1,6 +1,6 @@
-"""What a raster may open beside itself: which of GDAL's drivers look at it, which files it names, and no network.
+"""Limits on what a raster may open: which GDAL drivers may read it, which files it may name, and no network.
 
-GDAL opens by content whatever a name says, and some of its drivers read what their file names: other files, servers.
+GDAL chooses the driver by content, not by name, and some drivers read other files or servers that a file names.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rsedge.gdal_settings import NO_RAW_BANDS, REMOTE
 from rsedge.raster.grid import unreferenced_allowed
 from rsedge.raster.side_files import OVERVIEW_FILE, SideFiles, check_kind, head_of, real_path
 
-# Their files hold their own pixels, and no other file's or server's.
+# Drivers whose files hold their own pixels and name no other file or server.
 PLAIN = (
     "GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JP2Lura", "WEBP", "BMP", "GIF", "BIGGIF",
     "HFA", "ENVI", "EHdr",
 )  # fmt: skip
-# Any file is pixels to these, if one beside it says how to take it.
+# Drivers that take any file as pixels if a header file lies beside it.
 HEADERLESS = {"ENVI", "EHdr", "ISCE", "ROI_PAC", "RST", "PAux", "MFF", "GenBin", "NDF", "SNODAS"}
-# Beside GDAL's own suffixes, of which each has one driver.
+# In addition to GDAL's own suffixes, which have one driver each.
 BY_SUFFIX = {
     "nc": ("netCDF", "HDF5"), "nc4": ("netCDF", "HDF5"), "h5": ("HDF5", "netCDF"), "he5": ("HDF5", "netCDF"),
     "hdf5": ("HDF5",), "hdf": ("HDF4", "HDF4Image", "HDF5"), "zarr": ("Zarr",), "safe": ("SAFE", "SENTINEL2"),
@@ -38,8 +38,8 @@ BY_SUFFIX = {
     "nitf": ("NITF",), "grib": ("GRIB",), "jxl": ("JPEGXL",), "heic": ("HEIF",), "heif": ("HEIF",), "avif": ("AVIF",),
     "sid": ("MrSID",), "ecw": ("ECW",), "pbm": ("PNM",), "tga": ("TGA",), "adf": ("AIG",), "flt": ("EHdr",),
 }  # fmt: skip
-OUTSIDE = "outside"  # allowed: a VRT's sources may lie outside its folder
-ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # GDAL sees no file beside the raster
+OUTSIDE = "outside"  # value of ``allow``: a VRT's sources may lie outside its folder
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # hides the files beside the raster from GDAL
 NO_NETWORK = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}
 LOCAL_VSI = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsimem/")
 PREFIX = re.compile(r"(?!vrt://)([A-Za-z][A-Za-z0-9_]+):(?!//)")  # NETCDF:"a.nc":red
@@ -71,11 +71,11 @@ MOST_VRT_BYTES, MOST_VRTS = 256 << 20, 1000
 
 @dataclass(frozen=True)
 class Trust:
-    """How far a raster is trusted.
+    """The trust in a raster.
 
-    ``named``: the user has named it, so its suffix, or a prefix such as NETCDF:, may choose the driver. ``allow``:
-    further drivers of GDAL's, whatever their case, and `OUTSIDE`. Raises InputError where one is not there, or is
-    none to be allowed.
+    ``named``: the user has named the raster, so its suffix, or a prefix such as NETCDF:, may choose the driver.
+    ``allow``: further GDAL drivers, in any case, and `OUTSIDE`. Raises InputError if GDAL lacks such a driver, or
+    it may not be allowed.
     """
 
     named: bool = True
@@ -88,11 +88,11 @@ class Trust:
 
     @property
     def may_leave(self) -> bool:
-        """Whether a VRT's sources may lie outside its folder."""
+        """Return True if a VRT's sources may lie outside its folder."""
         return OUTSIDE in map(str.lower, self.allow)
 
     def drivers(self, path: str) -> list[str]:
-        """Those that may look at ``path``."""
+        """Return the drivers that may open ``path``."""
         allowed = [self._driver(name) for name in self.allow if name.lower() != OUTSIDE]
         return [*PLAIN, *allowed, *(_by_name(path) if self.named else ())]
 
@@ -100,9 +100,9 @@ class Trust:
     def _driver(name: str) -> str:
         known = {driver.lower(): driver for driver in _registered()}
         if name.lower() in map(str.lower, REMOTE):
-            raise InputError(f"{name} reads from servers and cannot be allowed; download the raster first")
+            raise InputError(f"{name} reads from servers and is never allowed. Download the raster first")
         if name.lower() not in known:
-            raise InputError(f"GDAL here has no driver {name!r} to allow; name one such as vrt or netcdf")
+            raise InputError(f"the installed GDAL has no driver {name!r}. Allow one such as vrt or netcdf")
         return known[name.lower()]
 
 
@@ -115,7 +115,7 @@ def _registered() -> Iterable[str]:
 
 
 def _by_name(path: str) -> Iterable[str]:
-    """Drivers that a path chooses, as the user has written it."""
+    """Return the drivers that a path, as the user wrote it, chooses."""
     if path.lower().startswith("vrt://"):
         return ("VRT",)
     if PREFIX.match(path) and not os.path.exists(path):
@@ -127,19 +127,19 @@ def _by_name(path: str) -> Iterable[str]:
 
 
 def as_file(path: str) -> str:
-    """The path, so written that GDAL takes it for a file where there is one: it knows GTIFF_DIR:2:a.tif, too."""
+    """Return ``path``, prefixed with ./ if an existing file has a name that GDAL parses, such as GTIFF_DIR:2:a.tif."""
     return os.path.join(os.curdir, path) if PREFIX.match(path) and os.path.lexists(path) else path
 
 
 def is_remote(path: str) -> bool:
-    """Whether the path itself is a URL, or one of GDAL's that reads from elsewhere."""
+    """Return True if the path is a URL, or a /vsi path of GDAL's that reads from servers."""
     if path.lower().startswith(("vrt://", "file://", "zip://", "tar://", "gzip://")):
         return "://" in path.partition("://")[2] or "/vsi" in path
     return "://" in path or ("/vsi" in path and not (path.startswith(LOCAL_VSI) and "/vsi" not in path[1:]))
 
 
 def options_for(path: str) -> Mapping[str, str]:
-    """GDAL's settings for all that is done with the raster."""
+    """Return the GDAL settings for opening and reading the raster."""
     if is_remote(path):
         return NO_RAW_BANDS
     alone = ALONE if os.path.isfile(path) and SideFiles().must_hide(path) else {}
@@ -147,17 +147,17 @@ def options_for(path: str) -> Mapping[str, str]:
 
 
 class Check:
-    """Looks at a raster and all it names, each once, before it is opened and when it is."""
+    """Checks of a raster and the files it names, each once, before and after opening."""
 
     def __init__(self, path: str, trust: Trust) -> None:
         inner = path[6:].partition("?")[0] if path.lower().startswith("vrt://") else path
         self.path, self.trust = inner.removeprefix("file://"), trust
-        self._seen: set[tuple[str, str, bool]] = set()  # sources, by the folder of their VRT
+        self._seen: set[tuple[str, str, bool]] = set()  # folder of the VRT, source, whether relative
         self._vrts: set[str] = set()
         self._side_files = SideFiles()
 
     def before(self) -> None:
-        """Raise InputError where a local raster, or a file beside it that GDAL opens by itself, may not be read."""
+        """Raise InputError if a local raster, or a file beside it that GDAL opens unasked, may not be read."""
         path = self.path
         if os.path.lexists(path):
             check_kind(path)
@@ -165,30 +165,30 @@ class Check:
             if path.lower().endswith(".vrt") and _is_markup(path):
                 self._check_files(os.path.realpath(path))
             if path.lower().endswith(".mrf") and any(tag in _text(path) for tag in MRF_SOURCES):
-                raise InputError(f"{path} is an MRF that names other files; convert it with `gdal_translate`")
+                raise InputError(f"{path} is an MRF that names other files. Convert it (`gdal_translate`)")
 
     def opened(self, src: Any) -> None:
-        """Raise InputError where an opened raster names files that it may not read."""
+        """Raise InputError if an opened raster names files that it may not read."""
         if OVERVIEW_FILE in map(str.lower, src.tags(ns="OVERVIEWS")):
             raise InputError(
-                f"{self.path} names another file for its overviews; make them anew with `gdaladdo`"
+                f"{self.path} names another file for its overviews. Rebuild the overviews with `gdaladdo`"
             )
         if (
             src.driver in HEADERLESS
             and len({os.path.dirname(os.path.realpath(name)) for name in src.files}) > 1
         ):
             raise InputError(
-                f"{self.path} is {src.driver}, whose header lies in another folder than its pixels, links followed; "
-                "put both into one"
+                f"{self.path} ({src.driver}): after following links, header and pixels lie in different folders. "
+                "Put both into one folder"
             )
-        if src.driver == "VRT":  # as GDAL has understood it
+        if src.driver == "VRT":  # checked again as GDAL has parsed it
             self._check_text(src.tags(ns="xml:VRT").get("xml:VRT", "").encode(), self.path)
         elif src.driver not in PLAIN and not self.trust.may_leave and not PREFIX.match(self.path):
             for name in src.files[1:]:
                 _check_place(name, self.path, os.path.dirname(os.path.realpath(self.path)))
 
     def _check_files(self, path: str) -> None:
-        """A VRT on this machine, and those that it is made of."""
+        """Check a local VRT and its nested VRTs. Raises InputError."""
         waiting = [path]
         while waiting:
             path = waiting.pop()
@@ -196,14 +196,14 @@ class Check:
                 continue
             self._vrts.add(path)
             if len(self._vrts) > MOST_VRTS:
-                raise InputError(f"{path} is made of more than {MOST_VRTS} VRTs; make it of their sources")
+                raise InputError(f"{path} nests more than {MOST_VRTS} VRTs. Build it from their sources")
             if os.path.getsize(path) > MOST_VRT_BYTES:
-                raise InputError(f"{path} is a VRT of more than {MOST_VRT_BYTES >> 20} MiB; convert it")
+                raise InputError(f"{path} is a VRT of more than {MOST_VRT_BYTES >> 20} MiB. Convert it")
             with open(path, "rb") as file:
                 waiting += self._check_text(file.read(), path)
 
     def _check_text(self, text: bytes, path: str) -> list[str]:
-        """The text of the VRT at ``path``; the VRTs among its sources. Raises InputError."""
+        """Check the text of the VRT at ``path``; return the VRTs among its sources. Raises InputError."""
         folder = os.path.dirname(os.path.realpath(path) if os.path.exists(path) else path)
         nested = []
         for name, is_relative in _named(text, path):
@@ -219,63 +219,63 @@ class Check:
                 if _is_markup(local):
                     if not local.lower().endswith(".vrt"):
                         raise InputError(
-                            f"{path}: its source {name} names other files or servers; take it out"
+                            f"{path}: its source {name} names other files or servers. Remove this source"
                         )
                     nested.append(local)
         return nested
 
 
 def _text(path: str) -> bytes:
-    """The beginning of a file, in small letters."""
+    """Return the beginning of a file, in lower case."""
     with open(path, "rb") as file:
         return file.read(MOST_MRF_BYTES).lower()
 
 
 def _is_markup(path: str) -> bool:
-    """Whether a file is text that names other files or servers, as some of GDAL's drivers take it."""
+    """Return True if a file looks like text in which a GDAL driver finds names of files or servers."""
     head = head_of(path).partition(b"\0")[0]
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{")) or any(w in head for w in MARKUP)
 
 
 def why_not_plain(path: str) -> str | None:
-    """What to say of a local file that no driver which may look at it takes, where its content tells."""
+    """Return why no permitted driver opens a local file, if its content shows the reason."""
     if not os.path.isfile(path) or not _is_markup(path):
         return None
     return (
-        f"{path} holds no pixels but names other files or servers. A VRT is opened where it is named .vrt "
-        "(by `rsedge watch --allow vrt` too); convert anything else with `gdal_translate`"
+        f"{path} holds no pixels but names other files or servers. Name a VRT .vrt (and give `rsedge watch` the "
+        "option --allow vrt); convert anything else with `gdal_translate`"
     )
 
 
 def _named(text: bytes, path: str) -> Iterator[tuple[str, bool]]:
-    """What a VRT names as its sources, and whether relative to itself. Raises InputError where it may not be read."""
+    """Yield each source of a VRT, and whether it is relative to the VRT. Raises InputError if it may not be read."""
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise InputError(f"{path} is a VRT with a document type, which none needs; take it out")
+        raise InputError(f"{path} is a VRT with a document type declaration. Remove the declaration")
     try:
         for _, element in ET.iterparse(io.BytesIO(text)):
-            facts = {key.lower(): value for key, value in element.items()}  # GDAL knows no capitals
+            facts = {key.lower(): value for key, value in element.items()}  # GDAL ignores case
             tag, name = element.tag.rpartition("}")[2].lower(), (element.text or "").strip()
             kind = facts.get("subclass", "").lower()
             allowed = BANDS if tag == "vrtrasterband" else DATASETS if tag == "vrtdataset" else {kind}
             if kind not in allowed or tag == "group":
-                raise InputError(f"{path} is a VRT with {kind or tag}, which may read any file; convert it")
+                raise InputError(f"{path} is a VRT with {kind or tag}, which may read any file. Convert it")
             if facts.get("key", "").upper() == "OVERVIEW_FILE":
-                raise InputError(f"{path} is a VRT that names a file of overviews; take that out")
+                raise InputError(f"{path} is a VRT that names an overview file. Remove this entry")
             if tag == "pixelfunctionlanguage" and name.lower() == "python":
-                raise InputError(f"{path} is a VRT with a program in Python, which is not run; convert it")
+                raise InputError(f"{path} is a VRT with Python code, which rsedge does not run. Convert it")
             if tag in SOURCES and name:
                 if (relative := facts.get("relativetovrt", "0")) not in {"0", "1"}:
                     raise InputError(f"{path} is a VRT whose relativeToVRT is {relative!r:.60}, not 0 or 1")
                 yield name, relative == "1"
             element.clear()
     except ET.ParseError as error:
-        raise InputError(f"{path} is no well-formed XML: {error}; make the VRT anew") from error
+        raise InputError(f"{path} is not well-formed XML: {error}. Build the VRT again") from error
 
 
 def _check_place(name: str, path: str, folder: str, relative: bool = False, anywhere: bool = False) -> str:
-    """A local file that the raster at ``path`` reads, "" where it is in an archive or no file.
+    """Return the local path of a source of the raster at ``path``; "" if it is in an archive or not a file.
 
-    Raises InputError where it is outside of ``folder``, unless ``anywhere`` on this machine.
+    Raises InputError if the source is outside ``folder``, unless ``anywhere`` is True, or not on this machine.
     """
     found = QUOTED.match(name)
     inner = found[1] if found else name
@@ -286,7 +286,7 @@ def _check_place(name: str, path: str, folder: str, relative: bool = False, anyw
     there = os.path.join(folder, inner) if relative else inner
     odd = "://" in inner or inner.startswith(("/vsi", "<", "{"))
     if odd or (PREFIX.match(inner) and not os.path.lexists(there)):
-        raise InputError(f"{path} reads {name}, which is no file of this machine; download it, or convert it")
+        raise InputError(f"{path} reads {name}, which is not a file on this machine. Download or convert it")
     if is_remote(path) or path.startswith(LOCAL_VSI):
         base = path.rpartition("/")[0]
         place = os.path.normpath(inner if inner.startswith("/") else f"{base}/{inner}")
@@ -297,13 +297,13 @@ def _check_place(name: str, path: str, folder: str, relative: bool = False, anyw
         inside = real_path(local).startswith(folder.rstrip("/") + "/")
     if not inside and not anywhere:
         raise InputError(
-            f"{path} reads {name}, which is outside of its folder, {folder}; put the VRT above its sources, or "
-            "allow it with `rsedge infer --allow outside`"
+            f"{path} reads {name}, which is outside its folder {folder}. Put the VRT above its sources, or allow "
+            "this with `rsedge infer --allow outside`"
         )
     return "" if archive or found else local
 
 
 def _check_in_archive(name: str, path: str) -> None:
-    """Raise InputError where a source that is no file of its own is a VRT: what that one names is not looked at."""
+    """Raise InputError if a source in an archive is a VRT, because its own sources cannot be checked."""
     with suppress(RasterioError), unreferenced_allowed(), rasterio.open(name, driver="VRT"):
-        raise InputError(f"{path} reads {name}, a VRT in an archive; unpack the archive")
+        raise InputError(f"{path} reads {name}, a VRT in an archive. Unpack the archive")

@@ -1,4 +1,4 @@
-"""What stored values mean: which hold data, and how they become a model's. Numpy only, in bounded pieces."""
+"""Valid pixels, and the mapping of stored values to model values. Numpy only, in bounded pieces."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ Pixels = NDArray[Any]
 Valid = NDArray[np.bool_]
 Range = tuple[Any, Any]  # of stored values, both ends included
 PIECE_PIXELS = 1 << 19  # of temporaries at a time
-SHORT = [np.dtype(d) for d in ("u1", "i1", "u2", "i2")]  # whose values are few enough for a table
+SHORT = [np.dtype(d) for d in ("u1", "i1", "u2", "i2")]  # dtypes with few enough values for a table
 
 
 def pieces(height: int, width: int) -> Iterator[slice]:
-    """Slices of rows with at most `PIECE_PIXELS` pixels, or one row."""
+    """Yield slices of rows with at most `PIECE_PIXELS` pixels, or one row."""
     rows = max(1, PIECE_PIXELS // width)
     for row in range(0, height, rows):
         yield slice(row, min(row + rows, height))
 
 
 def piece_pixels(height: int, width: int) -> int:
-    """The most pixels in one of the `pieces`."""
+    """Return the most pixels in one of the `pieces`."""
     return min(height, max(1, PIECE_PIXELS // width)) * width
 
 
 @lru_cache(maxsize=256)
 def stored_nodata(value: float | None, dtype: str) -> Range | None:
-    """The least and the greatest stored value that are nodata where a file says ``value``; None where none is.
+    """Return the least and greatest stored value that are nodata if a file's tag is ``value``; None if none is.
 
-    As GDAL's mask has it: tags are decimals, often rounded, so floats count within a few units of the last place
-    of float32. A whole number is what a tag with a fraction says of integers. NaN is never data, tag or not.
+    Follows GDAL's mask: tags are decimals, often rounded, so floats match within a few units of the last place
+    of float32. For integers the tag's fraction is dropped. NaN is always nodata, with or without a tag.
     """
     if value is None or np.isnan(value) or dtype.startswith("complex"):
         return None
@@ -45,14 +45,14 @@ def stored_nodata(value: float | None, dtype: str) -> Range | None:
     limits = np.iinfo(kind)
     if not limits.min <= value <= limits.max:
         return None
-    whole = kind.type(int(value))  # not Python's: float64 arrays would come of comparing with that
+    whole = kind.type(int(value))  # a Python int would make comparisons cast to float64
     return whole, whole
 
 
 def _close_to(value: float, kind: np.dtype[Any]) -> Range:
     with np.errstate(over="ignore"):
         tag = kind.type(value)
-        if not np.isfinite(tag):  # rounded beyond the largest number: GDAL reads infinity, and masks nothing
+        if not np.isfinite(tag):  # rounded beyond the largest float: GDAL reads infinity and masks nothing
             least, greatest = sorted((tag, kind.type(np.copysign(np.finfo(kind).max, tag))))
             return least, greatest
         most = _place(np.finfo(kind).max)
@@ -61,17 +61,15 @@ def _close_to(value: float, kind: np.dtype[Any]) -> Range:
 
 
 def _last_alike(tag: Any, near: int, far: int) -> Any:
-    """The float furthest from ``tag`` towards the place ``far`` that GDAL takes for the same (ARE_REAL_EQUAL)."""
+    """Return the float furthest from ``tag`` towards the place ``far`` that GDAL takes as equal (ARE_REAL_EQUAL)."""
     kind, work = type(tag), np.float64 if tag.itemsize == 8 else np.float32
     b = work(tag)
 
     def is_alike(place: int) -> bool:
-        a = work(
-            _at(place, kind)
-        )  # in this arithmetic the sum of two very large ones is infinite, as in GDAL
+        a = work(_at(place, kind))  # in this dtype the sum of two very large values is infinite, as in GDAL
         return bool(a == b or abs(a - b) < work(np.finfo(np.float32).eps) * abs(a + b) * work(2))
 
-    # Those alike are next to the tag. Only of the largest tags they go on; of others there may be more, far away.
+    # Equal floats adjoin the tag. Only for the largest tags do they reach ``far``; others may have more far away.
     reach = 1 << 33 if tag.itemsize == 8 else 16
     step = max(near - reach, far) if far < near else min(near + reach, far)
     far = far if is_alike(step) else step
@@ -82,7 +80,7 @@ def _last_alike(tag: Any, near: int, far: int) -> Any:
 
 
 def _place(value: Any) -> int:
-    """Of a float among all of its kind, in order; 0 is at 0."""
+    """Return the rank of a float among all floats of its dtype, in order; 0.0 has rank 0."""
     bits = int(abs(value).view(f"u{value.itemsize}"))
     return -bits if value < 0 else bits
 
@@ -93,7 +91,7 @@ def _at(place: int, kind: Any) -> Any:
 
 
 def is_nodata(stored: NDArray[Any], nodata: Range) -> NDArray[np.bool_]:
-    """Where ``stored`` lies in what `stored_nodata` gave."""
+    """Return a mask, True where ``stored`` lies in the range ``nodata`` of `stored_nodata`."""
     least, greatest = nodata
     if least == greatest:
         return np.asarray(stored == least)
@@ -103,7 +101,7 @@ def is_nodata(stored: NDArray[Any], nodata: Range) -> NDArray[np.bool_]:
 
 
 def drop_nodata(stored: Pixels, nodata: Sequence[Range], valid: Valid) -> None:
-    """Clear ``valid`` (h, w) where every band of ``stored`` (bands, h, w) has its value of ``nodata``."""
+    """Clear ``valid`` (h, w) where every band of ``stored`` (bands, h, w) lies in its range of ``nodata``."""
     for rows in pieces(*valid.shape):
         empty = is_nodata(stored[0, rows], nodata[0])
         for band, value in zip(stored[1:], nodata[1:], strict=True):
@@ -121,9 +119,9 @@ def drop_not_finite(stored: Pixels, valid: Valid) -> None:
 
 
 def expand_palette(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None) -> None:
-    """Colours of ``stored`` (1, h, w) into ``image`` (3, h, w).
+    """Write the palette colours of ``stored`` (1, h, w) into ``image`` (3, h, w).
 
-    Clears ``valid`` where they are transparent; None says that no colour is.
+    Clears ``valid`` where a colour is transparent; None if no colour is.
     """
     table = palette_table(plan)
     for rows in pieces(*stored.shape[1:]):
@@ -134,14 +132,14 @@ def expand_palette(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid |
 
 
 def palette_table(plan: BandPlan) -> NDArray[np.uint8]:
-    """RGBA by value, (n, 4); its last line, transparent, is for values that the palette does not list."""
+    """Return RGBA by value, (n, 4); the last row, transparent, is for values that the palette does not list."""
     return np.array([*plan.palette, (0, 0, 0, 0)], np.uint8)
 
 
 def map_scale(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None) -> None:
-    """Map ``stored`` (bands, h, w) by the plan's scale into ``image``: 0 to the most its dtype means, the rest clipped.
+    """Map ``stored`` (bands, h, w) by the plan's scale into ``image``: to 0 .. `SCALED_MAX` of its dtype, clipped.
 
-    Where ``valid`` (h, w) is False the image is 0; None says that all pixels are valid.
+    Where ``valid`` (h, w) is False the image is 0; None if all pixels are valid.
     """
     assert plan.scale is not None
     table = _scale_table(stored.dtype.str, plan.scale, image.dtype.str) if stored.dtype in SHORT else None
@@ -149,7 +147,7 @@ def map_scale(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None
         empty = None if valid is None else ~valid[rows]
         for band, out in zip(stored[:, rows], image[:, rows], strict=True):
             if table is not None:
-                np.take(table, band.view(f"u{band.itemsize}"), out=out, mode="clip")  # every value is in it
+                np.take(table, band.view(f"u{band.itemsize}"), out=out, mode="clip")  # clips nothing
             else:
                 out[...] = _scaled(band, plan.scale, out.dtype, empty)
             if empty is not None:
@@ -158,7 +156,7 @@ def map_scale(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None
 
 @lru_cache(maxsize=8)
 def _scale_table(stored: str, scale: tuple[float, float], dtype: str) -> Pixels:
-    """What each value of a short integer is mapped to, by its bits."""
+    """Return the mapped value of each value of a short integer, indexed by its bits."""
     kind = np.dtype(stored)
     values = np.arange(1 << 8 * kind.itemsize, dtype=f"u{kind.itemsize}").view(kind)
     return _scaled(values, scale, np.dtype(dtype)).astype(dtype)

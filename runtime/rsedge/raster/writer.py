@@ -1,4 +1,4 @@
-"""Writing a GeoTIFF that appears under its own name only when whole."""
+"""Writer of GeoTIFFs that appear under their own names only when complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # raised by rasterio.shutil as it is, and public nowhere
+from rasterio._err import CPLE_BaseError  # rasterio.shutil raises it, and no public module exports it
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as GdalWindow
@@ -30,7 +30,7 @@ from rsedge.text import xml_text
 Format = Literal["cog", "gtiff"]
 CLASSES_TAG = "RSEDGE_CLASSES"  # of masks and sample labels: names by index
 BLOCK = 512
-MOST_NAME_BYTES = 200  # file systems take 255, and hidden and side files have longer ones
+MOST_NAME_BYTES = 200  # file systems take 255, but hidden and side files add to the name
 TIFF_SUFFIXES = (".tif", ".tiff")
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 BASE_PROFILE = {
@@ -39,18 +39,18 @@ BASE_PROFILE = {
     "tiled": True,
     "blockxsize": BLOCK,
     "blockysize": BLOCK,
-    "bigtiff": "IF_SAFER",  # else GDAL fails at 4 GiB, after all the inference
+    "bigtiff": "IF_SAFER",  # otherwise GDAL fails at 4 GiB, at the end of the inference
 }
 
 
 class RasterWriter:
-    """Writes an uint8 raster from the top down; it appears, whole, when the ``with`` block ends well.
+    """Writer of an uint8 raster, top down, which appears complete when the ``with`` block ends without error.
 
-    Its profile is built from scratch: a source's JPEG compression, copied, would change classes. Given
-    ``classes`` it is a mask: one band with their palette and names, and nodata 255.
+    The profile is built from scratch, because a source's JPEG compression would change classes. With
+    ``classes`` the raster is a mask: one band with their palette and names, and nodata 255.
 
-    Raises InputError when ``path`` cannot become a file, OutputError when writing fails (disk full); what
-    stood at ``path`` is then untouched.
+    Raises InputError if ``path`` cannot become a file, OutputError if writing fails (disk full); an existing
+    file at ``path`` is then untouched.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class RasterWriter:
 
     @staticmethod
     def row_of_blocks_bytes(grid: Grid, bands: int = 1) -> int:
-        """Bytes of one row of the blocks that will be written."""
+        """Return the bytes of one row of the blocks that will be written."""
         return BLOCK * grid.width * bands
 
     def write(self, rows: NDArray[np.uint8]) -> None:
-        """Append rows, (bands, rows, width). Blocks are written once, when they are full."""
+        """Append rows, (bands, rows, width). Each block is written once, when it is full."""
         while rows.shape[1]:
             taken = min(BLOCK - self._held, rows.shape[1])
             self._rows[:, self._held : self._held + taken] = rows[:, :taken]
@@ -102,10 +102,10 @@ class RasterWriter:
                 self._flush()
 
     def finish(self) -> None:
-        """Close the file and read it back; only the renaming is left to do then.
+        """Close the file and read it back, so that only the renaming remains.
 
-        GDAL does not report every failed write (a full disk, say), so what was written is compared
-        with what can be read. Called by the end of the ``with`` block where it was not before.
+        GDAL does not report every failed write (disk full), so the checksum of the written pixels is
+        compared with that of the file. The end of the ``with`` block calls this method if needed.
         """
         if self._is_whole:
             return
@@ -115,7 +115,7 @@ class RasterWriter:
             self._dst.close()
             sync(self._partial)
             if _checksum(self._partial) != self._crc:
-                raise OutputError(f"{self._path}: what was written cannot be read back; is the disk full?")
+                raise OutputError(f"{self._path}: the pixels read back differ. The disk may be full")
             if self._classes:
                 write_class_names(self._partial, self._classes)
         except GDAL_ERRORS as error:
@@ -154,52 +154,52 @@ class RasterWriter:
             raise failure(self._path, error) from error
 
     def _close_quietly(self) -> None:
-        with suppress(*GDAL_ERRORS):  # the run has failed already; that error is the one to show
+        with suppress(*GDAL_ERRORS):  # the run has already failed, and its first error is the one to report
             self._dst.close()
 
 
 def check_target(
     path: Path, overwrite: bool = False, suffixes: tuple[str, ...] = TIFF_SUFFIXES, ours: str = "RSEDGE_"
 ) -> None:
-    """Raise InputError when ``path`` cannot become a file or is somebody's raster.
+    """Raise InputError if ``path`` cannot become a file or is a raster of another program.
 
     A raster without a tag that begins with ``ours`` is replaced only with ``overwrite``.
     """
     if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path} must be named {' or '.join(suffixes)}, which is what will be in it")
+        raise InputError(f"{path}: the name must end in {' or '.join(suffixes)}, as the format requires")
     if len(os.fsencode(path.name)) > MOST_NAME_BYTES:
-        raise InputError(f"{path.name} is too long a name; use at most {MOST_NAME_BYTES} bytes")
+        raise InputError(f"{path.name}: the name is too long. Use at most {MOST_NAME_BYTES} bytes")
     folder = Path(os.path.realpath(path)).parent  # of the file that a link points to
     if not folder.is_dir():
-        raise InputError(f"{path}: the folder {folder} does not exist; create it first")
+        raise InputError(f"{path}: the folder {folder} does not exist. Create it first")
     if path.is_symlink() and not _is_own_link(path, suffixes):
         raise InputError(
-            f"{path} is a link that another user made, or to a file of another kind; remove it, or choose another name"
+            f"{path} is a link of another user, or to a file of another format. Remove it, or choose another name"
         )
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} exists and is not a file; choose another name")
+        raise InputError(f"{path} exists and is not a file. Choose another name")
     if not os.access(folder, os.W_OK):
         raise InputError(
-            f"{path}: the folder {folder} is not writable; choose another or change its permissions"
+            f"{path}: the folder {folder} is not writable. Choose another, or change its permissions"
         )
     if path.exists() and not path.stat().st_mode & 0o222:
-        raise InputError(f"{path} exists and is write-protected; choose another name")
+        raise InputError(f"{path} exists and is write-protected. Choose another name")
     if not overwrite and path.suffix.lower() in TIFF_SUFFIXES and _is_foreign_raster(path, ours):
         raise InputError(
-            f"{path} is a raster that rsedge did not write here; choose another name, or --overwrite it"
+            f"{path} was not written by rsedge. Choose another name, or use --overwrite to replace it"
         )
 
 
 def check_replaceable(path: Path, overwrite: bool, is_own: Callable[[Path], bool]) -> None:
-    """Raise InputError where ``path`` is a file that rsedge did not write, unless ``overwrite``."""
+    """Raise InputError if ``path`` is a file that rsedge did not write, unless ``overwrite``."""
     if path.exists() and not overwrite and not is_own(path):
         raise InputError(
-            f"{path} is a file that rsedge did not write; choose another name, or --overwrite it"
+            f"{path} was not written by rsedge. Choose another name, or use --overwrite to replace it"
         )
 
 
 def _is_own_link(path: Path, suffixes: tuple[str, ...]) -> bool:
-    """Whether a link is not somebody else's, and leads to what could have been written here."""
+    """Return True if a link belongs to this user, the folder's owner or root, and leads to a permitted suffix."""
     facts = path.lstat()
     me = os.getuid() if hasattr(os, "getuid") else facts.st_uid
     own = facts.st_uid in {0, me, path.parent.stat().st_uid}
@@ -211,13 +211,13 @@ def _is_foreign_raster(path: Path, ours: str) -> bool:
         with unreferenced_allowed(), rasterio.open(path, driver="GTiff") as src:
             return not any(tag.startswith(ours) for tag in src.tags())
     except RasterioError:
-        return why_not_plain(str(path)) is not None  # else not there, or no raster
+        return why_not_plain(str(path)) is not None  # if None, the file is missing or not a raster
     except Exception:
-        return True  # its tags cannot be read: no tags of ours
+        return True  # unreadable tags count as tags of another program
 
 
 def tag_of(path: Path, tag: str) -> str | None:
-    """A tag of a raster; None where there is no raster or no such tag."""
+    """Return a tag of a raster; None if the raster or the tag is missing."""
     try:
         with unreferenced_allowed(), rasterio.open(path, driver="GTiff") as src:
             return src.tags().get(tag)  # type: ignore[no-any-return]
@@ -226,7 +226,7 @@ def tag_of(path: Path, tag: str) -> str | None:
 
 
 def create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
-    """A tiled uint8 GeoTIFF opened for writing. Its profile is built from scratch."""
+    """Open a new tiled uint8 GeoTIFF for writing, with a profile built from scratch."""
     profile = {**BASE_PROFILE, **options, "height": grid.height, "width": grid.width, "crs": grid.crs}
     if not grid.gcps and not grid.transform.is_identity:
         profile["transform"] = grid.transform
@@ -240,7 +240,7 @@ def create(path: Path, grid: Grid, options: Mapping[str, Any]) -> Any:
 
 
 def _checksum(path: Path) -> int:
-    """CRC-32 of a raster's pixels, read in the order in which ``RasterWriter`` wrote them."""
+    """Return the CRC-32 of a raster's pixels, read in the order in which ``RasterWriter`` wrote them."""
     crc = 0
     with unreferenced_allowed(), rasterio.open(path) as src:
         for row in range(0, src.height, BLOCK):
@@ -250,19 +250,19 @@ def _checksum(path: Path) -> int:
 
 
 def write_class_names(path: Path, classes: Sequence[ClassInfo]) -> None:
-    """Class names where GDAL and QGIS look for a GeoTIFF's: in the ``.aux.xml`` beside it."""
+    """Write class names into the ``.aux.xml`` beside a GeoTIFF, where GDAL and QGIS look for them."""
     names = "".join(f"<Category>{escape(xml_text(c.name), quote=False)}</Category>" for c in classes)
     band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
     _sidecar(path).write_text(f"<PAMDataset>{band}</PAMDataset>\n", encoding="utf-8")
 
 
 def publish(whole: Path, target: Path) -> None:
-    """Give a finished file, and what lies beside it, the name of ``target``. Raises OSError."""
+    """Rename a finished file and its sidecar to ``target``. Raises OSError."""
     whole.replace(target)
     if _sidecar(whole).exists():
         _sidecar(whole).replace(_sidecar(target))
     else:
-        _sidecar(target).unlink(missing_ok=True)  # of the file that was there
+        _sidecar(target).unlink(missing_ok=True)  # belongs to the replaced file
 
 
 def _sidecar(path: Path) -> Path:
@@ -270,7 +270,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def failure(path: Path, error: BaseException) -> BaseException:
-    """GDAL's error as ours, others as they are."""
+    """Return an OutputError for an error of GDAL's; other errors are returned unchanged."""
     if isinstance(error, OutputError) or not isinstance(error, GDAL_ERRORS):
         return error
     return OutputError(f"{path} cannot be written: {error.__cause__ or error}")

@@ -1,7 +1,7 @@
-"""Cover a raster with overlapping windows, and blend the scores of their tiles into rows of a mask.
+"""Overlapping windows that cover a raster, and the blending of their tiles' scores into rows of a mask.
 
-Pure geometry and arithmetic: no files, no model. `axes` lays the windows out, `blend` merges, `kernels` holds the
-loops in C with numpy twins that give the same bits.
+Pure geometry and arithmetic: no files, no model. `axes` places the windows, `blend` merges the scores, `kernels`
+compiles the loops in C, and `twins` holds the same loops in numpy, equal bit for bit.
 """
 
 from rsedge.tiling.axes import Axis, Seam, Tiling

@@ -1,4 +1,4 @@
-"""Which windows cover a raster, and how much each pixel of a window counts. No I/O."""
+"""Windows that cover a raster, and the weight of each pixel of a window. No I/O."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rsedge.tiling.window import Window
 
 Seam = Literal["blend", "crop"]
 MAX_OVERLAP = 0.75
-MOST_LISTED = 1 << 16  # windows of an axis that are kept as a list, which is quicker
+MOST_LISTED = 1 << 16  # most windows of an axis that are kept as a tuple, which is faster
 
 
 @dataclass(frozen=True)
 class _Spread(Sequence[int]):
-    """``steps`` + 1 whole numbers spread evenly from ``first`` to ``first`` + ``last``, none of them kept."""
+    """``steps`` + 1 integers spread evenly from ``first`` to ``first`` + ``last``, computed when used."""
 
     last: int
     steps: int
@@ -44,10 +44,10 @@ class Axis:
     """Windows along one side of a raster.
 
     ``length`` and ``tile`` are pixels; ``overlap`` is the least share of a tile that neighbours
-    have in common, 0 to 0.75. Windows are spread evenly from the first pixel to the last, so none leaves the
-    raster and no two neighbours share much more than the others; a side shorter than the tile has one window
-    of its own length (the engine reflects it up to a tile). ``shift``, 0 to 1, moves the inner borders
-    by that share of a stride: for comparing two tilings of one raster.
+    have in common, 0 to 0.75. Windows are spread evenly from the first pixel to the last, so none exceeds the
+    raster and all overlaps are similar; a side shorter than the tile has one window
+    of its own length (the engine pads it by reflection). ``shift``, 0 to 1, moves the inner borders
+    by that share of a stride, to compare two tilings of one raster.
     """
 
     length: int
@@ -60,23 +60,23 @@ class Axis:
         if self.length < 1 or self.tile < 1:
             raise InputError(f"length {self.length} and tile {self.tile} must be at least 1 pixel")
         if not 0 <= self.overlap <= MAX_OVERLAP:
-            raise InputError(f"overlap {self.overlap} is not within 0..{MAX_OVERLAP} (a share of the tile)")
+            raise InputError(f"overlap {self.overlap} must be within 0..{MAX_OVERLAP}, a share of the tile")
         if self.seam not in get_args(Seam):
-            raise InputError(f"seam {self.seam!r} is unknown; choose one of {', '.join(get_args(Seam))}")
+            raise InputError(f"seam {self.seam!r} is unknown. Choose one of {', '.join(get_args(Seam))}")
 
     @property
     def size(self) -> int:
-        """Pixels in one window: the tile, or the whole side where that is shorter."""
+        """Return the pixels of one window: the tile, or the whole side if shorter."""
         return min(self.tile, self.length)
 
     @property
     def stride(self) -> int:
-        """The most pixels from one window's start to the next."""
+        """Return the most pixels from one window's start to the next."""
         return max(1, self.tile - round(self.tile * self.overlap))
 
     @property
     def count(self) -> int:
-        """How many windows."""
+        """Return the number of windows."""
         return len(self.starts) if self.shift else self._steps + 1
 
     @property
@@ -96,13 +96,13 @@ class Axis:
 
     @cached_property
     def ends(self) -> Sequence[int]:
-        """First pixel beyond every window."""
+        """First pixel after every window."""
         if isinstance(self.starts, _Spread):
             return replace(self.starts, first=self.size)
         return tuple(start + self.size for start in self.starts)
 
     def steps(self, windows: range) -> tuple[int, int]:
-        """The fewest and the most pixels from one of some windows to the next; of very many, bounds."""
+        """Return the fewest and the most pixels between neighbours of ``windows``; bounds if there are very many."""
         if isinstance(self.starts, _Spread):
             last, steps = self.starts.last, self.starts.steps
             return last // steps, -(-last // steps)
@@ -110,7 +110,7 @@ class Axis:
         return min(found, default=self.size), max(found, default=self.size)
 
     def covering(self, begin: int, end: int) -> range:
-        """The windows that hold one of the pixels ``begin`` .. ``end``, by number."""
+        """Return the numbers of the windows that hold one of the pixels ``begin`` .. ``end``."""
         return range(bisect_right(self.ends, begin), bisect_left(self.starts, end))
 
     @cached_property
@@ -123,10 +123,10 @@ class Axis:
         return np.stack([self.weights_of(number) for number in range(len(self.starts))])
 
     def weights_of(self, number: int) -> NDArray[np.float32]:
-        """Weight of each pixel in window ``number``, (size,), read-only: a line of `weights`.
+        """Return the weight of each pixel in window ``number``, (size,), read-only: a row of `weights`.
 
-        It depends on how far off the windows are that overlap this one. Spread evenly, they stand in few ways, so
-        that it is made once for each.
+        Weights depend on the offsets of the overlapping windows. Evenly spread windows have few combinations of
+        offsets, so the weights of each are cached.
         """
         start = self.starts[number]
         around = tuple(self.starts[n] - start for n in self.covering(start, start + self.size))
@@ -139,7 +139,7 @@ class Axis:
 
     @cached_property
     def _known_weights(self) -> dict[tuple[int, ...], NDArray[np.float32]]:
-        """By the offsets of the windows that overlap one, itself included."""
+        """Weights by the offsets of the windows that overlap one, itself included."""
         return {}
 
     def _ramp(self, around: tuple[int, ...]) -> NDArray[np.float32]:
@@ -154,7 +154,7 @@ class Axis:
         return weights
 
     def _owned(self, around: tuple[int, ...]) -> NDArray[np.float32]:
-        # Pixels from the cut on are nearer to the centre of the later window.
+        # Pixels after the cut are nearer to the centre of the later window.
         before, after = [o for o in around if o < 0], [o for o in around if o > 0]
         begin = (before[-1] + self.size + 1) // 2 if before else 0
         end = (after[0] + self.size + 1) // 2 if after else self.size
@@ -172,12 +172,12 @@ class Tiling:
 
     @classmethod
     def of(cls, height: int, width: int, tile: int, overlap: float, seam: Seam, shift: float = 0.0) -> Tiling:
-        """Tiling of a raster of ``height`` x ``width`` pixels by square tiles."""
+        """Return the tiling of a raster of ``height`` x ``width`` pixels by square tiles."""
         return cls(Axis(height, tile, overlap, seam, shift), Axis(width, tile, overlap, seam, shift))
 
     @property
     def windows(self) -> int:
-        """How many there are; `len` cannot say more than 2^63."""
+        """Return the number of windows; `len` cannot exceed 2^63."""
         return self.rows.count * self.cols.count
 
     def __len__(self) -> int:

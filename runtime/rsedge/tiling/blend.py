@@ -2,7 +2,7 @@
 
 Only sums that a later tile still adds to are kept: the rows that the next row of windows shares with this one,
 as wide as the raster, and the columns that the next tile shares. Memory is ``classes x overlap x width x 4``
-bytes, whatever the raster's height.
+bytes, independent of the raster's height.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MOST_WIDTH = 8192  # as in kernels.c
 
 @dataclass(frozen=True)
 class Span:
-    """The windows of one axis that an area needs, and which of their pixels are whose.
+    """The windows of one axis that an area needs, and the division of their pixels.
 
-    ``begin`` .. ``end`` are the area's pixels; windows of the axis are ``axis.starts[first:last]``.
+    ``begin`` .. ``end`` are the area's pixels.
     """
 
     axis: Axis
@@ -36,42 +36,42 @@ class Span:
 
     @property
     def windows(self) -> range:
-        """Numbers of the windows that hold a pixel of the area."""
+        """Return the numbers of the windows that hold a pixel of the area."""
         return self.axis.covering(self.begin, self.end)
 
     @property
     def low(self) -> int:
-        """First pixel of the first window."""
+        """Return the first pixel of the first window."""
         return self.axis.starts[self.windows[0]]
 
     @property
     def high(self) -> int:
-        """First pixel beyond the last window."""
+        """Return the first pixel after the last window."""
         return self.axis.ends[self.windows[-1]]
 
     def shared(self, number: int) -> int:
-        """Pixels at the start of a window that the window before it holds, too."""
+        """Return the pixels at the start of a window that it shares with the previous window."""
         return 0 if number == self.windows[0] else self.axis.ends[number - 1] - self.axis.starts[number]
 
     def own(self, number: int) -> int:
-        """Pixels at the start of a window that no later one holds."""
+        """Return the pixels at the start of a window that no later window holds."""
         if number == self.windows[-1]:
             return self.axis.size
         return self.axis.starts[number + 1] - self.axis.starts[number]
 
     @property
     def most_carried(self) -> int:
-        """The most pixels that a window leaves to the next."""
+        """Return the most pixels that a window shares with the next."""
         return max(0, self.axis.size - self.axis.steps(self.windows)[0])
 
     @property
     def most_own(self) -> int:
-        """The most pixels of a window that no later one holds: all of the last one's."""
+        """Return the most pixels of a window that no later window holds: all of the last window's."""
         return self.axis.size
 
 
 class Spans:
-    """Rows and columns of the windows that an ``area`` of a tiled raster needs (None: all of it)."""
+    """Rows and columns of the windows that an ``area`` of a tiled raster needs (None: the whole raster)."""
 
     def __init__(self, tiling: Tiling, area: Window | None = None) -> None:
         area = area or Window(0, 0, tiling.rows.length, tiling.cols.length)
@@ -84,22 +84,22 @@ class Spans:
 
     @property
     def outline(self) -> Window:
-        """All pixels of all those windows: what is read."""
+        """Return the window of all pixels of these windows, which must be read."""
         rows, cols = self.rows, self.cols
         return Window(rows.low, cols.low, rows.high - rows.low, cols.high - cols.low)
 
     def done(self, row: int) -> tuple[int, int]:
-        """The area's rows, first and beyond the last, that are complete once a row of windows is."""
+        """Return the area's rows, first and end, that are complete when a row of windows is complete."""
         start = self.tiling.rows.starts[row]
         return max(start, self.area.row), min(start + self.rows.own(row), self.area.row_end)
 
 
 class RollingBand:
-    """Weighted sum of the scores of overlapping windows, rolled down a raster or an area of it.
+    """Weighted sum of the scores of overlapping windows, rolled down a raster or an area of a raster.
 
-    Use, for every row of windows: ``add`` each of its windows from left to right (those without a valid
-    pixel may be left out: what the mask says there is arbitrary), then ``finish_row`` once.
-    ``probabilities``: also keep each class's share, softmax of the blended scores.
+    For every row of windows, ``add`` each window from left to right (windows without a valid pixel may be
+    skipped; their part of the mask is arbitrary), then call ``finish_row`` once.
+    ``probabilities``: also keep each class's share, the softmax of the blended scores.
     """
 
     def __init__(self, spans: Spans, classes: int, probabilities: bool = False) -> None:
@@ -111,15 +111,15 @@ class RollingBand:
         most_done = spans.rows.most_own
         self._mask = np.zeros((most_done, across), np.uint8)
         self._percent = np.zeros((classes, most_done, across), np.uint8) if probabilities else None
-        # Percentages are made of whole planes of sums, which the kernel does not keep.
+        # Percentages need whole planes of sums, which the kernel does not keep.
         self._kernel: Any = compiled() if width <= MOST_WIDTH and not probabilities else None
         self._totals = None if self._kernel else np.empty((classes, height, width), np.float32)
         self._row, self._top = spans.rows.windows[0], 0
 
     def add(self, col: int, scores: Scores) -> bool:
-        """Add the scores, (classes, tile, tile), of the window ``col`` of this row; whether all were finite.
+        """Add the scores, (classes, tile, tile), of window ``col`` of this row; return True if all are finite.
 
-        Rows and columns beyond the raster (a tile reflected up to size) are dropped.
+        Rows and columns outside the raster (padding of a tile) are dropped.
         """
         tiling, rows, cols = self._spans.tiling, self._spans.rows, self._spans.cols
         at = (
@@ -131,13 +131,13 @@ class RollingBand:
             cols.own(col),
         )
         down, across = tiling.rows.weights_of(self._row), tiling.cols.weights_of(col)
-        # The kernel is given no more than a pointer and one side.
+        # The shape is checked, because the kernel gets only a pointer and one side.
         if scores.shape != (self._classes, scores.shape[-1], scores.shape[-1]) or scores.shape[-1] < max(
             down.size, across.size
         ):
             raise ModelError(
-                f"the model answered {scores.shape} for a tile of {self._classes} classes and {down.size} x "
-                f"{across.size} pixels or more; export it again"
+                f"the model returned scores {scores.shape} for a tile of {self._classes} classes and at least "
+                f"{down.size} x {across.size} pixels. Export the model again"
             )
         finite = (self._add_compiled if self._kernel else self._add)(scores, down, across, at)
         if finite and self._percent is not None and self._totals is not None:
@@ -163,10 +163,10 @@ class RollingBand:
         )
 
     def finish_row(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        """The area's rows that are complete now, and moves on to the next row of windows.
+        """Return the area's rows that are now complete, and move to the next row of windows.
 
-        Mask (rows, width) and, where asked for, probabilities in percent (classes, rows, width), the caller's to
-        keep. Either may have no rows.
+        Mask (rows, width) and, if requested, probabilities in percent (classes, rows, width), both owned by the
+        caller. Either may have no rows.
         """
         spans, row = self._spans, self._row
         start, area = spans.tiling.rows.starts[row], spans.area
@@ -183,10 +183,10 @@ class RollingBand:
 
 
 class CropBand:
-    """Classes of tiles cut where a neighbour's centre is nearer, over the same rolling band of rows.
+    """Classes of tiles, each pixel from the window with the nearest centre, in a rolling band of rows.
 
-    For ``--seam crop``, where a pixel belongs to one window and the device has found its class. Used as
-    ``RollingBand``; its memory is ``tile x width`` bytes.
+    For ``--seam crop``, if the device returns classes instead of scores. Used like ``RollingBand``; memory is
+    ``tile x width`` bytes.
     """
 
     def __init__(self, spans: Spans) -> None:
@@ -195,23 +195,23 @@ class CropBand:
         self._row, self._done = spans.rows.windows[0], 0
 
     def add(self, col: int, classes: NDArray[np.uint8]) -> bool:
-        """Take the pixels that are the ``col``-th window's own of its classes, (tile, tile)."""
+        """Add the pixels of ``classes``, (tile, tile), that belong to window ``col``."""
         rows, cols = self._spans.tiling.rows, self._spans.tiling.cols
         self._move_down()
         top, bottom = _own(rows.weights_of(self._row))
         left, right = _own(cols.weights_of(col))
         start = cols.starts[col] - self._spans.cols.low
         self._mask[top:bottom, start + left : start + right] = classes[top:bottom, left:right]
-        return True  # backends that answer classes look for NaN themselves
+        return True  # backends that return classes check for NaN themselves
 
     def finish_row(self) -> tuple[NDArray[np.uint8], None]:
-        """As ``RollingBand.finish_row``, without probabilities."""
+        """Return complete rows as ``RollingBand.finish_row``, without probabilities."""
         self._move_down()
         spans, row = self._spans, self._row
         start, area = spans.tiling.rows.starts[row], spans.area
         begin, end = spans.done(row)
         cols = slice(area.col - spans.cols.low, area.col_end - spans.cols.low)
-        self._done = spans.rows.own(row)  # rows that make room when the next row of windows begins
+        self._done = spans.rows.own(row)  # rows to drop when the next row of windows begins
         self._row += 1
         return self._mask[begin - start : max(begin, end) - start, cols].copy(), None
 
@@ -223,13 +223,13 @@ class CropBand:
 
 
 def _own(weights: NDArray[np.float32]) -> tuple[int, int]:
-    """Bounds of the pixels that a cropped window keeps along one axis."""
+    """Return the bounds of the pixels that a cropped window keeps along one axis."""
     mine = np.flatnonzero(weights)
     return (int(mine[0]), int(mine[-1]) + 1) if mine.size else (0, 0)
 
 
 def percentages(scores: Scores) -> NDArray[np.uint8]:
-    """Softmax of scores (classes, h, w) as whole percents, 0 to 100, of the same shape."""
+    """Return the softmax of scores (classes, h, w) as integer percents, 0 to 100, of the same shape."""
     shares = np.exp(scores - scores.max(0))
     shares *= 100 / shares.sum(0)
     percent: NDArray[np.uint8] = np.rint(shares, out=shares).astype(np.uint8)

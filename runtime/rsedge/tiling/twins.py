@@ -1,6 +1,6 @@
-"""The loops of ``kernels.c`` in numpy: the same numbers to the last bit, for machines without a compiler.
+"""The loops of ``kernels.c`` in numpy, equal bit for bit, for machines without a compiler.
 
-They are also what a compiled library is tested against before it is used.
+A compiled library is tested against these functions before use.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def add_tile(
     at: At,
     totals: Scores | None = None,
 ) -> bool:
-    """What ``rsedge_add_tile`` does, whole planes at a time; whether all scores, (classes, h, w), were finite.
+    """Add a tile as ``rsedge_add_tile`` does, in whole planes; return True if all ``scores`` are finite.
 
-    ``at``: first column in the band, ring position of the first row, rows that have sums from above, rows that
-    are complete now, columns that have sums from the left, columns that are complete now. ``totals``: room for sums.
+    ``scores``: (classes, h, w). ``at``: first column in the band, ring position of the first row, rows with sums from
+    above, rows now complete, columns with sums from the left, columns now complete. ``totals``: buffer for sums.
     """
     first, top, kept, done, prior, ready = at
     height, width = down.size, across.size
@@ -46,7 +46,7 @@ def add_tile(
 
 
 def argmax(scores: Scores) -> Pixels:
-    """Class of the highest score, the first among equals: (classes, h, w) to (h, w).
+    """Return the class of the highest score, on a tie the first: (classes, h, w) to (h, w).
 
     Same result as ``scores.argmax(0)``, several times faster on planar scores.
     """
@@ -60,21 +60,21 @@ def argmax(scores: Scores) -> Pixels:
 
 
 def halve(fine: Pixels) -> Pixels:
-    """What ``rsedge_halve`` does: (2 h, 2 w) to (h, w)."""
+    """Halve (2 h, 2 w) to (h, w) as ``rsedge_halve`` does."""
     a, b, c, d = fine[::2, ::2], fine[::2, 1::2], fine[1::2, ::2], fine[1::2, 1::2]
     rest = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
     return np.where((a == b) | (a == c) | (a == d), a, rest)
 
 
 def answers_the_same(library: Any) -> bool:
-    """Whether a compiled library gives these numbers, on tiles of several shapes that share rows and columns."""
+    """Return True if a compiled library gives the same results, on tiles of several shapes that overlap."""
     classes, tile, capacity, beside = 3, 44, 9, 7
     mixed = np.arange(classes * tile * tile, dtype=np.int64) * 7919 % 10007
     for test in range(TESTS):
-        height, width = 5 + test % 4, 33 + test % 11  # one piece of the kernel's and a rest
+        height, width = 5 + test % 4, 33 + test % 11  # one chunk of the kernel and a remainder
         across, done, ready = width + test, height - test % 4, width - test % beside
         at = (test, test % capacity, test % 3, done, (5 * test) % beside, ready)
-        span = 2 if test % 2 else 997  # many ties, and few
+        span = 2 if test % 2 else 997  # many ties, or few
         scores = (mixed % (span + test)).astype(np.float32).reshape(classes, tile, tile) / np.float32(7)
         if test == TESTS - 1:
             scores[1, 2, 3] = np.nan
@@ -89,7 +89,7 @@ def answers_the_same(library: Any) -> bool:
             return False
         if finite and any(a.tobytes() != b.tobytes() for a, b in zip(own, other, strict=True)):
             return False
-    # Every four of four values.
+    # All combinations of four values in four pixels.
     fine = np.indices((4, 4, 4, 4), np.uint8).reshape(2, 2, 16, 16).transpose(2, 0, 3, 1).reshape(32, 32)
     coarse = np.empty((16, 16), np.uint8)
     library.rsedge_halve(fine.ctypes.data, coarse.ctypes.data, *coarse.shape)

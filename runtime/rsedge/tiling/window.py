@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Window:
     """Integer pixels in a raster: rows ``row .. row + height``, columns ``col .. col + width``.
 
-    Raises ValueError when an offset is negative or a side is not positive.
+    Raises ValueError if an offset is negative or a side is not positive.
     """
 
     row: int
@@ -19,16 +19,16 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.row < 0 or self.col < 0 or self.height < 1 or self.width < 1:
-            raise ValueError(f"not a window: {self}; offsets are >= 0 and sides >= 1")
+            raise ValueError(f"not a window: {self}. Offsets must be >= 0 and sides >= 1")
 
     @property
     def row_end(self) -> int:
-        """First row below the window."""
+        """Return the first row below the window."""
         return self.row + self.height
 
     @property
     def col_end(self) -> int:
-        """First column right of the window."""
+        """Return the first column right of the window."""
         return self.col + self.width
 
     def __str__(self) -> str:

@@ -1,5 +1,5 @@
-"""Read areas of interest, and write a mask's areas as polygons, in bounded memory.
+"""Areas of interest, and masks written as polygons, in bounded memory.
 
-`aoi` and `fill` tell which pixels lie inside; `trace`, `rings` and `outlines` follow the edges of a mask strip by
-strip for `polygons`; `file` is the only module that knows vector formats.
+`aoi` and `fill` find the pixels inside; `trace`, `rings` and `outlines` follow the edges of a mask strip by
+strip for `polygons`; `file` is the only module that handles vector formats.
 """

@@ -1,7 +1,7 @@
-"""Areas of interest: the part of a raster that is wanted, as a box or polygons in map coordinates.
+"""Areas of interest: the part of a raster to process, as a box or polygons in map coordinates.
 
-A pixel is inside when its centre is. Polygons come as GeoJSON, read by the json module, or in any format pyogrio
-reads. What overlaps counts once.
+A pixel is inside if its centre is. Polygons are read from GeoJSON with the json module, or from any other format
+with pyogrio. Overlapping polygons count once.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rsedge.vector.fill import Edges
 Points = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
 JSON_SUFFIXES = (".geojson", ".json")
-MOST_JSON_BYTES = 256 << 20  # a city's buildings have some tens; more is better kept in a GeoPackage
-BLANK = b"\xef\xbb\xbf \t\r\n"  # a mark of the byte order among it
-SNAP = 1024  # parts of a pixel: PROJ's last digits must not move an edge across a pixel's centre
+MOST_JSON_BYTES = 256 << 20  # a city's buildings take some tens of MiB; larger sets belong in a GeoPackage
+BLANK = b"\xef\xbb\xbf \t\r\n"  # byte order mark and white space
+SNAP = 1024  # steps per pixel, so that PROJ's last digits do not move an edge across a pixel's centre
 
 
 @dataclass(frozen=True)
 class Aoi:
-    """The wanted pixels of a grid.
+    """An area of interest: a selection of a grid's pixels.
 
-    ``polygons``: each its closed rings, outer and holes, (v, 2) columns and rows. Raises InputError when not one
-    pixel's centre is inside of what can be.
+    ``polygons``: closed rings of each, outer ring and holes, (v, 2) columns and rows. Raises InputError if the
+    polygons' bounds hold no pixel's centre.
     """
 
     grid: Grid
@@ -45,7 +45,7 @@ class Aoi:
 
     @classmethod
     def from_bbox(cls, bounds: Bounds, grid: Grid, crs: str | None = None) -> Aoi:
-        """West, south, east, north in ``crs``, None: the raster's. Raises InputError where that cannot be."""
+        """Make an area from west, south, east, north in ``crs`` (None: the raster's). Raises InputError."""
         check_placed(grid)
         west, south, east, north = check_bounds(bounds)
         ring = np.array([(west, south), (east, south), (east, north), (west, north), (west, south)])
@@ -53,26 +53,26 @@ class Aoi:
 
     @classmethod
     def from_file(cls, path: Path | str, grid: Grid, layer: str | None = None) -> Aoi:
-        """Polygons of a file. GeoJSON is in EPSG:4326 unless an old "crs" member says otherwise.
+        """Read the polygons of a file. GeoJSON is in EPSG:4326 unless an old "crs" member names another CRS.
 
-        Raises InputError when the file cannot be read, holds anything but polygons or does not touch the raster;
-        BackendError when its format needs pyogrio and that is missing.
+        Raises InputError if the file cannot be read, holds other geometries than polygons or does not touch the
+        raster; BackendError if the format needs pyogrio, which is not installed.
         """
         path = Path(path)
         check_placed(grid)
         if not path.is_file():
-            raise InputError(f"no file at {path}; check the path of the area of interest")
+            raise InputError(f"{path} not found. Check the path of the area of interest")
         if path.suffix.lower() in JSON_SUFFIXES or head_of(path).lstrip(BLANK).startswith(
             b"{"
-        ):  # GDAL fetches its CRS
+        ):  # read without GDAL, which would fetch its CRS
             if layer is not None:
-                raise InputError(f"{path} is GeoJSON, which has no layers; leave out layer {layer!r}")
+                raise InputError(f"{path} is GeoJSON, which has no layers. Leave out layer {layer!r}")
             geometries, crs = _read_geojson(path)
         else:
             geometries, known = read_polygon_file(path, layer)
             if not known:
                 raise InputError(
-                    f"{path} does not say its CRS; assign one, e.g. `ogr2ogr -a_srs EPSG:CODE OUT IN`"
+                    f"{path} has no CRS. Assign one, for example with `ogr2ogr -a_srs EPSG:CODE OUT IN`"
                 )
             crs = known
         return cls._of(list(_polygons(geometries, path)), grid, crs, str(path))
@@ -94,12 +94,12 @@ class Aoi:
         low, high = _bounds(found)
         holding = _spans(low, high, grid)[0]
         if not holding.any() and ((low < (grid.width, grid.height)) & (high > 0)).all(1).any():
-            raise InputError(f"{where} holds no pixel's centre; make it larger")
+            raise InputError(f"{where} contains no pixel's centre. Make the area larger")
         if not holding.any():
             every = np.concatenate([ring for rings in polygons for ring in rings])
             raise InputError(
-                f"{where} and the raster have no pixel in common: it spans "
-                f"{_spelled((*every.min(0), *every.max(0)))} in {of or grid.crs}; the raster "
+                f"{where} and the raster do not overlap: the area spans "
+                f"{_spelled((*every.min(0), *every.max(0)))} in {of or grid.crs}, the raster "
                 f"{_spelled(map_bounds(grid))} in {grid.crs} (west, south, east, north), "
                 f"{grid.height} rows and {grid.width} columns"
             )
@@ -110,14 +110,14 @@ class Aoi:
         """The smallest window that holds every pixel whose centre lies within the polygons' bounds."""
         holding, first, end = _spans(*_bounds(self.polygons), self.grid)
         if not holding.any():
-            raise InputError("the area of interest holds no pixel's centre; make it larger")
+            raise InputError("the area of interest contains no pixel's centre. Make the area larger")
         col, row = first[holding].min(0).tolist()
         col_end, row_end = end[holding].max(0).tolist()
         return Window(row, col, row_end - row, col_end - col)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the polygons in pixels and of the grid's size: equal where the same pixels are wanted."""
+        """SHA-256 of the polygons in pixels and of the grid's size; equal digests select the same pixels."""
         sums = hashlib.sha256(f"{self.grid.height}x{self.grid.width}".encode())
         for rings in self.polygons:
             sums.update(f"polygon {[len(r) for r in rings]}".encode())
@@ -126,16 +126,16 @@ class Aoi:
         return sums.hexdigest()
 
     def touches(self, window: Window) -> bool:
-        """Whether any pixel of the window is inside."""
+        """Return True if any pixel of ``window`` is inside."""
         return bool(self.inside(window).any()) if _meet(self.extent, window) else False
 
     def inside(self, window: Window) -> NDArray[np.bool_]:
-        """(h, w): pixels whose centre is inside; the same for a pixel in whichever window it is asked."""
+        """Return a boolean mask (h, w), True for pixels whose centre is inside, independent of the window."""
         return self._edges.inside(window)
 
     @property
     def filling_bytes(self) -> int:
-        """What `inside` takes beside its result, and what is kept for it."""
+        """Return the bytes that `inside` needs besides its result, including stored edges."""
         return self._edges.filling_bytes
 
     @cached_property
@@ -144,27 +144,27 @@ class Aoi:
 
 
 def parse_bbox(text: str) -> Bounds:
-    """ "W,S,E,N" as numbers. Raises InputError when they are not four or not in that order."""
+    """Parse "W,S,E,N" into numbers. Raises InputError if they are not four or not in that order."""
     try:
         west, south, east, north = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"box {text!r} is not W,S,E,N: four numbers with commas between") from error
+        raise InputError(f"box {text!r} is not W,S,E,N, four numbers separated by commas") from error
     return check_bounds((west, south, east, north))
 
 
 def check_bounds(bounds: Bounds) -> Bounds:
-    """The same bounds. Raises InputError when they are not finite, west to east and south to north."""
+    """Return the same bounds. Raises InputError if they are not finite, west to east and south to north."""
     west, south, east, north = bounds
     if not np.isfinite(bounds).all() or west >= east or south >= north:
         raise InputError(
-            f"box {_spelled(bounds)} is not west, south, east, north with west below east and south below north; "
-            "one across the antimeridian must be asked for as two"
+            f"box {_spelled(bounds)} is not west, south, east, north with west below east and south below north. "
+            "Split a box across the antimeridian into two"
         )
     return bounds
 
 
 def _bounds(polygons: Sequence[Sequence[Points]]) -> tuple[Points, Points]:
-    """Lowest and highest column and row of each polygon, (p, 2) each."""
+    """Return the lowest and the highest column and row of each polygon, (p, 2) each."""
     if not polygons:
         return np.zeros((0, 2)), np.zeros((0, 2))
     points = np.concatenate([ring for rings in polygons for ring in rings])
@@ -173,7 +173,7 @@ def _bounds(polygons: Sequence[Sequence[Points]]) -> tuple[Points, Points]:
 
 
 def _spans(low: Points, high: Points, grid: Grid) -> tuple[NDArray[np.bool_], NDArray[Any], NDArray[Any]]:
-    """Of each polygon's bounds, whether centres lie within; their first column and row, and those after the last."""
+    """Return if each polygon's bounds hold centres, their first column and row, and those after the last."""
     most = np.array([grid.width, grid.height])
     first, end = (np.clip(np.ceil(side - 0.5), 0, most).astype(np.int64) for side in (low, high))
     return np.asarray((first < end).all(1)), first, end
@@ -188,7 +188,7 @@ def _spelled(bounds: Sequence[float]) -> str:
 
 
 def _read_geojson(path: Path) -> tuple[list[Any], str]:
-    """Geometries of a FeatureCollection, a Feature or a geometry, and their CRS."""
+    """Read the geometries of a FeatureCollection, a Feature or a geometry, and their CRS."""
     try:
         root = parse_json(read_bytes(path, MOST_JSON_BYTES), MOST_JSON_BYTES)
     except (OSError, ValueError) as error:
@@ -201,7 +201,7 @@ def _read_geojson(path: Path) -> tuple[list[Any], str]:
     else:
         features = [{"geometry": root}]
     if kind is None or not isinstance(features, list) or not all(isinstance(f, dict) for f in features):
-        raise InputError(f"{path} is not GeoJSON: a FeatureCollection, a Feature or a geometry is expected")
+        raise InputError(f"{path} is not GeoJSON: expected a FeatureCollection, a Feature or a geometry")
     return [f.get("geometry") for f in features], _geojson_crs(root, path)
 
 
@@ -212,26 +212,26 @@ def _geojson_crs(root: dict[str, Any], path: Path) -> str:
         return str(root["crs"]["properties"]["name"])
     except (TypeError, KeyError) as error:
         raise InputError(
-            f'{path} has a "crs" member without a name; remove it if the coordinates are longitudes and latitudes'
+            f'{path} has a "crs" member without a name. Remove it if the coordinates are longitudes and latitudes'
         ) from error
 
 
 def _polygons(geometries: Sequence[Any], path: Path) -> Iterator[list[Points]]:
-    """Rings of every polygon. Raises InputError for anything else, and where a ring is none."""
+    """Yield the rings of every polygon. Raises InputError for other geometries and invalid rings."""
     for number, geometry in enumerate(geometries, 1):
         if geometry is None:
             continue
         kind = geometry.get("type") if isinstance(geometry, dict) else None
         if kind not in ("Polygon", "MultiPolygon"):
             raise InputError(
-                f"{path}: feature {number} is a {kind!s:.60}; an area of interest is made of polygons only"
+                f"{path}: feature {number} is a {kind!s:.60}, but an area of interest takes polygons only"
             )
         polygons = geometry.get("coordinates") or []
         if not isinstance(polygons, list | tuple):
             raise InputError(f"{path}: feature {number} has no list of coordinates")
         for rings in polygons if kind == "MultiPolygon" else [polygons]:
             if not isinstance(rings, list | tuple):
-                raise InputError(f"{path}: feature {number} has a polygon that is no list of rings")
+                raise InputError(f"{path}: feature {number} has a polygon that is not a list of rings")
             if rings:
                 yield [_ring(ring, f"{path}: feature {number}") for ring in rings]
 
@@ -240,7 +240,7 @@ def _ring(ring: Any, where: str) -> Points:
     try:
         points = np.array([position[:2] for position in ring], np.float64).reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{where} has a ring that is no list of positions") from error
+        raise InputError(f"{where} has a ring that is not a list of positions") from error
     if len(points) < 3 or not np.isfinite(points).all():
-        raise InputError(f"{where} has a ring of {len(points)} positions that bounds nothing")
+        raise InputError(f"{where} has an invalid ring of {len(points)} positions: 3 finite ones are needed")
     return points if (points[0] == points[-1]).all() else np.concatenate([points, points[:1]])

@@ -1,4 +1,4 @@
-"""Vector files, through pyogrio and shapely. Both are optional and imported where they are used."""
+"""Vector files, through pyogrio and shapely, which are optional and imported by the functions that use them."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from rsedge.raster.writer import check_replaceable, check_target
 LAYER = "landcover"
 COLUMNS = ("class_id", "class", "area_m2")
 HEAD_BYTES = 4096
-NAMES_OTHERS = (b"<OGRVRTDataSource", b"<OGRWFSDataSource")  # GDAL finds them wherever they stand
+NAMES_OTHERS = (b"<OGRVRTDataSource", b"<OGRWFSDataSource")  # GDAL finds these at any position
 NO_NETWORK = {
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
     "GML_DOWNLOAD_SCHEMA": "NO",
-}  # for all that pyogrio opens
+}  # for every file that pyogrio opens
 
 
 def need_vector_libraries(purpose: str) -> None:
-    """Raise BackendError where pyogrio or shapely is missing. ``purpose``: what needs them."""
+    """Raise BackendError if pyogrio or shapely is missing. ``purpose``: subject of the message, in the plural."""
     if missing := [name for name in ("pyogrio", "shapely") if importlib.util.find_spec(name) is None]:
         raise BackendError(
-            f'{purpose} need {" and ".join(missing)}; install with: pip install "rsedge[polygons]"'
+            f'{purpose} need {" and ".join(missing)}. Install with: pip install "rsedge[polygons]"'
         )
 
 
 def check_polygon_target(path: Path, overwrite: bool = False) -> None:
-    """Raise InputError where ``path`` cannot become a GeoPackage or is one that rsedge did not write.
+    """Raise InputError if ``path`` cannot become a GeoPackage or is a file that rsedge did not write.
 
-    The latter is replaced only with ``overwrite``.
+    A file of another program is replaced only with ``overwrite``.
     """
     check_target(path, overwrite, (".gpkg",))
     check_replaceable(path, overwrite, _is_ours)
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether the one layer of a GeoPackage is ours."""
+    """Return True if rsedge wrote the only layer of a GeoPackage."""
     import pyogrio  # noqa: PLC0415
 
     try:
@@ -57,9 +57,9 @@ def _is_ours(path: Path) -> bool:
 
 
 class LandcoverWriter:
-    """Writes polygons to a GeoPackage in batches; it appears, whole, when the ``with`` block ends well.
+    """Writer of polygons to a GeoPackage, which appears complete when the ``with`` block ends without error.
 
-    ``crs``: WKT, or None. Raises OutputError where writing fails; what stood at ``path`` is then untouched.
+    ``crs``: WKT, or None. Raises OutputError if writing fails; an existing file at ``path`` is then untouched.
     """
 
     def __init__(self, path: Path, crs: str | None) -> None:
@@ -77,14 +77,14 @@ class LandcoverWriter:
         name: NDArray[Any],
         area_m2: NDArray[np.float64],
     ) -> None:
-        """Append n polygons: vertices (v, 2) of closed rings, where each ring and polygon begins, columns (n,)."""
+        """Append n polygons: vertices (v, 2) of closed rings, starts of rings and polygons, and columns (n,)."""
         import pyogrio.raw  # noqa: PLC0415
         import shapely  # noqa: PLC0415
 
         polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (ring_starts, polygon_starts))
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "'crs' was not provided")  # known, and said in a note
+                warnings.filterwarnings("ignore", "'crs' was not provided")  # rsedge prints its own note
                 pyogrio.raw.write(
                     self._partial,
                     shapely.to_wkb(polygons),
@@ -104,7 +104,7 @@ class LandcoverWriter:
     def __enter__(self) -> LandcoverWriter:
         with writing(self._path):
             folder = self._leftovers.enter_context(private_folder(self._path))
-        self._partial = folder / f"{self._path.stem}.gpkg"  # GDAL warns of a GeoPackage by another suffix
+        self._partial = folder / f"{self._path.stem}.gpkg"  # GDAL warns of another suffix
         return self
 
     def __exit__(
@@ -117,7 +117,7 @@ class LandcoverWriter:
             self._leftovers.close()
 
     def _publish(self) -> None:
-        if not self._exists:  # a mask of nodata alone: a layer without polygons
+        if not self._exists:  # a mask of nodata only gives a layer without polygons
             start = np.zeros(1, np.int64)
             none = np.zeros(0)
             self.write(np.zeros((0, 2)), start, start, none.astype(np.uint8), none.astype(object), none)
@@ -127,10 +127,10 @@ class LandcoverWriter:
 
 
 def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], str | None]:
-    """Geometries of a vector file in GeoJSON's form (None where a feature has none), and its CRS if it has one.
+    """Read geometries as GeoJSON objects (None if a feature has none), and the CRS (None if unknown).
 
-    Raises BackendError where the libraries are missing, InputError where the file or the layer cannot be read,
-    or where it has several layers and none was chosen.
+    Raises BackendError if the libraries are missing, InputError if the file or the layer cannot be read,
+    or if the file has several layers and none was chosen.
     """
     need_vector_libraries(f"areas of interest in {path.suffix} files")
     import pyogrio  # noqa: PLC0415
@@ -140,7 +140,7 @@ def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], 
 
     if any(sign in head_of(path) for sign in NAMES_OTHERS):
         raise InputError(
-            f"{path} holds no polygons but names other files or servers; convert it with `ogr2ogr`"
+            f"{path} holds no polygons but names other files or servers. Convert it with `ogr2ogr`"
         )
     pyogrio.set_gdal_config_options(NO_NETWORK)
     try:
@@ -148,17 +148,17 @@ def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], 
         chosen = _chosen_layer(path, layers, layer)
         meta, _, geometry, _ = pyogrio.raw.read(path, layer=chosen, columns=[], force_2d=True)
     except (RuntimeError, OSError) as error:
-        raise InputError(f"{path} is not a vector file that can be read: {error}") from error
+        raise InputError(f"{path} cannot be read as a vector file: {error}") from error
     if geometry is None:
         raise InputError(
-            f"{path}: layer {chosen} is a table without geometries; choose another with --aoi-layer"
+            f"{path}: layer {chosen} is a table without geometries. Choose another with --aoi-layer"
         )
     found = shapely.from_wkb(geometry)
     return [None if g is None else mapping(g) for g in found], meta["crs"]
 
 
 def head_of(path: Path) -> bytes:
-    """What a file begins with, where GDAL looks for what it is. Raises InputError where it cannot be read."""
+    """Return the first bytes of a file, by which GDAL chooses a driver. Raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(HEAD_BYTES)
@@ -170,7 +170,7 @@ def _chosen_layer(path: Path, layers: list[str], layer: str | None) -> str:
     if not layers:
         raise InputError(f"{path} has no layers")
     if layer is None and len(layers) > 1:
-        raise InputError(f"{path} has layers {', '.join(layers)}; choose one with --aoi-layer")
+        raise InputError(f"{path} has layers {', '.join(layers)}. Choose one with --aoi-layer")
     if layer is not None and layer not in layers:
-        raise InputError(f"{path} has no layer {layer!r}; it has {', '.join(layers)}")
+        raise InputError(f"{path} has no layer {layer!r}. Choose one of {', '.join(layers)}")
     return layers[0] if layer is None else layer

@@ -1,7 +1,7 @@
-"""Which pixels lie inside of many polygons: all of a window's at once, in pieces, whatever their number or shape.
+"""Rasterization of many polygons, window by window, in bounded memory for any number and shape of polygons.
 
-A pixel is inside of a polygon when an odd number of edges cross its row left of its centre. Crossings are computed
-from the edge and the row's number alone, so they do not depend on the window.
+A pixel is inside a polygon if an odd number of edges cross its row left of its centre. Crossings are computed
+only from the edge and the row's number, so they do not depend on the window.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rsedge.tiling.window import Window
 
 Points = NDArray[np.float64]
 Ints = NDArray[np.int64]
-PIECE_PIXELS = 1 << 18  # of which crossings are counted at a time
-PIECE_CROSSINGS = 1 << 15  # likewise: some 100 bytes each
+PIECE_PIXELS = 1 << 18  # filled at a time
+PIECE_CROSSINGS = 1 << 15  # counted at a time, some 100 bytes each
 PIECE_ROWS = 4096
-CROSSING_BYTES, EDGE_BYTES = 160, 24  # while a piece is filled
+CROSSING_BYTES, EDGE_BYTES = 160, 24  # per crossing and per edge while a piece is filled
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges of polygons, each from its upper end to its lower, those without a row's centre left out.
+    """Edges of polygons, each from its upper to its lower end, without edges that cross no row's centre.
 
-    ``upper``, ``lower`` (e, 2): columns and rows; ``polygon`` (e,): whose; ``first``, ``end`` (e,): rows whose centres
-    lie between, the second not included. Sorted by polygon, and polygons by their first row: ``tops`` (p,); ``bottoms``
-    (p,) are the last rows of all polygons up to each, ``begins`` (p + 1,) the first edges of each.
+    ``upper``, ``lower`` (e, 2): columns and rows; ``polygon`` (e,): its index; ``first``, ``end`` (e,): first row whose
+    centre lies between, and the row after the last. Sorted by polygon, and polygons by first row, ``tops`` (p,);
+    ``bottoms`` (p,): last row of all polygons up to each; ``begins`` (p + 1,): first edge of each.
     """
 
     upper: Points
@@ -43,7 +43,7 @@ class Edges:
 
     @classmethod
     def of(cls, polygons: Sequence[Sequence[Points]], height: int) -> Edges:
-        """Of polygons as closed rings, (v, 2) columns and rows, on ``height`` rows."""
+        """Collect the edges of polygons, closed rings (v, 2) of columns and rows, on ``height`` rows."""
         rings = [ring for rings in polygons for ring in rings]
         owner = np.repeat(np.arange(len(polygons)), [sum(len(r) - 1 for r in rings) for rings in polygons])
         begin = np.concatenate([r[:-1] for r in rings]) if rings else np.zeros((0, 2))
@@ -72,11 +72,11 @@ class Edges:
 
     @property
     def filling_bytes(self) -> int:
-        """What `inside` takes beside its result; at most, and a little."""
+        """Return an upper bound of the bytes that `inside` needs besides its result."""
         return CROSSING_BYTES * PIECE_CROSSINGS + EDGE_BYTES * len(self.first) + 8 * PIECE_PIXELS
 
     def inside(self, window: Window) -> NDArray[np.bool_]:
-        """(h, w): pixels whose centre lies inside of any polygon."""
+        """Return a boolean mask (h, w), True for pixels whose centre is inside any polygon."""
         found = np.zeros((window.height, window.width), np.bool_)
         some = slice(
             self.begins[np.searchsorted(self.bottoms, window.row, side="right")],
@@ -95,7 +95,7 @@ class Edges:
         return found
 
     def _fill(self, edges: Ints, window: Window) -> NDArray[np.bool_]:
-        """The same of a few rows, by ``edges`` that cross them."""
+        """Return `inside` of a few rows, from the ``edges`` that cross them."""
         found = np.zeros((window.height, window.width), np.bool_)
         counts = np.minimum(self.end[edges], window.row_end) - np.maximum(self.first[edges], window.row)
         begins = np.flatnonzero(np.diff(self.polygon[edges], prepend=-1))
@@ -116,9 +116,9 @@ class Edges:
         return found
 
     def _union(self, edges: Ints, window: Window) -> NDArray[np.bool_]:
-        """Of whole polygons: the spans between crossings of each, joined where they meet."""
+        """Return the mask of whole polygons: spans between the crossings of each, merged if they overlap."""
         owner, place = self._crossings(edges, window)
-        place = place[np.lexsort((place, owner))]  # of each polygon's row an even number: from, to, from, to
+        place = place[np.lexsort((place, owner))]  # each polygon's row has pairs: from, to
         begin, end = place[::2], place[1::2]
         order = np.argsort(begin, kind="stable")
         begin, reach = begin[order], np.maximum.accumulate(end[order])
@@ -129,7 +129,7 @@ class Edges:
         return _between(flips, window)
 
     def _parts(self, edges: Ints, window: Window, key: Ints) -> Iterator[Ints]:
-        """Edges in groups of about PIECE_CROSSINGS, those of one ``key`` together."""
+        """Yield edges in groups of about PIECE_CROSSINGS; edges of equal ``key`` stay together."""
         counts = np.minimum(self.end[edges], window.row_end) - np.maximum(self.first[edges], window.row)
         group = np.cumsum(counts) // PIECE_CROSSINGS
         starts = np.flatnonzero(np.diff(key, prepend=-1))
@@ -137,7 +137,7 @@ class Edges:
         yield from np.split(edges, np.flatnonzero(np.diff(group)) + 1) if len(edges) else ()
 
     def _crossings(self, edges: Ints, window: Window) -> tuple[Ints, Ints]:
-        """Polygon and place of each crossing: the first pixel right of it, in rows of one more than the width."""
+        """Return the polygon of each crossing, and the index of the first pixel to its right, in rows of width + 1."""
         first = np.maximum(self.first[edges], window.row)
         counts = np.minimum(self.end[edges], window.row_end) - first
         row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)
@@ -149,11 +149,11 @@ class Edges:
 
 
 def _between(flips: NDArray[np.uint8], window: Window) -> NDArray[np.bool_]:
-    """(h, w): pixels right of an odd number of flips of their row, each row one longer than the width."""
+    """Return a mask (h, w), True for pixels right of an odd number of ``flips``, whose rows have width + 1."""
     parity = np.bitwise_xor.accumulate(flips.reshape(window.height, -1)[:, :-1], 1)
     return np.asarray(parity.view(np.bool_))
 
 
 def _runs(values: NDArray[Any]) -> Ints:
-    """Numbers of the runs of equal values."""
+    """Return the number of the run of equal values that each value belongs to."""
     return np.asarray(np.cumsum(np.diff(values, prepend=values[:1]) != 0), np.int64)

@@ -1,7 +1,7 @@
 """Outlines of a mask's areas, strip by strip, in bounded memory.
 
-A strip is traced by itself. An area that touches its lower edge stays open until a strip comes that it does not
-reach; then its pieces are joined, and it is one polygon, as if the whole mask had been traced at once.
+Each strip is traced separately. An area that touches a strip's lower edge stays open until a later strip does not
+continue it; its pieces are then joined into the same polygon as if the whole mask had been traced at once.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from rsedge.raster.grid import Grid
 from rsedge.vector.rings import Ints, Rings, ranges, stitch
 from rsedge.vector.trace import trace
 
-NONE, CUT = -1, -2  # instead of an open area's index: there is none; it was cut
+NONE, CUT = -1, -2  # in place of an open area's index: no area; an area that was cut
 
 
 @dataclass(frozen=True)
 class Minimum:
-    """Areas smaller than this are left out. Raises InputError when a figure is negative or not finite."""
+    """The least size of an area to be kept. Raises InputError if a figure is negative or not finite."""
 
     area_m2: float = 0.0
     pixels: int = 0
@@ -31,17 +31,17 @@ class Minimum:
     def __post_init__(self) -> None:
         if not (0 <= self.area_m2 < np.inf and self.pixels >= 0):
             raise InputError(
-                f"a smallest polygon of {self.area_m2:g} m2 or {self.pixels} pixels cannot be; give 0 or more"
+                f"the minimum area must be finite and 0 or more, not {self.area_m2:g} m2 or {self.pixels} pixels"
             )
 
 
 @dataclass(frozen=True)
 class Areas:
-    """Areas of one value: (n,) class, pixels, m2, whether a cut runs beside; their rings, owned by index."""
+    """Areas of equal value: (n,) class, pixels, m2, True if beside a cut; and their rings, owned by index."""
 
     value: NDArray[np.uint8]
     pixels: Ints
-    area_m2: NDArray[np.float64]  # NaN where it is unknown
+    area_m2: NDArray[np.float64]  # NaN if unknown
     beside_cut: NDArray[np.bool_]
     rings: Rings
 
@@ -50,7 +50,7 @@ class Areas:
 
     @classmethod
     def joined(cls, parts: Sequence[Areas]) -> Areas:
-        """All of them in one, in this order."""
+        """Join the areas of all ``parts``, in this order."""
         first = np.cumsum([0, *map(len, parts)])
         return cls(
             np.concatenate([p.value for p in parts]),
@@ -61,7 +61,7 @@ class Areas:
         )
 
     def select(self, chosen: Ints) -> Areas:
-        """The areas with these indexes, which must increase; renumbered from 0."""
+        """Return the areas with these increasing indexes, renumbered from 0."""
         place = np.full(len(self), NONE)
         place[chosen] = np.arange(len(chosen))
         rings = self.rings.take(np.flatnonzero(place[self.rings.owner] >= 0))
@@ -86,7 +86,7 @@ class _Open:
     vertices: int = 0
 
     def absorb(self, other: _Open) -> None:
-        """Take in what turned out to be the same area."""
+        """Merge ``other``, which is part of the same area, into this one."""
         self.pixels += other.pixels
         self.area_m2 += other.area_m2
         self.beside_cut |= other.beside_cut
@@ -95,10 +95,10 @@ class _Open:
 
 
 class OutlineTracer:
-    """Traces the mask of a grid from the top down; counts what it drops and cuts.
+    """Tracer of the mask of a grid, top down, which counts the areas that it drops and cuts.
 
-    ``strip_rows``: height of all strips but the last; ``most_vertices``: of all open areas together. Beyond,
-    the largest is cut along the strip's lower edge; no minimum drops what a cut runs beside.
+    ``strip_rows``: height of all strips but the last; ``most_vertices``: of all open areas together. Above this,
+    the largest is cut along the strip's lower edge; areas beside a cut are never dropped.
     """
 
     def __init__(self, grid: Grid, strip_rows: int, most_vertices: int, minimum: Minimum) -> None:
@@ -111,13 +111,13 @@ class OutlineTracer:
         self.dropped = self.cut = 0
 
     def run(self, strips: Iterable[NDArray[np.uint8]]) -> Iterator[Areas]:
-        """After each strip (h, width) the areas that are finished, each with its outer ring first."""
+        """Yield, after each strip (h, width), the finished areas, each with its outer ring first."""
         row = 0
         for strip in strips:
             pieces = self._pieces(strip, row)
             top = _owners_along(pieces, row, len(self._above))
             row += len(strip)
-            # Below the last strip there is nothing to wait for.
+            # No area stays open after the last strip.
             bottom = np.full_like(top, NONE) if row == self._height else _owners_along(pieces, row, len(top))
             yield from self._add(pieces, top, bottom, strip)
 
@@ -154,7 +154,7 @@ class OutlineTracer:
         yield self._closed(self._cut())
 
     def _grouped(self, pieces: Areas, waiting: Ints, label: Ints) -> dict[int, _Open]:
-        """Open areas and the pieces that wait, by label."""
+        """Merge open areas and waiting pieces by label."""
         groups: dict[int, _Open] = {}
         opened = len(self._open)
         for area, key in zip(self._open, label[:opened].tolist(), strict=True):
@@ -181,7 +181,7 @@ class OutlineTracer:
         return groups
 
     def _cut(self) -> list[_Open]:
-        """Open areas that have grown too large, closed where they are."""
+        """Remove and return the largest open areas while there are too many vertices."""
         order = sorted(range(len(self._open)), key=lambda i: self._open[i].vertices)
         held = np.cumsum([self._open[i].vertices for i in order])
         gone = [self._open[i] for i in order[np.searchsorted(held, self._most_vertices, side="right") :]]
@@ -196,7 +196,7 @@ class OutlineTracer:
         return gone
 
     def _closed(self, areas: list[_Open]) -> Areas:
-        """Open areas as finished ones."""
+        """Join the pieces of open areas into finished areas."""
         rings = Rings.joined(
             [p.named(np.full(len(p.owner), i)) for i, a in enumerate(areas) for p in a.parts]
         )
@@ -221,7 +221,7 @@ class OutlineTracer:
 
 
 def _owners_along(pieces: Areas, edge: int, width: int) -> Ints:
-    """Which piece each pixel at a strip's upper or lower edge belongs to; NONE where none. (width,)"""
+    """Return the piece of each pixel at a strip's upper or lower edge, (width,); NONE if it has none."""
     rings = pieces.rings
     begin, end = rings.xy, rings.xy[rings.next_vertex]
     along = np.flatnonzero((begin[:, 1] == edge) & (end[:, 1] == edge))
@@ -234,7 +234,7 @@ def _owners_along(pieces: Areas, edge: int, width: int) -> Ints:
 
 
 def _components(count: int, pairs: Ints) -> Ints:
-    """The smallest index that each of ``count`` things is connected to by ``pairs`` (n, 2)."""
+    """Return, for each of ``count`` items, the smallest index connected to it by ``pairs`` (n, 2)."""
     label, (a, b) = np.arange(count), pairs.T
     while True:
         low = np.minimum(label[a], label[b])

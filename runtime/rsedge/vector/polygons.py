@@ -1,4 +1,4 @@
-"""A finished class mask as polygons in a GeoPackage. `outlines` traces, `vector_file` writes."""
+"""Finished class masks as polygons in a GeoPackage. `outlines` traces, `file` writes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from rsedge.vector.file import LandcoverWriter, check_polygon_target, need_vecto
 from rsedge.vector.outlines import Areas, Minimum, OutlineTracer
 from rsedge.vector.rings import Rings, offsets, ranges
 
-STRIP_PIXELS = 2**18  # traced at once: GDAL takes some 500 bytes a pixel of pure noise
+STRIP_PIXELS = 2**18  # traced at a time; for pure noise GDAL takes some 500 bytes per pixel
 MOST_STRIP_ROWS = 512
-MOST_OPEN_VERTICES = 1_000_000  # of all open areas together; joining them takes some 200 bytes each
-MOST_BYTES = 450 << 20  # what all that comes to
-BATCH, BATCH_VERTICES = 50_000, 1_000_000  # handed to the file at once
+MOST_OPEN_VERTICES = 1_000_000  # of all open areas together; joining takes some 200 bytes per vertex
+MOST_BYTES = 450 << 20  # memory of these limits together
+BATCH, BATCH_VERTICES = 50_000, 1_000_000  # written at a time
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class PolygonSummary:
-    """What was written. ``dropped``: areas below the minimum; ``cut``: cuts through areas too long to hold."""
+    """Counts of polygons. ``dropped``: areas below the minimum; ``cut``: cuts through areas too large for memory."""
 
     polygons: int
     dropped: int
@@ -41,22 +41,22 @@ class PolygonSummary:
 def check_polygons_possible(
     out: Path, grid: Grid, minimum: Minimum | None = None, overwrite: bool = False
 ) -> None:
-    """Raise now what would fail after hours.
+    """Raise the errors that polygons would otherwise raise after hours.
 
-    BackendError where pyogrio or shapely is missing; InputError where ``out`` cannot become a file, where the
-    raster's georeference is control points, or where square metres are asked of a grid that has none.
+    BackendError if pyogrio or shapely is missing; InputError if ``out`` cannot become a file, if the raster is
+    georeferenced by control points, or if a minimum in square metres is given for a grid of unknown pixel area.
     """
     need_vector_libraries("polygons")
     check_polygon_target(out, overwrite)
     if grid.gcps:
         raise InputError(
-            "the raster is placed by ground control points, so its pixels have no map coordinates that polygons "
-            "could have; rectify it first with `gdalwarp IN OUT`"
+            "the raster is georeferenced by ground control points, so polygons would have no map coordinates. "
+            "Rectify the raster first with `gdalwarp IN OUT`"
         )
     if minimum is not None and minimum.area_m2 and grid.pixel_areas() is None:
         raise InputError(
-            f"a smallest polygon of {minimum.area_m2:g} m2 was asked for, but the area of this raster's pixels is "
-            f"unknown: it {grid.why_no_areas}; give the minimum in pixels"
+            f"the minimum of {minimum.area_m2:g} m2 per polygon cannot be used, because the raster "
+            f"{grid.why_no_areas}. Give the minimum in pixels"
         )
 
 
@@ -74,18 +74,18 @@ def write_polygons(
 ) -> PolygonSummary:
     """Write a class mask's 4-connected areas to a GeoPackage ``out``, one polygon each; nodata is left out.
 
-    Layer ``landcover`` with class_id, class and area_m2 (null where unknown), in the mask's CRS; without
+    Layer ``landcover`` with class_id, class and area_m2 (null if unknown), in the mask's CRS; without
     georeference in pixels, column and row. Areas below ``min_area_m2`` or ``min_pixels`` are dropped, not
-    merged into their neighbours. Areas that are still open hold ``most_open_vertices`` at most: beyond, the
-    largest is cut along a row, and what lies beside the cut is never dropped. ``progress``: (rows done, in all).
+    merged into their neighbours. Unfinished areas may have ``most_open_vertices`` in all; above this, the
+    largest is cut along a row, and areas beside a cut are never dropped. ``progress``: (rows done, rows in all).
 
-    Raises InputError, BackendError or OutputError; whatever stood at ``out`` is then untouched.
+    Raises InputError, BackendError or OutputError; an existing file at ``out`` is then untouched.
     """
     minimum = Minimum(min_area_m2, min_pixels)
     with RasterReader(mask) as reader:
         if reader.dtypes != ("uint8",):
             raise InputError(
-                f"{mask} has bands {', '.join(reader.dtypes)}; polygons are made of a class mask, one band of uint8"
+                f"{mask} has bands {', '.join(reader.dtypes)}, but polygons need a class mask, one band of uint8"
             )
         grid = reader.grid
         check_polygons_possible(out, grid, minimum, overwrite)
@@ -96,10 +96,10 @@ def write_polygons(
             for areas in _batches(tracer.run(_strips(reader, rows, len(names), progress))):
                 file.write(*_on_map(areas, grid), areas.value, names[areas.value], areas.area_m2)
     notes: tuple[str, ...] = (
-        () if _crs(grid) else ("the mask has no CRS: the polygons' coordinates are pixels, column and row",)
+        () if _crs(grid) else ("the mask has no CRS: polygon coordinates are pixels, column and row",)
     )
     if tracer.cut:
-        notes += (f"{tracer.cut} times an area too large to hold in memory was cut along a row",)
+        notes += (f"areas too large for memory were cut along a row {tracer.cut} times",)
     return PolygonSummary(file.written, tracer.dropped, tracer.cut, notes)
 
 
@@ -111,8 +111,8 @@ def _strips(
         strip = reader.read_raw(Window(row, 0, min(rows, height - row), width))[0]
         if (odd := strip[(strip >= classes) & (strip != NODATA)]).size:
             raise InputError(
-                f"{reader.path} holds value {odd[0]}, but there are {classes} classes (0 to {classes - 1}); is it "
-                "this model's mask?"
+                f"{reader.path} contains value {odd[0]}, but the classes are 0 to {classes - 1}. Check whether this is "
+                "a mask of the same model"
             )
         yield strip
         if progress:
@@ -120,7 +120,7 @@ def _strips(
 
 
 def _batches(found: Iterable[Areas]) -> Iterator[Areas]:
-    """The same areas, as many at a time as are worth opening the file for."""
+    """Yield the same areas in larger batches, because each write opens the file."""
     held: list[Areas] = []
     count = vertices = 0
     for areas in found:
@@ -136,12 +136,12 @@ def _batches(found: Iterable[Areas]) -> Iterator[Areas]:
 
 
 def _crs(grid: Grid) -> str | None:
-    """WKT of the polygons' CRS; None where coordinates are pixels, which are in none."""
+    """Return the WKT of the polygons' CRS; None if coordinates are pixels."""
     return None if grid.crs is None or grid.transform.is_identity else str(grid.crs.to_wkt())
 
 
 def _on_map(areas: Areas, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Closed rings in map coordinates (v, 2), where each begins, and where each polygon's rings begin."""
+    """Return closed rings in map coordinates (v, 2), the start of each, and the first ring of each polygon."""
     rings: Rings = areas.rings
     lengths = rings.lengths + 1
     starts = offsets(lengths)

@@ -1,8 +1,8 @@
-"""Rings along pixel edges: joining the rings of pieces that meet at a line of pixels' edges.
+"""Rings along pixel edges, and the joining of pieces that meet at a seam.
 
-Every ring runs with the inside on its left as seen on the screen (rows count downwards): outer rings
-counterclockwise, holes clockwise. So the two sides of a shared edge run against each other and cancel, and
-a component's outline is what is left. No geometry library is asked: a union of polygons costs ten times more.
+Every ring has the inside on its left as seen on the screen (rows count downwards): outer rings
+counterclockwise, holes clockwise. The two sides of a shared edge thus have opposite directions and cancel, which
+leaves a component's outline. No geometry library is used, because a union of polygons takes ten times longer.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Measure = Callable[[Ints, Ints], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Rings:
-    """Rings of many owners (pieces or components), in pixel edges.
+    """Rings of many owners (pieces or components), along pixel edges.
 
-    ``xy``: (vertices, 2) column and row of corners, int32, without the repeated last one; ``starts``: (rings
-    + 1,) where each ring begins in it; ``owner``: (rings,). Raises ValueError where these do not fit.
+    ``xy``: (vertices, 2) column and row of corners, int32, without a repeated last corner; ``starts``: (rings
+    + 1,) index of each ring's first vertex; ``owner``: (rings,). Raises ValueError if the lengths do not fit.
     """
 
     xy: NDArray[np.int32]
@@ -36,7 +36,7 @@ class Rings:
 
     @classmethod
     def joined(cls, parts: Sequence[Rings]) -> Rings:
-        """All of them in one; owners as they are."""
+        """Join the rings of all ``parts``; owners are unchanged."""
         lengths = np.concatenate([np.zeros(0, np.int64), *(p.lengths for p in parts)])
         xy = np.concatenate([np.zeros((0, 2), np.int32), *(p.xy for p in parts)])
         owner = np.concatenate([np.zeros(0, np.int64), *(p.owner for p in parts)])
@@ -44,37 +44,37 @@ class Rings:
 
     @property
     def lengths(self) -> Ints:
-        """Vertices of each ring."""
+        """Return the number of vertices of each ring."""
         return np.diff(self.starts)
 
     @property
     def next_vertex(self) -> Ints:
-        """(vertices,) index of the vertex that follows each."""
+        """Return the index of the vertex that follows each, (vertices,)."""
         following = np.arange(1, len(self.xy) + 1)
         following[self.starts[1:] - 1] = self.starts[:-1]
         return following
 
     def take(self, rings: Ints) -> Rings:
-        """These rings, in this order. ``rings``: indexes."""
+        """Return the rings with these indexes, in this order."""
         lengths = self.lengths[rings]
         return Rings(self.xy[ranges(self.starts[rings], lengths)], offsets(lengths), self.owner[rings])
 
     def named(self, owner: Ints) -> Rings:
-        """The same rings of other owners, (rings,)."""
+        """Return the same rings with other owners, (rings,)."""
         return Rings(self.xy, self.starts, owner)
 
     def slice(self, first: int, last: int) -> Rings:
-        """Rings ``first`` to ``last``, exclusive, as a copy that does not keep the others in memory."""
+        """Return rings ``first`` to ``last``, exclusive, as a copy, so that the others can be freed."""
         begin, end = self.starts[first], self.starts[last]
         return Rings(
             self.xy[begin:end].copy(), self.starts[first : last + 1] - begin, self.owner[first:last].copy()
         )
 
     def areas(self, left_of: Measure = np.multiply) -> NDArray[np.float64]:
-        """Area inside each ring, holes negative.
+        """Return the area inside each ring, holes negative.
 
-        ``left_of``: what the area left of column edge x and above row edge y is, (vertices,) each; counts pixels
-        where none is given.
+        ``left_of``: function of the area left of column edge x and above row edge y, (vertices,) each; by default
+        pixels are counted.
         """
         if not len(self.xy):
             return np.zeros(0)
@@ -83,27 +83,27 @@ class Rings:
         return np.add.reduceat(strip, self.starts[:-1]).astype(np.float64)
 
     def polygons_first(self) -> Rings:
-        """Sorted by owner, outer ring before holes."""
+        """Return the rings sorted by owner, outer ring before holes."""
         hole = self.areas() < 0
         return self.take(np.lexsort((hole, self.owner)))
 
 
 def offsets(lengths: Ints) -> Ints:
-    """Where runs of these lengths begin when laid end to end, and where the last ends: (n + 1,)."""
+    """Return the starts of consecutive runs of these lengths, and the end of the last: (n + 1,)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
-    """start, start + 1, ... of each pair, end to end."""
+    """Return start, start + 1, ... of each pair, concatenated."""
     total = offsets(lengths)
     return np.arange(total[-1]) + np.repeat(starts - total[:-1], lengths)
 
 
 def stitch(rings: Rings, seams: Ints) -> Rings:
-    """Outlines of components of which ``rings`` hold the pieces: each owner's pieces joined along the seams.
+    """Join each owner's pieces in ``rings`` along the seams; return the outlines of the components.
 
-    ``seams``: rows' edges at which pieces were cut. An owner's pieces must be connected by edges. Every owner
-    comes back as one valid polygon, outer ring first, without vertices in the middle of straight lines.
+    ``seams``: row edges at which pieces were cut. An owner's pieces must be connected by edges. Every owner
+    becomes one valid polygon, outer ring first, without vertices in the middle of straight lines.
     """
     if not len(rings.owner):
         return rings
@@ -115,7 +115,7 @@ def stitch(rings: Rings, seams: Ints) -> Rings:
 
 
 def _uncancelled(rings: Rings, seams: Ints) -> Ints:
-    """Edges that are outline: (n, 5) of owner, x, y of the beginning, x, y of the end; rings in a row stay so."""
+    """Return the outline's edges, (n, 5): owner, x, y of the start, x, y of the end; unless cut, in ring order."""
     begin = rings.xy.astype(np.int64)
     owner = np.repeat(rings.owner, rings.lengths)
     edges = np.column_stack([owner, begin, begin[rings.next_vertex]])
@@ -124,12 +124,12 @@ def _uncancelled(rings: Rings, seams: Ints) -> Ints:
 
 
 def _cancel(edges: Ints) -> Ints:
-    """What is left of edges along seams where opposite ones cancel."""
+    """Return the edges along seams that remain when opposite edges cancel."""
     if not len(edges):
         return edges
     way = np.sign(edges[:, 3] - edges[:, 1])
     at = np.concatenate([edges[:, [0, 2, 1]], edges[:, [0, 4, 3]]])  # owner, y, x
-    # An edge to the right counts 1 from its beginning on; one to the left -1 from its end on.
+    # An edge to the right adds 1 from its start on; an edge to the left adds -1 from its end on.
     step = np.concatenate([np.ones_like(way), -np.ones_like(way)])
     order = np.lexsort((at[:, 2], at[:, 1], at[:, 0]))
     at, level = at[order], np.cumsum(step[order])
@@ -145,10 +145,10 @@ def _cancel(edges: Ints) -> Ints:
 
 
 def _successors(edges: Ints) -> Ints:
-    """Index of the edge that follows each. Where two begin at one corner, the outline turns right.
+    """Return the index of the edge that follows each. At a corner where two edges begin, the outline turns right.
 
-    There two of the four pixels, diagonal, are inside. Turning right keeps to the pixel outside, so that hole
-    and outer ring touch in a corner but stay two rings, as a valid polygon demands.
+    At such a corner two diagonal pixels of four are inside. Turning right follows the outside pixel, so that hole
+    and outer ring touch at the corner but stay separate rings, as in a valid polygon.
     """
     owner, x0, y0, x1, y1 = edges.T
     dx, dy = np.sign(x1 - x0), np.sign(y1 - y0)
@@ -168,9 +168,9 @@ def _successors(edges: Ints) -> Ints:
 
 
 def _cycles(following: Ints) -> tuple[Ints, Ints]:
-    """Order of edges that runs through one cycle after the other, and where each begins (cycles + 1,).
+    """Return the order of edges cycle by cycle, and the start of each cycle (cycles + 1,).
 
-    Most edges are followed by their neighbour, so only runs of neighbours are walked in Python.
+    Most edges are followed by their neighbour, so Python loops only over runs of neighbours.
     """
     ends = np.flatnonzero(following != np.arange(1, len(following) + 1))
     begins = np.append(0, ends[:-1] + 1)
@@ -192,7 +192,7 @@ def _cycles(following: Ints) -> tuple[Ints, Ints]:
 
 
 def _without_straight(rings: Rings) -> Rings:
-    """Without the vertices at which a ring goes straight on."""
+    """Remove the vertices at which a ring does not turn."""
     way = np.sign(rings.xy[rings.next_vertex] - rings.xy)
     before = np.empty_like(way)
     before[rings.next_vertex] = way

@@ -1,4 +1,4 @@
-"""Outlines of areas of one value."""
+"""Outlines of areas of equal value."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rasterio.features import shapes
 
 from rsedge.vector.rings import Rings, offsets
 
-CHUNK = 10_000  # areas held as Python's lists of tuples, which take ten times what arrays do
+CHUNK = 10_000  # areas held as Python lists of tuples, which take ten times the memory of arrays
 
 
 def trace(values: NDArray[np.uint8], nodata: int) -> tuple[NDArray[np.uint8], Rings]:
-    """The 4-connected areas of one value of ``values`` (h, w), ``nodata`` left out.
+    """Trace the 4-connected areas of equal value in ``values`` (h, w), except ``nodata``.
 
-    Gives the value of each and their rings, owned by the areas' indexes, corners in pixels of ``values``.
+    Returns the value of each area, and their rings, owned by the areas' indexes, with corners in pixels.
     """
     found = shapes(values, mask=values != nodata, connectivity=4)
     value: list[float] = []

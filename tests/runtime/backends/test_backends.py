@@ -141,7 +141,7 @@ def test_without_a_precision_it_is_fp32(tmp_path: Path) -> None:
             assert (model.bundle.precision, model.infer(batch).max()) == ("int8", 14)
     with open_model(folder / "model.int8.onnx", "cpu", 1) as model:
         assert model.bundle.precision == "int8"
-    with pytest.raises(ModelError, match=r"no model\.fp16\.onnx.*precisions: fp32, int8.*rsedge export"):
+    with pytest.raises(ModelError, match=r"has no model\.fp16\.onnx.*precisions: fp32, int8.*rsedge export"):
         open_model(folder, "cpu", 1, "fp16")
 
 

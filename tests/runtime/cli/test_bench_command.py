@@ -110,7 +110,7 @@ def test_impossible_options_are_refused(
 
 def test_no_bundle(run: Run) -> None:
     code, _, complaint = run("bench", "nowhere.rsedge", *SHORT)
-    assert (code, "no model at nowhere.rsedge" in complaint) == (2, True)
+    assert (code, "nowhere.rsedge not found" in complaint) == (2, True)
 
 
 def test_ctrl_c_ends_the_workers(bundle: Path, tmp_path: Path) -> None:
@@ -191,7 +191,9 @@ def test_somebodys_file_is_not_replaced_by_csv_unasked(run: Run, taught: Path, t
     thesis.write_text("label,years of work")
     code, _, err = run("bench", taught, *SHORT, "--csv", "thesis.txt")
     assert code == 2
-    assert "thesis.txt is a file that rsedge did not write; choose another name, or --overwrite it" in err
+    assert (
+        "thesis.txt was not written by rsedge. Choose another name, or use --overwrite to replace it" in err
+    )
     assert thesis.read_text() == "label,years of work"
     for more in (["--overwrite"], []):  # then it is its own
         assert run("bench", taught, *SHORT, "--csv", "thesis.txt", *more)[0] == 0

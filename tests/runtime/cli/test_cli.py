@@ -109,7 +109,7 @@ def test_a_layer_of_the_polygons_is_chosen_by_its_option(
         )  # fmt: skip
     told = ("infer", raster, "--out", tmp_path / "m.tif", "--model", bundle, "--crop")
     code, _, said = run(*told, "--aoi", path)
-    assert (code, "choose one with --aoi-layer" in said) == (2, True)
+    assert (code, "Choose one with --aoi-layer" in said) == (2, True)
     assert run(*told, "--aoi", path, "--aoi-layer", "large")[0] == 0
     with rasterio.open(tmp_path / "m.tif") as src:
         assert src.shape == (20, 20)
@@ -164,15 +164,15 @@ def test_infer_takes_the_precision_asked_for_and_says_what_it_costs(
 
 
 BAD_INPUT = {
-    "missing file": (("none.tif",), "no raster at"),
+    "missing file": (("none.tif",), "none.tif not found"),
     "a folder": ((".",), "is a folder"),
-    "not a raster": (("text.tif",), "not a raster GDAL can open"),
+    "not a raster": (("text.tif",), "cannot be opened as a raster"),
     "truncated": (("broken.tif",), "truncated or damaged"),
-    "too few bands": (("grey.tif",), "1 usable band, the model needs 3"),
+    "too few bands": (("grey.tif",), "1 usable band but the model needs 3"),
     "complex": (("complex.tif",), "complex64"),
     "float": (("float.tif",), "--scale LOW,HIGH"),
     "float out of range": (("float.tif", "--scale", "0,1"), "outside --scale"),
-    "no model": (("good.tif", "--model", "none.rsedge"), "no model at"),
+    "no model": (("good.tif", "--model", "none.rsedge"), "none.rsedge not found"),
     "corrupt onnx": (("good.tif", "--model", "corrupt.onnx"), "not an ONNX file"),
     "foreign onnx": (("good.tif", "--model", "foreign.onnx"), "no rsedge metadata"),
     "text as model": (("good.tif", "--model", "text.tif"), "no rsedge metadata"),
@@ -188,10 +188,10 @@ BAD_INPUT = {
     "scale": (("good.tif", "--scale", "5"), "LOW,HIGH"),
     "scale upside down": (("good.tif", "--scale", "5,1"), "LOW below HIGH"),
     "option": (("good.tif", "--frobnicate"), "--frobnicate"),
-    "out is another raster": (("good.tif", "--out", "grey.tif"), "did not write"),
+    "out is another raster": (("good.tif", "--out", "grey.tif"), "was not written by rsedge"),
     "out is protected": (("good.tif", "--out", "protected.tif"), "write-protected"),
-    "out of another kind": (("good.tif", "--out", "m.png"), "must be named .tif"),
-    "preview of another kind": (("good.tif", "--preview", "p.jpg"), "must be named .png"),
+    "out of another kind": (("good.tif", "--out", "m.png"), "must end in .tif"),
+    "preview of another kind": (("good.tif", "--preview", "p.jpg"), "must end in .png"),
     "out folder": (("good.tif", "--out", "none/m.tif"), "does not exist"),
     "out is input": (("good.tif", "--out", "good.tif"), "is an input"),
     "out is a folder": (("good.tif", "--out", "folder.tif"), "not a file"),

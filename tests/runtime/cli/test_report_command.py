@@ -73,7 +73,7 @@ def test_a_page_of_its_own_is_replaced_and_nothing_else(run: Run, tmp_path: Path
     out.write_text("<p>mine</p>")
     code, _, said = run("eval.json", "--out", out)
     assert code == 2
-    assert "did not write" in said
+    assert "was not written by rsedge" in said
     assert out.read_text() == "<p>mine</p>"
     assert run("eval.json", "--out", out, "--overwrite", "-q")[0] == 0
     assert run("bench.json", "--out", out, "-q")[0] == 0
@@ -86,12 +86,12 @@ def test_a_page_of_its_own_is_replaced_and_nothing_else(run: Run, tmp_path: Path
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--out", "report.pdf"], "must be named .html or .htm"),
+        (["--out", "report.pdf"], "must end in .html or .htm"),
         (["--out", "none/report.html"], "does not exist"),
         (["--raster", "town.tif"], "needs both --raster and --mask"),
         (["--truth", "town.tif"], "needs both --raster and --mask"),
         (["--raster", "town.tif", "--mask", "town.tif"], "is no mask: it has 3 bands of uint8"),
-        (["--raster", "gone.tif", "--mask", "town_labels.tif"], "no raster at gone.tif"),
+        (["--raster", "gone.tif", "--mask", "town_labels.tif"], "gone.tif not found"),
         (["--classes", "c.toml"], "--truth, which was not given"),
     ],
 )

@@ -189,7 +189,7 @@ def test_another_users_file_is_left_alone(call, monkeypatch) -> None:
 def test_a_settings_file_without_end_is_refused(call) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         call("[distill]\nsteps = " + "[" * 5000, "distill")
-    with pytest.raises(InputError, match="at most 262144 are read"):
+    with pytest.raises(InputError, match="at most 262144 are allowed"):
         call("#" * (1 << 20), "distill")
 
 

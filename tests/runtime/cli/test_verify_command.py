@@ -112,7 +112,7 @@ def test_quiet_prints_nothing(run: Run) -> None:
         (("--map", "m.tif"), "--raster"),
         (("--device", "tpu"), "auto, cpu, cuda, openvino, tensorrt"),
         (("--precision", "fp16"), "has no model.fp16.onnx"),
-        (("none.rsedge",), "no model at"),
+        (("none.rsedge",), "none.rsedge not found"),
     ],
 )
 def test_impossible_options_exit_with_2(run: Run, options: tuple[object, ...], message: str) -> None:

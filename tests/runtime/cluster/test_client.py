@@ -279,7 +279,7 @@ def test_what_differs_on_the_worker_is_refused(
     assert "ModelError" in (said := refused(lambda: shutil.rmtree(copy)))
     assert "must be readable under the same paths on every worker" in said
     shutil.copytree(bundle, copy)
-    assert "no raster at /nowhere/raster.tif" in refused(raster="/nowhere/raster.tif")
+    assert "/nowhere/raster.tif not found" in refused(raster="/nowhere/raster.tif")
 
 
 def test_one_connection_for_several_rasters(

@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 Noise = Callable[..., np.ndarray]
 Patch = pytest.MonkeyPatch
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
-CUT = "cannot be read back; is the disk full?"
+CUT = "the pixels read back differ"
 
 
 def failing(call: Callable[..., Any], error: Exception, at: int) -> Callable[..., Any]:

@@ -160,7 +160,7 @@ def test_a_folder_that_others_can_write_is_not_gone_on_with(
     before = sorted(folder.iterdir())
     for how in ({}, {"resume": True}, {"overwrite": True}):
         with (
-            pytest.raises(OutputError, match="is another user's or can be written by others; remove it"),
+            pytest.raises(OutputError, match="belongs to another user or is writable by others. Remove it"),
             Journal(target, SETTINGS, **how),
         ):
             pass

@@ -56,7 +56,7 @@ def test_somebodys_picture_is_not_replaced_unasked(
     with open_model(bundle) as model:
         for content in (photo, b"years of work", b""):
             picture.write_bytes(content)
-            with pytest.raises(InputError, match="p.png is a file that rsedge did not write; .*--overwrite"):
+            with pytest.raises(InputError, match="p.png was not written by rsedge. .*--overwrite"):
                 segment(model, raster, tmp_path / "m.tif", Options(preview=picture))
             assert picture.read_bytes() == content
         segment(model, raster, tmp_path / "m.tif", Options(preview=picture, overwrite=True))

@@ -323,7 +323,7 @@ def test_a_raster_that_a_server_withholds_is_an_error(
 ) -> None:
     write_raster(pixels, "secret.tif")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with pytest.raises(InputError, match=r"secret\.tif is not a raster GDAL can open"):
+    with pytest.raises(InputError, match=r"secret\.tif cannot be opened as a raster"):
         segment(model, f"http://127.0.0.1:{server.server_address[1]}/secret.tif", tmp_path / "mask.tif")
 
 

@@ -192,7 +192,7 @@ def test_other_colours_are_taken_in_order_with_a_note(
         dst.colorinterp = [rasterio.enums.ColorInterp[c] for c in ("undefined", "red", "green")]
     result = segment(model, raster, tmp_path / "mask.tif")
     assert result.bands == (1, 2, 3)
-    assert any("choose with --bands" in note for note in result.notes)
+    assert any("choose others with --bands" in note for note in result.notes)
 
 
 def test_an_internal_mask_marks_pixels_without_data(

@@ -78,7 +78,7 @@ def test_what_the_wheel_leaves_out_is_in_the_repository() -> None:
     for name in full.artifacts:
         assert full.read(name)
         assert not (full.path / name).is_symlink()  # so that the folder can be copied elsewhere
-    with pytest.raises(ModelError, match=rf"precisions: fp32, int8; .*{FULL_BUNDLE}"):
+    with pytest.raises(ModelError, match=rf"precisions: fp32, int8\); .*{FULL_BUNDLE}"):
         Bundle.open(precision="fp16")
     assert FULL_BUNDLE in str(part.why_not("int8-trt"))
     with pytest.raises(ModelError, match=rf"it has none\); .*{FULL_BUNDLE}"):
@@ -106,7 +106,7 @@ class TestSeveralArtifacts:
             assert opened.artifacts == {"model.int8.onnx": opened.sha256}
             assert opened.read("model.int8.onnx") == lone.read_bytes()
             assert (opened.report, opened.record()) == ({}, {})
-        with pytest.raises(ModelError, match="is int8, fp32 was asked for"):
+        with pytest.raises(ModelError, match="is int8, not fp32"):
             Bundle.open(lone, "fp32")
         assert Bundle.open(bundle / "model.fp32.onnx").precision == "fp32"  # no such metadata: rsedge 0.1
 
@@ -139,9 +139,9 @@ class TestSeveralArtifacts:
     def test_an_edited_report_is_no_report(self, tmp_path: Path) -> None:
         folder = self.made(tmp_path, {"artifacts": {"model.int8.onnx": {"forced": True}}})
         (folder / "report.json").write_text("{}")
-        with pytest.raises(ModelError, match="not the file its manifest names"):
+        with pytest.raises(ModelError, match="was changed"):
             assert Bundle.open(folder).report
-        with pytest.raises(ModelError, match="not the file its manifest names"):
+        with pytest.raises(ModelError, match="was changed"):
             open_model(folder)  # before the work rather than after it
 
     def test_why_a_precision_is_missing(self, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ class TestWhatRunsIsWhatWasHashed:
             opened = Bundle.open(path)
             (folder / "model.fp32.onnx").write_bytes(b"another")
             assert opened.artifact_bytes() == own
-            with pytest.raises(ModelError, match="not the file its manifest names"):
+            with pytest.raises(ModelError, match="was changed"):
                 opened.artifact_bytes()  # they are not kept
             (folder / "model.fp32.onnx").write_bytes(own)
             assert opened.artifact_bytes() == own
@@ -216,7 +216,7 @@ class TestWhatRunsIsWhatWasHashed:
         with open_model(folder, device, 1) as model:
             assert model.infer(batch).max() == 7
             if device == "openvino":  # reads it again for another number of tiles
-                with pytest.raises(ModelError, match="not the file its manifest names"):
+                with pytest.raises(ModelError, match="was changed"):
                     model.infer(np.concatenate([batch, batch]))
 
     @pytest.mark.parametrize("lone", [False, True])
@@ -239,7 +239,7 @@ class TestWhatRunsIsWhatWasHashed:
         with pytest.raises(ModelError):
             Bundle.open(folder)
         os.mkfifo(tmp_path / "pipe.onnx")
-        with pytest.raises(ModelError, match="no regular file"):
+        with pytest.raises(ModelError, match="not a regular file"):
             Bundle.open(tmp_path / "pipe.onnx")
 
     @pytest.mark.parametrize(
@@ -269,29 +269,29 @@ class TestWhatRunsIsWhatWasHashed:
 
     def test_a_precision_that_is_none(self, tmp_path: Path) -> None:
         onnx.save(graph_of(pointwise_manifest(), "\x1b[2J"), tmp_path / "m.onnx")
-        with pytest.raises(ModelError, match="says that its precision is"):
+        with pytest.raises(ModelError, match="has the unknown precision"):
             Bundle.open(tmp_path / "m.onnx")
 
 
 class TestFailures:
     def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="no model at"):
+        with pytest.raises(ModelError, match="not found. Give a bundle"):
             Bundle.open(tmp_path / "none.rsedge")
 
     def test_a_folder_that_is_no_bundle(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match=r"has no manifest\.json"):
+        with pytest.raises(ModelError, match=r"manifest\.json not found"):
             Bundle.open(tmp_path)
 
     def test_an_edited_artifact(self, tmp_path: Path) -> None:
         folder = make_bundle(tmp_path / "b", pointwise_manifest(), pointwise_graph(pointwise_manifest()))
         with (folder / "model.fp32.onnx").open("ab") as file:
             file.write(b"\0")
-        with pytest.raises(ModelError, match="not the file its manifest names"):
+        with pytest.raises(ModelError, match="was changed"):
             Bundle.open(folder)
 
     def test_a_missing_artifact_and_a_missing_precision(self, tmp_path: Path) -> None:
         folder = make_bundle(tmp_path / "b", pointwise_manifest(), pointwise_graph(pointwise_manifest()))
-        with pytest.raises(ModelError, match=r"no model\.int8\.onnx; its artifacts: model\.fp32\.onnx"):
+        with pytest.raises(ModelError, match=r"no model\.int8\.onnx \(artifacts: model\.fp32\.onnx"):
             Bundle.open(folder, "int8")
         (folder / "model.fp32.onnx").unlink()
         with pytest.raises(ModelError, match="listed in manifest.json but missing"):
@@ -305,7 +305,7 @@ class TestFailures:
     def test_a_manifest_without_artifacts(self, tmp_path: Path) -> None:
         facts = {**json.loads(pointwise_manifest().to_json()), "artifacts": None}
         (tmp_path / "manifest.json").write_text(json.dumps(facts))
-        with pytest.raises(ModelError, match="its artifacts: none"):
+        with pytest.raises(ModelError, match="artifacts: none"):
             Bundle.open(tmp_path)
 
     def test_someone_elses_onnx(self, tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ def test_a_plan_is_written_plain_and_read_back(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("here", "words"),
     [
-        (replace(HERE, tensorrt="10.3.1"), "it was built with TensorRT 10.3.0, here is 10.3.1"),
-        (replace(HERE, sm="89"), "it was built with SM 87, here is 89"),
-        (replace(HERE, name="Thor"), "it was built with device Orin, here is Thor"),
+        (replace(HERE, tensorrt="10.3.1"), "it was built for TensorRT 10.3.0, but this machine has 10.3.1"),
+        (replace(HERE, sm="89"), "it was built for SM 87, but this machine has 89"),
+        (replace(HERE, name="Thor"), "it was built for device Orin, but this machine has Thor"),
         (replace(HERE, cuda="13.0", driver_cuda="13.1", l4t=None), None),
     ],
 )
@@ -98,9 +98,9 @@ def test_a_changed_model_is_a_mismatch(bundle: Bundle) -> None:
     facts = written(bundle)
     other = replace(bundle, artifacts={"model.fp32.onnx": "0" * 64})
     (found,) = mismatches(facts, other, HERE)
-    assert found.startswith("the bundle's model.fp32.onnx is another one (SHA-256 000000000000...")
+    assert found.startswith("its source model.fp32.onnx has changed (SHA-256 000000000000...")
     (found,) = mismatches(facts, replace(bundle, artifacts={}), HERE)
-    assert found == "the bundle no longer has model.fp32.onnx, which it was built from"
+    assert found == "its source model.fp32.onnx is no longer in the bundle"
 
 
 def test_every_difference_and_the_command_are_told(bundle: Bundle) -> None:
@@ -111,9 +111,9 @@ def test_every_difference_and_the_command_are_told(bundle: Bundle) -> None:
     message = str(caught.value)
     for words in (
         "is missing",
-        "TensorRT 10.3.0, here is 11.4.0",
-        "SM 87, here is 110",
-        "Orin, here is Thor",
+        "TensorRT 10.3.0, but this machine has 11.4.0",
+        "SM 87, but this machine has 110",
+        "Orin, but this machine has Thor",
     ):
         assert words in message
     assert message.endswith(f"rsedge export --trt --bundle '{bundle.path}' --precision fp16")
@@ -172,11 +172,11 @@ def test_a_disk_that_refuses_is_an_output_error(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"rsedge_plan_schema": 2}, "plan schema 2.*upgrade rsedge"),
-        ({"batch": {"min": 1, "max": 1}}, "not what rsedge writes"),
+        ({"rsedge_plan_schema": 2}, "plan schema 2.*Upgrade rsedge"),
+        ({"batch": {"min": 1, "max": 1}}, "was not written by rsedge"),
         ({"precision": "fp8"}, "precision 'fp8'"),
         ({"file": "../../evil.plan"}, "not the name of a plan"),
-        ({"surprise": 1}, "not what rsedge writes"),
+        ({"surprise": 1}, "was not written by rsedge"),
     ],
 )
 def test_a_damaged_sidecar_is_refused(bundle: Bundle, change: dict[str, object], words: str) -> None:
@@ -195,7 +195,7 @@ def test_engines_do_not_become_artifacts_that_must_not_change(bundle: Bundle) ->
 
 
 def test_impossible_batches_are_refused() -> None:
-    with pytest.raises(InputError, match="batch of 0 tiles; give at least 1"):
+    with pytest.raises(InputError, match="batch must be at least 1 tile, not 0"):
         Batch(0)
 
 

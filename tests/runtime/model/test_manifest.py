@@ -22,7 +22,7 @@ def test_json_and_back() -> None:
     [
         ({"fill": (1.0,)}, "1 fill values for 3 bands"),
         ({"dtype": "int64"}, "not one of uint8"),
-        ({"tile": 0}, "positive"),
+        ({"tile": 0}, "from 1 to 8192"),
         ({"classes": CLASSES[:1]}, "2 to 255"),
         ({"classes": (CLASSES[0], CLASSES[0])}, "repeat"),
         ({"gsd_m": (2.0, 1.0)}, "finest, coarsest"),
@@ -47,7 +47,7 @@ def test_foreign_json_is_refused_by_name(text: str) -> None:
 
 def test_a_later_schema_asks_for_an_upgrade() -> None:
     facts = {**json.loads(pointwise_manifest().to_json()), "rsedge_schema": 2}
-    with pytest.raises(ModelError, match="upgrade rsedge"):
+    with pytest.raises(ModelError, match="Upgrade rsedge"):
         Manifest.from_json(json.dumps(facts), "file")
 
 
@@ -64,7 +64,7 @@ LONG = "x" * 201
     [
         ({"name": 5}, "name: expected a text, not 5"),
         ({"name": ""}, "its name is empty"),
-        ({"name": "a\x1b[2J"}, r"its name holds the character U\+001B"),
+        ({"name": "a\x1b[2J"}, r"its name contains the character U\+001B"),
         ({"name": LONG}, "201 characters"),
         ({"bands": "rgb"}, 'bands: expected a list, not "rgb"'),
         ({"bands": ["red", "green", True]}, r"bands\[2\]: expected a text, not true"),
@@ -74,13 +74,13 @@ LONG = "x" * 201
         ({"tile": float("inf")}, "tile: expected a whole number, not Infinity"),
         ({"tile": 64.0}, "tile: expected a whole number, not 64.0"),
         ({"tile": True}, "tile: expected a whole number, not true"),
-        ({"tile": 8193}, "up to 8192"),
+        ({"tile": 8193}, "from 1 to 8192"),
         ({"tile": "64"}, 'tile: expected a whole number, not "64"'),
         ({"fill": 1}, "fill: expected a list, not 1"),
-        *(({"fill": [v, 1, 1]}, "is no value of uint8") for v in (1e300, -1, 999)),
+        *(({"fill": [v, 1, 1]}, "is not a value of uint8") for v in (1e300, -1, 999)),
         *(({"fill": [v, 1, 1]}, r"fill\[0\]: ") for v in (math.nan, math.inf, 10**400, "1", True, None)),
-        ({"dtype": "uint16", "fill": [65536, 1, 1]}, "is no value of uint16"),
-        ({"dtype": "float32", "fill": [1e39, 1, 1]}, "is no value of float32"),
+        ({"dtype": "uint16", "fill": [65536, 1, 1]}, "is not a value of uint16"),
+        ({"dtype": "float32", "fill": [1e39, 1, 1]}, "is not a value of float32"),
         ({"classes": {}}, "classes: expected a list, not {}"),
         *(({"classes": [{"name": v, "color": BLACK}] * 2}, r"name: expected a text") for v in (1, 1.5, True, None, [])),
         ({"classes": [{"name": "a", "color": 5}] * 2}, r"classes\[0\].color: expected a list, not 5"),

@@ -339,4 +339,4 @@ def test_pixels_whose_corners_are_one_place_have_no_known_area(epsg: int, transf
     grid = Grid(90, 130, CRS.from_epsg(epsg), transform)
     assert grid.pixel_areas() is None
     assert grid.gsd_m is None
-    assert "does not say what lies where" in grid.why_no_areas
+    assert "does not locate its pixels" in grid.why_no_areas

@@ -55,7 +55,7 @@ def test_a_container_lists_what_is_in_it_and_the_command(
     assert len(names) == 2
     code, _, complaint = call_rsedge("infer", path, "--out", tmp_path / "m.tif", "--model", bundle)
     assert code == 2
-    assert "no bands of its own, it holds 2 rasters" in complaint
+    assert "is a container of 2 rasters" in complaint
     assert all(shlex.quote(name) in complaint for name in names)
     command = complaint.split("`")[1]
     assert shlex.split(command)[:3] == ["rsedge", "infer", names[0]]
@@ -183,7 +183,7 @@ def test_a_geotransform_that_places_nothing_counts_as_none(
     pixels = noise(70, 80)
     path, out = write_raster(pixels, transform=transform), tmp_path / "mask.tif"
     result = segment(model, path, out)
-    assert any("not placed" in note for note in result.notes)
+    assert any("not georeferenced" in note for note in result.notes)
     with unreferenced_allowed():
         assert np.array_equal(read(out), strongest(pixels))
     with unreferenced_allowed(), rasterio.open(out) as src:
@@ -234,13 +234,13 @@ def test_a_netcdf_file_of_several_variables_is_a_container(
         if "netCDF" not in env.drivers():
             pytest.skip("this GDAL has no netCDF")
     copy(write_raster(noise(20, 30)), path, driver="netCDF")
-    with pytest.raises(InputError, match=r"(?i)holds 3 rasters[\s\S]*netcdf:"):
+    with pytest.raises(InputError, match=r"(?i)container of 3 rasters[\s\S]*netcdf:"):
         RasterReader(path)
 
 
 def test_options_do_not_hide_that(model: Backend, tmp_path: Path, noise: Noise) -> None:
     path = container(tmp_path / "c.zarr", *noise(40, 50)[:2])
-    with pytest.raises(InputError, match="it holds 2 rasters"):
+    with pytest.raises(InputError, match="a container of 2 rasters"):
         segment(model, path, tmp_path / "m.tif", Options(bands=(1, 2, 3)))
 
 
@@ -261,7 +261,7 @@ def test_a_pipe_or_device_beside_a_raster_is_never_waited_for(
     for make in (os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.symlink_to("/proc/kmsg")):
         make(odd)
         for opened in (path, vrt):
-            with pytest.raises(InputError, match=r"a device, a pipe|is no raster"):
+            with pytest.raises(InputError, match=r"a device, a pipe|is not a raster"):
                 RasterReader(opened)
         odd.unlink()
     os.mkfifo(tmp_path / "other.tfw")  # not of this raster

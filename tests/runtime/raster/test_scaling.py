@@ -125,8 +125,8 @@ def test_what_gives_no_scale_is_an_error(write_raster: Write, tmp_path: Path) ->
         ([], {}, "no raster"),
         ([flat], {"low": 98, "high": 2}, "percentiles 98 and 2"),
         ([flat], {"high": 101}, "0..100"),
-        ([flat], {"bands": (4,)}, "band 4 does not exist"),
-        ([tmp_path / "none.tif"], {}, "no raster at"),
+        ([flat], {"bands": (4,)}, "has no band 4"),
+        ([tmp_path / "none.tif"], {}, "none.tif not found"),
     ):
         with pytest.raises(InputError, match=message):
             survey_scale(paths, **{"bands": (1, 2, 3), **options})

@@ -167,7 +167,7 @@ def test_what_has_no_end_or_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no result of rsedge: it has 68157440 bytes"):
         Inputs.read([large])
     os.mkfifo(pipe := tmp_path / "pipe")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         Inputs.read([pipe])
     (deep := tmp_path / "deep.json").write_text('{"a": ' + "[" * 150 + "]" * 150 + "}")
     with pytest.raises(InputError, match="holds no JSON object"):

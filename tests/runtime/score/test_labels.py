@@ -171,7 +171,7 @@ def test_a_class_table_that_is_too_deep_or_too_large(tmp_path: Path, text: str) 
 
 def test_a_class_table_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "classes.toml")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         ClassTable.read(tmp_path / "classes.toml")
 
 

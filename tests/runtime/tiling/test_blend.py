@@ -161,6 +161,6 @@ def test_argmax_takes_the_first_of_equals_as_numpy_does(classes: int, seed: int)
 )
 def test_scores_of_another_shape_never_reach_the_kernel(path: str, shape: tuple[int, ...]) -> None:
     band = RollingBand(Spans(Tiling.of(20, 20, 8, 0.25, "blend")), 3)
-    with pytest.raises(ModelError, match="the model answered"):
+    with pytest.raises(ModelError, match="the model returned scores"):
         band.add(0, np.zeros(shape, np.float32))
     assert band.add(0, np.zeros((3, 8, 8), np.float32))

@@ -258,14 +258,14 @@ def test_somebody_elses_file_is_kept(mask_file, small, tmp_path):
         crs="EPSG:4326",
     )
     before = out.read_bytes()
-    with pytest.raises(InputError, match="did not write"):
+    with pytest.raises(InputError, match="was not written by rsedge"):
         write_polygons(mask_file(small), out, CLASSES)
     assert out.read_bytes() == before
     assert write_polygons(mask_file(small), out, CLASSES, overwrite=True).polygons == 3
     assert pyogrio.list_layers(out)[:, 0].tolist() == ["landcover"]
     text = tmp_path / "notes.gpkg"
     text.write_text("not a database")
-    with pytest.raises(InputError, match="did not write"):
+    with pytest.raises(InputError, match="was not written by rsedge"):
         check_polygons_possible(text, Grid(5, 5))
 
 
@@ -304,5 +304,5 @@ def test_what_cannot_be_is_said_early(mask_file, small, tmp_path, monkeypatch, w
         write_polygons(rgb, tmp_path / "out.gpkg", CLASSES)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "shapely" else find(n))
-    with pytest.raises(BackendError, match=r'shapely; install with: pip install "rsedge\[polygons\]"'):
+    with pytest.raises(BackendError, match=r'shapely. Install with: pip install "rsedge\[polygons\]"'):
         check_polygons_possible(tmp_path / "out.gpkg", grid)

@@ -237,11 +237,11 @@ def test_what_gdal_opens_beside_a_raster_is_no_way_around(
     text = documents(tmp_path / "x", f"http://127.0.0.1:{server.server_address[1]}")["wms"]
     for name in ("a.tif.msk", "a.tif.ovr"):
         (beside := tmp_path / name).write_text(text)
-        with pytest.raises(InputError, match="neither a TIFF nor"):
+        with pytest.raises(InputError, match="neither TIFF nor"):
             RasterReader(path)
         shutil.copy(path, beside)
         (tmp_path / f"{name}.ovr").write_text(text)
-        with pytest.raises(InputError, match="neither a TIFF nor"):
+        with pytest.raises(InputError, match="neither TIFF nor"):
             RasterReader(path)
         beside.unlink()
         (tmp_path / f"{name}.ovr").unlink()
@@ -263,11 +263,11 @@ def test_sources_of_a_vrt_lie_below_it(tmp_path: Path, write_raster: Write, nois
         path.write_text(simple(source).replace("<SourceFilename>", "<SourceFilename relativeToVRT='1'>"))
         if str(source).startswith("/"):
             path.write_text(simple(source))
-        with pytest.raises(InputError, match="outside of its folder"):
+        with pytest.raises(InputError, match="outside its folder"):
             RasterReader(path)
     outer = tmp_path / "set" / "outer.vrt"
     outer.write_text(simple(path))
-    with pytest.raises(InputError, match="outside of its folder"):
+    with pytest.raises(InputError, match="outside its folder"):
         RasterReader(outer)
     (below / "sly.tif").write_text(simple(outside))
     outer.write_text(simple(below / "sly.tif"))
@@ -285,7 +285,7 @@ def test_a_watcher_takes_a_vrt_only_where_it_is_allowed(
     assert "--allow vrt" in event.reason
     (event,) = watched(patterns=("*.vrt",), allow=("vrt",))
     assert isinstance(event, Done)
-    with pytest.raises(InputError, match="cannot be allowed"):
+    with pytest.raises(InputError, match="is never allowed"):
         watched(allow=("wms",))
     with pytest.raises(InputError, match="no driver"):
         watched(allow=("nonsense",))
@@ -394,7 +394,7 @@ def test_a_link_shows_no_file_by_a_header_beside_it(
     (tmp_path / "in" / "a.hdr").write_text(header)
     (event,) = watched(preview=True)
     assert isinstance(event, Refused)
-    assert "header lies in another folder" in event.reason
+    assert "header and pixels lie in different folders" in event.reason
     secret.with_name("key.hdr").write_text(header)  # a pair, of which both are linked, is one
     (tmp_path / "in" / "a.hdr").unlink()
     (tmp_path / "in" / "a.hdr").symlink_to(secret.with_name("key.hdr"))
@@ -412,7 +412,7 @@ def test_no_way_to_write_its_name_or_beginning_makes_a_side_file_a_vrt(
     (folder := tmp_path / "set").mkdir()
     path = write_raster(noise(1, 48), "made.tif").replace(folder / "a.tif")
     (folder / f"a{suffix}").write_text(before + simple(secret))
-    with pytest.raises(InputError, match="neither a TIFF nor"):
+    with pytest.raises(InputError, match="neither TIFF nor"):
         RasterReader(path)
 
 
@@ -482,7 +482,7 @@ def test_a_strangers_link_to_what_is_not_theirs_is_not_followed(
     with RasterReader(link):
         pass
     os.chown(link, 1234, 1234, follow_symlinks=False)
-    with pytest.raises(InputError, match="another user made"):
+    with pytest.raises(InputError, match="another user's link"):
         RasterReader(link)
     os.chown(private, 1234, 1234)
     with RasterReader(link):

@@ -21,10 +21,10 @@ from rsedge_train.data import BandChoice, Dataset, SceneFiles
 from rsedge_train.data.crops import CropConfig
 from rsedge_train.fit.loop import FitConfig
 from rsedge_train.fit.state import STATE_NAME, check_resumable
-from rsedge_train.run import pictures
 from rsedge_train.look.logbook import read_log
 from rsedge_train.nets.complexity import complexity
 from rsedge_train.run import folder as run_folder
+from rsedge_train.run import pictures
 from rsedge_train.run.folder import Run, load_network
 from rsedge_train.run.request import Distillation, Job, NetChoice
 from rsedge_train.run.train import train
