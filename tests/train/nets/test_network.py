@@ -24,6 +24,7 @@ def test_one_class_is_refused():
         build_student("mobilenetv3_small_100", 1)
 
 
+@pytest.mark.slow
 def test_a_student_trains_on_two_tiles_of_512():
     net = registry.build("efficientnet_b0", 5).train()
     logits = net(torch.randn(2, 3, 512, 512))
@@ -45,9 +46,9 @@ def test_every_student_trains(name):
 @pytest.mark.parametrize(
     ("name", "tile", "rewritten"),
     [
-        ("mobilenetv3_small_100-w64", 256, False),
+        pytest.param("mobilenetv3_small_100-w64", 256, False, marks=pytest.mark.slow),
         ("mobilenetv2_100-w64-sep-int8", 256, True),
-        ("maflnet-s", 128, True),
+        pytest.param("maflnet-s", 128, True, marks=pytest.mark.slow),
     ],
 )
 def test_students_export_and_match_onnx_runtime(tmp_path, name, tile, rewritten):
