@@ -1,4 +1,4 @@
-"""Where rsedge keeps things, and what takes its name only when it is whole."""
+"""Cache folders, and files that appear under their names only when complete."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_it_has_the_modes_of_any_new_file(tmp_path: Path) -> None:
 
 
 def test_no_name_can_be_known_beforehand(tmp_path: Path) -> None:
-    """What stood ready under the old name: a link to what the user would not lose."""
+    """A link under the old temporary name, to a file that must survive."""
     victim = tmp_path / "victim.txt"
     victim.write_text("years of work")
     seen = set()

@@ -1,4 +1,4 @@
-"""The current folder may be somebody else's: no process of ours imports what lies there."""
+"""The current folder may belong to another user, so no child process imports modules from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPY = "from pathlib import Path\nPath({mark!r}).touch()\n"
 
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is there once a module of the current folder has been run."""
+    """Return the file that exists once a module of the current folder has run."""
     mark, folder = tmp_path / "mark", tmp_path / "theirs"
     for package in ("rsedge", "ziglang", "runpy", "numpy", "json"):
         (folder / package).mkdir(parents=True)

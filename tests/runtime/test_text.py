@@ -1,4 +1,4 @@
-"""Text of others: shown as what it is, on one line."""
+"""Foreign text: escaped and on one line."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_background_drops_what_is_left_when_the_producer_fails() -> None:
 
 
 def test_an_interruption_during_the_last_wait_still_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C must not unwind past a thread that is at work: the file it writes would be closed under it."""
+    """Ctrl-C must not unwind past a working thread, whose file would be closed while it writes."""
     wait, interrupted, seen = threading.Thread.join, [], []
 
     def join(self: threading.Thread, timeout: float | None = None) -> None:

@@ -40,7 +40,7 @@ on_the_spot = settings(
 
 
 def convolved(tiles: np.ndarray, dtype: type = np.float32) -> np.ndarray:
-    """5 x 5 convolution of (N, 3, t, t), zeros around, to three scores of about 1 in size."""
+    """Convolve (N, 3, t, t) by 5 x 5 with zero padding to three scores of magnitude about 1."""
     low = 1.0 if tiles.dtype.kind == "f" else float(np.iinfo(tiles.dtype).max)
     padded = np.pad(tiles.astype(dtype) / dtype(low), ((0, 0), (0, 0), (2, 2), (2, 2)))
     views = sliding_window_view(padded, (5, 5), axis=(2, 3))
@@ -48,7 +48,7 @@ def convolved(tiles: np.ndarray, dtype: type = np.float32) -> np.ndarray:
 
 
 class Convolution(Backend):
-    """A model with spatial context that notes every tile it is given."""
+    """A model with spatial context that records every tile."""
 
     name, version, threads, provider = "stand-in", "1", 1, "numpy"
 
@@ -72,7 +72,7 @@ class Convolution(Backend):
 
 
 class Steady(Convolution):
-    """Answers a tile's own pixels and allocates nothing, so that what grows is the engine's."""
+    """A model that returns a tile's own pixels and allocates nothing, so that all growth is the engine's."""
 
     kept = 3
 
@@ -89,7 +89,7 @@ class Steady(Convolution):
 
 
 class Batched(Convolution):
-    """Asks for the next batch before it answers one, and overwrites all but its last ``kept`` answers."""
+    """A model that takes the next batch before it answers one, and overwrites all but its last ``kept`` answers."""
 
     batch = 3
 
@@ -118,7 +118,7 @@ class Batched(Convolution):
 
 
 class Keep:
-    """A sink that keeps all."""
+    """A sink that keeps all strips."""
 
     def __init__(self) -> None:
         self.strips: list[Strip] = []
@@ -159,7 +159,7 @@ def write(path: Path, pixels: np.ndarray, **profile: Any) -> Path:
 def run(
     backend: Backend, path: Path, tiling: Tiling, area: Window | None = None, inside: Rectangle | None = None
 ) -> tuple[np.ndarray, Stats, list[Window]]:
-    """Mask of the area, which its strips must tile in order; what was done; the strips that were read."""
+    """Return the mask of the area, whose strips must tile it in order, the statistics, and the strips read."""
     seen, sink = list[Window](), Keep()
     with RasterReader(path) as reader:
         plan = plan_bands(reader, backend.bundle.manifest, None, None)
@@ -175,7 +175,7 @@ def run(
 
 
 def blended(pixels: np.ndarray, valid: np.ndarray, tiling: Tiling) -> np.ndarray:
-    """Scores of the whole raster at once, in float64."""
+    """Return the scores of the whole raster at once, in float64."""
     filled = np.where(valid, pixels, np.array(120, pixels.dtype))
     whole, side = np.zeros(pixels.shape), tiling.rows.tile
     for window in tiling:
@@ -190,7 +190,7 @@ def blended(pixels: np.ndarray, valid: np.ndarray, tiling: Tiling) -> np.ndarray
 
 
 def assert_same(mask: np.ndarray, whole: np.ndarray, wanted: np.ndarray) -> None:
-    """The mask is the blended scores' best class where wanted, else nodata; near ties may go either way."""
+    """Check that the mask is the best class of the blended scores inside, else nodata, except for near ties."""
     best = np.sort(whole, axis=0)
     clear = best[-1] - best[-2] > 1e-5
     assert clear.mean() > 0.9 or clear.size < 500  # else this would compare little
@@ -341,7 +341,7 @@ def test_strips_are_read_into_memory_that_is_used_again(
 
 
 def test_nothing_grows_from_tile_to_tile(tmp_path: Path) -> None:
-    """Over hundreds of tiles the memory held grows by less than a tenth of a tile for each.
+    """Memory grows by less than a tenth of a tile per tile, over hundreds of tiles.
 
     How many strips are on their way at one time is the threads' affair: a few tiles more or less.
     """

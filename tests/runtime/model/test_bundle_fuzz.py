@@ -1,4 +1,4 @@
-"""Bundles with whatever in them: refused in words or opened, never a traceback, a crash or an answer of another shape.
+"""Damaged bundles: refused with an error or opened, never a traceback, a crash or scores of another shape.
 
 Seeded. The long run: ``pytest -m fuzz tests/runtime/model``.
 """
@@ -64,7 +64,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mutate(rng: random.Random, whole: Path, folder: Path) -> None:
-    """A copy of the bundle of which one file is odd, and which is hashed as it is then."""
+    """Copy the bundle with one damaged file, and hash it again."""
     odd = rng.choice(FILES)
     (folder / "engines").mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -79,7 +79,7 @@ def mutate(rng: random.Random, whole: Path, folder: Path) -> None:
 
 
 def use(folder: Path) -> None:
-    """What commands do with a bundle. Raises what the command line puts into words."""
+    """Use a bundle as the commands do. Raises the errors that the command line reports."""
     bundle = Bundle.open(folder)
     load_speeds(bundle)
     ReferenceAnswer.of(bundle)

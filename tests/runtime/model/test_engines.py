@@ -1,4 +1,4 @@
-"""Engines of a bundle: what is written beside a plan, and when a plan is refused."""
+"""Engines of a bundle: the facts beside a plan, and the reasons to refuse a plan."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_damaged_sidecar_is_refused(bundle: Bundle, change: dict[str, object],
 
 
 def test_engines_do_not_become_artifacts_that_must_not_change(bundle: Bundle) -> None:
-    """The manifest stands for what was exported; engines are added on devices."""
+    """The manifest lists exported files only, because engines are added on devices."""
     before = (bundle.path / "manifest.json").read_bytes()
     written(bundle)
     assert (bundle.path / "manifest.json").read_bytes() == before

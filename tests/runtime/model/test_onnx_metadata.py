@@ -14,7 +14,7 @@ from toys import pointwise_graph, pointwise_manifest
 
 
 def external(name: str = "w", listed: bool = True) -> onnx.TensorProto:
-    """A tensor whose numbers are in a file beside the graph."""
+    """A tensor with weights in a file beside the graph."""
     tensor = numpy_helper.from_array(np.zeros((3, 3), np.float32), name)
     tensor.ClearField("raw_data")
     if listed:
@@ -69,7 +69,7 @@ def for_training(model: onnx.ModelProto) -> None:
 
 
 def wrapped_number(model: onnx.ModelProto) -> bytes:
-    """The enum as 2**32 + 1, of which readers take the lower half."""
+    """The enum is 2**32 + 1, of which parsers take the lower half."""
     tensor = numpy_helper.from_array(np.zeros((3, 3), np.float32), "w").SerializeToString()
     tensor += b"\x70\x81\x80\x80\x80\x10"
     graph = model.graph.SerializeToString() + b"\x2a" + bytes([len(tensor)]) + tensor

@@ -65,7 +65,7 @@ def test_nodata_of_a_palette_raster_is_a_value_not_a_colour(palette_tiff: Path, 
 
 
 def test_transparent_and_unlisted_colours_are_no_data(tmp_path: Path, values: np.ndarray) -> None:
-    """A PNG's palette has alpha, and may list fewer colours than there are values."""
+    """A PNG's palette has alpha, and may list fewer colours than the dtype has values."""
     from PIL import Image
 
     path = tmp_path / "palette.png"

@@ -1,4 +1,4 @@
-"""Decoders that hold more than GDAL's blocks: what is promised is what they take."""
+"""Decoders that hold more than GDAL's blocks: the bound against measured memory."""
 
 from __future__ import annotations
 

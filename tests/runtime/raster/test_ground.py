@@ -1,4 +1,4 @@
-"""Ground areas against another way to them: Green's theorem in longitude and latitude, on the ellipsoid."""
+"""Ground areas against an independent method: Green's theorem in longitude and latitude, on the ellipsoid."""
 
 import json
 import math
@@ -69,7 +69,7 @@ PLACES = {
 
 
 def strip_m2(latitude: np.ndarray, axis_m: float, inverse_f: float) -> np.ndarray:
-    """Area from the equator to latitudes (radians), a radian wide: M N cos integrated by Gauss's rule."""
+    """Return the area from the equator to latitudes (radians), one radian wide: M N cos integrated by Gauss's rule."""
     f = 1 / inverse_f
     e2 = f * (2 - f)
     at, weight = np.polynomial.legendre.leggauss(12)
@@ -79,7 +79,7 @@ def strip_m2(latitude: np.ndarray, axis_m: float, inverse_f: float) -> np.ndarra
 
 
 def true_m2(crs: str, t: Affine, window: Window, ellipsoid: tuple[float, float], scale: float = 1.0) -> float:
-    """Ground inside a window's outline, which must not go around a pole. ``scale``: the window blown up."""
+    """Return the ground area inside a window's outline, without a pole. ``scale``: enlargement of the window."""
     along = np.linspace(0, 1, 200, endpoint=False)
     ones = np.ones(200)
     u, v = (
@@ -106,7 +106,7 @@ def true_m2(crs: str, t: Affine, window: Window, ellipsoid: tuple[float, float],
 
 
 def parts_of(height: int, width: int, side: int) -> list[Window]:
-    """Windows in the corners and between them."""
+    """Return windows in the corners and between them."""
     rows = sorted({0, height // 3, height - min(side, height)})
     cols = sorted({0, width // 4, width - min(side, width)})
     return [Window(r, c, min(side, height), min(side, width)) for r in rows for c in cols]
@@ -275,7 +275,7 @@ def test_a_raster_of_any_height_takes_no_memory_of_its_own() -> None:
 
 @pytest.mark.parametrize(("top", "step"), [(5_000_000.0, -0.5), (140.0, -0.5), (-89.0, -0.01), (91.0, -0.1)])
 def test_rows_beyond_the_poles_leave_no_areas(top: float, step: float):
-    """Longitude and latitude as CRS of a raster that has its coordinates in metres, say."""
+    """The CRS is longitude and latitude but the coordinates are, for example, metres."""
     grid = Grid(400, 300, CRS.from_epsg(4326), Affine(abs(step), 0, 10, 0, step, top))
     assert grid.pixel_areas() is None
     assert grid.gsd_m is None
@@ -335,7 +335,7 @@ def test_a_sphere_that_says_no_more_stays_one():
     ],
 )
 def test_pixels_whose_corners_are_one_place_have_no_known_area(epsg: int, transform: Affine) -> None:
-    """Not 0 m2, which is a wrong figure: their size is lost to rounding."""
+    """The area is unknown, not 0 m2, because rounding loses the size of the pixels."""
     grid = Grid(90, 130, CRS.from_epsg(epsg), transform)
     assert grid.pixel_areas() is None
     assert grid.gsd_m is None

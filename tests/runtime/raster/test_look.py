@@ -1,4 +1,4 @@
-"""What one look at a sample says of rasters that read well and would give a wrong mask."""
+"""Notes on a sample of rasters that can be read but would give a wrong mask."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def notes_on(path: Path, masking: Masking = AS_TAGGED, **how: object) -> str:
 
 @pytest.fixture
 def rgbn(write_raster: Write, noise: Noise) -> Callable[[np.ndarray], Path]:
-    """Writes red, green, blue and a fourth band that GDAL tags as alpha."""
+    """Write red, green, blue and a fourth band that GDAL tags as alpha."""
 
     def write(fourth: np.ndarray) -> Path:
         path = write_raster(np.concatenate([noise(*fourth.shape), fourth[None]]))

@@ -1,4 +1,4 @@
-"""Containers without bands, files of several pages, georeferences that place nothing."""
+"""Containers without bands, files of several pages, invalid georeferences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAN, INF = math.nan, math.inf
 
 
 def container(path: Path, *pages: np.ndarray) -> Path:
-    """Rasters in one file, none of them the file's own: what GDAL says of HDF5, netCDF or SAFE, here of Zarr."""
+    """Write several rasters into one container, as in HDF5, netCDF or SAFE, with Zarr."""
     path.mkdir()
     (path / ".zgroup").write_text('{"zarr_format": 2}')
     for i, page in enumerate(pages):

@@ -1,4 +1,4 @@
-"""Metadata beside a raster that is a pipe: GDAL would wait for it for ever, in all rasters of the folder."""
+"""Pipes in place of metadata files, for which GDAL would wait for ever, in all rasters of the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EXIF's orientation: what Pillow writes and reads is what the reader says; labels and masks go by it."""
+"""EXIF orientation: the reader agrees with Pillow; labels and masks follow the stored pixels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def photo(path: Path, array: np.ndarray, orientation: int) -> Path:
-    """(3, h, w) or (h, w) with the tag, as Pillow writes it; the pixels as given."""
+    """Write (3, h, w) or (h, w) with the tag, as Pillow does, without turning the pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.moveaxis(array, 0, 2) if array.ndim == 3 else array)
     how = {
@@ -70,7 +70,7 @@ def test_geotiffs_have_none(write_raster: Callable[..., Path]) -> None:
 
 
 def set_tiff_tag(path: Path, orientation: int) -> None:
-    """Put the tag in the place of another that GDAL can do without, whatever the byte order and the size."""
+    """Put the tag in place of another that GDAL does not need, for any byte order and size."""
     data = bytearray(path.read_bytes())
     order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
@@ -154,7 +154,7 @@ def test_one_tag_on_both_turns_both(model: Backend, tmp_path: Path) -> None:
 
 
 def test_what_is_placed_on_the_earth_is_not_turned(model: Backend, tmp_path: Path) -> None:
-    """No GIS turns by the tag."""
+    """No GIS applies the tag."""
     array = pixels(40, 56)
     set_tiff_tag(save_tif(tmp_path / "t.tif", array), 6)
     save_tif(tmp_path / "t_labels.tif", strongest(array)[None])
@@ -177,7 +177,7 @@ def test_infer_keeps_the_pixels_and_says_how_viewers_turn_them(bundle: Path, tmp
 
 
 def test_the_words_are_those_of_pillow(tmp_path: Path) -> None:
-    """6 is shown turned to the right, 8 to the left: a mark in the stored top left corner goes there."""
+    """Orientation 6 is shown turned to the right, 8 to the left: a mark in the stored top left corner moves."""
     corner = np.zeros((4, 6), np.uint8)
     corner[0, 0] = 255
     ends = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
@@ -188,7 +188,7 @@ def test_the_words_are_those_of_pillow(tmp_path: Path) -> None:
 
 
 def test_metadata_that_gdal_copied_are_not_the_file_s_own(write_raster: Callable[..., Path]) -> None:
-    """gdal_translate keeps EXIF_Orientation of a photo as text in a TIFF, which viewers do not look at."""
+    """gdal_translate keeps a photo's EXIF_Orientation as text in a TIFF, which viewers ignore."""
     path = write_raster(pixels(24, 40))
     with rasterio.open(path, "r+") as dst:
         dst.update_tags(EXIF_Orientation="6")

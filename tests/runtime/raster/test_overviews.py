@@ -19,7 +19,7 @@ CREATION = {"compress": "zstd", "zstd_level": 1}
 
 
 def most_frequent(fine: np.ndarray) -> np.ndarray:
-    """Counted pixel by pixel; of equals the first by row, then column."""
+    """Count pixel by pixel; on a tie take the first by row, then column."""
     height, width = fine.shape
     coarse = np.empty((-(-height // 2), -(-width // 2)), np.uint8)
     for y, x in np.ndindex(*coarse.shape):
@@ -50,7 +50,7 @@ def test_a_view_is_halved_as_its_copy() -> None:
 def test_levels_are_the_whole_raster_halved_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, bands: int, height: int, width: int
 ) -> None:
-    """Whatever the columns that are held at once: narrow ones, with a pass a level, or all."""
+    """Any number of columns in memory gives the same: narrow ones, with a pass per level, or all."""
     monkeypatch.setattr(overviews, "MOST_BYTES", most_bytes)
     pixels = np.random.default_rng(0).integers(0, 5, (bands, height, width)).astype(np.uint8)
     with create(tmp_path / "fine.tif", Grid(height, width), {"count": bands, **CREATION}) as dst:

@@ -42,7 +42,7 @@ def noise(height: int, width: int, bands: int = 1, seed: int = 0) -> np.ndarray:
 
 
 def put(folder: Path, pixels: np.ndarray, areas: Sequence[Window], layer: str = "mask") -> Placed:
-    """Parts of (bands, h, w), each an area of it."""
+    """Write parts of (bands, h, w), one per area."""
     placed = []
     for area in areas:
         path = folder / f"{area.row}-{area.col}.{layer}"
@@ -52,7 +52,7 @@ def put(folder: Path, pixels: np.ndarray, areas: Sequence[Window], layer: str = 
 
 
 def quarters(height: int, width: int, row: int = 512, col: int = 512) -> list[Window]:
-    """Parts in two dimensions, block of columns by block of columns."""
+    """Cut an area into parts in two dimensions, by blocks of columns."""
     return [
         Window(r, c, r_end - r, c_end - c)
         for c, c_end in ((0, col), (col, width))
@@ -210,7 +210,7 @@ def test_a_finer_grid_of_many_blocks_has_overviews_of_its_own(
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_bytes_do_not_depend_on_how_the_parts_came(tmp_path: Path, format: str) -> None:
-    """In one or in four, in any order, over what an earlier, killed attempt left."""
+    """One or four parts, in any order, over the files of an earlier, killed attempt."""
     pixels, digests = noise(1300, 1100), set()
     for name, areas in (
         ("one", [Window(0, 0, 1300, 1100)]),
@@ -314,7 +314,7 @@ else:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("limit", [300, 20_000, 120_000, 300_000, 1_000_000])
 def test_a_full_disk_is_one_error_of_ours_or_no_harm(tmp_path: Path, format: str, limit: int) -> None:
-    """A limit on file size fails writes as a full disk does, also those that GDAL does not report."""
+    """A limit on file size makes writes fail like a full disk, including those that GDAL does not report."""
     facts = {"here": str(Path(__file__).parent), "folder": str(tmp_path), "format": format}
     script = LIMITED.format(**facts, limit=limit, early=limit > 100_000)
     done = subprocess.run(
@@ -358,7 +358,7 @@ print(wide - narrow)
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_names_with_controls_leave_all_metadata_readable(tmp_path: Path, format: str) -> None:
-    """XML holds none: GDAL would read no tag at all, and QGIS no class."""
+    """XML cannot hold these characters: GDAL would read no tag at all, and QGIS no class."""
     odd = [SimpleNamespace(name=name, color=(9, 9, 9)) for name in ("a\x01b", "c\x1b[31m", "\ud800<&>")]
     pixels, out = noise(UTM.height, UTM.width), tmp_path / "whole.tif"
     layer = Layer("mask", 1, tuple(odd), descriptions=("d\x02\udfff",))

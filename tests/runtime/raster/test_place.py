@@ -1,4 +1,4 @@
-"""How far two grids lie apart, against rasterio's own arithmetic."""
+"""Distance between two grids, against rasterio's own arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rasters with whatever in them and beside them: refused in words, or the mask that rasterio and numpy give.
+"""Damaged rasters and side files: refused with an error, or the mask that rasterio and numpy give.
 
 Seeded. The long run: ``pytest -m fuzz tests/runtime/raster/test_raster_fuzz.py``.
 """
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is opened 
 
 
 class Worker:
-    """The process that segments; it may crash or hang."""
+    """A process that segments, which may crash or hang."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -41,7 +41,7 @@ class Worker:
         )  # fmt: skip
 
     def ask(self, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the seed is, and what came of it."""
+        """Send a seed; return its input and its outcome."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the answer tells
             self._process.stdin.write(b"%d\n" % seed)
@@ -77,7 +77,7 @@ class Worker:
 
 
 def run(folder: Path, seeds: Iterable[int]) -> Counter[str]:
-    """How often each end came. Fails with what reproduces each fault."""
+    """Count the outcomes. Fails with the commands that reproduce each fault."""
     ends, faults, workers = Counter[str](), list[str](), 1
     worker = Worker(folder / "0")
     try:

@@ -29,7 +29,7 @@ def area_of(reader: RasterReader) -> Window:
 
 
 def read_strips(reader: RasterReader, plan: BandPlan, most_rows: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """The whole raster, strip by strip, through `read_into`; valid is 7 where a strip said that all is."""
+    """Read the whole raster, strip by strip, with `read_into`; valid is 7 where a strip reported all valid."""
     height, width = reader.grid.height, reader.grid.width
     image, valid = np.empty((plan.outputs, height, width), plan.dtype), np.empty((height, width), np.uint8)
     for strip in reader.row_strips(area_of(reader), most_rows):
@@ -56,7 +56,7 @@ LAYOUTS: dict[str, dict[str, object]] = {
 
 
 class CountedFile(io.FileIO):
-    """Counts the bytes that GDAL reads, whatever it has in buffers."""
+    """A count of the bytes that GDAL reads, independent of its buffers."""
 
     bytes_read = 0
 
@@ -68,7 +68,7 @@ class CountedFile(io.FileIO):
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Bytes read since its last call from files opened by rasterio; GDAL's cache has a floor of 100 kB only."""
+    """Return the bytes read since the last call from files opened by rasterio; GDAL's cache has a floor of 100 kB."""
     monkeypatch.setattr("rsedge.raster.cache.LEAST_BYTES", 100_000)  # else the floor would do it all
     really_open = rasterio.open
 
@@ -85,7 +85,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 def write_noise(write_raster: Write, bands: int, **profile: object) -> tuple[Path, np.ndarray]:
-    """Noise does not shrink, so what is read from the file beyond its own size was read twice."""
+    """Noise does not compress, so bytes read beyond the file's size were read twice."""
     pixels = np.random.default_rng(0).integers(0, 256, (bands, 450, 1100), np.uint8)
     return write_raster(pixels, compress="deflate", **profile), pixels
 
@@ -137,13 +137,13 @@ def test_alpha_in_the_same_blocks_is_decoded_with_them(
 
 
 def bytes_read() -> int:
-    """By this process so far, whatever the kernel had at hand."""
+    """Return the bytes read by this process so far, including those from the kernel's cache."""
     return int(IO.read_text().split()[1])
 
 
 @counts_reads
 def test_a_mosaics_sources_are_decoded_once(write_raster: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own blocks of 128 say nothing of theirs, which begin in row 30 here."""
+    """A VRT's own blocks of 128 differ from those of its sources, which begin in row 30."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 2000, 300), np.uint8)
     layout = {"tiled": True, "blockxsize": 256, "blockysize": 640, "interleave": "pixel"}
     source = write_raster(pixels, "source.tif", compress="deflate", **layout)
@@ -217,7 +217,7 @@ KINDS = ("plain", "nodata", "alpha", "mask", "scale", "float", "alpha and scale"
 def write_kind(
     write_raster: Write, kind: str, profile: dict[str, object], height: int, width: int, seed: int
 ) -> tuple[Path, np.ndarray, np.ndarray, tuple[float, float] | None]:
-    """A raster that lacks data in some way: file, pixels as a model wants them, where they hold, the scale."""
+    """Write a raster with gaps: file, pixels as a model gets them, their validity, and the scale."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 3, (3, height, width)).astype(np.uint8) * 100
     holds = rng.random((height, width)) > 0.3 * (seed % 2)
@@ -380,7 +380,7 @@ def test_bands_with_masks_of_their_own(write_raster: Write, noise: Noise, chosen
 
 
 def test_files_of_mosaics_of_mosaics(write_raster: Write, noise: Noise) -> None:
-    """All the way down; one that names itself in a circle ends, too."""
+    """Nested VRTs are followed to the end, and a circle of VRTs ends, too."""
     source = write_raster(noise(20, 30), "source.tif")
     inner = mosaic(source.with_name("inner.vrt"), 20, 30, 3, [(source, 0, 0, 20, 30)])
     middle = mosaic(source.with_name("middle.vrt"), 20, 30, 3, [(inner, 0, 0, 20, 30)])

@@ -36,7 +36,7 @@ def whole(reader: RasterReader) -> Window:
 
 
 def shares(source: int, made: int) -> np.ndarray:
-    """How much of each made pixel (rows) comes of each source pixel (columns), in units of 1 / (2 source made)."""
+    """Return the share of each source pixel (columns) in each new pixel (rows), in units of 1 / (2 source made)."""
     table = [[Fraction(0)] * source for _ in range(made)]
     ratio = Fraction(source, made)
     for i in range(made):
@@ -56,7 +56,7 @@ def shares(source: int, made: int) -> np.ndarray:
 def expected_of(
     pixels: np.ndarray, holds: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of (bands, h, w) over what holds data, and where that is half or more; exact fractions."""
+    """Return the mean of (bands, h, w) over valid pixels, and a mask of half or more valid; exact fractions."""
     down, along = shares(holds.shape[0], size[0]), shares(holds.shape[1], size[1]).T
     weight = down @ holds.astype(np.int64) @ along
     sums = np.stack([down @ np.where(holds, band, 0).astype(np.int64) @ along for band in pixels])
@@ -166,7 +166,7 @@ def test_the_outline_stays(write_raster: Write, noise: Noise, factor: float) -> 
 
 
 def place(grid: Grid, corner: tuple[int, int]) -> np.ndarray:
-    """Where a corner, in sides of the raster, lies on the ground."""
+    """Return the ground position of a corner, given in sides of the raster."""
     matrix = np.array(grid.transform).reshape(3, 3)
     return matrix @ (corner[0] * grid.width, corner[1] * grid.height, 1)
 

@@ -88,7 +88,7 @@ def test_infinities_and_nan_are_not_values(write_raster: Write) -> None:
 
 
 def test_a_narrow_strip_of_data_is_found(write_raster: Write) -> None:
-    """No window of the first sample touches it."""
+    """No window of the first sample touches the strip of data."""
     pixels = np.zeros((1, 6000, 6000), np.uint8)
     pixels[0, 3000:3020] = np.arange(6000) % 200 + 1
     blocks = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate"}
@@ -146,7 +146,7 @@ TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "defla
 
 
 def test_a_dark_collar_does_not_make_a_scale_wrong(write_raster: Write) -> None:
-    """Whichever way it lies, and however few rows of the raster are then read."""
+    """The collar may lie on any side, and few rows may be read later."""
     pixels = np.random.default_rng(0).integers(500, 2500, (3, 2600, 2600)).astype(np.uint16)
     pixels[:, :700] = 0
     for name, stack in (("top.tif", pixels), ("bottom.tif", pixels[:, ::-1])):

@@ -1,4 +1,4 @@
-"""Which stored values are nodata, held against GDAL's own masks."""
+"""Stored values that are nodata, against GDAL's own masks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BEYOND = {"1.70141e+38"}  # not rounded but other values to GDAL too
 
 
 def with_tag(path: Path, tag: str) -> Path:
-    """The GeoTIFF, written with one of `PLACEHOLDERS`, with another text in its tag."""
+    """Replace the text of the nodata tag of a GeoTIFF that was written with one of `PLACEHOLDERS`."""
     data = path.read_bytes()
     (found,) = re.findall(rb"-1\.2345678\d*e-200?\0", data)
     assert len(tag) < len(found)
@@ -70,7 +70,7 @@ def test_a_rounded_tag_means_what_it_means_to_gdal(
 
 
 def test_a_tag_rounded_beyond_the_largest_number_means_that_number(write_raster: Write) -> None:
-    """GDAL reads it as infinity, and lets the hole pass for data."""
+    """GDAL reads the tag as infinity, and takes the gap for data."""
     lowest = float(np.finfo("f8").min)
     pixels = np.full((3, 40, 50), 60.0)
     pixels[:, :7, :9] = lowest

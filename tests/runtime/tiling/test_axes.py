@@ -99,7 +99,7 @@ def test_impossible_axes_are_refused(changes: dict[str, object], message: str) -
 
 @given(axes)
 def test_weights_of_a_window_are_its_share_of_all_that_overlap_it(axis: Axis) -> None:
-    """Written down for the whole axis at once, in float64; the same to the last bit."""
+    """Compute the weights of the whole axis at once, in float64; equal bit for bit."""
     centres = np.array(axis.starts) + axis.size / 2
     raw = np.zeros((len(axis.starts), axis.length))
     for number, start in enumerate(axis.starts):

@@ -23,7 +23,7 @@ SIZES = {
 def roll(
     tiling: Tiling, tiles: list[np.ndarray], classes: int, area: Window | None = None, percent: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mask and percentages of an area, from the scores of all windows of the raster, row by row."""
+    """Blend an area's mask and percentages from the scores of all windows of the raster, row by row."""
     spans = Spans(tiling, area)
     band = RollingBand(spans, classes, percent)
     return drive(band, spans, tiles)
@@ -44,7 +44,7 @@ def drive(
 
 @pytest.fixture(params=["compiled", "numpy"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to blend."""
+    """Run a test with both implementations, compiled and numpy."""
     if request.param == "numpy":
         monkeypatch.setattr("rsedge.tiling.blend.compiled", lambda: None)
     elif compiled() is None:

@@ -23,7 +23,7 @@ Compile = Callable[[], object]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache folder, and the same for the one that is tried second."""
+    """Make an empty cache folder, and an empty fallback folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(kernels.SWITCH, raising=False)
     (tmp_path / "temporary").mkdir()
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Puts a shell script in the place of every compiler; returns a file with a line for each call."""
+    """Replace every compiler with a shell script; return a file with a line for each call."""
 
     def make(script: str) -> Path:
         folder, calls = tmp_path / "bin", tmp_path / "calls"
@@ -53,13 +53,13 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 
 def again() -> object:
-    """As the next process would."""
+    """Load the kernels as the next process would."""
     kernels.compiled.cache_clear()
     return kernels.compiled()
 
 
 def halves(library: object) -> bool:
-    """Whether it does what it should."""
+    """Return True if a library gives correct results."""
     fine = np.array([[1, 2, 3, 3], [2, 2, 4, 5]], np.uint8)
     coarse = np.empty((1, 2), np.uint8)
     library.rsedge_halve(fine.ctypes.data, coarse.ctypes.data, 1, 2)  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ def test_a_broken_compiler_is_as_none(cache: Path, compiler: Callable[[str], Pat
 def test_without_a_compiler_a_library_that_was_compiled_elsewhere_is_taken(
     cache: Path, compiler: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As the images of containers have it."""
+    """A precompiled library, as in container images."""
     ready = tmp_path / "ready.so"
     subprocess.run(["cc", *kernels.FLAGS, "-o", ready, kernels.SOURCE], check=True)
     compiler("exit 1")
@@ -173,13 +173,13 @@ def test_a_compilers_messages_are_not_kept_in_memory(
 def test_a_library_of_which_a_bit_has_changed_is_not_loaded(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 60 flipped bits 17 killed every start and 3 gave wrong masks; cut files killed all."""
+    """Without the check, 17 of 60 flipped bits crashed every start and 3 gave wrong masks; all cut files crashed."""
     assert kernels.compiled() is not None
     path = cache / kernels._name()
     whole = path.read_bytes()
 
     def put(data: bytes) -> None:
-        """Another file: this process has the old one in its memory."""
+        """Write another file, because this process has the old one in memory."""
         path.unlink()
         path.write_bytes(data)
         path.chmod(0o700)
@@ -214,7 +214,7 @@ def test_a_library_that_answers_other_numbers_is_not_kept(
 def test_a_cache_below_a_folder_that_others_can_write_is_not_used(
     cache: Path, monkeypatch: pytest.MonkeyPatch, mode: int | str
 ) -> None:
-    """They could put another in its place between the look and the load."""
+    """Another user could replace the library between the check and the load."""
     assert kernels.compiled() is not None
     if mode == "stranger":
         real = Path.lstat
@@ -237,7 +237,7 @@ def test_a_cache_below_a_folder_that_others_can_write_is_not_used(
 @needs_cc
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no descriptors by name here")
 def test_what_is_loaded_is_the_file_that_was_looked_at(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it is exchanged meanwhile."""
+    """The loaded file is the checked one, even if the library is replaced meanwhile."""
     assert kernels.compiled() is not None
     path, cdll = cache / kernels._name(), ctypes.CDLL
 
@@ -331,7 +331,7 @@ def test_a_user_without_a_home(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_another_processor_has_another_file(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A home folder that two boards share: neither runs what the other compiled for itself."""
+    """If two boards share a home folder, neither runs the library that the other compiled."""
     names = set()
     for part in ("0xd42", "0xd08"):  # an Orin's and a Pi 4's; neither has a model name
         kernels._name.cache_clear()

@@ -202,7 +202,7 @@ def test_boxes_far_larger_than_the_raster_hold_it_all(box):
 
 
 def test_what_lies_far_off_does_not_fold_into_the_raster():
-    """Transverse Mercator maps the other side of the Earth onto this one."""
+    """Transverse Mercator maps the far side of the Earth onto the near side."""
     with pytest.raises(InputError, match="do not overlap"):
         Aoi.from_bbox((170, -60, 180, 60), GRID, "EPSG:4326")
     hemisphere = Aoi.from_bbox((3.0001, -90, 183.0001, 90), GRID, "EPSG:4326").inside(WHOLE)
@@ -382,7 +382,7 @@ def test_control_points_and_rpcs_are_shifted():
 
 
 def zigzag(rows: int, width: int, teeth: int) -> np.ndarray:
-    """A ring whose every edge crosses all rows."""
+    """Return a ring of which every edge crosses all rows."""
     across = np.linspace(1, width - 1, 2 * teeth + 1)
     down = np.where(np.arange(len(across)) % 2, rows - 0.3, 0.3)
     return closed([*zip(across, down, strict=True), (width - 1, -5.0), (1.0, -5.0)])
@@ -403,7 +403,7 @@ def test_edges_that_cross_every_row_take_little_memory():
 
 
 def test_a_citys_buildings_are_found_by_their_rows(tmp_path):
-    """Work grows with the polygons in reach: counted as edges looked at, whatever the machine's speed."""
+    """Work grows with the polygons in reach, counted in edges visited, independent of the machine's speed."""
     grid, count = Grid(20_000, 20_000, UTM, Affine(0.5, 0, 500000, 0, -0.5, 5400000)), 20_000
     rng = np.random.default_rng(1)
     at = rng.integers(0, 19_980, (count, 2)) + 0.25
@@ -499,7 +499,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 @pytest.fixture
 def server():
-    """Notes who asks."""
+    """A web server that records its requests."""
     asked = []
 
     class Asked(BaseHTTPRequestHandler):
