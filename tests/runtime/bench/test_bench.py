@@ -208,7 +208,7 @@ def test_accuracy_of_bands_and_values_that_are_told(
 
 class TestWhatCannotRun:
     def test_a_device_that_is_missing_is_listed(self, bundle: Path) -> None:
-        with pytest.raises(BackendError, match="nothing of it can run here: .*not offer CUDA"):
+        with pytest.raises(BackendError, match="no artifact can run on this machine: .*not offer CUDA"):
             bench([bundle], BenchOptions(device="cuda"))
 
     def test_files_for_tensorrt_are_not_timed_on_a_cpu(self, tmp_path: Path) -> None:
@@ -224,18 +224,18 @@ class TestWhatCannotRun:
         (folder / "model.fp16.onnx").write_bytes(b"torn")
         found = bench([folder], SHORT)
         assert [row.precision for row in found.rows] == ["fp32"]
-        assert any("fp16 on cpu" in n.what and "not the file" in n.why for n in found.not_run)
+        assert any("fp16 on cpu" in n.what and "was changed" in n.why for n in found.not_run)
 
     def test_what_was_measured_before_a_model_broke_down_stands(self, bundle: Path, tmp_path: Path) -> None:
         write_sample(tmp_path / "town.tif", 70, 70, seed=3)  # its labels have five classes, the model three
         found = bench([bundle], replace(SHORT, data=str(tmp_path), allow_missing=True))
         assert found.rows[0].end_to_end is not None
         assert found.rows[0].accuracy is None
-        assert any("from there on" in n.what for n in found.not_run)
+        assert any("remaining turns" in n.what for n in found.not_run)
 
     def test_a_process_that_dies_says_how(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "support"))
-        with pytest.raises(BackendError, match="ended with 3: .*no device for you"):
+        with pytest.raises(BackendError, match="ended with exit code 3: .*no device for you"):
             Worker(Contender(str(bundle), "cpu", opener="dying:open_and_die"))
 
     def test_a_raster_smaller_than_a_tile_is_refused(self, bundle: Path) -> None:
