@@ -421,7 +421,7 @@ class TestAnEngine:
     def test_no_bundle(self, run: Command) -> None:
         code, _, said = run("--trt")
         assert code == 2
-        assert "no bundle at student.rsedge; copy one here, or name it with --bundle" in said
+        assert "student.rsedge not found; copy a bundle to it, or name one with --bundle" in said
 
     def test_without_tensorrt_the_bundle_stands_and_the_device_does_it(
         self, run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

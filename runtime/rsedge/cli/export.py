@@ -118,7 +118,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
     from rsedge_export.engines.build import TrtOptions, build_engine
 
     if not path.exists():
-        raise ModelError(f"no bundle at {path}; copy one here, or name it with --bundle")
+        raise ModelError(f"{path} not found; copy a bundle to it, or name one with --bundle")
     named = _precisions(precision)
     wanted, why = named[0] if len(named) == 1 else "fp16", Bundle.open(path).why_not("int8-trt")
     if wanted == "int8" and why:

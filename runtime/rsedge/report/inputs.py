@@ -15,7 +15,7 @@ from rsedge.score.results import EvalResult
 
 CONFUSION_KEY = "confusion_truth_by_row"
 LEAST, MOST = 1e-30, 1e18  # range of absolute values for which an axis can be drawn
-PRINTED = "what `rsedge bench --json` or `rsedge eval --json` printed"
+PRINTED = "the output of `rsedge bench --json` or `rsedge eval --json`"
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Inputs:
     def __post_init__(self) -> None:
         if not self.benches and not self.evals:
             raise InputError(
-                "give at least one file that `rsedge bench --json` or `rsedge eval --json` printed"
+                "give at least one file with the output of `rsedge bench --json` or `rsedge eval --json`"
             )
 
     @classmethod
@@ -125,7 +125,7 @@ class Inputs:
                 evals.append(Eval.read(facts, str(path)))
             else:
                 raise InputError(
-                    f"{path} is JSON, but not what `rsedge bench --json` or `rsedge eval --json` prints: it has "
+                    f"{path} is JSON, but not the output of `rsedge bench --json` or `rsedge eval --json`: it has "
                     f"neither {SCHEMA_KEY} nor {CONFUSION_KEY}"
                 )
         return cls(tuple(benches), tuple(evals))
@@ -139,13 +139,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         text = read_bytes(path).decode("utf-8-sig").strip()
     except FileNotFoundError:
-        raise InputError(f"no file at {path}; check the path") from None
+        raise InputError(f"{path} not found; check the path") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text; give {PRINTED}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise InputError(f"{path} is no result of rsedge: {error}") from error
+        raise InputError(f"{path} is not a result of rsedge: {error}") from error
     for part in (text, text.rpartition("\n")[2]):
         with suppress(ValueError):
             if isinstance(found := parse_json(part), dict):

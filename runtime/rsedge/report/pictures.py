@@ -105,7 +105,7 @@ def _classes(
     """Return the mask's classes: names from its tag, else the eval, else numbers; colours from its palette."""
     if mask.dtypes != ("uint8",):
         raise InputError(
-            f"{mask.path} is no mask: it has {len(mask.dtypes)} bands of {mask.dtypes[0]}; a mask is one band of "
+            f"{mask.path} is not a mask: it has {len(mask.dtypes)} bands of {mask.dtypes[0]}; give one band of "
             "uint8, as `rsedge infer` writes it"
         )
     highest = int(values[values != NODATA].max(initial=0))
