@@ -25,7 +25,7 @@ SLACK = 1e-9  # interpolated percentiles of equal values may differ in the last 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure and for how long. ``device`` "auto": every available device; ``precision`` None: every artifact.
+    """Settings of a bench. ``device`` "auto": every available device; ``precision`` None: every artifact.
 
     In each of ``rounds`` the models take turns to run single tiles, the raster and batches; ``seconds`` is the time of
     one model's single tiles over all rounds.

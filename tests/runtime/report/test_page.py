@@ -108,7 +108,7 @@ def test_a_sparse_page_says_what_is_missing_and_draws_bars(tmp_path: Path) -> No
         "SAM2-ARAFNet was not measured: only its counts are in the bundle; give its run folder." in found.text
     )
     assert "landcover5-b0 (int8, tensorrt) was not measured: no TensorRT here." in found.text
-    assert "No accuracy is known of any row" in found.text
+    assert "No row has a known accuracy" in found.text
     assert "3.64 (3.53 to 3.69) tiles/s" in found.text
     assert "times as fast" not in found.text
     heads = [a["data-label"] for a in found.all("td")]
@@ -209,7 +209,7 @@ def test_a_matrix_too_large_to_read_is_left_out(tmp_path: Path) -> None:
     classes = [{"name": n, "iou": None, "f1": None, "pixels": 0} for n in names]
     facts = {**evaluation(), "classes": classes, "confusion_truth_by_row": [[0] * 41] * 41}
     found = parse(tmp_path, facts)
-    assert "The confusion matrix of 41 classes is too large to read here" in found.text
+    assert "The confusion matrix of 41 classes is too large for this page" in found.text
     assert found.text.count("c40") == 1
 
 
