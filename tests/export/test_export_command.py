@@ -84,14 +84,14 @@ BUILT: dict[str, Any] = {
 
 @pytest.fixture
 def run(call_rsedge: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs ``rsedge export ARGS`` in tmp_path: (exit code, standard output, standard error)."""
+    """Run ``rsedge export ARGS`` in tmp_path: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     return functools.partial(call_rsedge, "export")
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What ``build_bundle`` and ``adopt_bundle`` were called with, in place of their work."""
+    """Record the calls of ``build_bundle`` and ``adopt_bundle``, in place of their work."""
     calls: list[Any] = []
 
     def fake(what: Any, *given: Any, **options: object) -> dict[str, Any]:
@@ -325,7 +325,7 @@ FACTS = PlanFacts(
 class TestAnEngine:
     @pytest.fixture
     def engines(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        """What ``build_engine`` was called with, in place of its work."""
+        """Record the calls of ``build_engine``, in place of its work."""
         calls: list[Any] = []
 
         def fake(path: Path, precision: str, options: TrtOptions, _progress: object) -> PlanFacts:
