@@ -42,7 +42,7 @@ CLASSES = 'ignore = ["#000000"]\n[classes]\ndark = "#101010"\nbright = "#F0F0F0"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, write_raster):
-    """A folder with settings, three labelled scenes and a raster to segment."""
+    """Make a folder with settings, three labelled scenes and a raster to segment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_folder, "TILE", 64)
     monkeypatch.setattr(pictures, "SIDE", 64)

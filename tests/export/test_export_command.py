@@ -84,14 +84,14 @@ BUILT: dict[str, Any] = {
 
 @pytest.fixture
 def run(call_rsedge: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs ``rsedge export ARGS`` in tmp_path: (exit code, standard output, standard error)."""
+    """Run ``rsedge export ARGS`` in tmp_path: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     return functools.partial(call_rsedge, "export")
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What ``build_bundle`` and ``adopt_bundle`` were called with, in place of their work."""
+    """Record the calls of ``build_bundle`` and ``adopt_bundle``, in place of their work."""
     calls: list[Any] = []
 
     def fake(what: Any, *given: Any, **options: object) -> dict[str, Any]:
@@ -325,7 +325,7 @@ FACTS = PlanFacts(
 class TestAnEngine:
     @pytest.fixture
     def engines(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        """What ``build_engine`` was called with, in place of its work."""
+        """Record the calls of ``build_engine``, in place of its work."""
         calls: list[Any] = []
 
         def fake(path: Path, precision: str, options: TrtOptions, _progress: object) -> PlanFacts:
@@ -421,7 +421,7 @@ class TestAnEngine:
     def test_no_bundle(self, run: Command) -> None:
         code, _, said = run("--trt")
         assert code == 2
-        assert "no bundle at student.rsedge; copy one here, or name it with --bundle" in said
+        assert "student.rsedge not found; copy a bundle to it, or name one with --bundle" in said
 
     def test_without_tensorrt_the_bundle_stands_and_the_device_does_it(
         self, run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

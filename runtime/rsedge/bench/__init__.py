@@ -1,11 +1,11 @@
-"""What models cost on this machine: every artifact of a bundle on every device that is here, beside the teacher.
+"""Benchmark of models on this machine: every artifact of a bundle on every available device, and the teacher.
 
     options      what to measure (``facts.BenchOptions``)
-    contenders   which models (``contender``), each in a process of its own (``crew``, ``worker``)
-    rounds       in which they take turns (``turns``), watched by ``sensors``
-    rows         summaries with their spread (``rows``, ``facts``), on what machine (``machine``)
+    contenders   the models (``contender``), each in its own process (``crew``, ``worker``)
+    rounds       rounds in which the models take turns (``turns``), recorded by ``sensors``
+    rows         summaries with their spread (``rows``, ``facts``), and the machine (``machine``)
 
-Nothing is estimated. What was not measured here and does not stand in the bundle is None.
+No value is estimated: a value that was neither measured nor recorded in the bundle is None.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rsedge.score.evaluation import find_labelled
 
 __all__ = ["BUSY", "WARMUP", "BenchOptions", "BenchResult", "Contender", "bench", "example_tile"]
 
-BUSY = 0.5  # load a core before measuring, above which times are not to be trusted
+BUSY = 0.5  # load per core before measuring, above which times are not reliable
 
 
 def bench(
@@ -40,16 +40,16 @@ def bench(
 ) -> BenchResult:
     """Measure every artifact of ``bundles`` (None: the default model) that this machine can run, and a teacher.
 
-    Each is opened in a process of its own and all stay open, so that they can take turns. ``progress`` is called
+    Each model is opened in its own process, and all stay open so that they can take turns. ``progress`` is called
     with (turns done, turns in all).
 
-    Raises InputError or ModelError where a bundle cannot be used or the teacher does not fit it, BackendError where
-    nothing can run here.
+    Raises InputError or ModelError if a bundle cannot be used or the teacher does not match it, BackendError if no
+    artifact can run on this machine.
     """
     options, sensors = options or BenchOptions(), Sensors()
-    machine = this_machine()  # before measuring, which makes load of its own
+    machine = this_machine()  # before measuring, because a benchmark adds load
     contenders, not_run = of_bundles(bundles, options)
-    if options.data:  # errors now rather than after minutes
+    if options.data:  # fails now rather than after minutes of measuring
         table = Path(options.classes) if options.classes else None
         for path in {_classes(path): path for path in bundles}.values():
             manifest = Bundle.open(path).manifest
@@ -63,14 +63,14 @@ def bench(
         workers, lost = _open(([teacher] if teacher else []) + list(contenders), stack)
         not_run = (*not_run, *lost)
         if not any(w.contender.role != TEACHER for w in workers):
-            raise BackendError(f"nothing of it can run here: {_list(not_run)}")
+            raise BackendError(f"no artifact can run on this machine: {_list(not_run)}")
         for worker in workers:
             check_side(options.raster_side, worker.facts["tile"])
         turns = Turns(options, sensors, scratch)
         found = turns.take(workers, progress)
     not_run = (*not_run, *turns.lost)
     if not any(m.contender.role != TEACHER for m in found):
-        raise BackendError(f"nothing of it runs here: {_list(not_run)}")
+        raise BackendError(f"no artifact could be measured on this machine: {_list(not_run)}")
     rows, base = rows_of(found, sensors)
     notes = [f"{m.contender}: {note}" for m in found for note in m.facts.get("notes", ())]
     return BenchResult(

@@ -1,4 +1,4 @@
-"""Who takes part: artifacts of bundles on the devices that are here, and a teacher."""
+"""Models to measure: artifacts of bundles on the available devices, and a teacher."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rsedge.model.bundle import DEFAULT_BUNDLE, Bundle
 from rsedge.verify.compare import TRT_ONLY, Candidate, candidates
 
 OPEN_ARTIFACT = "rsedge.bench.worker:open_artifact"
-FOR_TENSORRT = "it is laid out for TensorRT, and no CPU is meant to run it; --precision takes it all the same"
+FOR_TENSORRT = "it is made for TensorRT, not for a CPU; measure it all the same with --precision"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What a worker process opens: ``opener`` is a function, "module:name", that takes this and returns a model.
+    """A model for a worker process. ``opener``: function, "module:name", from the contender to (backend, facts).
 
-    ``path`` is a bundle or, of a teacher, a run's folder or a network's name; ``like``: the bundle whose classes, bands
+    ``path``: a bundle; for a teacher, a run folder or the name of a network. ``like``: the bundle whose classes, bands
     and tile a teacher must have.
     """
 
@@ -31,7 +31,7 @@ class Contender:
     role: str = STUDENT
     opener: str = OPEN_ARTIFACT
     like: str | None = None
-    optional: bool = False  # nobody asked for it: where it does not open, the others are measured without it
+    optional: bool = False  # not named by the user: if opening fails, the bench runs without it
 
     def __str__(self) -> str:
         if self.role == TEACHER:
@@ -39,21 +39,21 @@ class Contender:
         return f"{Path(self.path).name}: {self.precision} on {self.device}"
 
     def to_json(self) -> str:
-        """For a worker's command line."""
+        """Return the contender as JSON, for a worker's command line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Contender:
-        """What ``to_json`` wrote."""
+        """Parse the output of ``to_json``."""
         return cls(**json.loads(text))
 
 
 def of_bundles(
     paths: Sequence[str | Path | None], options: BenchOptions
 ) -> tuple[tuple[Contender, ...], tuple[NotRun, ...]]:
-    """Every artifact of the bundles that can run here, and what cannot with the reason.
+    """Return the artifacts of the bundles that can run on this machine, and the rest with the reason.
 
-    Raises InputError or ModelError where a path is no bundle or lacks the precision asked for.
+    Raises InputError or ModelError if a path is not a bundle or lacks the requested precision.
     """
     found, left_out = list[Contender](), list[NotRun]()
     for path in paths:
@@ -69,7 +69,7 @@ def of_bundles(
 
 
 def _open(path: str | Path | None, precision: str | None) -> Bundle:
-    """With the precision asked for, unless that may be an engine's, which needs no ONNX file."""
+    """Open the bundle at ``precision``, unless it has engines: an engine's precision needs no ONNX file."""
     folder = DEFAULT_BUNDLE if path is None else Path(path)
     return Bundle.open(folder, precision if precision and not _has_engines(folder) else None)
 
@@ -80,7 +80,7 @@ def _has_engines(folder: Path) -> bool:
 
 def _candidates(bundle: Bundle, options: BenchOptions) -> list[Candidate]:
     found = list(candidates(bundle, options.device, options.precision))
-    # ``candidates`` are compared with fp32 on the CPU, which is therefore not among them.
+    # ``candidates`` leaves out fp32 on the CPU, because `verify` compares all others with it.
     own = Candidate("fp32", "cpu")
     if (
         "fp32" in bundle.precisions

@@ -1,4 +1,4 @@
-"""Worker processes, one a model, that are asked one at a time."""
+"""Worker processes: one per model, asked one at a time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rsedge.bench.contender import Contender
 from rsedge.errors import BackendError, RsedgeError
 from rsedge.own_python import module_command
 
-LAST_LINES = 3  # of what a process said before it died
-GRACE_S = 5.0  # for a process to end by itself
+LAST_LINES = 3  # lines of a dead process's output to show
+GRACE_S = 5.0  # time for a process to end by itself before it is killed
 
 
 class Worker:
-    """One model in a process of its own. A context manager; leaving it ends the process.
+    """One model in its own process. A context manager; leaving it ends the process.
 
-    Raises what opening the model raises, or BackendError where the process dies.
+    Raises the errors of opening the model, or BackendError if the process dies.
     """
 
     def __init__(self, contender: Contender) -> None:
@@ -38,13 +38,13 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id of the worker."""
         return self._process.pid
 
     def ask(self, what: str, **how: Any) -> dict[str, Any]:
-        """One method of ``worker.Server``. Raises what it raises there, or BackendError where the process dies."""
+        """Call a method of ``worker.Server``. Raises the method's errors, or BackendError if the process dies."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # why it died is told by the answer that does not come
+        with suppress(BrokenPipeError):  # ``_answer`` raises with the reason of the death
             self._process.stdin.write(json.dumps({"do": what, "how": how}) + "\n")
             self._process.stdin.flush()
         return self._answer()
@@ -78,13 +78,13 @@ class Worker:
         code = self._process.wait()
         self._said.seek(0)
         said = self._said.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-        how = f"was ended by signal {-code} (out of memory?)" if code < 0 else f"ended with {code}"
-        return BackendError(f"{self.contender}: its process {how}: {' / '.join(said) or 'it said nothing'}")
+        how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with exit code {code}"
+        return BackendError(f"{self.contender}: its process {how}: {' / '.join(said) or 'no output'}")
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._process.kill()  # it may be in the middle of something long
+            self._process.kill()  # it may be in the middle of a long computation
         self.close()

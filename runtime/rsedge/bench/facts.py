@@ -1,6 +1,6 @@
-"""What a bench answers: frozen values with their units. What was not measured is None, and nothing is estimated.
+"""Options and results of a bench: frozen values with units. A value that was not measured is None, never estimated.
 
-`BenchResult.to_dict` is what ``rsedge bench --json`` prints, and `rsedge.documents.from_json` reads it back.
+``rsedge bench --json`` prints `BenchResult.to_dict`; `rsedge.documents.from_json` reads it back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rsedge.documents import Count
 from rsedge.errors import InputError
 
 SCHEMA_KEY, SCHEMA = "rsedge_bench_schema", 1
-BATCHES = (1, 8)  # tiles at once: what a field machine runs, and what the papers' Table 4 times
+BATCHES = (1, 8)  # tiles at once: one as on a field machine, eight as in the papers' Table 4
 PAPER_TILES = 8  # ARAFNet's Table 4 counts multiply-accumulates of eight tiles and calls them FLOPs
 TEACHER, STUDENT = "teacher", "student"
 SLACK = 1e-9  # interpolated percentiles of equal values may differ in the last digit
@@ -25,24 +25,24 @@ SLACK = 1e-9  # interpolated percentiles of equal values may differ in the last 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure and how long. ``device`` "auto" is every one that is here, ``precision`` None every artifact.
+    """Settings of a bench. ``device`` "auto": every available device; ``precision`` None: every artifact.
 
-    In each of ``rounds`` every model runs single tiles, the raster, and batches, in turns; ``seconds`` are for one
-    model's single tiles, over all rounds.
+    In each of ``rounds`` the models take turns to run single tiles, the raster and batches; ``seconds`` is the time of
+    one model's single tiles over all rounds.
     """
 
     rounds: int = 5
     seconds: float = 5.0
-    raster_side: int = 2048  # pixels, of the sample scene for the end-to-end time
+    raster_side: int = 2048  # pixels; side of the sample scene for the end-to-end time
     device: str = "auto"
     precision: str | None = None
-    threads: int | None = None  # of a CPU; None: all cores
+    threads: int | None = None  # on a CPU; None: all cores
     data: str | None = None  # labelled folder, for accuracy
     classes: str | None = None  # TOML table of the labels' colours
-    bands: tuple[int, ...] | None = None  # of the labelled images, 1-based
-    scale: tuple[float, float] | None = None  # of their values
-    nodata: tuple[float, ...] | None = None  # of them, one value or one a band; None: as in the files
-    alpha: int | Literal["none"] | None = None  # their alpha band; None: as tagged
+    bands: tuple[int, ...] | None = None  # bands of the labelled images, 1-based
+    scale: tuple[float, float] | None = None  # range of the images' values
+    nodata: tuple[float, ...] | None = None  # of the images, one value or one per band; None: as in the files
+    alpha: int | Literal["none"] | None = None  # alpha band of the images; None: as tagged
     allow_missing: bool = False  # labels may lack classes
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, 10th and 90th percentile of ``n`` measurements. Raises InputError where they are not in order."""
+    """Median, 10th and 90th percentile of ``n`` measurements. Raises InputError if they are not in order."""
 
     p50: float
     p10: float
@@ -77,18 +77,18 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """Summarise ``values`` (at least one)."""
         p10, p50, p90 = (float(v) for v in np.percentile(values, (10, 50, 90)))
         return cls(p50, p10, p90, len(values))
 
     def times(self, factor: float) -> Spread:
-        """In another unit."""
+        """Multiply by ``factor``, for another unit."""
         return Spread(self.p50 * factor, self.p10 * factor, self.p90 * factor, self.n)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Counts of one network. MACs are of one ``macs_tile`` px tile; a MAC is two FLOPs."""
+    """Parameter and operation counts of one network. ``macs``: for one ``macs_tile`` px tile; a MAC is two FLOPs."""
 
     network: str | None
     params: Count | None
@@ -97,7 +97,7 @@ class Cost:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], suffix: str = "") -> Cost:
-        """From a manifest's ``complexity`` or its ``teacher``; ``suffix`` "_deployed": as exported."""
+        """Read a manifest's ``complexity`` or its ``teacher``; ``suffix`` "_deployed": as exported."""
         network = facts.get("network")
         return cls(
             network=str(network) if network else None,
@@ -108,67 +108,67 @@ class Cost:
 
     @property
     def flops(self) -> int | None:
-        """Floating-point operations of one tile: two a MAC."""
+        """Floating-point operations of one tile: two per MAC."""
         return None if self.macs is None else 2 * self.macs
 
     @property
     def paper_flops(self) -> int | None:
-        """What ARAFNet's Table 4 calls FLOPs: MACs of eight tiles (its counter adds a few percent for norms)."""
+        """FLOPs as in ARAFNet's Table 4: MACs of eight tiles (its counter adds a few percent for norms)."""
         return None if self.macs is None else PAPER_TILES * self.macs
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {**asdict(self), "flops": self.flops, "paper_flops": self.paper_flops}
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one tile at batch 1: pixels in host memory in, scores in host memory out. Percentiles of all runs."""
+    """Time of one tile at batch 1, from pixels to scores in host memory. Percentiles are over all runs."""
 
     runs: Count
     p50_s: float
     p95_s: float
     p99_s: float
     spread: Spread
-    cpu_mean_s: float  # processor time a run, all threads together: what a busy machine disturbs least
+    cpu_mean_s: float  # processor time per run, all threads: least disturbed on a busy machine
     pixels: str  # what was on the tile
 
     @classmethod
     def of(cls, times_s: Sequence[float], cpu_s: float, pixels: str) -> Latency:
-        """Summary of the measured times; ``cpu_s`` is the processor time of all of them together."""
+        """Summarise the measured times; ``cpu_s`` is the total processor time of all runs."""
         p50_s, p95_s, p99_s = (float(v) for v in np.percentile(times_s, (50, 95, 99)))
         return cls(len(times_s), p50_s, p95_s, p99_s, Spread.of(times_s), cpu_s / len(times_s), pixels)
 
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """``segment`` of a sample scene, file to file: reading, overlap, blending, writing a COG included."""
+    """``segment`` of a sample scene, file to file, including reading, overlap, blending and writing a COG."""
 
     height: Count
     width: Count
     windows: Count
     mpx_per_s: Spread  # the raster's pixels / total
-    ratio: Spread | None  # own over base, both on the base's raster, of the same rounds
+    ratio: Spread | None  # this model over the base, in the same rounds on the base's raster
     total_s: Spread
-    stages_s: Mapping[str, float]  # each stage's own work, median of the rounds; stages overlap
-    busy_s: float  # of all threads together, measured apart from the stages, median
+    stages_s: Mapping[str, float]  # own work of each stage, median of the rounds; stages overlap
+    busy_s: float  # all threads together, measured apart from the stages, median
     stages_over_busy: (
-        float  # of the stages between prepare and write, which are not measured twice; 1: nothing is lost
+        float  # only the stages between prepare and write, which are measured once; 1: no time is lost
     )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Highest resident memory of the process that runs one model and nothing else, Python and libraries included."""
+    """Peak resident memory of a process that runs only one model, including Python and libraries."""
 
-    tile_peak_rss_bytes: Count  # having run single tiles
+    tile_peak_rss_bytes: Count  # after single tiles
     raster_peak_rss_bytes: Count | None  # during a raster
-    device_bytes: Count | None  # of a discrete GPU, as its driver lists the process
+    device_bytes: Count | None  # memory on a discrete GPU, as its driver reports for the process
 
 
 @dataclass(frozen=True)
 class Power:
-    """Of the whole ``source`` (idle draw included) while rasters were segmented."""
+    """Power of the whole ``source`` (idle draw included) while rasters were segmented."""
 
     source: str
     watts: Spread
@@ -177,7 +177,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Clocks:
-    """While rasters were segmented. ``throttled`` None: the device does not tell."""
+    """Clocks while rasters were segmented. ``throttled`` None: the device does not report throttling."""
 
     cpu_mhz: Spread | None
     gpu_mhz: Spread | None
@@ -187,7 +187,7 @@ class Clocks:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Scores and where they come from: a report of the exporter's, or measured just now."""
+    """Scores and their source: the exporter's report, or measured in this bench."""
 
     miou: float | None
     oa: float | None
@@ -197,18 +197,18 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one device, or (``why_not``) a model of which only facts are known."""
+    """One model on one device, or (with ``why_not``) a model that was not measured."""
 
     label: str  # "T" for the teacher, else its number
     role: str
     name: str
     path: str
     cost: Cost
-    cost_exported: Cost | None = None  # of the graph that runs, after exact rewrites
-    size_bytes: Count | None = None  # of the artifact or the weights
+    cost_exported: Cost | None = None  # cost of the exported graph, after exact rewrites
+    size_bytes: Count | None = None  # size of the artifact or the weights
     why_not: str | None = None
     precision: str | None = None
-    device: str | None = None  # as it is asked for by name
+    device: str | None = None  # name for --device
     backend: str | None = None
     version: str | None = None
     provider: str | None = None
@@ -224,7 +224,7 @@ class Row:
     clocks: Clocks | None = None
     accuracy: Accuracy | None = None
     gate: Mapping[str, Any] | None = None  # the artifact's record in the bundle's report
-    # How many times less than the first row: params, macs, size, memory (tile's peak), energy (J/Mpx).
+    # How many times less than in the first row: params, macs, size, memory (tile's peak), energy (J/Mpx).
     ratios: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -233,16 +233,16 @@ class Row:
 
     @property
     def is_teacher(self) -> bool:
-        """Whether it is what students are measured against."""
+        """True if the row is the teacher, which students are compared with."""
         return self.role == TEACHER
 
     @property
     def place(self) -> str:
-        """What runs where: ``int8, openvino``; empty where neither is known."""
+        """Precision and device: ``int8, openvino``; empty if both are unknown."""
         return ", ".join(p for p in (self.precision, self.device) if p)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         exported = self.cost_exported
         own = {"cost": self.cost.to_dict(), "cost_exported": exported.to_dict() if exported else None}
         return {**asdict(self), **own}
@@ -250,10 +250,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a bench holds for: the machine, its power mode, the versions behind the numbers."""
+    """The machine that was measured: hardware, power mode and software versions."""
 
     cpu: str | None = None
-    cores: Count = 0  # that the process may use
+    cores: Count = 0  # cores that the process may use
     board: str | None = None
     gpus: tuple[str, ...] = ()
     memory_bytes: Count | None = None
@@ -267,14 +267,14 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """Board or processor with its cores, and GPUs."""
+        """Board or processor with its cores, and the GPUs."""
         cores = (f"{self.cores} cores",) if self.cores else ()
         return ", ".join((self.board or self.cpu or "an unnamed machine", *cores, *self.gpus))
 
 
 @dataclass(frozen=True)
 class Method:
-    """How it was measured: `BenchOptions`, lists as the command takes them, and what held besides."""
+    """Measuring method: the values of `BenchOptions`, lists as typed on the command line, and fixed settings."""
 
     rounds: Count = 0
     seconds: float = 0.0
@@ -282,7 +282,7 @@ class Method:
     raster_side: Count = 0
     batches: tuple[Count, ...] = ()
     overlap: float = 0.0
-    overhead_share: float = 0.0  # of the time that was measured: what measuring itself took
+    overhead_share: float = 0.0  # share of the measured time that measuring itself took
     device: str | None = None
     precision: str | None = None
     threads: Count | None = None
@@ -296,7 +296,7 @@ class Method:
 
 @dataclass(frozen=True)
 class NotRun:
-    """What cannot run here, and why."""
+    """A model that could not be measured, and the reason."""
 
     what: str
     why: str
@@ -307,11 +307,11 @@ class NotRun:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All rows, the teacher first, and what they were measured on. Raises InputError where labels do not tell rows."""
+    """All rows, the teacher first, with machine and method. Raises InputError if labels are not unique."""
 
     machine: Machine
     method: Method
-    base: str  # label of the row that ratios are to
+    base: str  # label of the row that speeds are compared with
     rows: tuple[Row, ...]
     not_run: tuple[NotRun, ...] = ()
     notes: tuple[str, ...] = ()
@@ -327,7 +327,7 @@ class BenchResult:
 
     @property
     def base_row(self) -> Row:
-        """What ratios are to."""
+        """The row that speeds are compared with."""
         return next(row for row in self.rows if row.label == self.base)
 
     @property
@@ -341,16 +341,16 @@ class BenchResult:
         return tuple(sorted({batch for row in self.rows for batch, fps in row.fps.items() if fps}))
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
+        """Return the result as plain JSON values."""
         return {SCHEMA_KEY: SCHEMA, **asdict(self), "rows": [row.to_dict() for row in self.rows]}
 
 
 def count(facts: Mapping[str, Any], key: str) -> int | None:
-    """A positive whole number of a manifest, else None: somebody else may have written it."""
+    """Return a positive integer of a manifest, else None: another program may have written the manifest."""
     value = facts.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def ratio(above: float | None, below: float | None) -> float | None:
-    """``above / below`` where both are known."""
+    """Return ``above / below``, or None if either is unknown or 0."""
     return above / below if above and below else None

@@ -1,4 +1,4 @@
-"""What models are timed on: one tile, and a raster."""
+"""Input of a bench: one tile, and a raster."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rsedge_sample import SampleScene
 from rsedge_sample.files import write_sample
 
 SEED = 21
-BLOCK = 16  # pixels between the supports of smooth noise
+BLOCK = 16  # pixels between the support points of smooth noise
 
 
 def example_tile(manifest: Manifest) -> tuple[NDArray[Any], str]:
-    """A batch of one tile (1, bands, tile, tile) in the manifest's dtype, and what is on it.
+    """Return a batch of one tile (1, bands, tile, tile) in the manifest's dtype, and its description.
 
-    A sample scene where the model takes 8-bit RGB; else smooth noise of half to one and a half of the
-    training mean.
+    The tile is a sample scene if the model takes 8-bit RGB; else smooth noise of 0.5 to 1.5 times the training
+    mean.
     """
     tile = manifest.tile
     if manifest.takes_rgb8:
@@ -38,7 +38,7 @@ def example_tile(manifest: Manifest) -> tuple[NDArray[Any], str]:
 
 
 def example_raster(folder: Path, side: int) -> Path:
-    """A sample scene of ``side`` px in ``folder``, drawn where it is not there yet."""
+    """Return the path of a sample scene of ``side`` px in ``folder``; draw the scene if it is missing."""
     path = folder / f"sample{side}.tif"
     if not path.exists():
         write_sample(path, side, side, seed=SEED)

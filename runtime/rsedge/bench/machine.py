@@ -1,4 +1,4 @@
-"""What a bench holds for: the machine, its power mode, the versions behind the numbers."""
+"""Description of the machine: hardware, power mode and software versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARIES = ("numpy", "rasterio", "onnxruntime", "onnxruntime-gpu", "openvino", 
 
 
 def this_machine() -> Machine:
-    """What it is now; take it before measuring, which makes load of its own."""
+    """Describe the current machine. Call before measuring, because a benchmark adds load."""
     return Machine(
         cpu=cpu_name(),
         cores=usable_cores(),
@@ -37,7 +37,7 @@ def this_machine() -> Machine:
 
 
 def _versions() -> dict[str, str]:
-    import rasterio  # noqa: PLC0415 - its GDAL is asked for
+    import rasterio  # noqa: PLC0415 - only for the version of its GDAL
 
     found = {"gdal": rasterio.__gdal_version__}
     for name in LIBRARIES:
@@ -47,7 +47,7 @@ def _versions() -> dict[str, str]:
 
 
 def _power_mode() -> str | None:
-    """A Jetson's, such as "MAXN"; it sets clocks and cores, so no figure holds without it."""
+    """Return a Jetson's power mode, such as "MAXN", which sets clocks and cores; None on other machines."""
     tool = shutil.which("nvpmodel")
     if tool is None:
         return None

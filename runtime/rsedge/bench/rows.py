@@ -1,4 +1,4 @@
-"""From measurements to rows: summaries, ratios to the teacher, what is only known by its facts."""
+"""Rows of a bench, made from measurements: summaries, ratios to the teacher, facts from bundles."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from rsedge.engine import sliding_window as engine
 
 
 def rows_of(found: Sequence[Measured], sensors: Sensors) -> tuple[tuple[Row, ...], str]:
-    """A row for each model, the teacher first, and the label of the one that ratios are to.
+    """Return a row per model, the teacher first, and the label of the base row, which speeds are compared with.
 
-    That is the teacher where it was measured, else the first model. A teacher that only the bundle tells of gets a
-    row of its counts.
+    The base row is the teacher if it was measured, else the first model. A teacher that is only recorded in a bundle
+    gets a row with its counts.
     """
     ordered = sorted(found, key=lambda m: m.contender.role != TEACHER)
     students = iter(range(1, len(ordered) + 1))
@@ -123,7 +123,7 @@ def _clocks(m: Measured, sensors: Sensors) -> Clocks | None:
 
 
 def _accuracy(m: Measured) -> Accuracy | None:
-    """Measured, else as a report has it."""
+    """Return the measured scores, else the scores in the exporter's report."""
     if m.scores:
         iou = {c["name"]: c["iou"] for c in m.scores["classes"]}
         source = f"measured: {m.scores['rasters']} rasters, {m.scores['pixels'] / 1e6:.2f} Mpx labelled"
@@ -134,13 +134,13 @@ def _accuracy(m: Measured) -> Accuracy | None:
 
 
 def _knows(m: Measured, teacher: Row) -> bool:
-    """Whether that is the teacher of the model's own bundle."""
+    """Return True if ``teacher`` is the teacher recorded in the model's own bundle."""
     own = m.facts.get("teacher")
     return isinstance(own, Mapping) and Cost.of(own) == teacher.cost
 
 
 def _recorded_teacher(students: Sequence[Measured]) -> Row | None:
-    """What the first bundle that knows its teacher says of it."""
+    """Return a row for the teacher recorded in the first bundle that has one; None if no bundle has."""
     for m in students:
         known = m.facts.get("teacher")
         if isinstance(known, Mapping) and (known.get("params") or known.get("macs")):
@@ -161,7 +161,7 @@ def _recorded_teacher(students: Sequence[Measured]) -> Row | None:
 
 
 def _with_ratios(row: Row, first: Row) -> Row:
-    """What the first row has more of; MACs of the same tile only."""
+    """Return the row with its ratios: how many times less than ``first``; MACs only for equal tiles."""
     if row is first:
         return row
     same_tile = row.cost.macs_tile == first.cost.macs_tile

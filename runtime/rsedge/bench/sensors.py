@@ -1,8 +1,8 @@
-"""Power, clocks and throttling, as far as this device tells: Jetson's INA3221, NVIDIA's driver, RAPL.
+"""Power, clocks and throttling, as far as the device reports them: Jetson's INA3221, NVIDIA's driver, RAPL.
 
-Read from files of the kernel and from nvidia-smi. A sensor that is missing or forbidden is a note, never an error.
-Each reading names the one source of its power: a board's rails where there are some, else the GPU for what runs
-on it and the CPU's package for what does not.
+Values come from kernel files and nvidia-smi. A missing or forbidden sensor is a note, never an error. Each reading
+names the only source of its power: the board's rails if it has any, else the GPU for models that run on the GPU, else
+the CPU's package.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PERIOD_S = 0.2  # between two looks
+PERIOD_S = 0.2  # time between two samples
 TOTALS = ("VDD_IN", "POM_5V_IN")  # rails of a Jetson that feed all others
-GPU_NAMES = re.compile(r"gpu|gv11b|ga10b|gp10b|gb10b")  # of a Jetson's GPU among the kernel's devfreq devices
+GPU_NAMES = re.compile(r"gpu|gv11b|ga10b|gp10b|gb10b")  # Jetson GPUs among the kernel's devfreq devices
 SMI_QUERY = "power.draw,clocks.sm,clocks_throttle_reasons.active"
-FIRST_LINE_S = 5.0  # for nvidia-smi to begin
-LEAST_SAMPLES = 3  # of watts, below which their mean says nothing
+FIRST_LINE_S = 5.0  # time for nvidia-smi to print its first line
+LEAST_SAMPLES = 3  # power samples; the mean of fewer says nothing
 SLOWED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80  # power cap, hardware, heat (software, hardware), power brake
 
 
 @dataclass
 class Reading:
-    """What was seen while something ran. ``energy_j`` None: no sensor, or too little time for it."""
+    """Sensor values while a block ran. ``energy_j`` None: no sensor, or too few samples."""
 
     seconds: float = 0.0
-    power_source: str | None = None  # what ``energy_j`` is of
+    power_source: str | None = None  # source of ``energy_j``
     energy_j: float | None = None
     cpu_mhz: list[float] = field(default_factory=list)
     gpu_mhz: list[float] = field(default_factory=list)
     throttled: bool | None = None
-    cost_s: float = 0.0  # processor time that looking took
+    cost_s: float = 0.0  # processor time that sampling took
 
 
 class Sensors:
-    """The sensors of this machine. ``root``: where its /sys and /proc are; ``smi``: nvidia-smi, None: none."""
+    """The sensors of this machine. ``root``: folder of /sys and /proc; ``smi``: nvidia-smi, None: as on PATH."""
 
     def __init__(self, root: Path = Path("/"), smi: str | None = None) -> None:
         self._root, self.notes = root, list[str]()
@@ -58,13 +58,13 @@ class Sensors:
 
     @property
     def clock_source(self) -> str:
-        """Where clocks come from."""
+        """Sources of the clocks."""
         said = ["cpufreq"] * bool(self._clocks) or ["/proc/cpuinfo"]
         return ", ".join([*said, *["devfreq"] * bool(self._gpu_clocks), *["nvidia-smi"] * bool(self._smi)])
 
     @contextmanager
     def watch(self, on_gpu: bool = False) -> Iterator[Reading]:
-        """Look every ``PERIOD_S`` while the block runs; the reading is filled in when it ends."""
+        """Sample every ``PERIOD_S`` while the block runs; the reading is complete when the block ends."""
         reading, rails_w, stop = Reading(), list[float](), threading.Event()
         smi = _Smi(self._smi) if self._smi and on_gpu else None
         counters = [] if smi else self._counters
@@ -94,7 +94,7 @@ class Sensors:
         counters: Sequence[Path],
         before: Sequence[tuple[float, float]],
     ) -> None:
-        """Energy from the one source that there is for what ran."""
+        """Add the energy to ``reading`` from its one source of power."""
         watts = rails_w if self._rails else smi.watts if smi else []
         if counters:
             reading.power_source = "the CPU package (RAPL)"
@@ -117,7 +117,7 @@ class Sensors:
             self.notes.append(text)
 
     def device_bytes(self, pid: int) -> int | None:
-        """Memory of a discrete GPU that a process holds, as its driver lists it; None: not listed."""
+        """Return the bytes that a process holds on a discrete GPU, as the driver lists them; None if not listed."""
         if not self._smi:
             return None
         query = [self._smi, "--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader,nounits"]
@@ -148,9 +148,9 @@ class Sensors:
         return [float(mhz) for mhz in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)]
 
     def _readable_counters(self) -> list[Path]:
-        """RAPL's energy counters of whole packages. Since 2020 kernels show them to root only."""
+        """Return RAPL's energy counters of whole packages; since 2020 only root may read them by default."""
         zones = sorted((self._root / "sys/class/powercap").glob("intel-rapl:*"))
-        # Others are parts of packages, or (psys) hold them.
+        # The other zones are parts of packages, or (psys) contain packages.
         packages = [zone for zone in zones if (_text(zone / "name") or "").startswith("package")]
         counters = [package / "energy_uj" for package in packages if (package / "energy_uj").exists()]
         try:
@@ -178,7 +178,7 @@ class _Rail:
 
 
 def _rails(root: Path) -> list[_Rail]:
-    """The rail that feeds all others, else all."""
+    """Return the rail that feeds all other rails, else all rails."""
     found = list[_Rail]()
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         if (_text(folder / "name") or "").strip() != "ina3221":
@@ -192,9 +192,9 @@ def _rails(root: Path) -> list[_Rail]:
 
 
 class _Smi:
-    """nvidia-smi telling of the first GPU again and again, once it has begun: watts, MHz, bits of what slows it.
+    """A running nvidia-smi that samples the first GPU: watts, MHz, and a bit mask of throttle reasons.
 
-    "[N/A]" stands where a device does not tell.
+    A device that does not report a value prints "[N/A]".
     """
 
     def __init__(self, tool: str) -> None:
@@ -212,7 +212,7 @@ class _Smi:
             self._told.wait(FIRST_LINE_S)
 
     def end(self) -> float:
-        """Stop it; the processor time that it took, seconds."""
+        """Stop nvidia-smi and return the processor time that it took, seconds."""
         if self._process is None:
             return 0.0
         self._process.terminate()
@@ -234,18 +234,18 @@ class _Smi:
                 with suppress(ValueError):
                     self.masks.append(int(mask, 16))
                 self._told.set()
-        self._told.set()  # it ended without a word
+        self._told.set()  # nvidia-smi ended without a line
 
 
 def _joules(counters: Sequence[Path]) -> list[tuple[float, float]]:
-    """Of each counter what it shows, and where it begins anew."""
+    """Return (value, value at which the counter wraps to 0) of each counter, joules."""
     wraps = [_numbers([path.with_name("max_energy_range_uj")]) or [float("inf")] for path in counters]
     shown = [float(path.read_text(encoding="ascii")) for path in counters]
     return [(value / 1e6, wrap[0] / 1e6) for value, wrap in zip(shown, wraps, strict=True)]
 
 
 def _numbers(paths: Sequence[Path]) -> list[float]:
-    """What the files say that can be read."""
+    """Return the numbers in the files; skip files that cannot be read."""
     found = list[float]()
     for path in paths:
         with suppress(OSError, ValueError):

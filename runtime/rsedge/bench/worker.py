@@ -1,9 +1,9 @@
-"""A process that holds one model and does what it is told: so memory is that model's, and models take turns.
+"""Process that holds one model, so that its memory is the model's alone and models can take turns.
 
     python -m rsedge.bench.worker '{"path": "student.rsedge", "device": "cpu", ...}'
 
-It reads one JSON request a line from standard input and answers each with one line; whatever libraries print
-goes to standard error. It ends when its input does, so it does not outlive who started it.
+The process reads one JSON request per line from standard input and answers each with one line; output of libraries
+goes to standard error. The process ends at the end of its input, so it does not outlive its parent.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from rsedge.errors import RsedgeError
 from rsedge.machine import begin_peak, peak_rss_bytes
 
 Facts = dict[str, Any]
-LAYERS = ("quantized", "kept_fp32")  # of a record: long lists that nobody compares
+LAYERS = ("quantized", "kept_fp32")  # long lists in a record that nobody compares
 
 
 def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
-    """A bundle's artifact, and what its bundle says of it. Raises ModelError, BackendError or InputError."""
+    """Open a bundle's artifact; return its facts too. Raises ModelError, BackendError or InputError."""
     from rsedge.infer.inputs import artifact_notes  # noqa: PLC0415
     from rsedge.model.bundle import Bundle  # noqa: PLC0415 - as below
     from rsedge.verify.compare import Candidate, opened  # noqa: PLC0415 - a teacher needs none of it
@@ -47,7 +47,7 @@ def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     teacher = complexity.get("teacher")
     teacher = teacher if isinstance(teacher, dict) else None
     trained = backend.bundle.manifest.provenance.get("training")
-    # The network's own scores are those of the file that equals it.
+    # The network's scores hold only for fp32, which equals the network.
     own = _validated(trained, "progress", "val_best") if backend.bundle.precision == "fp32" else None
     return backend, {
         "cost": asdict(Cost.of(complexity)),
@@ -61,13 +61,13 @@ def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
 
 
 def _gate(record: Mapping[str, Any], limits: Any) -> Facts | None:
-    """What the exporter's gate said of the artifact, with the limits it was held against."""
+    """Return the gate record of the artifact with the gate's limits; None if there is no record."""
     kept = {key: value for key, value in record.items() if key not in LAYERS}
     return {**kept, "limits": limits} if kept else None
 
 
 def _reported(record: Mapping[str, Any], others: Any) -> Facts | None:
-    """mIoU as the exporter measured it where it had labels; fp32's stands in the records of the others."""
+    """Return the exporter's mIoU, if it had labels; fp32's is in the records of the other artifacts."""
     records = list(others.values()) if isinstance(others, dict) else []
     found = [(record, "miou")] if record.get("precision") != "fp32" else [(r, "miou_fp32") for r in records]
     for facts, key in found:
@@ -78,8 +78,8 @@ def _reported(record: Mapping[str, Any], others: Any) -> Facts | None:
 
 
 def _validated(trained: Any, *path: str) -> Facts | None:
-    """Scores that stand at ``path`` in what a bundle says of its training; None where it does not tell."""
-    with suppress(AttributeError, KeyError, TypeError):  # somebody else may have written it
+    """Return the scores at ``path`` in a bundle's training record; None if they are not recorded."""
+    with suppress(AttributeError, KeyError, TypeError):  # another program may have written the bundle
         for key in path:
             trained = trained[key]
         source = "the bundle: validation when it was trained"
@@ -88,14 +88,14 @@ def _validated(trained: Any, *path: str) -> Facts | None:
 
 
 class Server:
-    """Answers requests about one model."""
+    """Server of requests about one model."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._tile, self._what = example_tile(backend.bundle.manifest)
 
     def tiles(self, batch: int, seconds: float, warm_up: int) -> Facts:
-        """Run ``batch`` tiles at once, at least once and for ``seconds``: the seconds of each run."""
+        """Run ``batch`` tiles at once, at least once and for ``seconds``; return the seconds of each run."""
         pixels = np.repeat(self._tile, batch, axis=0)
         for _ in range(warm_up):
             self._backend.infer(pixels)
@@ -124,11 +124,11 @@ class Server:
         }
 
     def peak(self) -> Facts:
-        """Highest memory since the model was opened, or since the last raster began."""
+        """Return the peak memory since the model was opened, or since the last raster began."""
         return {"peak_rss_bytes": peak_rss_bytes()}
 
     def evaluate(self, data: str, classes: str | None, allow_missing: bool, **reading: Any) -> Facts:
-        """Score the model on labelled rasters; ``reading`` are fields of Options, tuples as lists."""
+        """Score the model on labelled rasters; ``reading``: fields of Options, with tuples as lists."""
         from rsedge.infer.options import Options  # noqa: PLC0415
         from rsedge.score.evaluation import evaluate  # noqa: PLC0415
         from rsedge.score.labels import LabelColors  # noqa: PLC0415
@@ -143,8 +143,8 @@ class Server:
 
 
 def main() -> None:
-    """Open what the command line names, then serve."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it hears Ctrl-C too, and ends it
+    """Open the contender of the command line, then answer requests."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and ends this process
     answers = _claim_stdout()
     begin_peak()
     try:
@@ -180,7 +180,7 @@ def _identity(backend: Backend) -> Facts:
 
 
 def _claim_stdout() -> TextIO:
-    """The real standard output, which nobody else writes to from now on."""
+    """Return the real standard output; later prints of libraries go to standard error."""
     mine = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return mine

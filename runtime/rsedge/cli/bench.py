@@ -1,4 +1,4 @@
-"""``rsedge bench``."""
+"""The ``rsedge bench`` command."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rsedge.text import csv_cell
 if TYPE_CHECKING:
     from rsedge.bench import BenchOptions, BenchResult, Contender
 
-OWN_TEACHER = Path("runs/teacher")  # what `rsedge train-teacher` writes, in the current folder
+OWN_TEACHER = Path("runs/teacher")  # default output of `rsedge train-teacher`, in the current folder
 NONE = "none"
-CSV_HEAD = "label,role,name,path,"  # how the first line of --csv begins
-OPENER = "rsedge_train.run.bench_teacher:open_teacher"  # by name: torch would take memory beside the models
+CSV_HEAD = "label,role,name,path,"  # start of the first line of --csv
+OPENER = "rsedge_train.run.bench_teacher:open_teacher"  # a name: importing torch would take memory
 
 
 def bench(
@@ -29,16 +29,16 @@ def bench(
         list[str] | None,
         typer.Argument(
             help="Bundle folders or rsedge .onnx files.",
-            show_default="./student.rsedge where there is one, else the default model",
+            show_default="./student.rsedge if it exists, else the default model",
         ),
     ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="Teacher to measure beside them (needs torch): a run's folder, or a network of `rsedge models` with "
-            "random weights; none: only what the bundle tells of it.",
+            help="Teacher to measure too (needs torch): a run folder, or a network of `rsedge models` with random "
+            "weights; none: only the facts in the bundle.",
             metavar="RUN|NAME|none",
-            show_default="runs/teacher where there is one of these classes",
+            show_default="runs/teacher if it has the same classes",
         ),
     ] = None,
     data: Annotated[
@@ -51,13 +51,13 @@ def bench(
     alpha: flags.Alpha = None,
     allow_missing: flags.AllowMissing = False,
     rounds: Annotated[int, typer.Option(help="Rounds in which the models take turns.")] = 5,
-    seconds: Annotated[float, typer.Option(help="Seconds of single tiles, each model, all rounds.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of single tiles per model, over all rounds.")] = 5.0,
     size: Annotated[int, typer.Option(help="Side of the end-to-end raster, pixels.")] = 2048,
     device: flags.Device = "auto",
     precision: flags.Precision = None,
     threads: flags.Threads = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write one line a model.", metavar="FILE")
+        Path | None, typer.Option("--csv", help="Write one line per model.", metavar="FILE")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace also a --csv file that `rsedge bench` did not write.")
@@ -94,7 +94,7 @@ def bench(
         check_replaceable(csv_file, overwrite, _is_bench)
     if csv_file and (csv_file.is_dir() or not os.access(csv_file.absolute().parent, os.W_OK)):
         raise InputError(
-            f"--csv {csv_file} cannot be written; name a file in a folder that is there and writable"
+            f"--csv {csv_file} cannot be written; name a file in a folder that exists and is writable"
         )
     beside = _teacher(teacher, paths[0], options, quiet)
     with common.progress_bar("turns", quiet) as progress:
@@ -111,14 +111,14 @@ def bench(
 
 
 def _is_bench(path: Path) -> bool:
-    """Whether a file begins as `to_csv` does."""
+    """Return True if a file begins like the output of `to_csv`."""
     head = CSV_HEAD.encode()
     with path.open("rb") as file:
         return file.read(len(head)) == head
 
 
 def _teacher(asked: str | None, like: str | None, options: BenchOptions, quiet: bool) -> Contender | None:
-    """The teacher that was asked for, else the one that lies here and fits."""
+    """Return the requested teacher, else the one in the current folder if it matches the model; else None."""
     from rsedge.bench import Contender
     from rsedge.bench.facts import TEACHER
 
@@ -143,7 +143,7 @@ def _teacher(asked: str | None, like: str | None, options: BenchOptions, quiet: 
 
 
 def _fits(run: Path, like: str | None) -> bool:
-    """Whether a finished run of the model's classes lies here, and what it takes to open it."""
+    """Return True if ``run`` is finished, has the model's classes, and can be opened on this machine."""
     from rsedge.documents import parse_json, read_bytes
     from rsedge.model.bundle import Bundle
 
@@ -162,10 +162,10 @@ def _missing_packages() -> list[str]:
 
 
 def to_csv(result: BenchResult) -> str:
-    """One line a row; a column a figure, named by its place in the JSON: ``end_to_end.mpx_per_s.p50``."""
+    """Return one CSV line per row; columns are named by their JSON path: ``end_to_end.mpx_per_s.p50``."""
     rows = [_flat(row.to_dict()) for row in result.rows]
     every = list(dict.fromkeys(key for row in rows for key in row))
-    # What is None in one row and has parts in another would be a column that is always empty.
+    # A value that is None in one row and has parts in another would make a column that is always empty.
     columns = [key for key in every if not any(other.startswith(f"{key}.") for other in every)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What ``rsedge bench`` prints: tables that fit a terminal, each row by its label."""
+"""Printed output of ``rsedge bench``: tables that fit a terminal, with a label per row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNKNOWN = "-"
 
 
 def show(result: BenchResult) -> None:
-    """Print who was measured on what, then cost, speed, rasters and stages, and how to read them."""
+    """Print machine and models, then cost, speed, rasters and stages, and a legend."""
     on, how = result.machine, result.method
     load = "" if on.load_1min_before is None else f", load {on.load_1min_before:.1f} before"
     mode = "".join(f", {said}" for said in (on.power_mode, on.governor, on.board, *on.gpus) if said)
@@ -60,7 +60,7 @@ def _wrapped(line: str) -> None:
 
 
 def _table(head: Sequence[str], lines_of_rows: Iterable[Sequence[str]]) -> None:
-    """A table without the columns that no row has anything in, or nothing where there is no row."""
+    """Print a table without its empty columns; print nothing if there are no rows."""
     if not (rows := list(lines_of_rows)):
         return
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] != UNKNOWN for row in rows)]
@@ -93,7 +93,7 @@ def _cost(row: Row) -> tuple[str, ...]:
 
 def _single(row: Row) -> tuple[str, ...]:
     took = row.latency
-    assert took is not None  # of the rows that were measured
+    assert took is not None  # ``show`` passes measured rows only
     latency = (f"{1e3 * t:.1f}" for t in (took.p50_s, took.p95_s, took.p99_s))
     return (row.label, *latency, str(took.runs), *_batch(row, 1)[1:])
 

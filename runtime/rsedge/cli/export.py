@@ -1,4 +1,4 @@
-"""``rsedge export``."""
+"""The ``rsedge export`` command."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rsedge.errors import InputError, ModelError, RsedgeError
 
 @with_options(ExportOptions)
 def export(asked: ExportOptions, given: frozenset[str]) -> None:
-    """Turn a trained network into a bundle that runs without torch, every precision proved; or build an engine."""
+    """Turn a trained network into a bundle that runs without torch, every precision tested; or build an engine."""
     told: dict[str, Any] = {}
     bundle = asked.bundle
     if bundle is not None and not asked.trt:
         raise InputError(f"--bundle {bundle} is what --trt builds an engine from; add --trt")
     if asked.trt and bundle is None and asked.onnx is None and asked.run is None and not RUN.exists():
-        bundle = common.own_default(common.OWN_MODEL, "--bundle")  # a device without a workshop
+        bundle = common.own_default(common.OWN_MODEL, "--bundle")  # an edge device has no run
     if bundle is None:
         told = _bundle(asked)
         if not asked.quiet:
@@ -34,7 +34,7 @@ def export(asked: ExportOptions, given: frozenset[str]) -> None:
 
 
 def _bundle(asked: ExportOptions) -> dict[str, Any]:
-    """Make the bundle of a run or of an ONNX; what was made."""
+    """Make the bundle of a run or of an ONNX file; return its facts."""
     with common.needs_extra("export"):
         from rsedge.raster.band_plan import Masking
         from rsedge_export.bundle.assemble import Calibration, Plan
@@ -110,7 +110,7 @@ def _pair(option: str, text: str | None) -> tuple[float, float] | None:
 
 
 def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict[str, Any]:
-    """Build an engine into the bundle; what was built, for ``--json``."""
+    """Build an engine into the bundle; return its facts for ``--json``."""
     from dataclasses import asdict
 
     from rsedge.model.bundle import Bundle
@@ -118,7 +118,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
     from rsedge_export.engines.build import TrtOptions, build_engine
 
     if not path.exists():
-        raise ModelError(f"no bundle at {path}; copy one here, or name it with --bundle")
+        raise ModelError(f"{path} not found; copy a bundle to it, or name one with --bundle")
     named = _precisions(precision)
     wanted, why = named[0] if len(named) == 1 else "fp16", Bundle.open(path).why_not("int8-trt")
     if wanted == "int8" and why:
@@ -128,7 +128,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
         with common.progress_bar("building the engine", quiet) as progress:
             facts = build_engine(path, wanted, TrtOptions(force=force), progress)
     except RsedgeError as error:
-        # The bundle stays whatever happens here; it can travel to the device.
+        # The bundle is valid without the engine, so it can be copied to the device.
         again = f"on the device: rsedge export --trt --bundle {path}"
         raise type(error)(f"{error}. The bundle {path} stays as it is; build the engine {again}") from error
     if facts.problem:
@@ -143,7 +143,7 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
 
 
 def _said(rung: Mapping[str, Any]) -> str:
-    """What became of a try that failed; its precisions, as others of that name may have passed."""
+    """Describe a failed attempt, with its precisions: others of the same name may have passed."""
     if rung["name"].endswith("not possible"):
         return f"{rung['name']} for {', '.join(rung['precisions'])}"
     return f"{rung['name']} did not pass"
@@ -186,7 +186,7 @@ def _show(told: Mapping[str, Any]) -> None:
 
 
 def _show_gate(told: Mapping[str, Any]) -> None:
-    """The reduced precisions beside fp32."""
+    """Print the reduced precisions compared with fp32."""
     records = {k: r for k, r in told["report"]["artifacts"].items() if r["precision"] != "fp32"}
     if not records:
         return

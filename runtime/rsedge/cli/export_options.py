@@ -1,4 +1,4 @@
-"""The options of ``rsedge export``."""
+"""Options of ``rsedge export``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rsedge.cli import common, flags
 RUN = Path("runs/student")
 ALL = "fp32,fp16,int8"
 CALIBRATION, GATE, ENGINE, FOREIGN = (
-    "Calibration", "What a precision may cost", "TensorRT engine", "Somebody else's ONNX"
+    "Calibration", "Limits for reduced precisions", "TensorRT engine", "ONNX from another tool"
 )  # fmt: skip
 
 
@@ -23,7 +23,7 @@ def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> An
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options as they are typed."""
+    """Options as typed on the command line."""
 
     run: Annotated[
         Path | None, _option(help="Run folder of distill or train-teacher.", show_default=str(RUN))
@@ -34,7 +34,7 @@ class ExportOptions:
     precision: Annotated[
         str | None,
         _option(
-            help="What to make; of an engine one of them.", metavar="P,P", show_default=f"{ALL}; engine fp16"
+            help="Precisions to make; for an engine, one.", metavar="P,P", show_default=f"{ALL}; engine fp16"
         ),
     ] = None
 
@@ -61,7 +61,7 @@ class ExportOptions:
             show_default="agreement on held calibration tiles",
         ),
     ] = None
-    gate_tiles: Annotated[int, _option(help="Tiles of it.", panel=GATE)] = 32
+    gate_tiles: Annotated[int, _option(help="Tiles to judge on.", panel=GATE)] = 32
     max_miou_drop: Annotated[float, _option(help="Points of mIoU that a precision may cost.", panel=GATE)] = (
         0.5
     )
@@ -69,18 +69,18 @@ class ExportOptions:
         1.5
     )
     force: Annotated[
-        bool, _option("--force", help="Keep also what fails; the report and infer say so.", panel=GATE)
+        bool, _option("--force", help="Keep failing precisions, too; report and infer say so.", panel=GATE)
     ] = False
 
     trt: Annotated[
-        bool, _option("--trt", help="Build a TensorRT engine, for the machine this runs on.", panel=ENGINE)
+        bool, _option("--trt", help="Build a TensorRT engine, for this machine only.", panel=ENGINE)
     ] = False
     bundle: Annotated[
         Path | None,
         _option(
             help="With --trt: the bundle to build from; no torch needed.",
             panel=ENGINE,
-            show_default=f"what is exported, or ./{common.OWN_MODEL} if there is no run",
+            show_default=f"the exported bundle, or ./{common.OWN_MODEL} if there is no run",
         ),
     ] = None
 
@@ -97,13 +97,17 @@ class ExportOptions:
         ),
     ] = None
     mean: Annotated[
-        str | None, _option(help="Per band, of values / --max-value.", panel=FOREIGN, metavar="M,M,M")
+        str | None, _option(help="Mean per band, of values / --max-value.", panel=FOREIGN, metavar="M,M,M")
     ] = None
-    std: Annotated[str | None, _option(help="Per band.", panel=FOREIGN, metavar="S,S,S")] = None
-    max_value: Annotated[float, _option(help="What values are divided by first.", panel=FOREIGN)] = 255.0
-    band_names: Annotated[str, _option(help="In the order of its input.", panel=FOREIGN)] = "red,green,blue"
+    std: Annotated[
+        str | None, _option(help="Standard deviation, likewise.", panel=FOREIGN, metavar="S,S,S")
+    ] = None
+    max_value: Annotated[float, _option(help="Divisor of the values, applied first.", panel=FOREIGN)] = 255.0
+    band_names: Annotated[str, _option(help="Bands of its input, in order.", panel=FOREIGN)] = (
+        "red,green,blue"
+    )
     gsd: Annotated[
-        str | None, _option(help="Metres a pixel it was trained at.", panel=FOREIGN, metavar="FINE,COARSE")
+        str | None, _option(help="Range of its training GSD, metres.", panel=FOREIGN, metavar="FINE,COARSE")
     ] = None
     tile: Annotated[int | None, _option(help="Pixels, if the file leaves its input free.", panel=FOREIGN)] = (
         None
@@ -111,9 +115,9 @@ class ExportOptions:
     output: Annotated[
         str | None,
         _option(
-            help="Which of its outputs holds the scores.",
+            help="Output that holds the scores.",
             panel=FOREIGN,
-            show_default="the only one that could",
+            show_default="the only possible one",
         ),
     ] = None
 

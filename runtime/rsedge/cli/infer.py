@@ -1,4 +1,4 @@
-"""``rsedge infer``."""
+"""The ``rsedge infer`` command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rsedge.infer.options import Options, Result
     from rsedge.model.manifest import Manifest
 
-GO_ON = "what is finished is kept: go on with the same command and --resume"
+GO_ON = "finished work is kept: continue with the same command and --resume"
 
 
 @with_options(InferOptions)
@@ -60,7 +60,7 @@ def infer(asked: InferOptions, given: frozenset[str]) -> None:
                     isinstance(error, RsedgeError | MemoryError) and not isinstance(error, InputError)
                 ):
                     raise
-                # The others may be well.
+                # One unreadable raster must not stop the others.
                 why = str(error) if isinstance(error, InputError) else unexpected(source, error)
                 common.complain(f"error: {why}")
                 failed.append(source)
@@ -83,7 +83,7 @@ def _connected(address: str, stack: ExitStack) -> Runner:
 
 
 def expand(rasters: Sequence[str]) -> list[str]:
-    """Globs as the files that they match, sorted; everything else as it is. Raises InputError for none."""
+    """Replace globs by the files that they match, sorted. Raises InputError if a glob matches no file."""
     found = list[str]()
     for text in rasters:
         if (
@@ -102,7 +102,7 @@ def expand(rasters: Sequence[str]) -> list[str]:
 
 
 def choose_targets(sources: Sequence[str], out: Path | None, out_dir: Path | None) -> list[Path]:
-    """Where each raster's mask goes. Raises InputError where that is not clear."""
+    """Return each raster's mask path. Raises InputError if ``out`` and ``out_dir`` do not give one mask each."""
     if (out is None) == (out_dir is None):
         raise InputError("give --out MASK.tif for one raster, or --out-dir FOLDER for several")
     if out is not None:
@@ -112,20 +112,18 @@ def choose_targets(sources: Sequence[str], out: Path | None, out_dir: Path | Non
     assert out_dir is not None
     targets = [out_dir / f"{_stem(source)}.tif" for source in sources]
     if twice := sorted({str(t) for t in targets if targets.count(t) > 1}):
-        raise InputError(
-            f"several rasters would be written to {twice[0]}; run them into folders of their own"
-        )
+        raise InputError(f"several rasters would be written to {twice[0]}; run each with its own --out-dir")
     return targets
 
 
 def _stem(source: str) -> str:
-    """Name of a raster without folder and suffix; of a URL, without its query."""
+    """Return a raster's name without folder and suffix, and without the query of a URL."""
     path = urlsplit(source).path if "://" in source else source
     return Path(path.rstrip("/").rsplit("/", 1)[-1]).stem
 
 
 def _check_names(targets: Sequence[Path], options: Sequence[Options]) -> None:
-    """Raise InputError where one raster's result would take the place of another's."""
+    """Raise InputError if two results would be written to the same path."""
     names = [
         path
         for target, mine in zip(targets, options, strict=True)
@@ -134,12 +132,12 @@ def _check_names(targets: Sequence[Path], options: Sequence[Options]) -> None:
     ]
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise InputError(
-            f"two results would be written to {twice[0]}; run the rasters into folders of their own"
+            f"two results would be written to {twice[0]}; run each raster with its own --out-dir"
         )
 
 
 def _for_one_of_many(options: Options, target: Path) -> Options:
-    """Options for one of several rasters: further results stand beside its mask, under its name."""
+    """Return the options of one of several rasters: its results are written beside its mask, under its name."""
 
     def named(path: Path | str | None) -> Path | None:
         return None if path is None else target.with_name(f"{target.stem}_{Path(path).name}")
@@ -161,7 +159,7 @@ def _survey_scale(
             raise
         low, high = survey_scale(
             good, bands, masking=masking, trust=options.trust
-        )  # the others are told of when it is their turn
+        )  # `infer` reports the others when their turn comes
     common.note(
         f"--scale {low:g},{high:g}, the 2nd and 98th percentile; give it for further rasters of this survey",
         quiet,
@@ -195,7 +193,7 @@ def _segment(
         if as_json:
             common.say_json({"raster": source, "out": str(target), "finished_before": True})
         return
-    net = (backend.bundle.manifest.tile * (1 - options.overlap)) ** 2  # pixels that a window adds
+    net = (backend.bundle.manifest.tile * (1 - options.overlap)) ** 2  # new pixels per window
     with (
         stopping.stopping_says(lambda: _stopped(target)),
         common.progress_bar(Path(source).name, quiet, net) as progress,
@@ -274,7 +272,7 @@ def _show(result: Result) -> None:
         f"peak memory {result.peak_rss_bytes / 2**20:.0f} of at most {result.bound_bytes / 2**20:.0f} MiB"
     )
     skipped = f"{result.windows_skipped} skipped as nodata"
-    resumed = f", {result.resumed_pixels / 1e6:.1f} Mpx had been done before" if result.resumed_pixels else ""
+    resumed = f", {result.resumed_pixels / 1e6:.1f} Mpx finished earlier" if result.resumed_pixels else ""
     common.say(f"windows  {result.windows} of {result.tile} px, {skipped}{resumed}")
     pixels = max(1, result.nodata_pixels + sum(c.pixels for c in result.classes))
     common.say(

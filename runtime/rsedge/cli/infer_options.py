@@ -1,4 +1,4 @@
-"""The options of ``rsedge infer``."""
+"""Options of ``rsedge infer``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rsedge.raster.writer import Format
     from rsedge.tiling.axes import Seam
 
-AREA, RESULTS, LONG_RUNS = "Which part of the raster", "What else is written", "Memory and long runs"
+AREA, RESULTS, LONG_RUNS = "Part of the raster", "Further results", "Memory and long runs"
 
 
 def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
@@ -24,13 +24,13 @@ def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> An
 
 @dataclass(frozen=True)
 class InferOptions:
-    """Options as they are typed; ``to_options`` gives those of one run."""
+    """Options as typed on the command line; ``to_options`` parses them."""
 
     rasters: Annotated[
         list[str],
         typer.Argument(help="GeoTIFFs or any rasters GDAL opens: files, globs, URLs.", show_default=False),
     ]
-    out: Annotated[Path | None, _option("--out", "-o", help="Mask to write, for one raster.")] = None
+    out: Annotated[Path | None, _option("--out", "-o", help="Mask to write, for a single raster.")] = None
     out_dir: Annotated[Path | None, _option(help="Folder for the masks of several rasters.")] = None
     model: flags.Model = None
     resume: Annotated[bool, _option("--resume", help="Continue an unfinished run.")] = False
@@ -98,7 +98,9 @@ class InferOptions:
     compress: Annotated[
         str,
         _option(
-            help="Of the mask; deflate and lzw for old software.", panel=RESULTS, metavar="zstd|deflate|lzw"
+            help="Mask compression; deflate and lzw for old software.",
+            panel=RESULTS,
+            metavar="zstd|deflate|lzw",
         ),
     ] = "zstd"
 
@@ -126,7 +128,7 @@ class InferOptions:
     quiet: flags.Quiet = False
 
     def to_options(self) -> Options:
-        """Parse the values. ``scale`` "auto" is left to whoever has looked at the rasters. Raises InputError."""
+        """Parse the values; ``scale`` "auto" becomes None, for the caller to survey the rasters. Raises InputError."""
         from rsedge.infer.options import Options
         from rsedge.raster.trust import Trust
         from rsedge.vector.aoi import parse_bbox

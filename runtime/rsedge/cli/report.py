@@ -1,4 +1,4 @@
-"""``rsedge report``."""
+"""The ``rsedge report`` command."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="What `rsedge bench --json` and `rsedge eval --json` printed, in any order.",
+            help="Output files of `rsedge bench --json` and `rsedge eval --json`, in any order.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("report.html"),
     raster: Annotated[
         Path | None,
-        typer.Option(help="Raster to show, beside its --mask.", metavar="TIF", show_default=False),
+        typer.Option(help="Raster to show; needs --mask.", metavar="TIF", show_default=False),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="What `rsedge infer` made of it.", metavar="TIF", show_default=False)
+        Path | None,
+        typer.Option(help="Mask of --raster, by `rsedge infer`.", metavar="TIF", show_default=False),
     ] = None,
-    truth: Annotated[Path | None, typer.Option(help="Its labels.", metavar="TIF", show_default=False)] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Labels of --raster.", metavar="TIF", show_default=False)
+    ] = None,
     classes: Annotated[
         Path | None,
         typer.Option(help="TOML table of the labels' colours.", show_default="the mask's own colours"),

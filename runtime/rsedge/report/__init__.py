@@ -1,13 +1,13 @@
-"""One HTML page of what ``rsedge bench`` and ``rsedge eval`` found.
+"""HTML page with the results of ``rsedge bench`` and ``rsedge eval``.
 
-    inputs             the JSON, read into the records that bench and eval write
-    accuracy, figures  which score belongs where; numbers as text
-    tables, plots      what stands in a table, where things go in a plot
+    inputs             JSON results, read into the records that bench and eval write
+    accuracy, figures  the score of each row; numbers as text
+    tables, plots      cells of the tables, positions in the plots
     pictures           image, mask and truth
-    summary, repeat    sentences; commands
-    page               all of it in the template ``page.html``, with ``style.css`` and ``script.js``
+    summary, repeat    summary sentences; commands to repeat the measurements
+    page               the page, from the template ``page.html`` with ``style.css`` and ``script.js``
 
-Nothing here measures: every figure is in the files it is made from.
+The report measures nothing: every figure comes from the result files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rsedge.report.pictures import Progress, Sources, read_preview
 __all__ = ["GENERATOR", "Inputs", "Sources", "page", "write_report"]
 
 SUFFIXES = (".html", ".htm")
-HEAD_BYTES = 1024  # in which a page of ours says that it is one
+HEAD_BYTES = 1024  # the start of a page, which holds the generator tag of rsedge
 
 
 def write_report(
@@ -36,15 +36,15 @@ def write_report(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Write the page to ``out``; returns its bytes. ``results``: files of bench and eval, in any order.
+    """Write the page to ``out`` and return its size in bytes. ``results``: files of bench and eval, in any order.
 
-    ``progress`` is called with (raster rows read, rows in all). Raises InputError when a file is not what it should
-    be, rasters do not fit, or ``out`` is somebody's file; OutputError when it cannot be written; BackendError where
-    Jinja2 is not installed.
+    ``progress`` is called with (raster rows read, rows in all). Raises InputError if a file is not a valid result,
+    the rasters do not match, or ``out`` is a file that rsedge did not write; OutputError if ``out`` cannot be written;
+    BackendError if Jinja2 is not installed.
     """
     check_target(out, overwrite, SUFFIXES)
     check_replaceable(out, overwrite, _is_report)
-    template()  # before rasters are read
+    template()  # fails before rasters are read if Jinja2 is missing
     inputs = Inputs.read(results)
     names = [tuple(c.name for c in found.classes) for found in inputs.evals]
     preview = read_preview(pictures, names, progress) if pictures else None

@@ -1,4 +1,4 @@
-"""Which mIoU belongs to a row, and on which data: scores on other data cannot be compared."""
+"""mIoU of each row, with its data source: scores on different data cannot be compared."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Scores:
-    """mIoU of rows by their labels, each with the place of its source in ``sources``."""
+    """mIoU by row label, each with the index of its source in ``sources``."""
 
     of_row: Mapping[str, tuple[float, int]]
     sources: tuple[str, ...]
 
     @classmethod
     def of(cls, bench: Bench, evals: Sequence[Eval]) -> Scores:
-        """A row's own score; where it has none, that of an eval of the very same file (by its SHA-256)."""
+        """Collect each row's own score, else the score of an eval of the same file (by SHA-256)."""
         by_hash = {e.sha256: e for e in evals if e.sha256 and e.miou is not None}
         of_row, sources = dict[str, tuple[float, int]](), list[str]()
         for row in bench.rows:
@@ -38,13 +38,13 @@ class Scores:
         return cls(of_row, tuple(sources))
 
     def mark(self, row: Row) -> str:
-        """A letter that tells which source a row's score has, where there are several; else nothing."""
+        """Return the letter of the source of a row's score, or "" if there are fewer than two sources."""
         if row.label not in self.of_row or len(self.sources) < 2:
             return ""
         return MARKS[self.of_row[row.label][1] % len(MARKS)]
 
     def said(self) -> str | None:
-        """A sentence on the sources; None where there is no score."""
+        """Return a sentence about the sources, or None if there is no score."""
         if len(self.sources) < 2:
             return (
                 f"mIoU: {self.sources[0]}. It is counted once, so it has no spread." if self.sources else None

@@ -1,4 +1,4 @@
-"""The files a report is made from, recognised by what is in them, and read into the records that wrote them."""
+"""Result files of a report, recognised by their content and read into the records that wrote them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rsedge.errors import InputError
 from rsedge.score.results import EvalResult
 
 CONFUSION_KEY = "confusion_truth_by_row"
-LEAST, MOST = 1e-30, 1e18  # sizes of numbers; of others no axis can be drawn
-PRINTED = "what `rsedge bench --json` or `rsedge eval --json` printed"
+LEAST, MOST = 1e-30, 1e18  # range of absolute values for which an axis can be drawn
+PRINTED = "the output of `rsedge bench --json` or `rsedge eval --json`"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an artifact was held against."""
+    """Limits that the exporter's gate applied to an artifact."""
 
     miou_drop: float | None = None
     class_drop: float | None = None
@@ -30,10 +30,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Gate:
-    """What the exporter's gate said of an artifact; every exporter says what it knows."""
+    """The exporter's gate result for an artifact; values that the exporter did not record are None."""
 
     passed: bool | None = None
-    forced: bool = False  # kept in spite of it
+    forced: bool = False  # kept although the gate failed
     reasons: tuple[str, ...] = ()
     tiles: Count | None = None
     tiles_from: str | None = None
@@ -52,7 +52,7 @@ class Gate:
 
     @property
     def verdict(self) -> str:
-        """``passed``, ``failed``, or ``failed, forced``."""
+        """Return ``passed``, ``failed``, ``failed, forced`` or ``not judged``."""
         if self.passed is None:
             return "not judged"
         return "passed" if self.passed else "failed, forced" if self.forced else "failed"
@@ -60,14 +60,14 @@ class Gate:
 
 @dataclass(frozen=True)
 class Bench(BenchResult):
-    """What was measured on one machine, with the file it stands in and the gates' words by the rows' labels."""
+    """A bench result of one machine, with the file it was read from and the gate results by row label."""
 
     source: str = ""
     gates: Mapping[str, Gate] = field(default_factory=dict)
 
     @classmethod
     def read(cls, facts: Mapping[str, Any], source: str) -> Bench:
-        """Raises InputError for another schema, and where a value is not what the schema says."""
+        """Read a bench result. Raises InputError if the schema version differs or a value breaks the schema."""
         if facts.get(SCHEMA_KEY) != SCHEMA:
             raise InputError(
                 f"{source}: {SCHEMA_KEY} is {facts.get(SCHEMA_KEY)!r:.60}, this rsedge reads {SCHEMA}; make report and "
@@ -82,7 +82,7 @@ class Bench(BenchResult):
         return cls(**vars(found), source=source, gates=gates)
 
     def tag(self, row: Row) -> str:
-        """What tells a row from the others, in few words: ``3 int8, openvino``."""
+        """Return a short text that identifies a row: ``3 int8, openvino``."""
         several = len({r.name for r in self.students}) > 1
         named = "teacher" if row.is_teacher else row.name if several else ""
         return " ".join(part for part in (row.label, named, row.place) if part)
@@ -90,19 +90,19 @@ class Bench(BenchResult):
 
 @dataclass(frozen=True)
 class Eval(EvalResult):
-    """What an eval found, with the file it stands in."""
+    """An eval result, with the file it was read from."""
 
     source: str = ""
 
     @classmethod
     def read(cls, facts: Mapping[str, Any], source: str) -> Eval:
-        """Raises InputError where it is not what ``rsedge eval --json`` prints."""
+        """Read an eval result. Raises InputError if it is not the output of ``rsedge eval --json``."""
         return cls(**vars(_read(EvalResult, facts, source)), source=source)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Benches and evals, each in the order given. Raises InputError where there is neither."""
+    """Bench and eval results, each in the order given. Raises InputError if both are empty."""
 
     benches: tuple[Bench, ...]
     evals: tuple[Eval, ...]
@@ -110,12 +110,12 @@ class Inputs:
     def __post_init__(self) -> None:
         if not self.benches and not self.evals:
             raise InputError(
-                "give at least one file that `rsedge bench --json` or `rsedge eval --json` printed"
+                "give at least one file with the output of `rsedge bench --json` or `rsedge eval --json`"
             )
 
     @classmethod
     def read(cls, paths: Sequence[Path]) -> Inputs:
-        """Read each file as what it is. Raises InputError when one is neither."""
+        """Read each file as a bench or an eval result. Raises InputError if a file is neither."""
         benches, evals = list[Bench](), list[Eval]()
         for path in paths:
             facts = read_json(path)
@@ -125,27 +125,27 @@ class Inputs:
                 evals.append(Eval.read(facts, str(path)))
             else:
                 raise InputError(
-                    f"{path} is JSON, but not what `rsedge bench --json` or `rsedge eval --json` prints: it has "
+                    f"{path} is JSON, but not the output of `rsedge bench --json` or `rsedge eval --json`: it has "
                     f"neither {SCHEMA_KEY} nor {CONFUSION_KEY}"
                 )
         return cls(tuple(benches), tuple(evals))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file, or on the last line of what a command printed.
+    """Read a file's JSON object: the whole file, or its last line if a command printed more before it.
 
-    Raises InputError when there is no file, no JSON, or JSON of anything but an object.
+    Raises InputError if the file is missing or unreadable, or holds no JSON object.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig").strip()
     except FileNotFoundError:
-        raise InputError(f"no file at {path}; check the path") from None
+        raise InputError(f"{path} not found; check the path") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text; give {PRINTED}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise InputError(f"{path} is no result of rsedge: {error}") from error
+        raise InputError(f"{path} is not a result of rsedge: {error}") from error
     for part in (text, text.rpartition("\n")[2]):
         with suppress(ValueError):
             if isinstance(found := parse_json(part), dict):

@@ -1,4 +1,4 @@
-"""The page: one template, filled, in one file that asks the network for nothing."""
+"""The report page: one template rendered into one file that needs no network access."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILTERS = ("number", "whole", "score", "percent", "seconds", "plural")
 
 @cache
 def template() -> Template:
-    """The page's template, in which every text is escaped. Raises BackendError where Jinja2 is not installed."""
+    """Return the page's template, which escapes all text. Raises BackendError if Jinja2 is not installed."""
     try:
         from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -60,9 +60,9 @@ def template() -> Template:
 def page(
     inputs: Inputs, preview: Preview | None = None, heading: str | None = None, command: str | None = None
 ) -> str:
-    """The HTML. ``heading`` None: the models' names; ``command``: the one that makes this page.
+    """Render the HTML. ``heading`` None: the models' names; ``command``: the command that makes this page.
 
-    Raises BackendError where Jinja2 is not installed.
+    Raises BackendError if Jinja2 is not installed.
     """
     benches = [(bench, Scores.of(bench, inputs.evals)) for bench in inputs.benches]
     said = [summary.of_bench(*found) for found in benches] + [summary.of_eval(e) for e in inputs.evals]
@@ -85,7 +85,7 @@ def page(
 
 
 def _policy(scripted: bool) -> str:
-    """What a browser may do for the page: nothing but its own style, pictures and, where there is one, its script."""
+    """Return the content security policy: only the page's own style, pictures and (if ``scripted``) script."""
     allowed = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"]
     if scripted:
         digest = hashlib.sha256(SCRIPT.read_bytes()).digest()
@@ -94,6 +94,6 @@ def _policy(scripted: bool) -> str:
 
 
 def stages_of(run: EndToEnd | None) -> Mapping[str, float]:
-    """Seconds of each stage that took any, in their order."""
+    """Return the seconds of each stage that took time, in the order of ``ALL_STAGES``."""
     known = run.stages_s if run else {}
     return {name: known[name] for name in ALL_STAGES if known.get(name, 0) > 0}

@@ -1,4 +1,4 @@
-"""The pictures of a report: image, mask and truth, thinned in step and encoded as data URIs."""
+"""Pictures of a report: image, mask and truth, thinned by the same factor and encoded as data URIs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from rsedge.score.labels import LabelColors
 from rsedge.score.truth import LabelReader, settle
 
 LONGEST = 900  # px a side
-MOST_CHARS = 2_400_000  # of all pictures together; the page is to stay under 3 MB
+MOST_CHARS = 2_400_000  # for all pictures together, so that the page stays under 3 MB
 QUALITY = 84  # of the JPEG
-# Where nothing says a class's colour.
+# Colours for classes that have none.
 PALETTE = ("3b78c2", "d9822b", "3f9c4f", "c23b4b", "8564b8", "8c6d46", "d46fae", "6b7280", "b3a51d", "2aa6b3")
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The rasters to show. ``classes``: a table of the truth's colours, else the mask's own."""
+    """The rasters to show. ``classes``: TOML table of the truth's colours; None: the mask's own colours."""
 
     raster: Path
     mask: Path
@@ -44,7 +44,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Pane:
-    """One picture, ``uri`` its data."""
+    """One picture; ``uri`` holds its data."""
 
     name: str
     uri: str
@@ -52,7 +52,7 @@ class Pane:
 
 @dataclass(frozen=True)
 class Preview:
-    """Pictures of one size, and the classes that they show, each with its share of the mask's pixels."""
+    """Pictures of the same size, and their classes, each with its share of the mask's pixels."""
 
     panes: tuple[Pane, ...]
     width: int
@@ -65,10 +65,10 @@ class Preview:
 def read_preview(
     sources: Sources, names: Sequence[tuple[str, ...]] = (), progress: Progress | None = None
 ) -> Preview:
-    """Read and encode the pictures. ``names``: the classes of evals beside them; the mask must have one's.
+    """Read and encode the pictures. ``names``: the classes of each eval; the mask's must equal one of them.
 
-    ``progress`` is called with (rows read, rows in all). Raises InputError when a raster cannot be read, sizes or
-    places differ, or the classes do.
+    ``progress`` is called with (rows read, rows in all). Raises InputError if a raster cannot be read, or if the
+    rasters differ in size, position or classes.
     """
     with RasterReader(sources.raster) as image, RasterReader(sources.mask) as mask:
         check_grids(image, mask)
@@ -94,7 +94,7 @@ def read_preview(
 
 
 def fallback_color(place: int) -> tuple[int, int, int]:
-    """A colour for the class at a place, where nothing says one."""
+    """Return the colour (red, green, blue) of a class without one; ``place`` is the index of the class."""
     red, green, blue = bytes.fromhex(PALETTE[place % len(PALETTE)])
     return red, green, blue
 
@@ -102,10 +102,10 @@ def fallback_color(place: int) -> tuple[int, int, int]:
 def _classes(
     mask: RasterReader, values: NDArray[Any], names: Sequence[tuple[str, ...]]
 ) -> tuple[ClassInfo, ...]:
-    """Names by the mask's tag, else the eval's, else numbers; colours by its palette."""
+    """Return the mask's classes: names from its tag, else the eval, else numbers; colours from its palette."""
     if mask.dtypes != ("uint8",):
         raise InputError(
-            f"{mask.path} is no mask: it has {len(mask.dtypes)} bands of {mask.dtypes[0]}; a mask is one band of "
+            f"{mask.path} is not a mask: it has {len(mask.dtypes)} bands of {mask.dtypes[0]}; give one band of "
             "uint8, as `rsedge infer` writes it"
         )
     highest = int(values[values != NODATA].max(initial=0))
@@ -127,7 +127,7 @@ def _classes(
 
 
 def _names_of_tag(tag: str | None) -> tuple[str, ...]:
-    """Class names by value, as ``rsedge infer`` writes them; empty where they are not there."""
+    """Parse the class names that ``rsedge infer`` writes, by value; () if there is no valid tag."""
     try:
         names = parse_json(tag or "{}")
         return tuple(str(names[str(i)]) for i in range(len(names)))
@@ -159,7 +159,7 @@ def _truth(
 def _encoded(
     image: NDArray[np.uint8], labels: dict[str, NDArray[np.uint8]], classes: Sequence[ClassInfo]
 ) -> tuple[tuple[Pane, ...], int, int]:
-    """Panes with their height and width; halved until they are small enough (noise does not compress)."""
+    """Return the panes, their height and width; halved until small enough (noise does not compress)."""
     while True:
         panes = (
             Pane("image", _uri("jpeg", Image.fromarray(image), quality=QUALITY, optimize=True)),
@@ -173,7 +173,7 @@ def _encoded(
 
 
 def _painted(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> Image.Image:
-    """A palette image: classes in their colours, nodata as paper."""
+    """Return a palette image: classes in their colours, nodata in the colour of paper."""
     picture = Image.fromarray(labels)
     picture.putpalette(
         bytes(v for c in classes for v in c.color) + bytes(PAPER) * (NODATA + 1 - len(classes))

@@ -1,4 +1,4 @@
-"""Where things go in a plot: axes with round ticks, points with whiskers, tags beside them. The template draws them."""
+"""Plot layout: axes with round ticks, points with whiskers and tags. The template draws the plots."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rsedge.report.accuracy import Scores
 from rsedge.report.figures import number, score, shorten, whole
 from rsedge.report.inputs import Bench
 
-LOG_FROM = 12  # largest over smallest value: below, a linear axis shows more
+LOG_FROM = 12  # largest over smallest value; a linear axis shows more below this ratio
 DECADE_STEPS = (1, 2, 5)
-DECADES_ALONE = 2.5  # with more decades, powers of ten only
-LEAST_SCORES = 0.05  # of an axis of scores: what is less is no difference to be shown large
-WIDTH, HEIGHT = 400, 300  # px, of a drawing; a phone shows it a little smaller
-LEFT, RIGHT, TOP, BOTTOM = 54, 18, 20, 46  # around the plot's frame, px
-TAG_CHARS, TAG_PX, LINE_PX = 6, 8, 15  # of tags: the longest, a character's width, a line's height
-LIFT_PX = 10  # of a tag over its point, so that no whisker crosses it
+DECADES_ALONE = 2.5  # above this number of decades, ticks are powers of ten only
+LEAST_SCORES = 0.05  # shortest range of a score axis, so that small differences are not shown large
+WIDTH, HEIGHT = 400, 300  # px of a drawing; a phone shows the drawing a little smaller
+LEFT, RIGHT, TOP, BOTTOM = 54, 18, 20, 46  # margins around the plot's frame, px
+TAG_CHARS, TAG_PX, LINE_PX = 6, 8, 15  # tags: longest, width of a character, height of a line
+LIFT_PX = 10  # height of a tag above its point, so that no whisker crosses the tag
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from ``low`` to ``high``, placed at 0 to 1."""
+    """An axis from ``low`` to ``high``, mapped to 0 to 1."""
 
     low: float
     high: float
@@ -33,9 +33,9 @@ class Axis:
     def around(
         cls, values: Iterable[float], most: float = math.inf, room: float = 0.08, least: float = 0
     ) -> Axis:
-        """An axis that holds all values with room beside them, up to ``most``; it spans ``least`` or more.
+        """Fit an axis to all values with a margin, up to ``most``; its range is at least ``least``.
 
-        Logarithmic where all are above 0 and the largest is `LOG_FROM` times the smallest.
+        The axis is logarithmic if all values are above 0 and the largest is `LOG_FROM` times the smallest.
         """
         low, high = min(values := list(values)), max(values)
         if low > 0 and high / low >= LOG_FROM:
@@ -45,13 +45,13 @@ class Axis:
         return cls(max(0.0, low - spare) if low >= 0 else low - spare, min(high + spare, max(high, most)))
 
     def place(self, value: float) -> float:
-        """0 at the axis's beginning, 1 at its end."""
+        """Map a value to 0 (start of the axis) to 1 (end of the axis)."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int = 5) -> tuple[float, ...]:
-        """Round values within the axis, ascending, not many more than ``most``."""
+        """Return round values within the axis, ascending, about ``most`` at most."""
         if not self.log:
             return _linear(self.low, self.high, most)
         decades = math.log10(self.high / self.low)
@@ -61,7 +61,7 @@ class Axis:
         return tuple(found[:: -(-len(found) // most)] if len(found) > most + 1 else found)
 
     def texts(self, ticks: Sequence[float]) -> list[str]:
-        """Ticks without needless zeros; on a linear axis all with the same places."""
+        """Format ticks without trailing zeros; on a linear axis all have the same decimal places."""
         plain = [f"{tick:,.9f}".rstrip("0").rstrip(".") for tick in ticks]
         places = max((len(text.partition(".")[2]) for text in plain), default=0)
         return plain if self.log else [f"{tick:,.{places}f}" for tick in ticks]
@@ -77,20 +77,20 @@ def _linear(low: float, high: float, most: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Point:
-    """One network in a plot. ``spread``: of the horizontal value, where that was measured."""
+    """One network in a plot. ``spread``: spread of the horizontal value; None if not measured."""
 
     x: float
     y: float
     tag: str  # beside the point
     label: str  # what the tag stands for
-    said: str  # all of it in words
+    said: str  # the whole point in words
     spread: Spread | None = None
     hollow: bool = False  # the teacher
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A point as it is drawn, px; ``whisker``: from where to where, ``tag_y``: None where there is no room for it."""
+    """A drawn point, px. ``whisker``: its two ends; ``tag_y``: None if there is no room for the tag."""
 
     point: Point
     x: float
@@ -102,7 +102,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Plot:
-    """A scatter plot, px. Ticks are places with their texts."""
+    """A scatter plot, px. Ticks are (position, text)."""
 
     title: str
     x_title: str
@@ -119,7 +119,7 @@ class Plot:
 
 
 def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str) -> Plot | None:
-    """Points with whiskers and tags; None where there are none that can be shown."""
+    """Place points with whiskers and tags; None if there are no points or one has x <= 0."""
     if not points or any(p.x <= 0 for p in points):
         return None
     ends = [v for p in points if p.spread for v in (p.spread.p10, p.spread.p90) if v > 0]
@@ -150,7 +150,7 @@ def scatter(points: Sequence[Point], title: str, x_title: str, y_title: str) -> 
 
 
 def _beside(places: Sequence[tuple[float, float]], tags: Sequence[str]) -> list[float | None]:
-    """How far down each tag stands, right above its point: moved up, a line a time, until it is on no other tag."""
+    """Return each tag's y, px: above its point, moved up a line at a time until it overlaps no other tag."""
     wide, found = max(map(len, tags)) * TAG_PX, list[float | None]([None] * len(places))
     for i in sorted(range(len(places)), key=lambda i: -places[i][1]):
         x, y = places[i][0], places[i][1] - LIFT_PX
@@ -162,7 +162,7 @@ def _beside(places: Sequence[tuple[float, float]], tags: Sequence[str]) -> list[
 
 
 def against_accuracy(bench: Bench, scores: Scores, batch: int) -> list[Plot]:
-    """mIoU against speed and against size, of the rows whose mIoU is known."""
+    """Plot mIoU against speed and against size, for the rows whose mIoU is known."""
     fast, small = list[Point](), list[Point]()
     for row in bench.rows:
         if row.label not in scores.of_row:
@@ -192,7 +192,7 @@ class Bar:
 
 
 def bars(bench: Bench, batch: int) -> list[tuple[str, str, list[Bar], float]]:
-    """Charts for where no mIoU is known: title, unit, bars, and what would fill the width."""
+    """Return bar charts for rows without mIoU: (title, unit, bars, value of the full width)."""
 
     def size(row: Row) -> float:
         return (row.size_bytes or 0) / 1e6

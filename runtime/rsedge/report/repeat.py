@@ -1,4 +1,4 @@
-"""The commands that made the files, as far as the files tell."""
+"""Commands that made the result files, as far as the files record them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rsedge.report.inputs import Bench, Eval, Inputs
 
 
 def commands(inputs: Inputs) -> list[str]:
-    """One command a file."""
+    """Return one command per file."""
     return [*map(_bench, inputs.benches), *map(_eval, inputs.evals)]
 
 

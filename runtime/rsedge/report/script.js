@@ -1,5 +1,5 @@
 "use strict";
-// Lays the pictures over one another: of a pair, the first is seen left of the line, the second right of it.
+// Compares two pictures on top of each other: the first is visible left of the line, the second right of the line.
 for (const box of document.querySelectorAll(".compare")) {
   const panes = box.querySelector(".panes");
   const figures = [...panes.querySelectorAll("figure")];
@@ -27,7 +27,7 @@ for (const box of document.querySelectorAll(".compare")) {
     move();
   };
 
-  // A range input's own dragging begins at its thumb in some browsers; here it begins anywhere.
+  // Some browsers start to drag a range input only at its thumb; the slider must start anywhere.
   const drag = (event) => {
     if (event.type === "pointermove" && event.buttons === 0) return;
     const area = panes.getBoundingClientRect();

@@ -1,4 +1,4 @@
-"""The report in a few sentences, made from its numbers."""
+"""Summary sentences of a report, made from its numbers."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rsedge.report.figures import number, plural, score, whole
 from rsedge.report.inputs import Bench, Eval
 
 ON_GPU = ("cuda", "tensorrt", "ort-tensorrt")
-NOTABLE = 1.1  # times: less than that is not worth a sentence
+NOTABLE = 1.1  # a smaller ratio is not worth a sentence
 
 
 def title(benches: Sequence[Bench], evals: Sequence[Eval]) -> str:
-    """What the report is about: the models' names."""
+    """Return the report's title: the models' names."""
     names = [row.name for bench in benches for row in bench.students] + [e.model for e in evals]
     names = names or [row.name for bench in benches for row in bench.rows]
     return ", ".join(dict.fromkeys(names))
 
 
 def of_bench(bench: Bench, scores: Scores) -> str:
-    """What runs on what and how fast, beside what it is measured against."""
+    """Describe the fastest student: runtime, machine, speed, and ratio to the base row."""
     measured = [(row, *found) for row in bench.students if (found := _at_least_batch(row))]
     if not measured:
         return f"Nothing was measured on {bench.machine.name}: {_why(bench)}"
-    # What its gate refused is no success, however fast it is.
+    # An artifact that failed its gate is no success, however fast it is.
     allowed = [m for m in measured if not _refused(bench, m[0])] or measured
     row, batch, fps = max(allowed, key=lambda m: m[2].p50)
     said = [
@@ -40,7 +40,7 @@ def of_bench(bench: Bench, scores: Scores) -> str:
 
 
 def of_eval(found: Eval) -> str:
-    """How well a model scored."""
+    """Describe a model's scores."""
     kind = f" in {found.precision}" if found.precision else ""
     where = f" on {plural(found.rasters, 'raster')}" if found.rasters is not None else ""
     return (
@@ -50,7 +50,7 @@ def of_eval(found: Eval) -> str:
 
 
 def spread_said(benches: Sequence[Bench]) -> str | None:
-    """What the brackets mean; None where nothing has any."""
+    """Explain the figures in brackets; None if no row has a spread."""
     counts = sorted({s.n for bench in benches for row in bench.rows for s in row.fps.values() if s})
     if not counts:
         return None
@@ -59,7 +59,7 @@ def spread_said(benches: Sequence[Bench]) -> str | None:
 
 
 def _at_least_batch(row: Row) -> tuple[int, Spread] | None:
-    """The smallest batch that was measured, with its tiles a second."""
+    """Return the smallest measured batch with its tiles per second; None if no batch was measured."""
     return min(((batch, fps) for batch, fps in row.fps.items() if fps), default=None, key=lambda m: m[0])
 
 

@@ -1,4 +1,4 @@
-"""The tables of a bench: what each network costs, how fast it is, what the exporter's gate said of it."""
+"""Tables of a bench: cost, speed and gate result of each network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MEGA, GIGA, MIB = 1e6, 1e9, 2**20
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell: a figure, and smaller below it what belongs to it. ``kind``: a class for the style sheet.
+    """A table cell: a figure, with smaller lines below. ``kind``: a class of the style sheet.
 
-    ``tells``: whether it is a reason to show its column.
+    ``tells``: True if the cell is a reason to show its column.
     """
 
     figure: str = NONE
@@ -29,7 +29,7 @@ class Cell:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it says nothing."""
+        """Return True if the cell shows nothing."""
         return self.figure == NONE and not self.below
 
 
@@ -39,7 +39,7 @@ Column = tuple[str, str, Fill]  # head, unit, how to fill a cell
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: the labels and the network it is of, what runs where, and its cells."""
+    """A line of a table: row labels, what runs where, network and cells."""
 
     tags: tuple[str, ...]
     said: str
@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a line a network; ``heads`` with their units."""
+    """A table with one line per network; ``heads`` are (head, unit)."""
 
     caption: str
     heads: tuple[tuple[str, str], ...]
@@ -59,7 +59,7 @@ class Table:
 def table(
     caption: str, columns: Sequence[Column], rows: Sequence[tuple[tuple[str, ...], str, Row]]
 ) -> Table | None:
-    """A table without the columns of which nothing is known, or None. ``rows``: tags, what is said, network."""
+    """Build a table without empty columns; None if all are empty. ``rows``: (tags, description, network)."""
     filled = [(head, unit, [fill(row) for _, _, row in rows]) for head, unit, fill in columns]
     kept = [column for column in filled if any(c.tells and not c.is_empty for c in column[2])]
     lines = (Line(*row, tuple(column[2][i] for column in kept)) for i, row in enumerate(rows))
@@ -67,7 +67,7 @@ def table(
 
 
 def results(bench: Bench, scores: Scores) -> Table | None:
-    """The columns of ARAFNet's Table 4, and what was measured here."""
+    """Build the main table: the columns of ARAFNet's Table 4, and the bench's measurements."""
     base = bench.base_row
     times = f"×\N{NO-BREAK SPACE}{'teacher' if base.is_teacher else f'row {base.label}'}"
     columns: list[Column] = [
@@ -95,7 +95,7 @@ def results(bench: Bench, scores: Scores) -> Table | None:
 
 
 def details(bench: Bench) -> Table | None:
-    """Latency, memory, power and clocks in full."""
+    """Build the table of latency, memory, power and clocks."""
     columns: list[Column] = [
         ("one tile", "ms", _latency),
         ("95th, 99th percentile", "ms", _pair("latency.p95_s", 1e-3, "latency.p99_s", 1e-3)),
@@ -131,7 +131,7 @@ def details(bench: Bench) -> Table | None:
 
 
 def gates(bench: Bench) -> Table | None:
-    """The gates' verdicts, once each artifact, whatever runs it here; None where no row has one."""
+    """Build the table of gate results, one line per artifact; None if no row has a gate result."""
 
     def of(show: Callable[[Gate, Row], Cell]) -> Fill:
         return lambda row: show(bench.gates[row.label], row)
@@ -159,7 +159,7 @@ def gates(bench: Bench) -> Table | None:
 
 
 def _own_heads(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], str, Row]]:
-    """Each row by itself, with what runs where."""
+    """Return one table line per row, with its precision and device."""
     missing = [", not measured" if row.why_not and row.place else "" for row in rows]
     return [
         ((row.label,), f"{row.place}{m}" or "not measured", row) for row, m in zip(rows, missing, strict=True)
@@ -167,7 +167,7 @@ def _own_heads(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], str, Row]]:
 
 
 def _at(row: Row, path: str) -> Any:
-    """What stands at a path such as ``memory.device_bytes`` or ``fps.8``; None where a part of the way is missing."""
+    """Return the value at a path such as ``memory.device_bytes`` or ``fps.8``; None if a part is missing."""
     held: Any = row
     for name in path.split("."):
         held = held.get(int(name)) if name.isdecimal() else getattr(held, name, None)

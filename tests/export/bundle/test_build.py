@@ -63,7 +63,7 @@ def small_tile() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a small student whose batch statistics are not the initial ones."""
+    """Write a run folder of a small student whose batch statistics are not the initial ones."""
     torch.manual_seed(0)
     net = build_net(NETWORK, len(LANDCOVER))
     for module in net.modules():

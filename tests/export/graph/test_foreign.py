@@ -53,7 +53,7 @@ def up(scores: torch.Tensor) -> torch.Tensor:
 
 
 def truth(pixels: NDArray[Any], max_value: float = 255.0) -> NDArray[Any]:
-    """What must come out: preprocessing in numpy, the network in torch."""
+    """Compute the expected scores: preprocessing in numpy, the network in torch."""
     with torch.inference_mode():
         return Net(True).eval()(torch.from_numpy(normalised(pixels, max_value))).numpy()
 

@@ -70,7 +70,7 @@ class TestPoolSpatialMeans:
 
 class TestOpset17:
     def check(self, model: onnx.ModelProto, pixels: np.ndarray) -> onnx.ModelProto:
-        """Valid, equal to the original by both evaluators, and the original is as it was."""
+        """Assert a valid graph, equal to the original by both evaluators, and an unchanged original."""
         before = model.SerializeToString()
         older = to_opset_17(model)
         assert model.SerializeToString() == before

@@ -50,7 +50,7 @@ def build(
 
 
 def halved(model: onnx.ModelProto, tiles: np.ndarray) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The fp16 graph as a user gets it; also proves that it is typed as intended."""
+    """Return the fp16 graph as a user gets it; also assert its intended types."""
     kept = keep_fp32(model, tiles)
     found = to_fp16(model, kept)
     check_types(model, found, set(kept))
@@ -58,7 +58,7 @@ def halved(model: onnx.ModelProto, tiles: np.ndarray) -> tuple[onnx.ModelProto, 
 
 
 def check_types(model: onnx.ModelProto, found: onnx.ModelProto, kept: set[str]) -> None:
-    """Valid; every node of ``model`` has its precision, and fp32 is only what is kept or has to be."""
+    """Assert a valid graph in which only kept nodes, and nodes that need fp32, are in fp32."""
     onnx.checker.check_model(found, full_check=True)
     known = types(found)
     for node in model.graph.node:
@@ -400,7 +400,7 @@ class TestWhatMustStayFp32:
 
 
 def cut(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
-    """The part up to ``tensor``, as "scores"."""
+    """Return the part of the graph up to ``tensor``, renamed "scores"."""
     count = next(i for i, n in enumerate(model.graph.node) if n.output[0] == tensor) + 1
     part = onnx.ModelProto()
     part.CopyFrom(model)

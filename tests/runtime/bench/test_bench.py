@@ -43,7 +43,7 @@ SHORT = BenchOptions(rounds=2, seconds=0.01, raster_side=100, device="cpu", thre
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of ``conftest`` with counts in its manifest."""
+    """Return the bundle of ``conftest`` with counts in its manifest."""
     manifest = pointwise_manifest(complexity=COUNTS)
     folder = tmp_path_factory.mktemp("counted") / "small.rsedge"
     return make_bundle(folder, manifest, pointwise_graph(manifest))
@@ -101,15 +101,15 @@ class TestARun:
         whole = result.rows[1].end_to_end
         assert whole is not None
         assert list(whole.stages_s) == ["prepare", *STAGES, "write"]
-        # Busy time is measured apart, as each thread's life less its waiting; on a raster this small what is between
-        # the stages counts too.
+        # Busy time is measured apart, as each thread's lifetime less its waiting; on a raster this small the time
+        # between the stages counts too.
         assert 0 < whole.stages_over_busy <= 1.001
 
     def test_ratios_are_to_the_first_that_was_measured(self, result: BenchResult) -> None:
         assert result.rows[1].fps_ratio == {1: None, 8: None}
         against = result.rows[2].fps_ratio[1]
         assert against is not None
-        assert against.n == 2  # one a round
+        assert against.n == 2  # one per round
         assert 0.1 < against.p50 < 10  # the same model twice
 
     def test_it_is_json(self, result: BenchResult) -> None:
@@ -187,7 +187,7 @@ def test_accuracy_can_be_measured(bundle: Path, tmp_path: Path) -> None:
         dst.write(pixels.astype(int).argmax(0).astype(np.uint8), 1)
     found = bench([bundle], BenchOptions(1, 0, 100, "cpu", data=str(tmp_path), threads=1)).rows[0].accuracy
     assert found is not None
-    assert (found.miou, found.oa) == (1, 1)  # the model answers the strongest band
+    assert (found.miou, found.oa) == (1, 1)  # the model returns the strongest band
     assert found.source == "measured: 1 rasters, 0.00 Mpx labelled"
 
 
@@ -208,7 +208,7 @@ def test_accuracy_of_bands_and_values_that_are_told(
 
 class TestWhatCannotRun:
     def test_a_device_that_is_missing_is_listed(self, bundle: Path) -> None:
-        with pytest.raises(BackendError, match="nothing of it can run here: .*not offer CUDA"):
+        with pytest.raises(BackendError, match="no artifact can run on this machine: .*not offer CUDA"):
             bench([bundle], BenchOptions(device="cuda"))
 
     def test_files_for_tensorrt_are_not_timed_on_a_cpu(self, tmp_path: Path) -> None:
@@ -224,18 +224,18 @@ class TestWhatCannotRun:
         (folder / "model.fp16.onnx").write_bytes(b"torn")
         found = bench([folder], SHORT)
         assert [row.precision for row in found.rows] == ["fp32"]
-        assert any("fp16 on cpu" in n.what and "not the file" in n.why for n in found.not_run)
+        assert any("fp16 on cpu" in n.what and "was changed" in n.why for n in found.not_run)
 
     def test_what_was_measured_before_a_model_broke_down_stands(self, bundle: Path, tmp_path: Path) -> None:
         write_sample(tmp_path / "town.tif", 70, 70, seed=3)  # its labels have five classes, the model three
         found = bench([bundle], replace(SHORT, data=str(tmp_path), allow_missing=True))
         assert found.rows[0].end_to_end is not None
         assert found.rows[0].accuracy is None
-        assert any("from there on" in n.what for n in found.not_run)
+        assert any("remaining turns" in n.what for n in found.not_run)
 
     def test_a_process_that_dies_says_how(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "support"))
-        with pytest.raises(BackendError, match="ended with 3: .*no device for you"):
+        with pytest.raises(BackendError, match="ended with exit code 3: .*no device for you"):
             Worker(Contender(str(bundle), "cpu", opener="dying:open_and_die"))
 
     def test_a_raster_smaller_than_a_tile_is_refused(self, bundle: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_busy_machine_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def measured(role: str, tile_s: float, rounds: int = 2) -> Measured:
-    """As if each tile had taken ``tile_s`` and half of that in a batch."""
+    """Make measurements in which each tile took ``tile_s``, and half of ``tile_s`` in a batch."""
     facts = {
         "name": role, "precision": "fp32", "backend": "b", "version": "1", "provider": "p", "threads": 1, "sha256": "",
         "tile": TILE, "takes_rgb8": True, "cost": Cost(role, 10, 10, TILE).__dict__, "size_bytes": 5,
@@ -282,7 +282,7 @@ def test_a_raster_s_speed_is_its_pixels_over_the_total() -> None:
             "windows": 6,
             "seconds": {**seconds, "total": 10.0},
         }
-        # On the smaller raster that the teacher was given.
+        # The ratio is measured on the teacher's smaller raster.
         mine.on_base_raster[number] = {**teacher.rasters[number], "seconds": {**seconds, "total": total_s}}
     rows, _ = rows_of([mine, teacher], Sensors(smi="/nowhere"))
     whole = rows[1].end_to_end
@@ -374,7 +374,7 @@ def test_other_bands_get_smooth_noise_around_their_mean(dtype: str) -> None:
     assert what.startswith("smooth noise")
     for band, mean in zip(tile[0].astype(float), manifest.fill, strict=True):
         assert mean * 0.5 - 1 <= band.min() < band.max() <= mean * 1.5 + 1
-        assert np.abs(np.diff(band)).max() <= mean / 16 + 1  # no step beyond a support's slope
+        assert np.abs(np.diff(band)).max() <= mean / 16 + 1  # no step steeper than between support points
 
 
 IMPOSSIBLE: list[tuple[Callable[[], BenchOptions], str]] = [

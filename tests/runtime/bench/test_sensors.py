@@ -12,7 +12,7 @@ NO_SMI = "/nowhere/nvidia-smi"
 
 
 def put(root: Path, **files: object) -> None:
-    """Files of a kernel that never was: names with __ for /, below ``root``."""
+    """Write files of an imaginary kernel below ``root``; ``__`` in a name stands for ``/``."""
     for name, text in files.items():
         path = root / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ class TestJetson:
     def test_the_rail_that_feeds_all_is_taken(self, tmp_path: Path) -> None:
         rail(tmp_path, 1, 1, "VDD_IN", 5000, 2000)  # 10 W
         rail(tmp_path, 1, 2, "VDD_CPU_GPU_CV", 5000, 1000)
-        # A Jetson's nvidia-smi, where it tells of power at all, tells of a part.
+        # A Jetson's nvidia-smi reports the power of a part only, if any.
         sensors = Sensors(tmp_path, smi(tmp_path, "2, 300, 0x0\\n"))
         with sensors.watch(on_gpu=True) as reading:
             time.sleep(4 * PERIOD_S)
@@ -83,7 +83,7 @@ class TestRapl:
     def test_energy_is_the_counters_difference(self, tmp_path: Path) -> None:
         names = {"energy_uj": 999_000_000, "max_energy_range_uj": 1_000_000_000}
         zones = tmp_path / "sys/class/powercap"
-        # A core is part of its package, and psys holds it.
+        # A core is part of its package, and psys contains the package.
         for folder, kind in (
             (zones / "intel-rapl:0", "package-0"),
             (zones / "intel-rapl:0:0", "core"),
@@ -92,10 +92,10 @@ class TestRapl:
             folder.mkdir(parents=True)
             for name, value in {**names, "name": kind}.items():
                 (folder / name).write_text(f"{value}\n")
-        sensors = Sensors(tmp_path, smi(tmp_path, "60, 300, 0x0\\n"))  # of no account to what runs on the CPU
+        sensors = Sensors(tmp_path, smi(tmp_path, "60, 300, 0x0\\n"))  # irrelevant to a model on the CPU
         with sensors.watch() as reading:
             for folder in zones.iterdir():
-                (folder / "energy_uj").write_text("4000000\n")  # it began anew at 1000 J
+                (folder / "energy_uj").write_text("4000000\n")  # the counter wrapped to 0 at 1000 J
         assert reading.power_source == "the CPU package (RAPL)"
         assert reading.energy_j == pytest.approx(5)
 
@@ -112,7 +112,7 @@ class TestRapl:
 
 
 def smi(folder: Path, lines: str, apps: str = "") -> str:
-    """A script with nvidia-smi's manners."""
+    """Write a script that prints like nvidia-smi."""
     path = folder / "nvidia-smi"
     path.write_text(
         f'#!/bin/sh\ncase "$1" in --query-compute-apps*) printf "{apps}";; *) printf "{lines}"; exec sleep 30;; esac\n'

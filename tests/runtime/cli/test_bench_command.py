@@ -27,14 +27,14 @@ SHORT = ("--rounds", 1, "--seconds", 0, "--size", 70, "--threads", 1, "--device"
 
 @pytest.fixture
 def run(call_rsedge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs ``rsedge ARGS`` in tmp_path: (exit code, standard output, standard error)."""
+    """Run ``rsedge ARGS`` in tmp_path: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     return call_rsedge
 
 
 @pytest.fixture
 def taught(tmp_path: Path) -> Path:
-    """A bundle that knows its teacher's counts."""
+    """Return a bundle that records its teacher's counts."""
     counts = {"network": "small", "params": 2_000_000, "macs": 4_000_000_000, "macs_tile": TILE}
     teacher = {"network": "large", "params": 60_000_000, "macs": 80_000_000_000, "macs_tile": TILE}
     manifest = pointwise_manifest(complexity={**counts, "teacher": teacher})
@@ -73,7 +73,7 @@ def test_csv_has_a_line_a_row(run: Run, taught: Path, tmp_path: Path) -> None:
     assert (teacher["label"], own["label"]) == ("T", "1")
     assert float(own["end_to_end.mpx_per_s.p50"]) == facts["rows"][1]["end_to_end"]["mpx_per_s"]["p50"]
     assert (teacher["latency.p50_s"], teacher["cost.params"]) == ("", "60000000")
-    assert "latency" not in own  # it has parts
+    assert "latency" not in own  # only its parts have columns
 
 
 def test_several_bundles(run: Run, taught: Path, bundle: Path) -> None:
@@ -127,7 +127,7 @@ def test_ctrl_c_ends_the_workers(bundle: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, "interrupted" in said) == (stopping.INTERRUPTED, True)
-    # One that was being started when the signal came ends by itself, as its input does.
+    # A worker that was starting when the signal came ends by itself, at the end of its input.
     until = time.monotonic() + 60
     while (
         left := [pid for pid in workers if Path(f"/proc/{pid}/cmdline").exists()]
@@ -159,7 +159,7 @@ class TestTheModelOfThisFolder:
         raster = write_raster(noise(9, 9))
         code, _, said = run("infer", raster, "--out", "mask.tif", "--model", bundle)
         assert (code, "note: model" in said) == (0, False)
-        # Without a name it is taken although it is broken: another model's mask would be worse.
+        # The broken default is an error, because another model's results would be worse.
         code, _, said = run("infer", raster, "--out", "mask.tif")
         assert (code, "student.rsedge is not a bundle" in said) == (2, True)
 
@@ -195,7 +195,7 @@ def test_somebodys_file_is_not_replaced_by_csv_unasked(run: Run, taught: Path, t
         "thesis.txt was not written by rsedge. Choose another name, or use --overwrite to replace it" in err
     )
     assert thesis.read_text() == "label,years of work"
-    for more in (["--overwrite"], []):  # then it is its own
+    for more in (["--overwrite"], []):  # the second time, bench replaces its own file
         assert run("bench", taught, *SHORT, "--csv", "thesis.txt", *more)[0] == 0
     assert thesis.read_text().startswith(CSV_HEAD)
 

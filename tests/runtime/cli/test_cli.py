@@ -24,7 +24,7 @@ SHORT = ("--rounds", 1, "--seconds", 0, "--size", 70, "--threads", 1)
 
 @pytest.fixture
 def run(call_rsedge: Run) -> Run:
-    """Runs ``rsedge ARGS`` in this process: (exit code, standard output, standard error)."""
+    """Run ``rsedge ARGS`` in this process: (exit code, standard output, standard error)."""
     return call_rsedge
 
 

@@ -1,4 +1,4 @@
-"""What `rsedge infer` makes of several rasters, of options that do not fit, and of runs that are finished."""
+"""`rsedge infer` with several rasters, options that contradict each other, and finished runs."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def every_option() -> frozenset[str]:
 
 
 def messages() -> Iterator[tuple[str, int, str]]:
-    """Module, line and text of every string in the source that is no docstring; what is filled in becomes {}."""
+    """Yield module, line and text of every string that is not a docstring; replacement fields become {}."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             module = str(path.relative_to(ROOT)).split("/", 1)[1]

@@ -22,7 +22,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def run(call_rsedge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs ``rsedge report ARGS`` in tmp_path, where bench.json and eval.json lie: (exit code, output, errors)."""
+    """Run ``rsedge report ARGS`` in tmp_path, where bench.json and eval.json lie: (exit code, output, errors)."""
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "bench.json", full_bench(), before="model    landcover5-b0\n\n")
     save(tmp_path / "eval.json", evaluation())
@@ -31,7 +31,7 @@ def run(call_rsedge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ru
 
 @pytest.fixture
 def scene(tmp_path: Path) -> tuple[Path, Path]:
-    """A sample scene and its labels, which are as good as a mask."""
+    """Return a sample scene and its labels, which serve as a mask too."""
     path = tmp_path / "town.tif"
     return path, write_sample(path, 300, 200)
 
@@ -90,7 +90,7 @@ def test_a_page_of_its_own_is_replaced_and_nothing_else(run: Run, tmp_path: Path
         (["--out", "none/report.html"], "does not exist"),
         (["--raster", "town.tif"], "needs both --raster and --mask"),
         (["--truth", "town.tif"], "needs both --raster and --mask"),
-        (["--raster", "town.tif", "--mask", "town.tif"], "is no mask: it has 3 bands of uint8"),
+        (["--raster", "town.tif", "--mask", "town.tif"], "is not a mask: it has 3 bands of uint8"),
         (["--raster", "gone.tif", "--mask", "town_labels.tif"], "gone.tif not found"),
         (["--classes", "c.toml"], "--truth, which was not given"),
     ],

@@ -42,7 +42,7 @@ class More(Base):
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a small application with a rsedge.toml; returns the options that arrived and which were given."""
+    """Run a small application with a rsedge.toml; return the options that arrived and which were given."""
     monkeypatch.chdir(tmp_path)
     seen = {}
     app = typer.Typer()

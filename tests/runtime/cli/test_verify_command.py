@@ -17,7 +17,7 @@ FEW = ("--tiles", 1, "--threads", 1, "--device", "cpu")
 
 @pytest.fixture
 def run(call_rsedge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs ``rsedge ARGS`` in tmp_path: (exit code, standard output, standard error)."""
+    """Run ``rsedge ARGS`` in tmp_path: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     return call_rsedge
 

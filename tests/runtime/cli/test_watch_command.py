@@ -54,7 +54,7 @@ def watching(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def told(process: subprocess.Popen[str]) -> dict[str, object]:
-    """The next line that a watcher prints."""
+    """Return the next line that a watcher prints."""
     assert process.stdout is not None
     return dict(json.loads(process.stdout.readline()))
 

@@ -24,7 +24,7 @@ EVIL = "<script>alert(1)</script>"
 
 
 class Parsed(HTMLParser):
-    """Elements with their attributes, and text outside style and script; an element closed out of turn is an error."""
+    """Elements with attributes, and text outside style and script. Asserts that elements are closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def test_a_page_asks_the_network_for_nothing_and_runs_nothing_else(tmp_path: Pat
     assert policy == (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     )
-    assert found.raw["script"] == ""  # there is a script for the slider only
+    assert found.raw["script"] == ""  # only the slider needs a script
 
 
 def test_a_sparse_page_says_what_is_missing_and_draws_bars(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_a_sparse_page_says_what_is_missing_and_draws_bars(tmp_path: Path) -> No
         "SAM2-ARAFNet was not measured: only its counts are in the bundle; give its run folder." in found.text
     )
     assert "landcover5-b0 (int8, tensorrt) was not measured: no TensorRT here." in found.text
-    assert "No accuracy is known of any row" in found.text
+    assert "No row has a known accuracy" in found.text
     assert "3.64 (3.53 to 3.69) tiles/s" in found.text
     assert "times as fast" not in found.text
     heads = [a["data-label"] for a in found.all("td")]
     assert "mIoU" not in heads
     assert not any("end to end" in (head or "") for head in heads)
-    assert not any((head or "").startswith("×") for head in heads)  # of the base alone, so 1 and nothing else
+    assert not any((head or "").startswith("×") for head in heads)  # only the base has a ratio, which is 1
     assert "None" not in found.text
     assert "nan" not in found.text.lower().split()
 
@@ -183,7 +183,7 @@ def test_a_plot_is_drawn_as_it_was_laid_out(tmp_path: Path) -> None:
     found = parse(tmp_path, full_bench())
     kinds = [a["class"] for a in found.all("circle")]
     assert kinds == ["dot hollow", "dot", "dot", "dot", "dot"] * 2
-    assert len([a for a in found.all("path") if a["class"] == "whisker"]) == 5  # of speeds only
+    assert len([a for a in found.all("path") if a["class"] == "whisker"]) == 5  # speeds only
     assert [a["class"] for a in found.all("text")].count("label") == 10
 
 
@@ -209,7 +209,7 @@ def test_a_matrix_too_large_to_read_is_left_out(tmp_path: Path) -> None:
     classes = [{"name": n, "iou": None, "f1": None, "pixels": 0} for n in names]
     facts = {**evaluation(), "classes": classes, "confusion_truth_by_row": [[0] * 41] * 41}
     found = parse(tmp_path, facts)
-    assert "The confusion matrix of 41 classes is too large to read here" in found.text
+    assert "The confusion matrix of 41 classes is too large for this page" in found.text
     assert found.text.count("c40") == 1
 
 
@@ -244,7 +244,7 @@ def _places(facts: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_file_that_somebody_edited_is_a_page_or_an_error(tmp_path: Path, seed: int) -> None:
-    """OverflowError and `math domain error` were tracebacks."""
+    """Test that no OverflowError or `math domain error` ends in a traceback."""
     rng = random.Random(seed)
     for made in (full_bench(), sparse_bench(), evaluation()):
         for _ in range(rng.choice((1, 1, 2, 3))):
