@@ -125,7 +125,7 @@ def without_schema(facts: Any, key: str, known: int) -> dict[str, Any]:
     if key not in facts:
         raise ValueError(f"{key}: is missing")
     if facts[key] != known:
-        raise OtherSchemaError(f"schema {facts[key]!r:.60}, this rsedge reads {known}; upgrade rsedge")
+        raise OtherSchemaError(f"schema {facts[key]!r:.60}, but this rsedge reads {known}. Upgrade rsedge")
     return {k: v for k, v in facts.items() if k != key}
 
 

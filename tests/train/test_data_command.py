@@ -48,7 +48,7 @@ def test_problems_exit_with_2(run, tmp_path: Path) -> None:
         (("none",), "does not exist"),
         ((".", "--band-names", "a,b"), "not three names"),
         ((".", "--bands", "x"), "--bands 'x'"),
-        ((".", "--classes", "none.toml"), "no class table can be read"),
+        ((".", "--classes", "none.toml"), "cannot be read as a class table"),
     ],
 )
 def test_wrong_usage_is_explained(

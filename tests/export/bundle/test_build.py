@@ -189,7 +189,7 @@ def test_an_edited_answer_does_not_verify(built: tuple[Path, Any], tmp_path: Pat
     np.savez(out / "reference.npz", **{**stored, "classes": np.roll(stored["classes"], 40, 1)})
     write_bundle_manifest(out, Bundle.open(out).manifest)
     assert any(
-        "exporter's own answer" in why for why in verify(out, VerifyOptions(tiles=1, threads=1)).failures
+        "the exporter's answer" in why for why in verify(out, VerifyOptions(tiles=1, threads=1)).failures
     )
 
 

@@ -130,7 +130,7 @@ class TestFailures:
         empty = save_tif(tmp_path / "empty.tif", np.zeros((3, 256, 256), np.uint8), nodata=0)
         with of(empty, raster(tmp_path / "full.tif", 5, 4), tiles=32) as tiles:
             assert len(tiles) == 16  # its own half
-        with pytest.raises(InputError, match=r"empty\.tif holds no valid pixel"):
+        with pytest.raises(InputError, match=r"empty\.tif has no valid pixel"):
             of(empty)
         with pytest.raises(InputError, match=r"hold only 0 tiles of 64 px with data, of 16 required"):
             of(empty, empty)

@@ -128,7 +128,7 @@ def test_its_files_are_this_users_alone_and_no_links(tmp_path: Path, name: str, 
         path.chmod(0o666)
     else:
         path.symlink_to(victim)
-    with pytest.raises(OutputError, match="remove it|No such device"), Ledger(folder):
+    with pytest.raises(OutputError, match="Remove it|No such device"), Ledger(folder):
         pass
     assert victim.exists() == (kind != "dangling")
     if victim.exists():
