@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rsedge.errors import OutputError
+from rsedge.errors import InputError, OutputError
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 MOST_STEM = 200  # bytes of a file name used in a longer name; file systems take 255
@@ -201,6 +201,14 @@ def open_own(path: Path, flags: int) -> int:
         return handle
     os.close(handle)
     raise PermissionError(f"{path} is not a file of this user only. Remove it, or run `chmod go-w` on it")
+
+
+def check_utf8(path: Path | str) -> None:
+    """Raise InputError if a name is not UTF-8, which GDAL cannot open or create."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: the name is not UTF-8, which GDAL requires. Use another name") from None
 
 
 def sync(path: Path) -> None:

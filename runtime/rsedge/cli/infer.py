@@ -125,10 +125,7 @@ def _stem(source: str) -> str:
 def _check_names(targets: Sequence[Path], options: Sequence[Options]) -> None:
     """Raise InputError if two results would be written to the same path."""
     names = [
-        path
-        for target, mine in zip(targets, options, strict=True)
-        for path in (target, *mine.beside(target).values(), mine.preview, mine.polygons)
-        if path is not None
+        path for target, mine in zip(targets, options, strict=True) for path in mine.outputs(target).values()
     ]
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise InputError(

@@ -198,6 +198,9 @@ def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
     level = logging.WARNING if options.quiet or not _first() else logging.INFO
     log = logging.StreamHandler(sys.stderr)
     log.setFormatter(_Printable())
+    log.addFilter(
+        lambda record: "GDAL_SKIP" not in record.getMessage()
+    )  # drivers that this GDAL does not have
     logging.basicConfig(level=logging.WARNING, handlers=[log])
     logging.getLogger("rsedge_train").setLevel(level)
     with session(job.device) as processes:

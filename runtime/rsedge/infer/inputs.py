@@ -8,6 +8,7 @@ from typing import Any
 
 from rsedge.backends import Backend
 from rsedge.errors import InputError
+from rsedge.files import check_utf8
 from rsedge.infer.options import Options
 from rsedge.machine import usable_cores
 from rsedge.model.manifest import Manifest
@@ -104,7 +105,8 @@ def check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
     rasters = [out, *options.beside(out).values()]
     pictures = [Path(options.preview)] if options.preview else []
     read = [*reader.files, *([Path(options.aoi)] if options.aoi else [])]
-    for target in (*rasters, *pictures, *([Path(options.polygons)] if options.polygons else [])):
+    for target in options.outputs(out).values():
+        check_utf8(target)
         if target.exists() and any(f.exists() and f.samefile(target) for f in read):
             raise InputError(
                 f"{target} is an input: the raster, one of its files, or the area of interest. "

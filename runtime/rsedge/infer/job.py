@@ -187,6 +187,7 @@ class Job:
     def digest(self) -> str:
         """Return the SHA-256 of the requested result, regardless of its column blocks."""
         o = self.options
+        # Made of the finished pixels: parts of a run stay valid if these change.
         made = [o.format, o.compress, o.polygons is not None, o.min_area_m2, o.min_pixels]
         return hashlib.sha256(json.dumps([self._asked(), made], sort_keys=True).encode()).hexdigest()
 

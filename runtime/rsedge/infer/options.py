@@ -92,6 +92,11 @@ class Options:
         names = [n for n in ("confidence", "probabilities") if getattr(self, n)]
         return {n: out.with_name(f"{out.stem}_{n}{out.suffix}") for n in names}
 
+    def outputs(self, out: Path) -> dict[str, Path]:
+        """Return the paths of all files that a run writes, by what they are; the mask comes first."""
+        named = {"preview": self.preview, "polygons": self.polygons}
+        return {"mask": out, **self.beside(out), **{n: Path(path) for n, path in named.items() if path}}
+
 
 @dataclass(frozen=True)
 class ClassArea:

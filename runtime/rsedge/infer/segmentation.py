@@ -131,11 +131,7 @@ def is_done(model: Backend, raster: Path | str, out: Path | str, options: Option
     Raises InputError if ``out`` is the result of other options, which a resumed run does not replace.
     """
     out = Path(out)
-    targets = [
-        out,
-        *options.beside(out).values(),
-        *(Path(p) for p in (options.preview, options.polygons) if p),
-    ]
+    targets = options.outputs(out).values()
     if folder_of(Path(os.path.realpath(out))).exists() or not all(t.is_file() for t in targets):
         return False
     done = tag_of(out, RUN_TAG)

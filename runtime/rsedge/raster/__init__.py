@@ -1,4 +1,4 @@
-"""The only package that touches GDAL: windows in, finished GeoTIFFs out."""
+"""Read rasters by window and write finished GeoTIFFs; with `vector`, the only package that uses GDAL."""
 
 from rsedge.raster.band_plan import BandPlan
 from rsedge.raster.bands import plan_bands

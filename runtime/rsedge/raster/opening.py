@@ -18,6 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from rsedge.errors import InputError, RsedgeError
+from rsedge.files import check_utf8
 from rsedge.raster.grid import UNREFERENCED, Grid, unreferenced_allowed
 from rsedge.raster.trust import NAMED, Check, Trust, as_file, why_not_plain
 
@@ -42,6 +43,7 @@ def open_source(path: str, threads: int, trust: Trust = NAMED) -> Any:
     Raises InputError if GDAL cannot open the file, if it is a container of rasters, or if it would read files
     that ``trust`` does not allow.
     """
+    check_utf8(path)
     with readable(path):
         check = Check(path, trust)
         check.before()

@@ -18,6 +18,7 @@ from rsedge.files import private_folder, sync, writing
 from rsedge.raster.writer import check_replaceable, check_target
 
 LAYER = "landcover"
+GDAL_LOG = "CPL_LOG"  # variable that names the file of GDAL's messages
 COLUMNS = ("class_id", "class", "area_m2")
 HEAD_BYTES = 4096
 NAMES_OTHERS = (b"<OGRVRTDataSource", b"<OGRWFSDataSource")  # GDAL finds these at any position
@@ -46,8 +47,7 @@ def check_polygon_target(path: Path, overwrite: bool = False) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Return True if rsedge wrote the only layer of a GeoPackage."""
-    import pyogrio  # noqa: PLC0415
-
+    pyogrio = _import_pyogrio()
     try:
         if pyogrio.list_layers(path)[:, 0].tolist() != [LAYER]:
             return False
@@ -78,7 +78,7 @@ class LandcoverWriter:
         area_m2: NDArray[np.float64],
     ) -> None:
         """Append n polygons: vertices (v, 2) of closed rings, starts of rings and polygons, and columns (n,)."""
-        import pyogrio.raw  # noqa: PLC0415
+        pyogrio = _import_pyogrio()
         import shapely  # noqa: PLC0415
 
         polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (ring_starts, polygon_starts))
@@ -133,8 +133,7 @@ def read_polygon_file(path: Path, layer: str | None = None) -> tuple[list[Any], 
     or if the file has several layers and none was chosen.
     """
     need_vector_libraries(f"areas of interest in {path.suffix} files")
-    import pyogrio  # noqa: PLC0415
-    import pyogrio.raw  # noqa: PLC0415
+    pyogrio = _import_pyogrio()
     import shapely  # noqa: PLC0415
     from shapely.geometry import mapping  # noqa: PLC0415
 
@@ -164,6 +163,20 @@ def head_of(path: Path) -> bytes:
             return file.read(HEAD_BYTES)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _import_pyogrio() -> Any:
+    """Import pyogrio without the warnings of its GDAL about drivers in GDAL_SKIP that it does not have."""
+    before = os.environ.get(GDAL_LOG)
+    os.environ[GDAL_LOG] = os.devnull
+    try:
+        import pyogrio  # noqa: PLC0415
+        import pyogrio.raw  # noqa: PLC0415
+    finally:
+        os.environ.pop(GDAL_LOG)
+        if before is not None:
+            os.environ[GDAL_LOG] = before
+    return pyogrio
 
 
 def _chosen_layer(path: Path, layers: list[str], layer: str | None) -> str:

@@ -16,6 +16,7 @@ from rsedge.cli import common, flags
 from rsedge.cli.main import app as whole
 from rsedge.cli.settings import OUTPUTS, read_settings, with_options
 from rsedge.errors import InputError
+from rsedge.infer.options import Options as RunOptions
 
 
 @dataclass(frozen=True)
@@ -237,3 +238,12 @@ def test_a_model_that_others_can_write_is_not_taken_unasked(tmp_path, monkeypatc
     with pytest.raises(InputError, match="Name it with --model"):
         common.model_or_default(None, quiet=True)
     assert common.model_or_default(name) == name
+
+
+def test_each_output_of_infer_is_known_to_be_written(tmp_path: Path) -> None:
+    asked = RunOptions(confidence=True, probabilities=True, preview="p.png", polygons="g.gpkg")
+    outputs = asked.outputs(tmp_path / "mask.tif")
+    assert list(outputs) == ["mask", "confidence", "probabilities", "preview", "polygons"]
+    assert {
+        name for name, path in outputs.items() if path.parent != tmp_path
+    } <= OUTPUTS  # named by an option

@@ -190,3 +190,28 @@ def test_impossible_bands_are_refused(
 ) -> None:
     with pytest.raises(InputError, match="2 bands but the model needs 3|has no band"):
         segment(model, write_raster(noise(9, 9)), tmp_path / "mask.tif", Options(bands=bands))
+
+
+@pytest.mark.parametrize("which", ["raster", "out", "preview", "polygons"])
+def test_a_name_that_is_not_utf8_is_refused_before_the_model_runs(
+    model: Backend,
+    write_raster: Callable[..., Path],
+    noise: Callable[..., np.ndarray],
+    tmp_path: Path,
+    which: str,
+) -> None:
+    raster = write_raster(noise(70, 80))
+    odd = {
+        "raster": "r\udce9.tif",
+        "out": "o\udce9.tif",
+        "preview": "p\udce9.png",
+        "polygons": "g\udce9.gpkg",
+    }
+    named = {"raster": raster, "out": tmp_path / "m.tif", which: tmp_path / odd[which]}
+    if which == "raster":
+        named["raster"] = raster.rename(tmp_path / odd["raster"])
+    options = Options(preview=named.get("preview"), polygons=named.get("polygons"))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match="not UTF-8"):
+        segment(model, named["raster"], named["out"], options)
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +308,13 @@ def test_what_cannot_be_is_said_early(mask_file, small, tmp_path, monkeypatch, w
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "shapely" else find(n))
     with pytest.raises(BackendError, match=r'shapely. Install with: pip install "rsedge\[polygons\]"'):
         check_polygons_possible(tmp_path / "out.gpkg", grid)
+
+
+def test_nothing_is_said_of_drivers_that_this_gdal_does_not_have(tmp_path: Path) -> None:
+    code = (
+        "from rsedge.gdal_settings import restrict_process; restrict_process()\n"
+        "from rsedge.vector.file import _import_pyogrio; print(len(_import_pyogrio().list_drivers()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) > 5
+    assert done.stderr == ""
