@@ -18,7 +18,12 @@ from rsedge.errors import InputError, RsedgeError, unexpected
 
 if TYPE_CHECKING:
     from rsedge.backends import Backend
-    from rsedge.infer.job import Runner
+    from rsedge.cluster.client import Cluster
+    from rsedge.engine import Stats
+    from rsedge.engine.sliding_window import Progress
+    from rsedge.infer.job import Job, Runner
+    from rsedge.infer.journal import Journal
+    from rsedge.infer.memory_plan import Plan
     from rsedge.infer.options import Options, Result
     from rsedge.model.manifest import Manifest
 
@@ -44,7 +49,7 @@ def infer(asked: InferOptions, given: frozenset[str]) -> None:
     with ExitStack() as stack:
         with stopping.stops_wait():
             backend = stack.enter_context(open_model(model, asked.device, asked.threads, asked.precision))
-        runner = None if asked.dask is None or asked.dry_run else _connected(asked.dask, stack)
+        runner = None if asked.dask is None or asked.dry_run else _on_cluster(asked.dask, stack)
         if asked.scale == "auto":
             found = _survey_scale(sources, options, backend.bundle.manifest, quiet)
             each = [dataclasses.replace(mine, scale=found) for mine in each]
@@ -75,11 +80,19 @@ def _say_who_is_trusted(address: str, quiet: bool) -> None:
         common.note(OPEN.format(address=address), quiet)
 
 
-def _connected(address: str, stack: ExitStack) -> Runner:
-    from rsedge.cluster.client import Cluster
+def _on_cluster(address: str, stack: ExitStack) -> Runner:
+    """Return a runner that connects when it is first needed, and stays connected as long as ``stack``."""
+    connected: list[Cluster] = []
 
-    with stopping.stops_wait():
-        return stack.enter_context(Cluster(address)).run
+    def run(job: Job, plan: Plan, journal: Journal, progress: Progress | None) -> Stats:
+        from rsedge.cluster.client import Cluster
+
+        if not connected:
+            with stopping.stops_wait():
+                connected.append(stack.enter_context(Cluster(address)))
+        return connected[0].run(job, plan, journal, progress)
+
+    return run
 
 
 def expand(rasters: Sequence[str]) -> list[str]:

@@ -139,7 +139,12 @@ def _as_typed(value: object, parameter: Any) -> object:
 def _tables(path: Path, own: bool) -> dict[str, Any] | None:
     """Return the file's tables, or None if it must be the user's ``own`` file but is not."""
     try:
-        handle = os.open(path, READING)
+        try:
+            handle = os.open(path, READING)
+        except OSError:
+            if own and not is_trusted(path):
+                return None  # somebody else's unreadable file stops no command
+            raise
         if own and not is_trusted(path, handle):
             os.close(handle)
             return None

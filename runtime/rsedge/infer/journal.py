@@ -172,8 +172,9 @@ class Journal:
                 if self.overwrite:
                     return
                 raise
-            self.parts = found
-            self._sweep({self.path(p.area, f.layer).name for p in found.values() for f in p.files})
+            # Only now: parts that do not fit are an unfinished run all the same.
+            self.parts = {area: part for area, part in found.items() if self.fits(part)}
+            self._sweep({self.path(p.area, f.layer).name for p in self.parts.values() for f in p.files})
         elif found and not self.overwrite:
             raise InputError(
                 f"{self.target} has an unfinished run ({_share(found)}). Continue with --resume, or start over with "
@@ -188,7 +189,7 @@ class Journal:
             old |= line.startswith(OLD_LINE)
             with contextlib.suppress(ValueError):
                 part = Part.from_json(line)
-                if self.fits(part) and all(self._is_whole(part, file) for file in part.files):
+                if all(self._is_whole(part, file) for file in part.files):
                     parts[part.area] = part
         if old and not parts and not self.overwrite:
             raise InputError(

@@ -16,8 +16,14 @@ from rsedge.files import is_strangers_link
 HEAD_BYTES = 1024
 # With the NUL, because GDAL searches the bytes before it for markup, and finds a VRT after "EHFA".
 TIFF_OR_HFA = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"EHFA_HEADER_TAG\0")
-TELLING = ("_mtl.txt", "summary.txt", "metadata.dim")  # metadata files of all rasters in a folder
+TELLING = (
+    "_mtl.txt",
+    "_metadata.txt",
+    "summary.txt",
+    "metadata.dim",
+)  # metadata files of all rasters in a folder
 OVERVIEW_FILE = "overview_file"  # a key in any case, whose value GDAL opens with any driver
+SEPARATORS = ("", ".", "_", "-")  # what follows a raster's name in the name of a file beside it
 MOST_SIDE_FILES, MOST_AUX_BYTES = 32, 16 << 20
 
 
@@ -53,10 +59,12 @@ class SideFiles:
                 _check_aux(name)
         folder, stem = os.path.dirname(path), _stem(path)
         for other in self._listed(folder).odd:
-            if _is_beside(other.lower(), stem) and os.path.exists(beside := os.path.join(folder, other)):
-                check_kind(beside)
-            elif other.lower().endswith(TELLING) and (is_source or not self.must_hide(path)):
-                check_kind(os.path.join(folder, other))
+            if not os.path.exists(place := os.path.join(folder, other)):
+                continue  # a link to nothing
+            if _is_beside(other.lower(), stem) or (
+                _is_shared(other.lower(), stem) and (is_source or not self.must_hide(path))
+            ):
+                check_kind(place)
 
     def must_hide(self, path: str) -> bool:
         """Return True if GDAL must not see the files beside the raster, because a shared one is not a regular file.
@@ -65,7 +73,7 @@ class SideFiles:
         """
         folder, stem = os.path.dirname(path), _stem(path)
         listed = self._listed(folder)
-        if not any(name.lower().endswith(TELLING) for name in listed.odd) or path.lower().endswith(".vrt"):
+        if not any(_is_shared(name.lower(), stem) for name in listed.odd) or path.lower().endswith(".vrt"):
             return False
         name = os.path.basename(path).lower()
         return not any(other != name and _is_beside(other, stem) for other in listed.names)
@@ -103,9 +111,13 @@ def _stem(path: str) -> str:
 
 def _is_beside(name: str, stem: str) -> bool:
     """Return True if a file belongs to the raster by its name: A_RPC.TXT to A.tif, DIM_1.XML to IMG_1.TIF."""
-    return name.startswith(stem) or (
-        stem.startswith("img_") and name.startswith((f"dim_{stem[4:]}", f"rpc_{stem[4:]}"))
-    )
+    stems = (stem, f"dim_{stem[4:]}", f"rpc_{stem[4:]}") if stem.startswith("img_") else (stem,)
+    return any(name.startswith(s) and name[len(s) : len(s) + 1] in SEPARATORS for s in stems)
+
+
+def _is_shared(name: str, stem: str) -> bool:
+    """Return True if GDAL may ask the file about several rasters of a folder: DIM_1.XML about IMG_1_R1C1.TIF."""
+    return name.endswith(TELLING) or (stem.startswith("img_") and name.startswith(("dim_", "rpc_")))
 
 
 def check_kind(path: str) -> None:

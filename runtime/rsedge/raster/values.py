@@ -142,7 +142,10 @@ def map_scale(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None
     Where ``valid`` (h, w) is False the image is 0; None if all pixels are valid.
     """
     assert plan.scale is not None
-    table = _scale_table(stored.dtype.str, plan.scale, image.dtype.str) if stored.dtype in SHORT else None
+    low, high = plan.scale
+    table = None
+    if stored.dtype in SHORT:
+        table = _scale_table(stored.dtype.str, (float(low), float(high)), image.dtype.str)
     for rows in pieces(*stored.shape[1:]):
         empty = None if valid is None else ~valid[rows]
         for band, out in zip(stored[:, rows], image[:, rows], strict=True):

@@ -247,3 +247,18 @@ def test_each_output_of_infer_is_known_to_be_written(tmp_path: Path) -> None:
     assert {
         name for name, path in outputs.items() if path.parent != tmp_path
     } <= OUTPUTS  # named by an option
+
+
+def test_an_unreadable_file_of_another_user_stops_nothing(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path, *more, real=os.open):
+        if Path(path).name == "rsedge.toml":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *more)
+
+    monkeypatch.setattr("rsedge.cli.settings.os.open", refused)
+    with pytest.raises(InputError, match="cannot be read"):  # one's own
+        call("[distill]\nsteps = 5", "distill")
+    monkeypatch.setattr("rsedge.cli.settings.is_trusted", lambda *_: False)
+    found = call("[distill]\nsteps = 5", "distill")
+    assert found["options"] == More()
+    assert "another user" in found["output"]

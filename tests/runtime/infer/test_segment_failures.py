@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import rasterio.shutil
 from rsedge import InputError, Options, OutputError, open_model, segment
 from rsedge.backends import Backend
 from rsedge.errors import BackendError, BusyError
+from rsedge.infer.journal import folder_of
 from toys import make_bundle, pointwise_graph, pointwise_manifest, read, strongest
 
 Write = Callable[..., Path]
@@ -215,3 +217,33 @@ def test_a_name_that_is_not_utf8_is_refused_before_the_model_runs(
     with pytest.raises(InputError, match="not UTF-8"):
         segment(model, named["raster"], named["out"], options)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"), [({"confidence": True}, "layers was"), ({"preview": "p.png"}, "preview was")]
+)
+def test_an_unfinished_run_of_other_results_is_not_wiped(
+    model: Backend,
+    write_raster: Callable[..., Path],
+    noise: Callable[..., np.ndarray],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    names: str,
+) -> None:
+    raster, out = write_raster(noise(1300, 200)), tmp_path / "m.tif"
+
+    def stop(done: int, total: int) -> None:
+        if len(list(folder_of(out).glob("*-*.mask"))) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rsedge.raster.parts.PART_PIXELS", 1)
+        with pytest.raises(KeyboardInterrupt):
+            segment(model, raster, out, None, stop)
+        kept = sorted(p.name for p in folder_of(out).iterdir())
+        changes = {k: tmp_path / v if k == "preview" else v for k, v in changes.items()}
+        with pytest.raises(InputError, match="has an unfinished run"):
+            segment(model, raster, out, Options(**changes))
+        with pytest.raises(InputError, match=names):
+            segment(model, raster, out, Options(**changes, resume=True))
+    assert sorted(p.name for p in folder_of(out).iterdir()) == kept

@@ -49,7 +49,7 @@ def test_a_link_to_a_device_is_refused_and_other_entries_are_not(raster: Path) -
         Check(str(raster), Trust(named=False)).before()
 
 
-@pytest.mark.parametrize("name", ["METADATA.DIM", "summary.txt", "LC8_MTL.txt"])
+@pytest.mark.parametrize("name", ["METADATA.DIM", "summary.txt", "LC8_MTL.txt", "scene_metadata.txt"])
 def test_one_pipe_does_not_stop_all_rasters_of_a_folder(raster: Path, name: str) -> None:
     os.mkfifo(raster.parent / name)
     code = f"from rsedge.raster import RasterReader; RasterReader({str(raster)!r})"
@@ -64,3 +64,25 @@ def test_one_pipe_does_not_stop_all_rasters_of_a_folder(raster: Path, name: str)
     raster.with_suffix(".tfw").write_text("1\n0\n0\n-1\n0\n0\n")  # which would not be seen
     with pytest.raises(InputError, match="pipe"):
         Check(str(raster), Trust(named=False)).before()
+
+
+@pytest.mark.parametrize(
+    ("image", "beside"),
+    [
+        ("scene_pan_001.tif", "scene_metadata.txt"),
+        ("scene_rgb_001.tif", "scene_metadata.txt"),
+        ("IMG_PHR1A_R1C1.TIF", "DIM_PHR1A.XML"),
+        ("IMG_PHR1A_R1C1.TIF", "RPC_PHR1A.XML"),
+    ],
+)
+def test_a_pipe_that_tells_of_several_images_is_not_waited_for(raster: Path, image: str, beside: str) -> None:
+    alone = raster.rename(raster.with_name(image))
+    os.mkfifo(raster.parent / beside)
+    code = f"from rsedge.raster import RasterReader; RasterReader({str(alone)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_another_raster_whose_name_begins_alike_is_no_side_file(raster: Path) -> None:
+    os.mkfifo(raster.parent / "METADATA.DIM")
+    raster.with_name("ab.tif").write_bytes(raster.read_bytes())
+    Check(str(raster), Trust(named=False)).before()

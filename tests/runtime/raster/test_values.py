@@ -195,3 +195,9 @@ def test_values_are_mapped_by_the_formula_whatever_they_are_stored_in(stored: st
     expected = np.clip((values.astype(float) - low) * (top / (high - low)), 0, top)
     expected[:, ~valid] = 0
     assert np.array_equal(image, (expected if dtype == "float32" else np.rint(expected)).astype(dtype))
+
+
+def test_a_scale_may_be_a_list() -> None:
+    image = np.empty((1, 2, 2), np.uint8)
+    map_scale(np.array([[[0, 40], [100, 200]]], np.uint16), BandPlan((1,), "uint8", [0, 100]), image, None)  # type: ignore[arg-type]
+    assert image.tolist() == [[[0, 102], [255, 255]]]
