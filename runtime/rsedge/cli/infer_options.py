@@ -131,7 +131,6 @@ class InferOptions:
         """Parse the values; ``scale`` "auto" becomes None, for the caller to survey the rasters. Raises InputError."""
         from rsedge.infer.options import Options
         from rsedge.raster.trust import Trust
-        from rsedge.vector.aoi import parse_bbox
 
         return Options(
             overlap=self.overlap,
@@ -141,7 +140,7 @@ class InferOptions:
             nodata=flags.parse_nodata(self.nodata),
             alpha=flags.parse_alpha(self.alpha),
             resample=self.resample,
-            bbox=None if self.bbox is None else parse_bbox(self.bbox),
+            bbox=_parse_bbox(self.bbox),
             bbox_crs=self.bbox_crs,
             aoi=self.aoi,
             aoi_layer=self.aoi_layer,
@@ -159,3 +158,11 @@ class InferOptions:
             overwrite=self.overwrite,
             trust=Trust(allow=tuple(self.allow or ())),
         )
+
+
+def _parse_bbox(text: str | None) -> tuple[float, float, float, float] | None:
+    if text is None:
+        return None
+    from rsedge.vector.aoi import parse_bbox  # not at every start
+
+    return parse_bbox(text)
