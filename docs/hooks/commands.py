@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from rsedge.cli.main import app
+from rsedge.cli.main import app, sections_of
 
 
 def reference() -> str:
@@ -28,13 +28,10 @@ def _section(name: str, command: Any) -> Iterator[str]:
     context = command.context_class(command, info_name=name)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     yield from (f"## {name}", "", "```text", usage, "```", "", command.help or "", "")
-    records = [(p, p.get_help_record(context)) for p in command.get_params(context)]
-    for title, kind in (("argument", "argument"), ("option", "option")):
-        rows = [record for p, record in records if record and p.param_type_name == kind]
-        if rows:
-            yield from (f"| {title} | |", "|---|---|")
-            yield from (f"| `{names}` | {_cell(text)} |" for names, text in rows)
-            yield ""
+    for heading, records in sections_of(command, context).items():
+        yield from (f"| {heading} | |", "|---|---|")
+        yield from (f"| `{names}` | {_cell(text)} |" for names, text in records)
+        yield ""
 
 
 def _cell(text: str) -> str:

@@ -49,21 +49,25 @@ class _OnDemand(UserDict[str, Any]):
         return found
 
 
+def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return the options of a command as (names, help) by heading; arguments and options without one come first."""
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for parameter in command.get_params(context):
+        kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+        heading = getattr(parameter, "rich_help_panel", None) or kind
+        if record := parameter.get_help_record(context):
+            sections.setdefault(heading, []).append(record)
+    return {heading: records for heading, records in sections.items() if records}
+
+
 class _Command(TyperCommand):
     """A command whose help groups its options under their ``rich_help_panel``, without rich."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, the options without a heading, then the headings in order of appearance."""
-        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for parameter in self.get_params(ctx):
-            kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            heading = getattr(parameter, "rich_help_panel", None) or kind
-            if record := parameter.get_help_record(ctx):
-                sections.setdefault(heading, []).append(record)
-        for heading, records in sections.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+        for heading, records in sections_of(self, ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def _command(name: str, function: Any) -> Any:
