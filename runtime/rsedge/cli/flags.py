@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from rsedge.cli.common import note
 from rsedge.errors import InputError
+
+
+def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """Return a typer option under a heading of --help, ``panel``."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
 
 # Headings of --help, for options that several commands share.
 READING, TILES, MACHINE, PRINTING = (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from rsedge.cli import flags
+from rsedge.cli.flags import option
 
 if TYPE_CHECKING:
     from rsedge.infer.options import Options
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from rsedge.tiling.axes import Seam
 
 AREA, RESULTS, LONG_RUNS = "Part of the raster", "Further results", "Memory and long runs"
-
-
-def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
 @dataclass(frozen=True)
@@ -30,18 +27,18 @@ class InferOptions:
         list[str],
         typer.Argument(help="GeoTIFFs or any rasters GDAL opens: files, globs, URLs.", show_default=False),
     ]
-    out: Annotated[Path | None, _option("--out", "-o", help="Mask to write, for a single raster.")] = None
-    out_dir: Annotated[Path | None, _option(help="Folder for the masks of several rasters.")] = None
+    out: Annotated[Path | None, option("--out", "-o", help="Mask to write, for a single raster.")] = None
+    out_dir: Annotated[Path | None, option(help="Folder for the masks of several rasters.")] = None
     model: flags.Model = None
-    resume: Annotated[bool, _option("--resume", help="Continue an unfinished run.")] = False
+    resume: Annotated[bool, option("--resume", help="Continue an unfinished run.")] = False
     overwrite: Annotated[
-        bool, _option("--overwrite", help="Replace a raster that rsedge did not write; start a run over.")
+        bool, option("--overwrite", help="Replace a raster that rsedge did not write; start a run over.")
     ] = False
 
     bands: flags.Bands = None
     scale: Annotated[
         str | None,
-        _option(
+        option(
             help="Raster values mapped to the model's range; needed if the raster is not uint8. auto: 2nd to 98th "
             "percentile of all rasters given.",
             panel=flags.READING,
@@ -52,13 +49,13 @@ class InferOptions:
     alpha: flags.Alpha = None
     resample: Annotated[
         bool,
-        _option(
+        option(
             "--resample", help="Read at the model's GSD; write on the raster's grid.", panel=flags.READING
         ),
     ] = False
     allow: Annotated[
         list[str] | None,
-        _option(
+        option(
             help="outside: a VRT's sources need not lie below it; or a further driver of GDAL's.",
             panel=flags.READING,
             metavar="WHAT",
@@ -66,38 +63,38 @@ class InferOptions:
     ] = None
 
     bbox: Annotated[
-        str | None, _option(help="Only these bounds, in the raster's CRS.", panel=AREA, metavar="W,S,E,N")
+        str | None, option(help="Only these bounds, in the raster's CRS.", panel=AREA, metavar="W,S,E,N")
     ] = None
-    bbox_crs: Annotated[str | None, _option(help="CRS of --bbox.", panel=AREA, metavar="EPSG:4326")] = None
+    bbox_crs: Annotated[str | None, option(help="CRS of --bbox.", panel=AREA, metavar="EPSG:4326")] = None
     aoi: Annotated[
-        Path | None, _option(help="Only inside these polygons: GeoJSON, GeoPackage, shapefile.", panel=AREA)
+        Path | None, option(help="Only inside these polygons: GeoJSON, GeoPackage, shapefile.", panel=AREA)
     ] = None
     aoi_layer: Annotated[
-        str | None, _option(help="Layer of --aoi, if it has several.", panel=AREA, metavar="NAME")
+        str | None, option(help="Layer of --aoi, if it has several.", panel=AREA, metavar="NAME")
     ] = None
-    crop: Annotated[bool, _option("--crop", help="Write only the extent of --bbox or --aoi.", panel=AREA)] = (
+    crop: Annotated[bool, option("--crop", help="Write only the extent of --bbox or --aoi.", panel=AREA)] = (
         False
     )
 
-    preview: Annotated[Path | None, _option(help="PNG of image and mask.", panel=RESULTS)] = None
+    preview: Annotated[Path | None, option(help="PNG of image and mask.", panel=RESULTS)] = None
     confidence: Annotated[
         bool,
-        _option("--confidence", help="MASK_confidence.tif: percent of the winning class.", panel=RESULTS),
+        option("--confidence", help="MASK_confidence.tif: percent of the winning class.", panel=RESULTS),
     ] = False
     probabilities: Annotated[
-        bool, _option("--probabilities", help="MASK_probabilities.tif: percent of each class.", panel=RESULTS)
+        bool, option("--probabilities", help="MASK_probabilities.tif: percent of each class.", panel=RESULTS)
     ] = False
     polygons: Annotated[
-        Path | None, _option(help="The classes' areas as polygons.", panel=RESULTS, metavar="GPKG")
+        Path | None, option(help="The classes' areas as polygons.", panel=RESULTS, metavar="GPKG")
     ] = None
-    min_area: Annotated[float, _option(help="Smallest polygon, m2.", panel=RESULTS)] = 0.0
-    min_pixels: Annotated[int, _option(help="Smallest polygon, pixels.", panel=RESULTS)] = 0
+    min_area: Annotated[float, option(help="Smallest polygon, m2.", panel=RESULTS)] = 0.0
+    min_pixels: Annotated[int, option(help="Smallest polygon, pixels.", panel=RESULTS)] = 0
     format: Annotated[
-        str, _option(help="Cloud-optimised or plain GeoTIFF.", panel=RESULTS, metavar="cog|gtiff")
+        str, option(help="Cloud-optimised or plain GeoTIFF.", panel=RESULTS, metavar="cog|gtiff")
     ] = "cog"
     compress: Annotated[
         str,
-        _option(
+        option(
             help="Mask compression; deflate and lzw for old software.",
             panel=RESULTS,
             metavar="zstd|deflate|lzw",
@@ -106,17 +103,17 @@ class InferOptions:
 
     max_ram: Annotated[
         str | None,
-        _option(
+        option(
             help="Memory not to exceed, e.g. 800M: works in columns if needed.",
             panel=LONG_RUNS,
             metavar="SIZE",
         ),
     ] = None
     dry_run: Annotated[
-        bool, _option("--dry-run", help="Print what would be done and the memory it takes.", panel=LONG_RUNS)
+        bool, option("--dry-run", help="Print what would be done and the memory it takes.", panel=LONG_RUNS)
     ] = False
     dask: Annotated[
-        str | None, _option(help="Run on a dask.distributed cluster.", panel=LONG_RUNS, metavar="ADDRESS")
+        str | None, option(help="Run on a dask.distributed cluster.", panel=LONG_RUNS, metavar="ADDRESS")
     ] = None
 
     overlap: flags.Overlap = 0.25

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from rsedge.cli.flags import tell_settings
+from rsedge.cli.flags import option, tell_settings
 
 TEACHER_RUN, STUDENT_RUN = Path("runs/teacher"), Path("runs/student")
 
 DATA, SCHEDULE, MACHINE, RUN = "Data", "Training", "Machine", "Run"
-
-
-def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
 @dataclass(frozen=True)
@@ -25,112 +21,108 @@ class TrainOptions:
 
     data: Annotated[
         Path | None,
-        _option(help="Folder of labelled imagery; inspect it with `rsedge data check`.", panel=DATA,
+        option(help="Folder of labelled imagery; inspect it with `rsedge data check`.", panel=DATA,
                 show_default="sample scenes"),
     ] = None  # fmt: skip
     val: Annotated[
-        str | None, _option(help="Scenes for validation, e.g. tile7,tile9; or none.", panel=DATA)
+        str | None, option(help="Scenes for validation, e.g. tile7,tile9; or none.", panel=DATA)
     ] = None
-    test: Annotated[str | None, _option(help="Scenes to leave out.", panel=DATA)] = None
-    classes: Annotated[Path | None, _option(help="TOML table of label colours or indices.", panel=DATA)] = (
-        None
-    )
+    test: Annotated[str | None, option(help="Scenes to leave out.", panel=DATA)] = None
+    classes: Annotated[Path | None, option(help="TOML table of label colours or indices.", panel=DATA)] = None
     bands: Annotated[
-        str | None, _option(help="1-based bands to feed to the network, e.g. 4,3,2.", panel=DATA)
+        str | None, option(help="1-based bands to feed to the network, e.g. 4,3,2.", panel=DATA)
     ] = None
     band_names: Annotated[
-        str | None, _option(help="Names of these bands, e.g. nir,red,green.", panel=DATA)
+        str | None, option(help="Names of these bands, e.g. nir,red,green.", panel=DATA)
     ] = None
     scale: Annotated[
-        str | None, _option(help="Raster values mapped to 0 and 255, if not 8-bit.", panel=DATA)
+        str | None, option(help="Raster values mapped to 0 and 255, if not 8-bit.", panel=DATA)
     ] = None
     nodata: Annotated[
-        str | None, _option(help="Value that marks missing data, or one per band.", panel=DATA)
+        str | None, option(help="Value that marks missing data, or one per band.", panel=DATA)
     ] = None
     alpha: Annotated[
-        str | None, _option(help="Band that is 0 where data are missing, or none.", panel=DATA)
+        str | None, option(help="Band that is 0 where data are missing, or none.", panel=DATA)
     ] = None
     eroded: Annotated[
-        bool, _option("--eroded", help="Score with ISPRS's boundary-eroded labels.", panel=DATA)
+        bool, option("--eroded", help="Score with ISPRS's boundary-eroded labels.", panel=DATA)
     ] = False
     damaged: Annotated[
-        str, _option(help="If a file cannot be read: stop, or skip it with a note.", panel=DATA,
+        str, option(help="If a file cannot be read: stop, or skip it with a note.", panel=DATA,
                      metavar="stop|skip"),
     ] = "stop"  # fmt: skip
     allow_missing: Annotated[
-        bool, _option("--allow-missing-classes", help="Continue if the labels lack a class of the table.", panel=DATA)
+        bool, option("--allow-missing-classes", help="Continue if the labels lack a class of the table.", panel=DATA)
     ] = False  # fmt: skip
     sample_share: Annotated[
-        float | None, _option(help="Share of crops taken from sample scenes, 0 to 1.", panel=DATA)
+        float | None, option(help="Share of crops taken from sample scenes, 0 to 1.", panel=DATA)
     ] = None
 
-    epochs: Annotated[int, _option(help="Passes over the training area.", panel=SCHEDULE)] = 200
-    steps: Annotated[int | None, _option(help="Number of steps, instead of epochs.", panel=SCHEDULE)] = None
+    epochs: Annotated[int, option(help="Passes over the training area.", panel=SCHEDULE)] = 200
+    steps: Annotated[int | None, option(help="Number of steps, instead of epochs.", panel=SCHEDULE)] = None
     batch: Annotated[
-        int | None, _option(help="Crops per step, over all processes.", panel=SCHEDULE,
+        int | None, option(help="Crops per step, over all processes.", panel=SCHEDULE,
                             show_default="8; 4 for MAFLNet"),
     ] = None  # fmt: skip
-    crop: Annotated[int, _option(help="Side in pixels, a multiple of 32.", panel=SCHEDULE)] = 512
-    lr: Annotated[float, _option(help="Learning rate of new modules.", panel=SCHEDULE)] = 6e-4
-    lr_encoder: Annotated[float, _option(help="Learning rate of a pretrained encoder.", panel=SCHEDULE)] = (
-        6e-5
-    )
-    weight_decay: Annotated[float, _option(help="Weight decay of AdamW.", panel=SCHEDULE)] = 0.01
+    crop: Annotated[int, option(help="Side in pixels, a multiple of 32.", panel=SCHEDULE)] = 512
+    lr: Annotated[float, option(help="Learning rate of new modules.", panel=SCHEDULE)] = 6e-4
+    lr_encoder: Annotated[float, option(help="Learning rate of a pretrained encoder.", panel=SCHEDULE)] = 6e-5
+    weight_decay: Annotated[float, option(help="Weight decay of AdamW.", panel=SCHEDULE)] = 0.01
     mosaic: Annotated[
-        float | None, _option(help="Share of crops composed of four.", panel=SCHEDULE,
+        float | None, option(help="Share of crops composed of four.", panel=SCHEDULE,
                               show_default="0; 0.25 for MAFLNet"),
     ] = None  # fmt: skip
     augment: Annotated[
-        str, _option(help="How far to alter the look of crops: mild: light; broad: also places and sensors.",
+        str, option(help="How far to alter the look of crops: mild: light; broad: also places and sensors.",
                      panel=SCHEDULE, metavar="none|mild|broad"),
     ] = "broad"  # fmt: skip
     class_weights: Annotated[
-        bool, _option("--class-weights", help="Weight classes by median frequency.", panel=SCHEDULE)
+        bool, option("--class-weights", help="Weight classes by median frequency.", panel=SCHEDULE)
     ] = False
     accumulate: Annotated[
         int,
-        _option(
+        option(
             help="Split each batch into so many parts, processed in turn, to save memory.", panel=SCHEDULE
         ),
     ] = 1
     validate_every: Annotated[
-        int, _option(help="Epochs between validations; 0: only at the end.", panel=SCHEDULE)
+        int, option(help="Epochs between validations; 0: only at the end.", panel=SCHEDULE)
     ] = 1
-    seed: Annotated[int, _option(help="Seed of weights, crops and augmentation.", panel=SCHEDULE)] = 42
+    seed: Annotated[int, option(help="Seed of weights, crops and augmentation.", panel=SCHEDULE)] = 42
     encoder_weights: Annotated[
         str,
-        _option(
+        option(
             help="Initial encoder weights: a .pth or .safetensors file, an installed package, hub, none "
             "(random), or auto: the matching package of the extra `lite`, else the hub.",
             panel=SCHEDULE, metavar="auto|hub|FILE|PACKAGE|none"),
     ] = "auto"  # fmt: skip
     start: Annotated[
-        Path | None, _option(help="Initial weights (.safetensors) from an earlier run.", panel=SCHEDULE)
+        Path | None, option(help="Initial weights (.safetensors) from an earlier run.", panel=SCHEDULE)
     ] = None
 
-    device: Annotated[str, _option(help="Device to train on.", panel=MACHINE, metavar="auto|cpu|cuda")] = (
+    device: Annotated[str, option(help="Device to train on.", panel=MACHINE, metavar="auto|cpu|cuda")] = (
         "auto"
     )
     precision: Annotated[
-        str, _option(help="Precision of the arithmetic.", panel=MACHINE, metavar="auto|fp32|bf16|fp16")
+        str, option(help="Precision of the arithmetic.", panel=MACHINE, metavar="auto|fp32|bf16|fp16")
     ] = "auto"
-    compile: Annotated[bool, _option("--compile", help="Use torch.compile.", panel=MACHINE)] = False
-    workers: Annotated[int, _option(help="Processes that prepare crops.", panel=MACHINE)] = 2
+    compile: Annotated[bool, option("--compile", help="Use torch.compile.", panel=MACHINE)] = False
+    workers: Annotated[int, option(help="Processes that prepare crops.", panel=MACHINE)] = 2
     ram_gib: Annotated[
-        float, _option(help="Keep the scenes in memory if they fit; else read windows.", panel=MACHINE)
+        float, option(help="Keep the scenes in memory if they fit; else read windows.", panel=MACHINE)
     ] = 4.0
 
-    resume: Annotated[bool, _option("--resume", help="Continue an unfinished run.", panel=RUN)] = False
-    overwrite: Annotated[bool, _option("--overwrite", help="Replace an existing run.", panel=RUN)] = False
+    resume: Annotated[bool, option("--resume", help="Continue an unfinished run.", panel=RUN)] = False
+    overwrite: Annotated[bool, option("--overwrite", help="Replace an existing run.", panel=RUN)] = False
     quick: Annotated[
-        bool, _option("--quick", help="Rehearse with a small network, small crops and few steps.", panel=RUN)
+        bool, option("--quick", help="Rehearse with a small network, small crops and few steps.", panel=RUN)
     ] = False
     as_json: Annotated[
-        bool, _option("--json", help="Print the contents of run.json as one JSON object.", panel=RUN)
+        bool, option("--json", help="Print the contents of run.json as one JSON object.", panel=RUN)
     ] = False
     quiet: Annotated[
         bool,
-        _option("--quiet", "-q", help="Print errors only.", panel=RUN, callback=tell_settings, is_eager=True),
+        option("--quiet", "-q", help="Print errors only.", panel=RUN, callback=tell_settings, is_eager=True),
     ] = False
 
 
