@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from rsedge.errors import InputError, RsedgeError
 from rsedge.files import check_utf8
 from rsedge.raster.grid import UNREFERENCED, Grid, unreferenced_allowed
-from rsedge.raster.trust import NAMED, Check, Trust, as_file, why_not_plain
+from rsedge.raster.trust import Check, as_file, why_not_plain
 
 MOST_VRTS = 1000  # nested VRTs searched for source files
 MOST_LISTED = 20  # rasters of a container named in an error
@@ -37,17 +37,17 @@ def readable(path: str) -> Iterator[None]:
         raise InputError(_why_not(path, error)) from error
 
 
-def open_source(path: str, threads: int, trust: Trust = NAMED) -> Any:
-    """Open the raster at ``path`` as a rasterio dataset with at least one band.
+def open_source(check: Check, threads: int) -> Any:
+    """Open the raster of ``check`` as a rasterio dataset with at least one band.
 
     Raises InputError if GDAL cannot open the file, if it is a container of rasters, or if it would read files
-    that ``trust`` does not allow.
+    that its trust does not allow.
     """
+    path = check.given
     check_utf8(path)
     with readable(path):
-        check = Check(path, trust)
         check.before()
-        source = open_with(path, trust.drivers(path))
+        source = open_with(path, check.trust.drivers(path))
         try:
             check.opened(source)
             _check_bands(path, source)

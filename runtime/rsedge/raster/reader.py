@@ -19,7 +19,7 @@ from rsedge.raster import blocks, buffers, opening, values
 from rsedge.raster.band_plan import BandPlan
 from rsedge.raster.grid import unreferenced_allowed
 from rsedge.raster.orientation import read_orientation
-from rsedge.raster.trust import NAMED, Trust, options_for
+from rsedge.raster.trust import NAMED, Check, Trust
 from rsedge.raster.values import Pixels, Valid
 from rsedge.tiling.window import Window
 
@@ -44,9 +44,10 @@ class RasterReader:
 
     def __init__(self, path: Path | str, threads: int = 1, trust: Trust = NAMED) -> None:
         self.path, self._threads = str(path), threads
-        self._options = options_for(self.path)
+        check = Check(self.path, trust)
+        self._options = check.options
         with opening.readable(self.path), unreferenced_allowed(), rasterio.Env(**HONEST, **self._options):
-            self._src = opening.open_source(self.path, threads, trust)
+            self._src = opening.open_source(check, threads)
             # misplaced: notes on a georeference that cannot be used
             self.grid, self.misplaced = opening.place(self._src)
             self.notes: tuple[str, ...] = (*self.misplaced, *opening.pages(self._src, self.path))

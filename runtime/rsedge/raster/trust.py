@@ -138,23 +138,24 @@ def is_remote(path: str) -> bool:
     return "://" in path or ("/vsi" in path and not (path.startswith(LOCAL_VSI) and "/vsi" not in path[1:]))
 
 
-def options_for(path: str) -> Mapping[str, str]:
-    """Return the GDAL settings for opening and reading the raster."""
-    if is_remote(path):
-        return NO_RAW_BANDS
-    alone = ALONE if os.path.isfile(path) and SideFiles().must_hide(path) else {}
-    return {**NO_RAW_BANDS, **NO_NETWORK, **alone}
-
-
 class Check:
     """Checks of a raster and the files it names, each once, before and after opening."""
 
     def __init__(self, path: str, trust: Trust) -> None:
+        self.given = path
         inner = path[6:].partition("?")[0] if path.lower().startswith("vrt://") else path
         self.path, self.trust = inner.removeprefix("file://"), trust
         self._seen: set[tuple[str, str, bool]] = set()  # folder of the VRT, source, whether relative
         self._vrts: set[str] = set()
         self._side_files = SideFiles()
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Return the GDAL settings for opening and reading the raster."""
+        if is_remote(self.given):
+            return NO_RAW_BANDS
+        alone = ALONE if os.path.isfile(self.given) and self._side_files.must_hide(self.given) else {}
+        return {**NO_RAW_BANDS, **NO_NETWORK, **alone}
 
     def before(self) -> None:
         """Raise InputError if a local raster, or a file beside it that GDAL opens unasked, may not be read."""
