@@ -23,7 +23,6 @@ from rsedge.infer.part_sink import CONFIDENCE, MASK, PREVIEW, PROBABILITIES, Par
 from rsedge.machine import return_freed_memory
 from rsedge.raster import Grid, RasterReader
 from rsedge.raster.look import look
-from rsedge.raster.part_file import is_count
 from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
 from rsedge.raster.writer import BLOCK
@@ -130,10 +129,9 @@ class Job:
         widths = begun.get(BLOCKS)
         fit = (
             isinstance(widths, list)
-            and all(is_count(w) and w > 0 for w in widths)
-            and all(
-                w % BLOCK == 0 for w in widths[:-1]
-            )  # as plans are made; blocks one pixel wide would take for ever
+            and all(type(w) is int and w > 0 for w in widths)
+            # As plans are made, because blocks one pixel wide would take for ever.
+            and all(w % BLOCK == 0 for w in widths[:-1])
             and sum(widths) == self.area.width
         )
         plan = make_plan(self.model, work, self.options.max_ram_bytes, widths if fit else None)

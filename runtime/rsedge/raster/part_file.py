@@ -25,8 +25,3 @@ def is_whole(path: Path, file: PartFile) -> bool:
         return path.stat().st_size == file.size_bytes and describe(path) == (file.size_bytes, file.crc)
     except OSError:
         return False
-
-
-def is_count(value: object) -> bool:
-    """Return True if a value read from JSON is a non-negative integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
