@@ -151,10 +151,10 @@ def map_scale(stored: Pixels, plan: BandPlan, image: Pixels, valid: Valid | None
         for band, out in zip(stored[:, rows], image[:, rows], strict=True):
             if table is not None:
                 np.take(table, band.view(f"u{band.itemsize}"), out=out, mode="clip")  # clips nothing
+                if empty is not None:
+                    out[empty] = 0
             else:
                 out[...] = _scaled(band, plan.scale, out.dtype, empty)
-            if empty is not None:
-                out[empty] = 0
 
 
 @lru_cache(maxsize=8)
