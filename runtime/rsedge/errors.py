@@ -14,13 +14,30 @@ what to do; the command line prints them unchanged.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 
 class RsedgeError(Exception):
-    """Base class of every error raised on purpose. ``exit_code``: exit code of the command line."""
+    """Base class of every error raised on purpose. ``exit_code``: exit code of the command line.
+
+    ``below``: lines to print under the message, such as a list. They are kept apart, because a line break in the
+    message itself can only come from a name, which must not look like another line.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: object, below: Sequence[str] = ()) -> None:
+        super().__init__(*args)
+        self.below = tuple(below)
+
+    @property
+    def message(self) -> str:
+        """Return the message without the lines below it."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.message, *self.below])
 
 
 class InputError(RsedgeError, ValueError):

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from rsedge.errors import BackendError, InputError
+from rsedge.errors import BackendError, InputError, RsedgeError
 from rsedge.files import is_trusted
 from rsedge.text import block, printable
 
@@ -65,6 +65,13 @@ def complain(text: str) -> None:
     """Print a line on standard error, with unprintable characters escaped; a closed pipe is ignored."""
     with suppress(BrokenPipeError):
         print(_encodable(printable(text), sys.stderr), file=sys.stderr, flush=True)
+
+
+def complain_of(error: RsedgeError, begin: str = "error: ") -> None:
+    """Print an error, and the lines it lists below it, indented, so that none looks like a new message."""
+    complain(f"{begin}{error.message}")
+    for line in error.below:
+        complain(f"    {line}")
 
 
 def counted(number: int, what: str) -> str:

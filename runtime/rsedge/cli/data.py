@@ -9,6 +9,7 @@ import typer
 
 from rsedge.cli import common, flags
 from rsedge.errors import InputError
+from rsedge.text import block
 
 app = typer.Typer(
     help="Inspect labelled data.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
@@ -81,7 +82,8 @@ def check_command(
         common.say_lines(report.to_text())
     else:
         for problem in report.problems:
-            common.complain(f"error: {problem}")
+            for line in block(f"error: {problem}"):
+                common.complain(line)
     if as_json:
         common.say_json(report.to_dict())
     if not report.ok:

@@ -66,8 +66,8 @@ def infer(asked: InferOptions, given: frozenset[str]) -> None:
                 ):
                     raise
                 # One unreadable raster must not stop the others.
-                why = str(error) if isinstance(error, InputError) else unexpected(source, error)
-                common.complain(f"error: {why}")
+                why = error if isinstance(error, InputError) else InputError(unexpected(source, error))
+                common.complain_of(why)
                 failed.append(source)
     if failed:
         raise InputError(f"{len(failed)} of {len(sources)} rasters failed: {', '.join(failed)}")

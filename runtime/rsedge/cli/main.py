@@ -130,7 +130,7 @@ def main() -> None:
     try:
         app(prog_name="rsedge")
     except RsedgeError as error:
-        common.complain(str(error) if error.exit_code == INTERRUPTED else f"error: {error}")
+        common.complain_of(error, "" if error.exit_code == INTERRUPTED else "error: ")
         sys.exit(error.exit_code)
     except OSError as error:  # such as a path that is too long or a folder without permission
         common.complain(f"error: {error}")

@@ -117,24 +117,25 @@ def pages(src: Any, path: str) -> tuple[str, ...]:
 
 def _check_bands(path: str, src: Any) -> None:
     if not src.count:
-        raise InputError(_what_is_inside(path, src))
+        raise _what_is_inside(path, src)
 
 
-def _what_is_inside(path: str, src: Any) -> str:
+def _what_is_inside(path: str, src: Any) -> InputError:
     """Return an error for a container of rasters, or a file without a raster."""
     tags = src.tags(ns="SUBDATASETS")
     names = src.subdatasets
     if not names:
-        return f"{path} ({src.driver}) has no bands. Give a raster"
-    listed = "".join(
-        f"\n  {shlex.quote(name)}  {tags.get(f'SUBDATASET_{i}_DESC', '')}".rstrip()
+        return InputError(f"{path} ({src.driver}) has no bands. Give a raster")
+    listed = [
+        f"{shlex.quote(name)}  {tags.get(f'SUBDATASET_{i}_DESC', '')}".rstrip()
         for i, name in enumerate(names[:MOST_LISTED], 1)
-    )
-    more = f"\n  and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return (
+    ]
+    more = [f"and {len(names) - MOST_LISTED} more"] if len(names) > MOST_LISTED else []
+    return InputError(
         f"{path} ({src.driver}) is a container of {len(names)} rasters. Name one of them, as in "
         f"`rsedge infer {shlex.quote(names[0])} --out MASK.tif`, or join single bands with `gdalbuildvrt -separate "
-        f"ALL.vrt A B C`:{listed}{more}"
+        "ALL.vrt A B C`:",
+        below=[*listed, *more],
     )
 
 

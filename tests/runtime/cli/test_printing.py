@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import pickle
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from rsedge.cli import common, training
+from rsedge.errors import InputError
 
 Call = Callable[..., tuple[int, str, str]]
 Write = Callable[..., Path]
@@ -50,6 +52,14 @@ def test_an_error_is_one_line(call_rsedge: Call, bundle: Path, tmp_path: Path) -
         assert (code, out) == (2, "")
         assert not RAW.search(err)
         assert [line[:7] for line in err.splitlines()] == ["error: "]
+
+
+def test_what_an_error_lists_is_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    error = InputError(f"{FORGED} holds two", below=["a", "error: b\x1b", "c\nd"])
+    common.complain_of(error)
+    shown = capsys.readouterr().err
+    assert shown == "error: new\\nline: 9.9 s, done.tif holds two\n    a\n    error: b\\x1b\n    c\\nd\n"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_one_of_many_that_fails_is_one_line(

@@ -182,6 +182,18 @@ def one_band(root: Path, change: Callable[[np.ndarray], np.ndarray], classes: in
     return root
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_proposed_table_can_be_copied(
+    tmp_path: Path, quiet: bool, call_rsedge: Callable[..., tuple[int, str, str]]
+) -> None:
+    one_band(tmp_path, lambda k: k * 255)
+    code, out, err = call_rsedge("data", "check", tmp_path, "--val", "c", *(["--quiet"] if quiet else []))
+    assert code == 2
+    lines = (out + err).partition("write classes.toml into the folder:\n")[2].splitlines()
+    (tmp_path / "classes.toml").write_text("\n".join(line for line in lines if line.startswith("    ")))
+    assert check(tmp_path, val=("c",)).classes == ("class0", "class255")
+
+
 @pytest.mark.parametrize("table", [GREYS, "[classes]\nback = 0\nroof = 255\n"])
 def test_masks_of_0_and_255_are_read_as_the_table_says(tmp_path: Path, table: str) -> None:
     one_band(tmp_path, lambda k: k * 255)

@@ -151,30 +151,43 @@ def _by_value(seen: Seen, source: str) -> tuple[ClassTable, tuple[str, ...]]:
         raise InputError(
             f"values {low:g} to {high:g} {source} are not class indices 0 to {MOST_CLASSES - 1} ({NODATA} means "
             f"unlabelled); most frequent: {common}"
-            + (_proposal(seen) if whole else ". Store indices or colours")
+            + (_hint(seen) if whole else ". Store indices or colours"),
+            below=_proposal(seen) if whole else (),
         )
     if len(seen.values) < 2:
         raise InputError(
             f"only the value {low:g} occurs {source}, besides {NODATA}, which means unlabelled. Training needs "
-            f"two classes{_proposal(seen) if seen.ignored else ''}"
+            f"two classes{_hint(seen) if seen.ignored else ''}",
+            below=_proposal(seen) if seen.ignored else (),
         )
     table = ClassTable(tuple(ClassInfo(f"class{i}", distinct_color(i)) for i in range(int(high) + 1)))
     return table, (
-        f"one-band masks with indices {low:g} to {high:g} {source}; class names are unknown{_proposal(seen)}",
+        f"one-band masks with indices {low:g} to {high:g} {source}; class names are unknown"
+        + "\n".join([_hint(seen), *_proposal(seen)]),
     )
 
 
-def _proposal(seen: Seen) -> str:
-    """Return a class table of the values that occur, for the user to correct."""
-    single = len(seen.values) < 2  # NODATA may be the second class
-    values = sorted({int(v) for v in seen.values} | ({NODATA} if single else set()))
-    ignored = [NODATA] if seen.ignored and not single else []
-    names = "\n".join(f"class{v} = {v}" if v >= 0 else f"class_minus{-v} = {v}" for v in values)
-    if single:
-        hint = f". If {NODATA} is your second class, store the mask as 0 and 1, or write classes.toml into the folder"
-    else:
-        hint = (
-            f". To name the classes, write classes.toml into the folder. If {values[0]} means no data, "
-            f"as in LoveDA, ignore it: ignore = {[values[0], *ignored]}"
-        )
-    return f"{hint}:\nignore = {ignored}\n\n[classes]\n{names}\n"
+def _is_single(seen: Seen) -> bool:
+    return len(seen.values) < 2  # NODATA may be the second class
+
+
+def _hint(seen: Seen) -> str:
+    """Return advice, to follow a message and to precede the `_proposal`."""
+    if _is_single(seen):
+        return f". If {NODATA} is your second class, store the mask as 0 and 1, or write classes.toml into the folder:"
+    ignored = [int(min(seen.values)), *_ignored(seen)]
+    return (
+        f". To name the classes, write classes.toml into the folder. If {ignored[0]} means no data, "
+        f"as in LoveDA, ignore it: ignore = {ignored}:"
+    )
+
+
+def _ignored(seen: Seen) -> list[int]:
+    return [NODATA] if seen.ignored and not _is_single(seen) else []
+
+
+def _proposal(seen: Seen) -> tuple[str, ...]:
+    """Return the lines of a class table of the values that occur, for the user to correct."""
+    values = sorted({int(v) for v in seen.values} | ({NODATA} if _is_single(seen) else set()))
+    names = [f"class{v} = {v}" if v >= 0 else f"class_minus{-v} = {v}" for v in values]
+    return (f"ignore = {_ignored(seen)}", "", "[classes]", *names)

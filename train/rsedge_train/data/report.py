@@ -71,7 +71,7 @@ class Report:
             *_class_table(self.classes, self.sides),
             *(line for note in self.notes for line in block(f"note: {note}")),
             *(f"warning: {warning}" for warning in self.warnings),
-            *(f"problem: {problem}" for problem in self.problems),
+            *(line for problem in self.problems for line in block(f"problem: {problem}")),
         ]
         count = len(self.problems)
         lines.append("ok" if self.ok else f"{count} problem{'s' * (count != 1)}")
