@@ -13,6 +13,7 @@ import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio._path import _parse_path
+from rasterio.enums import ColorInterp
 from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -113,6 +114,15 @@ def pages(src: Any, path: str) -> tuple[str, ...]:
         f"the file holds {len(others)} images (pages) and the first is read; to read another, give its name instead "
         f"of the file's, such as {shlex.quote(others[1])}",
     )
+
+
+def color_interp(src: Any) -> tuple[ColorInterp, ...]:
+    """Return the colour interpretation of each band.
+
+    GDAL gives the bands of an Idrisi RGB file as red, green, blue but tags them blue, green, red.
+    """
+    mistagged = src.driver == "RST" and src.count > 1
+    return (ColorInterp.undefined,) * src.count if mistagged else tuple(src.colorinterp)
 
 
 def _check_bands(path: str, src: Any) -> None:

@@ -51,7 +51,7 @@ class RasterReader:
             # misplaced: notes on a georeference that cannot be used
             self.grid, self.misplaced = opening.place(self._src)
             self.notes: tuple[str, ...] = (*self.misplaced, *opening.pages(self._src, self.path))
-            self.color_interp: tuple[ColorInterp, ...] = self._src.colorinterp
+            self.color_interp: tuple[ColorInterp, ...] = opening.color_interp(self._src)
             self.dtypes: tuple[str, ...] = self._src.dtypes
             self.nodata: float | None = self._src.nodata  # of the first band
 

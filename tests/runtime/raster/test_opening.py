@@ -21,7 +21,8 @@ from rasterio.transform import Affine
 from rsedge import InputError, Options, segment
 from rsedge.backends import Backend
 from rsedge.errors import unexpected
-from rsedge.raster import RasterReader
+from rsedge.model.bundle import Bundle
+from rsedge.raster import RasterReader, plan_bands
 from rsedge.raster.grid import unreferenced_allowed
 from rsedge.raster.trust import NAMED, Trust
 from toys import read, strongest
@@ -70,6 +71,24 @@ def test_a_container_lists_what_is_in_it_and_the_command(
     )
     join.write_text(f"<VRTDataset rasterXSize='50' rasterYSize='40'>{bands}</VRTDataset>")
     assert call_rsedge("infer", join, "--out", tmp_path / "m.tif", "--model", bundle)[0] == 0
+
+
+def test_an_idrisi_files_bands_are_taken_in_the_order_in_which_they_are_read(
+    tmp_path: Path, noise: Noise, bundle: Path
+) -> None:
+    bands = noise(40, 50)
+    path = tmp_path / "a.rst"
+    with rasterio.open(
+        path, "w", driver="RST", width=50, height=40, count=3, dtype="uint8", crs="EPSG:32632",
+        transform=rasterio.Affine(0.5, 0, 500000, 0, -0.5, 5000000),
+    ) as dst:  # fmt: skip
+        dst.write(bands)
+    with rasterio.open(path) as src:
+        np.testing.assert_array_equal(src.read(), bands)
+    stored = np.fromfile(path, np.uint8).reshape(40, 50, 3)
+    np.testing.assert_array_equal(stored[..., ::-1], bands.transpose(1, 2, 0))  # Idrisi stores blue first
+    with RasterReader(path) as reader:
+        assert plan_bands(reader, Bundle.open(bundle).manifest).indexes == (1, 2, 3)
 
 
 def test_a_container_does_not_stop_the_others(
