@@ -31,6 +31,19 @@ def read_palette(raster: RasterReader) -> dict[int, int] | None:
     return None if is_lost or (is_plain and len(palette) > 1) else palette
 
 
+def implied_greys(raster: RasterReader) -> dict[int, int]:
+    """Return the packed colour of each value of greys of 1, 2 or 4 bits without a palette; empty for others.
+
+    PNG defines them as even steps from black to white. GDAL reads the steps' numbers and gives only TIFFs of one bit
+    a palette.
+    """
+    bits = raster.stored_bits[0]
+    if len(raster.dtypes) > 1 or bits not in {1, 2, 4} or raster.color_interp[0] != ColorInterp.gray:
+        return {}
+    most = 2**bits - 1
+    return {value: value * 255 // most * 0x010101 for value in range(most + 1)}
+
+
 def choose_palette(palette: Mapping[int, int], meaning: Mapping[int, int], nothing: int) -> bool:
     """Return True if values should be looked up by their palette colours.
 

@@ -19,7 +19,14 @@ from rsedge.raster import RasterReader, bounded_cache
 from rsedge.raster.values import is_nodata, stored_nodata
 from rsedge.raster.writer import CLASSES_TAG, tag_of
 from rsedge.score.labels import LabelColors, describe_colors, look_up, pack
-from rsedge.score.palette import choose_palette, find_hidden, is_ramp, palette_table, read_palette
+from rsedge.score.palette import (
+    choose_palette,
+    find_hidden,
+    implied_greys,
+    is_ramp,
+    palette_table,
+    read_palette,
+)
 from rsedge.tiling.window import Window
 
 ALLOW_MISSING = "--allow-missing-classes"
@@ -43,7 +50,7 @@ class LabelReader:
     (see ``settle`` for greys); its own nodata value is unlabelled unless a table names it. Pixels made transparent
     by alpha, a mask or a palette are unlabelled. A palette holds colours as three bands do, including the error
     for unknown colours; it is ignored if a table names the values and knows other colours, or if it is a ramp of
-    greys or carries no information.
+    greys or carries no information. Greys of fewer than 8 bits without a palette are colours if they show all classes.
 
     Raises InputError if the file cannot be opened.
     """
@@ -164,14 +171,24 @@ class LabelReader:
         """Return the packed colour of each value, or None if the palette is not used."""
         palette = read_palette(self.raster)
         if palette is None:
-            return None
+            return self._implied_colors()
         if not choose_palette(palette, self._colors.index, NODATA) and (
-            self._colors.told or is_ramp(palette) or self._holds_own_classes()
+            self._colors.told or is_ramp(palette) or self.holds_own_classes
         ):
             return None
         return palette_table(palette, self.raster.dtypes[0])
 
-    def _holds_own_classes(self) -> bool:
+    def _implied_colors(self) -> NDArray[np.uint32] | None:
+        """Return the packed colour of each value of 1, 2 or 4 bits if these show all classes; None otherwise."""
+        greys = implied_greys(self.raster)
+        classes = {color for color, index in self._colors.index.items() if index != NODATA}
+        named = self._colors.told and greys.keys() <= (self._colors.values or {}).keys()
+        if not greys or named or not classes <= set(greys.values()) or self.holds_own_classes:
+            return None
+        return palette_table(greys, self.raster.dtypes[0])
+
+    @property
+    def holds_own_classes(self) -> bool:
         """Return True if a tag of rsedge says that values are class indices, whatever their colours."""
         return tag_of(Path(self.raster.path), CLASSES_TAG) is not None
 
@@ -221,7 +238,7 @@ def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[L
         for values in _values(path, colors, classes):
             seen |= values
             if not values <= greys.keys():
-                return colors, ()
+                return colors, _index_doubt(seen, greys, plain)
     as_greys, as_indices = ({m[int(v)] for v in seen if v in m} - {NODATA} for m in (greys, plain))
     listed = ", ".join(f"{v:g}" for v in sorted(seen))
     readings = [(greys[int(v)], plain.get(int(v), NODATA)) for v in seen]
@@ -233,17 +250,30 @@ def settle(colors: LabelColors, labels: Sequence[Path], classes: int) -> tuple[L
             f"NAME = {min(seen):g}"
         )
     if len(as_greys) <= len(as_indices):
-        return colors, ()
+        return colors, _index_doubt(seen, greys, plain)
     return replace(colors, values=greys, told=True), (
         f"one-band labels hold {listed}: they are read as greys of the class table, not as indices",
     )
+
+
+def _index_doubt(seen: set[float], greys: Mapping[int, int], plain: Mapping[int, int]) -> tuple[str, ...]:
+    """Return a note if a value that is read as an index is also the grey of another class, as black is of 0."""
+    for value in sorted(seen & greys.keys() & plain.keys()):
+        if NODATA not in {greys[int(value)], plain[int(value)]} and greys[int(value)] != plain[int(value)]:
+            return (
+                f"one-band labels are read as indices of the class table, so {value:g} is class number "
+                f"{plain[int(value)]}, counted from 0, although #{int(value) * 0x010101:06X} is the colour of number "
+                f"{greys[int(value)]}; if that is wrong, give the classes their values in a class table, as in NAME = "
+                f"{value:g}",
+            )
+    return ()
 
 
 def _values(path: Path, colors: LabelColors, classes: int) -> Iterator[set[float]]:
     """Yield the values of a one-band label, strip by strip, without its nodata value and NaN."""
     try:
         with LabelReader(path, colors, classes) as reader, bounded_cache(reader.raster.row_of_blocks_bytes):
-            for window in reader.strips() if not reader.holds_colors else ():
+            for window in () if reader.holds_colors or reader.holds_own_classes else reader.strips():
                 decoded = reader.decode(window)
                 band = decoded.stored if decoded.hidden is None else decoded.stored[~decoded.hidden]
                 if band.dtype == np.uint8:
