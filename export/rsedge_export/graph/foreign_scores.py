@@ -28,6 +28,8 @@ SCORES_WANTED = (
 PASSED_ON = ("Cast", "Identity", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze", "Upsample")
 SAME_SHARE = 1e-3  # largest difference between the softmax of the new scores and the file's shares
 SUMS_TO_ONE = 1e-3
+# The same if no share is negative, for sums of fp16 or of shares in whole per cents or bytes.
+ROUNDED_SUMS = 1e-2
 PROVED = "and the softmax of the scores equals the file's answer"
 LEAST_SHARE = 1e-7  # smaller shares are rounding, and their logarithm has no bound
 OVERSHOOT = 0.5  # below zero, as a share of the sum: caused by cubic interpolation
@@ -177,7 +179,8 @@ def _shares(answer: Floats) -> Floats | None:
     """Return the answer as shares of one, if its classes have the same sum everywhere and none is negative."""
     sums = answer.sum(1, dtype=np.float64, keepdims=True)
     total = float(sums.mean())
-    if answer.shape[1] < 2 or total <= 0 or np.ptp(sums) > SUMS_TO_ONE * total:
+    most = ROUNDED_SUMS if answer.min() >= 0 else SUMS_TO_ONE
+    if answer.shape[1] < 2 or total <= 0 or np.ptp(sums) > most * total:
         return None
     if answer.min() < -OVERSHOOT * total:
         return None

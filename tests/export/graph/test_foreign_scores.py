@@ -27,6 +27,7 @@ WEIGHTS = {
     "w": WEIGHT,
     "half": np.float32(0.5),
     "hundred": np.float32(100),
+    "bytes": np.float32(255),
     "one": np.float32(1),
     "axis": np.array([1]),
     "scales": np.array([1, 1, 2, 2], np.float32),
@@ -81,6 +82,9 @@ PROBABILITIES = {
          node("Div", ["e", "s"], ["y"])], "logarithm",
     ),
     "in percent": ([SOFT, node("Mul", ["p", "hundred"], ["y"])], "logarithm"),
+    "in bytes": (
+        [SOFT, node("Mul", ["p", "bytes"], ["q"]), node("Round", ["q"], ["y"])], "logarithm",
+    ),
     "a mean of two": (
         [SOFT, node("Neg", ["z"], ["m"]), node("Softmax", ["m"], ["q"], axis=1), node("Add", ["p", "q"], ["s"]),
          node("Mul", ["s", "half"], ["y"])], "logarithm",
