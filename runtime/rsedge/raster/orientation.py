@@ -42,11 +42,11 @@ def read_orientation(src: Any) -> int:
 
     Reads the tag of any JPEG, of local PNG, WebP and TIFF files, and of the source of a VRT with one source.
     """
-    if src.driver == "VRT" and len(src.files) == 2:  # itself and the source
+    if src.driver == "VRT" and len(sources := src.files[not src.name.lower().startswith("vrt://") :]) == 1:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(src.files[1]) as source:
+                with rasterio.open(sources[0]) as source:
                     return 1 if source.driver == "VRT" else read_orientation(source)
         except RasterioError:
             return 1

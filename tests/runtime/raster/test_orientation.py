@@ -206,5 +206,6 @@ def test_a_vrt_of_one_picture_is_turned_as_it_is(tmp_path: Path, suffix: str) ->
     )
     vrt = tmp_path / "p.vrt"
     vrt.write_text(f'<VRTDataset rasterXSize="24" rasterYSize="20">{band}</VRTDataset>')
-    with RasterReader(vrt) as reader:
-        assert reader.orientation == 6
+    for name in (vrt, f"vrt://{tmp_path}/p.{suffix}?bands=1,2,3"):
+        with RasterReader(name) as reader:
+            assert reader.orientation == 6
