@@ -26,6 +26,7 @@ from rsedge.raster.grid import Grid, unreferenced_allowed
 from rsedge.raster.overviews import build_overviews
 from rsedge.raster.part_file import PartFile, is_whole
 from rsedge.raster.resample import upsample_index
+from rsedge.raster.stored_blocks import Placed, fill, fits, read_levels
 from rsedge.raster.writer import BLOCK, CLASSES_TAG, GDAL_ERRORS, Format, create, failure, write_class_names
 from rsedge.text import xml_text
 from rsedge.tiling.window import Window
@@ -82,15 +83,19 @@ def part_height(width: int) -> int:
 
 
 def write_part(path: Path, layer: str, pixels: NDArray[np.uint8]) -> PartFile:
-    """Write (bands, h, w) as one small GeoTIFF without georeference. Raises OutputError."""
+    """Write (bands, h, w) as one small GeoTIFF without georeference, and read it back. Raises OutputError."""
     bands, height, width = pixels.shape
     try:
         with create(path, Grid(height, width), _creation("zstd", bands)) as dst:
             dst.write(pixels)
         meant = _crc(pixels[:, w.row : w.row_end, w.col : w.col_end] for w in _pieces(height, width, bands))
-        return PartFile(layer, *describe(path), meant)
+        file = PartFile(layer, *describe(path), meant)
+        same = _same_pixels(path, Window(0, 0, height, width), file)
     except GDAL_ERRORS as error:
         raise failure(path, error) from error
+    if not same:
+        raise _unreadable(path)
+    return file
 
 
 def assemble(
@@ -115,15 +120,15 @@ def assemble(
                 _check_parts(parts)  # checked now, because the fine raster has other pixels
                 fine = _refined(whole, scratch("refined.tif"), finish.fine, finish.inside)
                 whole = _mosaic(scratch, "fine", finish.fine, layer, [(of_grid(finish.fine), fine)], finish)
+            overviews: tuple[Path, ...] = ()
             if finish.format == "cog":
-                creation = _creation("zstd", layer.bands)
-                _add_overviews(whole, build_overviews(whole, scratch, creation))
-            _copy(whole, target, finish)
-            sync(target)
-            covered = sum(area.height * area.width for area, _, _ in parts)
-            if finish.fine is None and covered == grid.height * grid.width:
-                _compare_with_parts(target, parts)
-            else:
+                overviews = build_overviews(whole, scratch, _creation("zstd", layer.bands))
+            if finish.fine is not None or not _joined(
+                scratch, target, grid, layer, placed, overviews, finish
+            ):
+                _add_overviews(whole, overviews)
+                _copy(whole, target, finish)
+                sync(target)
                 _check_parts(parts)
                 _compare(target, whole)
             if layer.classes:
@@ -147,8 +152,41 @@ def _creation(compress: str, bands: int) -> dict[str, Any]:
     return {"count": bands, "compress": compress, **grey, **({level[0]: level[2]} if level else {})}
 
 
-def _copy(source: Path, target: Path, finish: Finish) -> None:
+def _joined(
+    scratch: Callable[[str], Path],
+    target: Path,
+    grid: Grid,
+    layer: Layer,
+    parts: Sequence[tuple[Window, Path]],
+    overviews: Sequence[Path],
+    finish: Finish,
+) -> bool:
+    """Make ``target`` of the blocks of parts and overviews as stored; return False if they do not fit together.
+
+    GDAL makes the file, from rasters without blocks, so that layout and tags are those of `_copy`.
+    """
+    if any(area.row % BLOCK or area.col % BLOCK for area, _ in parts):
+        return False
+    sources = [[Placed(read_levels(path)[0], area.row // BLOCK, area.col // BLOCK) for area, path in parts]]
+    sources += [[Placed(read_levels(path)[0])] for path in overviews]
+    hollow = _mosaic(scratch, "hollow", grid, layer, [], finish)
+    options = {"nodata": NODATA, "sparse_ok": True, **_creation("zstd", layer.bands)}
+    empty = list[Path]()
+    for (source,) in sources[1:]:
+        empty.append(scratch(f"hollow{len(empty)}.tif"))
+        create(empty[-1], Grid(*source.level.size), options).close()
+    _add_overviews(hollow, empty)
+    _copy(hollow, target, finish, sparse_ok=True)
+    levels = read_levels(target)
+    if not fits(levels, sources):
+        return False
+    fill(levels, sources, framed=finish.format == "cog")
+    return True
+
+
+def _copy(source: Path, target: Path, finish: Finish, **more: Any) -> None:
     options: dict[str, Any] = {"bigtiff": "IF_SAFER", "compress": finish.compress, "num_threads": "ALL_CPUS"}
+    options.update(more)
     level = LEVELS.get(finish.compress)
     if finish.format == "cog":
         options.update(driver="COG", blocksize=BLOCK, overviews="FORCE_USE_EXISTING")
@@ -254,24 +292,11 @@ def strips_of_file(path: Path) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
             yield window, src.read(window=_gdal_window(window))
 
 
-def _compare_with_parts(target: Path, parts: Sequence[tuple[Window, Path, PartFile]]) -> None:
-    """Raise OutputError unless the pixels of ``target`` match the checksums of the parts.
-
-    GDAL does not report every write that a full disk refuses, neither for ``target`` nor for a part.
-    """
-    with _opened(target) as dst:
-        same = all(_pixels_crc(dst, area) == file.pixels_crc for area, _, file in parts)
-    if not same:
-        _check_parts(parts)
-        raise _unreadable(target)
-
-
 def _check_parts(parts: Sequence[tuple[Window, Path, PartFile]]) -> None:
     """Remove the first part that does not match its checksum, and raise OutputError."""
     for area, path, file in parts:
         try:
-            with _opened(path) as src:
-                same = _pixels_crc(src, Window(0, 0, area.height, area.width)) == file.pixels_crc
+            same = _same_pixels(path, Window(0, 0, area.height, area.width), file)
         except GDAL_ERRORS:
             same = False
         if not same:
@@ -292,10 +317,14 @@ def _unreadable(path: Path) -> OutputError:
     return OutputError(f"{path}: the pixels read back differ from those written. The disk may be full")
 
 
-def _pixels_crc(src: Any, area: Window) -> int:
-    pieces = _pieces(area.height, area.width, src.count)
-    moved = (Window(area.row + p.row, area.col + p.col, p.height, p.width) for p in pieces)
-    return _crc(src.read(window=_gdal_window(piece)) for piece in moved)
+def _same_pixels(path: Path, area: Window, file: PartFile) -> bool:
+    """Return True if a part has the pixels that were written.
+
+    GDAL does not report every write that a full disk refuses.
+    """
+    with _opened(path) as src:
+        pieces = _pieces(area.height, area.width, src.count)
+        return _crc(src.read(window=_gdal_window(piece)) for piece in pieces) == file.pixels_crc
 
 
 def _crc(pieces: Iterable[NDArray[np.uint8]]) -> int:
