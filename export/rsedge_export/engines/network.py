@@ -32,7 +32,7 @@ class Job:
     workspace_bytes: int
     tactics_bytes: int  # device memory for trying out kernels
     level: int  # 0 to 5
-    timings: Path | None = None  # timing cache of earlier builds, if any
+    timings: Path | None = None  # cache of earlier builds' timings, which need a GPU; None without one
     nodes: frozenset[str] = frozenset()  # names of all of the ONNX's nodes
     kept_fp32: frozenset[str] = frozenset()  # names of the nodes that the exporter keeps fp32
     sm: str | None = None  # compute capability to build for without a GPU, "86"; TensorRT for RTX only
@@ -51,13 +51,14 @@ def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         _keep_fp32(trt, network, job)
     _set_profile(builder, network, config, job.batch)
-    _load_timings(config, job.timings)
+    if job.timings is not None:
+        _load_timings(config, job.timings)
     watch(trt, config, log, progress)  # even without ``progress``, as Ctrl-C must end a build
     with log.held():
         memory = builder.build_serialized_network(network, config)
     if memory is None:
         raise ModelError(f"{named(trt)} built no engine from {job.onnx}: {log.said()}")
-    cache = config.get_timing_cache()
+    cache = None if job.timings is None else config.get_timing_cache()
     return bytes(memory), b"" if cache is None else bytes(cache.serialize())
 
 
@@ -102,16 +103,20 @@ def _network(trt: Any, builder: Any, log: Log, onnx: Path) -> Any:
         raise ModelError(f"{onnx} does not convert {PIXELS!r} to {SCORES!r}. Export the bundle again")
     # Indices stay int32: TensorRT makes uint8 from floats only, and 4 bytes a pixel are a sixth of 6 classes' scores.
     top = network.add_topk(scores, trt.TopKOperation.MAX, 1, AXIS_CLASSES)
-    _mark(network, top.get_output(1), CLASSES)
+    _mark(network, top.get_output(1), CLASSES, log)
     # A mean, not a sum: in fp16 a sum of good scores could overflow.
     mean = network.add_reduce(scores, trt.ReduceOperation.AVG, AXES_ALL_BUT_BATCH, True)
-    _mark(network, mean.get_output(0), MEAN)
+    _mark(network, mean.get_output(0), MEAN, log)
     return network
 
 
-def _mark(network: Any, tensor: Any, name: str) -> None:
+def _mark(network: Any, tensor: Any, name: str, log: Log) -> None:
+    """Add an output. Raises ModelError if the name is taken, which TensorRT only logs."""
+    before = len(log.lines)
     tensor.name = name
     network.mark_output(tensor)
+    if len(log.lines) > before:
+        raise ModelError(f"the network takes no output {name}: {log.said()}. Export the bundle again")
 
 
 def _parser_errors(parser: Any) -> str:
@@ -185,9 +190,9 @@ def _set_profile(builder: Any, network: Any, config: Any, batch: Batch) -> None:
     config.add_optimization_profile(profile)
 
 
-def _load_timings(config: Any, path: Path | None) -> None:
+def _load_timings(config: Any, path: Path) -> None:
     """Load an earlier build's timings for this kind of device, which make the next build faster."""
-    known = path.read_bytes() if path and path.is_file() else b""
+    known = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(known)
     if known and (cache is None or not config.set_timing_cache(cache, False)):
         known, cache = b"", config.create_timing_cache(b"")  # damaged, or from another device: start over
