@@ -14,7 +14,7 @@ needs_rtx = pytest.mark.skipif(not is_installed(), reason=f"NVIDIA's compiler is
 
 
 def small_graph(kind: type[np.floating], tile: int = TILE) -> onnx.ModelProto:
-    """Return pixels, a 3x3 convolution to 16 channels, ReLU, a 1x1 convolution to three scores; named for its bundle."""
+    """Return pixels, a 3x3 convolution to 16 channels, ReLU, and a 1x1 convolution to three scores."""
     rng, to = np.random.default_rng(0), helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     weights = {
         "first": rng.normal(0, 0.1, (16, 3, 3, 3)).astype(kind),

@@ -30,7 +30,7 @@ from rsedge_export.precision.qdq import quantize
 from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sites import find_sites
 from rtx import needs_rtx, small_graph
-from toys import pointwise_graph, pointwise_manifest
+from toys import pointwise_manifest
 
 
 def quantized(unsigned: bool = False) -> onnx.ModelProto:
@@ -59,13 +59,17 @@ def full(tmp_path: Path) -> Path:
 def test_targets_are_compute_capabilities() -> None:
     assert parse_targets("sm86, SM120,sm86") == ("86", "120")
     for wrong in ("", "86", "sm8.6", "sm86,", "ampere"):
-        with pytest.raises(InputError, match=r"--for .* is no compute capability. Give some as in --for sm86,sm89"):
+        with pytest.raises(
+            InputError, match=r"--for .* is no compute capability. Give some as in --for sm86,sm89"
+        ):
             parse_targets(wrong)
 
 
 def test_an_unknown_compute_capability_is_refused_with_those_that_are_known() -> None:
     trt = SimpleNamespace(
-        __name__="tensorrt_rtx", __version__="1.7.1", ComputeCapability=SimpleNamespace(SM86=1, SM120=2, NONE=0)
+        __name__="tensorrt_rtx",
+        __version__="1.7.1",
+        ComputeCapability=SimpleNamespace(SM86=1, SM120=2, NONE=0),
     )
     check_known(trt, ["86", "120"])
     with pytest.raises(InputError, match=r"TensorRT-RTX 1\.7\.1 does not compile for sm90.*sm86, sm120"):
