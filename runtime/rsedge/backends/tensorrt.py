@@ -17,13 +17,9 @@ from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import ENGINE_DEVICES, RTX, Device, PlanFacts, choose, command, plan_path
 
-# Tensors of every rsedge engine; the last two are added during the build (rsedge_export.engines).
-PIXELS, SCORES, CLASSES, MEAN = (
-    "pixels",
-    "scores",
-    "rsedge.classes",
-    "rsedge.mean",
-)  # networks have a "mean" of their own
+# Tensors of every rsedge engine; the last two are added during the build (rsedge_export.engines), under names that no
+# network uses: some have a "mean".
+PIXELS, SCORES, CLASSES, MEAN = "pixels", "scores", "rsedge.classes", "rsedge.mean"
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "UINT8": "uint8"}
 # Waiting threads sleep, because a spinning one would occupy the core that decodes the next rows.
 EVENT_FLAGS = ("DISABLE_TIMING", "BLOCKING_SYNC")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from rsedge.backends import rtx as rtx_module
 from rsedge.backends.rtx import MAGIC, import_tensorrt_rtx
@@ -119,6 +119,23 @@ def test_a_precision_that_the_bundle_lacks_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="has no model"):
             cross_compile(folder, "sm86", [precision])
     assert not (folder / "engines").exists()
+
+
+@needs_rtx
+def test_turing_has_no_fp32_matrix_products_so_fp16_is_offered(tmp_path: Path) -> None:
+    folder = tmp_path / "product.rsedge"
+    folder.mkdir()
+    for name, kind in (("fp32", np.float32), ("fp16", np.float16)):
+        graph = small_graph(kind)
+        graph.graph.initializer.append(numpy_helper.from_array(np.eye(64, dtype=kind), "turn"))
+        graph.graph.node[-1].input[0] = "turned"
+        graph.graph.node.insert(4, helper.make_node("MatMul", ["narrow", "turn"], ["turned"], name="product"))
+        onnx.save(graph, folder / f"model.{name}.onnx")
+    write_bundle_manifest(folder, pointwise_manifest())
+    with pytest.raises(ModelError, match="FP32 GEMM is not supported.*sm75: --precision fp16"):
+        cross_compile(folder, "sm75", ["fp32"])
+    (facts,), _ = cross_compile(folder, "sm75", ["fp16"])
+    assert facts.device.sm == "75"
 
 
 @needs_rtx
