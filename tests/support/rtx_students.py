@@ -27,7 +27,7 @@ PRECISIONS = ("fp32", "fp16", "int8-trt10")
 
 
 def export_student(name: str, folder: Path) -> None:
-    """Write a student's files for TensorRT: what `rsedge export` writes but for measured scales and layers left float."""
+    """Write a student's files for TensorRT: what `rsedge export` writes, with made-up scales."""
     torch.manual_seed(0)
     net = deploy(build(name, len(CLASSES)).eval(), TILE)
     master_path = folder / "model.fp32.onnx"
