@@ -140,7 +140,7 @@ def _config(trt: Any, builder: Any, job: Job) -> Any:
     if hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = job.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise the inspector omits types
-    if job.sm:
+    if is_rtx(trt) and job.sm:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{job.sm}"), 0)
     if job.precision == "fp32":
