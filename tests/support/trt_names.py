@@ -139,7 +139,8 @@ class Walk:
     """The names that code uses with one version: branches that this version does not take are left out.
 
     Known guards: ``hasattr(OBJECT, "name")``, ``strongly_typed(trt)`` and ``is_rtx(trt)``, in ``if`` or
-    ``a if b else c``, with ``not``, ``and``, ``or``. A private function counts only where something that counts names it.
+    ``a if b else c``, with ``not``, ``and``, ``or``. A private function counts only where
+    something that counts names it.
     """
 
     def __init__(self, tree: ast.Module, version: str) -> None:
