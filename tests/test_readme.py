@@ -28,6 +28,7 @@ from PIL import Image
 import readme
 import readme_inputs
 from readme import NOT_RUN, PAGES, ROOT
+from rsedge.backends import rtx
 from rsedge.cli.main import app
 from rsedge.model.manifest import Manifest
 from rsedge.score.labels import ClassTable
@@ -37,6 +38,7 @@ COMMANDS = [(block, command) for block in BLOCKS if block.language == "sh" for c
 
 # What a machine without TensorRT answers; the page must say beside the command that it was not run.
 WITHOUT_TENSORRT = {"rsedge export --trt --bundle student.rsedge": (1, "TensorRT is not installed")}
+RTX = "rsedge export --trt --for sm86,sm89,sm120 --bundle student.rsedge"  # runs wherever its package is
 RUN = {
     command: block
     for block, command in reversed(COMMANDS)  # the first place of each
@@ -136,6 +138,9 @@ def test_a_command(sandbox: Path, done: Results, command: str) -> None:
     if command in WITHOUT_TENSORRT and importlib.util.find_spec("tensorrt") is None:
         code, message = WITHOUT_TENSORRT[command]
         assert (result.code, message in result.said) == (code, True), result.said
+        return
+    if command == RTX and not rtx.is_installed():
+        assert (result.code, "TensorRT for RTX is not installed" in result.said) == (1, True), result.said
         return
     assert result.code == 0, result.said
     assert "Traceback" not in result.said

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rsedge.errors import InputError, OutputError
 
+OTHERS = stat.S_IWGRP | stat.S_IWOTH  # modes by which others may write
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 MOST_STEM = 200  # bytes of a file name used in a longer name; file systems take 255
 RANDOM = 8  # characters that tempfile adds
@@ -117,7 +118,7 @@ def is_ours(facts: os.stat_result) -> bool:
     """Return True if only this user (and root) can have written the file with these ``facts``."""
     if not hasattr(os, "getuid"):
         return True
-    others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    others = facts.st_mode & OTHERS
     if others == stat.S_IWGRP and _is_own_group(facts.st_gid):
         others = 0  # umask 002 is usual on systems that give each user a group
     return facts.st_uid == os.getuid() and not others
@@ -151,7 +152,7 @@ def is_ours_here(facts: os.stat_result, folder: Path) -> bool:
     finally:
         os.close(handle)
         os.unlink(probe)
-    others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    others = facts.st_mode & OTHERS
     return facts.st_uid == made.st_uid and not others & ~made.st_mode
 
 
@@ -172,7 +173,7 @@ def is_trusted(path: Path, handle: int | None = None) -> bool:
     facts, link = path.stat() if handle is None else os.fstat(handle), path.lstat()
     if is_strangers_link(link, facts):
         return False
-    roots = facts.st_uid == 0 and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    roots = facts.st_uid == 0 and not facts.st_mode & OTHERS
     return roots or is_ours_here(facts, path.parent)
 
 
@@ -183,6 +184,30 @@ def check_own_folder(folder: Path) -> None:
         raise PermissionError(
             f"{folder} belongs to another user or is writable by others. Remove it, or run `chmod go-w` on it"
         )
+
+
+def real_folder(folder: Path) -> Path:
+    """Return the folder with links resolved in all but its own name, which must not be a link."""
+    return Path(os.path.realpath(folder.parent)) / folder.name
+
+
+def check_private(folder: Path) -> None:
+    """Raise PermissionError if another user could put files into the folder, whose code will be run.
+
+    Parents may also belong to root; one that all may write must be sticky (/tmp), so that none renames others' files.
+    """
+    check_owner(folder.lstat(), folder)
+    for parent in folder.parents:
+        facts = parent.lstat()
+        held = (facts.st_uid == 0 and not facts.st_mode & OTHERS) or is_ours(facts)
+        if not held and not (facts.st_uid in {0, folder.lstat().st_uid} and facts.st_mode & stat.S_ISVTX):
+            raise PermissionError(f"{parent} is writable by others")
+
+
+def check_owner(facts: os.stat_result, path: Path) -> None:
+    """Raise PermissionError if another user can write the file or folder with these ``facts``, or it is a link."""
+    if not is_ours(facts) or facts.st_mode & OTHERS or stat.S_ISLNK(facts.st_mode):
+        raise PermissionError(f"{path} is writable by others")
 
 
 def open_own(path: Path, flags: int) -> int:

@@ -39,10 +39,10 @@ TILE, CLASSES = 64, 3
 SHAPES = {
     "pixels": (-1, 3, TILE, TILE),
     "scores": (-1, CLASSES, TILE, TILE),
-    "classes": (-1, 1, TILE, TILE),
-    "mean": (-1, 1, 1, 1),
+    "rsedge.classes": (-1, 1, TILE, TILE),
+    "rsedge.mean": (-1, 1, 1, 1),
 }
-DTYPES = {"pixels": "UINT8", "scores": "FLOAT", "classes": "INT32", "mean": "FLOAT"}
+DTYPES = {"pixels": "UINT8", "scores": "FLOAT", "rsedge.classes": "INT32", "rsedge.mean": "FLOAT"}
 
 
 def teach(stub: Stub) -> dict[str, object]:
@@ -231,7 +231,7 @@ def drive_runner(stub: Stub, taught: dict[str, object], folder: Path) -> int:
                 "the engine takes uint8 of shape (1 to 2, 3, 64, 64), not",
                 lambda w=wrong: backend.infer(w),
             )
-        backend._slots[0].host["mean"][:] = np.nan
+        backend._slots[0].host["rsedge.mean"][:] = np.nan
         fails_open(BackendError, "NaN", lambda: backend.classify(tiles[0]))
         answer(stub, taught["execute"], 0)
         fails_open(BackendError, "the model failed", lambda: backend.infer(tiles[0]))

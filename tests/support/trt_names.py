@@ -138,8 +138,9 @@ def missing(source: str, version: str) -> list[str]:
 class Walk:
     """The names that code uses with one version: branches that this version does not take are left out.
 
-    Known guards: ``hasattr(OBJECT, "name")`` and ``strongly_typed(trt)``, in ``if`` or ``a if b else c``, with
-    ``not``, ``and``, ``or``. A private function counts only where something that counts names it.
+    Known guards: ``hasattr(OBJECT, "name")``, ``strongly_typed(trt)`` and ``is_rtx(trt)``, in ``if`` or
+    ``a if b else c``, with ``not``, ``and``, ``or``. A private function counts only where
+    something that counts names it.
     """
 
     def __init__(self, tree: ast.Module, version: str) -> None:
@@ -193,6 +194,8 @@ class Walk:
                 return deciding
             return None if None in parts else not deciding
         if isinstance(test, ast.Call) and isinstance(test.func, ast.Name):
+            if test.func.id == "is_rtx":
+                return False  # these are versions of TensorRT; NVIDIA's compiler itself runs the other branch
             if test.func.id == "strongly_typed":
                 return not self._version.startswith("8.")
             if test.func.id == "hasattr" and isinstance(test.args[1], ast.Constant):

@@ -16,6 +16,7 @@ from rsedge.model.manifest import Manifest
 from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.version import __version__
 from rsedge_export.bundle.folder import check_out, replaced_when_whole
+from rsedge_export.engines.cross import ask_parser
 from rsedge_export.precision.calibration import (
     LEAST_TILES,
     CalibrationTiles,
@@ -87,7 +88,9 @@ def assemble(
         report = _reduce(folder, manifest, imagery, plan)
         report["notes"] += notes
         # Only artifacts that passed their proof get this far.
-        report["artifacts"][ARTIFACT] = {"precision": "fp32", "passed": True, "forced": False, **master}
+        said, _ = ask_parser(folder / ARTIFACT)
+        facts = {"precision": "fp32", "passed": True, "forced": False, "parser": said, **master}
+        report["artifacts"][ARTIFACT] = facts
         (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         write_bundle_manifest(folder, manifest)
     out = plan.out

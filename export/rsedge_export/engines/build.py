@@ -25,6 +25,7 @@ from rsedge.model.engines import (
     Batch,
     Device,
     PlanFacts,
+    Traffic,
     device_tag,
     plan_name,
     write_plan,
@@ -86,6 +87,7 @@ def build_engine(
         device = gpu.facts(trt)
         free_bytes = gpu.free_bytes()
         _check_memory(bundle, free_bytes)
+        timing_cache = bundle.path / ENGINES / f"timing-{device_tag(device)}.cache"
         job = Job(
             onnx=bundle.artifact,
             precision=precision,
@@ -93,19 +95,19 @@ def build_engine(
             workspace_bytes=options.workspace_bytes or min(MAX_WORKSPACE_BYTES, free_bytes // 4),
             tactics_bytes=free_bytes // 2,
             level=options.level,
-            timings=bundle.path / ENGINES / f"timing-{device_tag(device)}.cache",
+            timings=timing_cache,
             nodes=graph.nodes,
             kept_fp32=frozenset(kept) if isinstance(kept, dict) else frozenset(),
         )
         plan, timings = build_plan(trt, log, job, progress)
         found = EngineFacts.read(inspect_plan(trt, log, plan), graph)
-    facts = _facts(plan, bundle, job, device, found, problem(precision, graph, found))
+    facts = plan_facts(plan, bundle, job, device, found, problem(precision, graph, found))
     if facts.problem is not None and not options.force:
         raise ModelError(
             f"{facts.problem}; nothing was written. Use another --precision, or keep the engine with --force"
         )
     write_plan(bundle.path, plan, facts)
-    with contextlib.suppress(OSError), whole_or_nothing(job.timings) as partial:
+    with contextlib.suppress(OSError), whole_or_nothing(timing_cache) as partial:
         partial.write_bytes(timings)  # without the timing cache, the next build only takes longer
     return facts
 
@@ -168,9 +170,16 @@ def _check_memory(bundle: Bundle, free_bytes: int) -> None:
         )
 
 
-def _facts(
-    plan: bytes, bundle: Bundle, job: Job, device: Device, found: EngineFacts, trouble: str | None
+def plan_facts(
+    plan: bytes,
+    bundle: Bundle,
+    job: Job,
+    device: Device,
+    found: EngineFacts,
+    trouble: str | None,
+    traffic: Traffic | None = None,
 ) -> PlanFacts:
+    """Return the facts to keep beside a plan."""
     return PlanFacts(
         file=plan_name(job.precision, device),
         sha256=sha256(plan).hexdigest(),
@@ -186,4 +195,5 @@ def _facts(
         problem=trouble,
         rsedge_version=__version__,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        traffic=traffic,
     )

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 Progress = Callable[[int, int], None]
+LAYERS = "Layers:"  # the begin of the message in which TensorRT for RTX lists an engine's kernels
 
 
 class Log:
@@ -20,6 +21,7 @@ class Log:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.layers = ""  # the compiler's list of kernels (see `kernels`)
         self.raised: list[BaseException] = []  # by callbacks of TensorRT; ends the build
         self.logger: Any = None
 
@@ -37,6 +39,8 @@ class Log:
                 try:
                     if int(severity) <= worst:
                         kept.lines.append(msg)
+                    elif msg.startswith(LAYERS):
+                        kept.layers = msg
                 except BaseException as error:
                     kept.raised.append(error)
 

@@ -1,4 +1,4 @@
-"""Conversion of ONNX to a TensorRT plan: one path for TensorRT 8.5 to 11, with one branch (`strongly_typed`).
+"""Conversion of ONNX to a plan of TensorRT 8.5 to 11 or TensorRT for RTX: one path, one branch (`strongly_typed`).
 
 Variables are named for TensorRT's classes (``builder``, ``network``, ``config``...): tests/export/engines/test_names.py
 reads this source and checks every name against the bindings of four versions.
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsedge.backends.gpu import strongly_typed
+from rsedge.backends.gpu import is_rtx, strongly_typed
 from rsedge.backends.tensorrt import CLASSES, MEAN, PIXELS, SCORES
 from rsedge.errors import BackendError, ModelError
-from rsedge.model.engines import Batch
+from rsedge.model.engines import RTX, TENSORRT, Batch
 from rsedge_export.engines.monitor import Log, Progress, watch
 
 AXIS_CLASSES, AXES_ALL_BUT_BATCH = 1 << 1, 0b1110  # TensorRT numbers axes by bits
@@ -32,13 +32,14 @@ class Job:
     workspace_bytes: int
     tactics_bytes: int  # device memory for trying out kernels
     level: int  # 0 to 5
-    timings: Path  # timing cache of earlier builds, if any
+    timings: Path | None = None  # cache of earlier builds' timings, which need a GPU; None without one
     nodes: frozenset[str] = frozenset()  # names of all of the ONNX's nodes
     kept_fp32: frozenset[str] = frozenset()  # names of the nodes that the exporter keeps fp32
+    sm: str | None = None  # compute capability to build for without a GPU, "86"; TensorRT for RTX only
 
 
 def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple[bytes, bytes]:
-    """Return the serialized engine and the timing cache. Needs a current CUDA context.
+    """Return the serialized engine and the timing cache. Needs a current CUDA context, or ``job.sm``.
 
     Raises ModelError with TensorRT's message if the ONNX does not parse or build, and any error that ``progress``
     raises (also KeyboardInterrupt).
@@ -50,13 +51,14 @@ def build_plan(trt: Any, log: Log, job: Job, progress: Progress | None) -> tuple
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         _keep_fp32(trt, network, job)
     _set_profile(builder, network, config, job.batch)
-    _load_timings(config, job.timings)
+    if job.timings is not None:
+        _load_timings(config, job.timings)
     watch(trt, config, log, progress)  # even without ``progress``, as Ctrl-C must end a build
     with log.held():
         memory = builder.build_serialized_network(network, config)
     if memory is None:
-        raise ModelError(f"TensorRT {trt.__version__} built no engine from {job.onnx}: {log.said()}")
-    cache = config.get_timing_cache()
+        raise ModelError(f"{named(trt)} built no engine from {job.onnx}: {log.said()}")
+    cache = None if job.timings is None else config.get_timing_cache()
     return bytes(memory), b"" if cache is None else bytes(cache.serialize())
 
 
@@ -71,8 +73,13 @@ def inspect_plan(trt: Any, log: Log, plan: bytes) -> str:
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def _network(trt: Any, builder: Any, log: Log, onnx: Path) -> Any:
-    """Parse the ONNX and add two outputs, so that neither argmax nor the check for NaN needs the scores."""
+def named(trt: Any) -> str:
+    """Return the library's name and version."""
+    return f"{RTX if is_rtx(trt) else TENSORRT} {trt.__version__}"
+
+
+def parse(trt: Any, builder: Any, log: Log, onnx: Path) -> Any:
+    """Return the network of an ONNX file. Raises ModelError with the parser's words if it does not parse."""
     flag = (
         trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         if strongly_typed(trt)
@@ -83,23 +90,33 @@ def _network(trt: Any, builder: Any, log: Log, onnx: Path) -> Any:
     with log.held():
         is_parsed = parser.parse_from_file(str(onnx))
     if not is_parsed:
-        raise ModelError(f"TensorRT {trt.__version__} does not parse {onnx}: {_parser_errors(parser)}")
+        raise ModelError(f"{named(trt)} does not parse {onnx}: {_parser_errors(parser)}")
+    return network
+
+
+def _network(trt: Any, builder: Any, log: Log, onnx: Path) -> Any:
+    """Parse the ONNX and add two outputs, so that neither argmax nor the check for NaN needs the scores."""
+    network = parse(trt, builder, log, onnx)
     tensor = network.get_input(0)
     scores = network.get_output(0)
     if (network.num_inputs, network.num_outputs, tensor.name, scores.name) != (1, 1, PIXELS, SCORES):
         raise ModelError(f"{onnx} does not convert {PIXELS!r} to {SCORES!r}. Export the bundle again")
     # Indices stay int32: TensorRT makes uint8 from floats only, and 4 bytes a pixel are a sixth of 6 classes' scores.
     top = network.add_topk(scores, trt.TopKOperation.MAX, 1, AXIS_CLASSES)
-    _mark(network, top.get_output(1), CLASSES)
+    _mark(network, top.get_output(1), CLASSES, log)
     # A mean, not a sum: in fp16 a sum of good scores could overflow.
     mean = network.add_reduce(scores, trt.ReduceOperation.AVG, AXES_ALL_BUT_BATCH, True)
-    _mark(network, mean.get_output(0), MEAN)
+    _mark(network, mean.get_output(0), MEAN, log)
     return network
 
 
-def _mark(network: Any, tensor: Any, name: str) -> None:
+def _mark(network: Any, tensor: Any, name: str, log: Log) -> None:
+    """Add an output. Raises ModelError if the name is taken, which TensorRT only logs."""
+    before = len(log.lines)
     tensor.name = name
     network.mark_output(tensor)
+    if len(log.lines) > before:
+        raise ModelError(f"the network takes no output {name}: {log.said()}. Export the bundle again")
 
 
 def _parser_errors(parser: Any) -> str:
@@ -123,6 +140,9 @@ def _config(trt: Any, builder: Any, job: Job) -> Any:
     if hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = job.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise the inspector omits types
+    if is_rtx(trt) and job.sm:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{job.sm}"), 0)
     if job.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # an engine named fp32 computes in fp32
     if not strongly_typed(trt) and job.precision != "fp32":

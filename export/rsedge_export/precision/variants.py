@@ -8,7 +8,7 @@ labels, by agreement with fp32; labelled tiles (``--gate``) only judge.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rsedge.errors import InputError, ModelError
 from rsedge.model.manifest import Manifest
 from rsedge.score.evaluation import find_labelled
 from rsedge.score.pairs import find_pairs
+from rsedge_export.engines.cross import ask_parser
 from rsedge_export.graph.onnx_file import save
 from rsedge_export.graph.rewrite import halve_stored_floats, set_opset, to_opset_17
 from rsedge_export.precision.calibration import HELD_EVERY, CalibrationTiles, Imagery
@@ -31,6 +32,7 @@ from rsedge_export.proof.gate import CALIBRATION, Judged, Limits, Verdict, judge
 
 REDUCED = ("fp16", "int8")
 TRT8, TRT10 = "int8-trt8", "int8-trt10"
+FOR_TENSORRT = ("fp16", TRT8, TRT10)
 TRT10_OPSET = 19  # the first opset whose Q/DQ accept fp16
 RANGE_TILES = 8  # tiles on which fp16's range is measured
 
@@ -193,7 +195,13 @@ class Variants:
         with self._stages(f"judging {precision}") as progress:
             tiles, what, total = self._judged()
             watched = _watched(tiles, progress, total)
-            return judge(self._folder, precision, watched, what, self._wanted.limits)
+            verdict = judge(self._folder, precision, watched, what, self._wanted.limits)
+        return self._asked(verdict) if precision in FOR_TENSORRT else verdict
+
+    def _asked(self, verdict: Verdict) -> Verdict:
+        """Return the verdict with what NVIDIA's parser says of the file, if it is installed."""
+        said, refused = ask_parser(self._path(verdict.precision))
+        return replace(verdict, parser=said, reasons=(*verdict.reasons, *([refused] if refused else [])))
 
     def _judged(self) -> tuple[Iterator[Judged], str, int]:
         wanted = self._wanted

@@ -81,6 +81,7 @@ class Verdict:
     class_drops: dict[str, float] | None
     reasons: tuple[str, ...]  # why the artifact fails
     runs: bool = True  # False: the artifact does not load, or answers NaN; such a file is never kept
+    parser: str | None = None  # what NVIDIA's parser said; None if it is not installed or not asked
 
     @property
     def passed(self) -> bool:

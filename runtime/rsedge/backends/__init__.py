@@ -6,10 +6,11 @@ from rsedge.backends.base import Backend
 from rsedge.backends.speeds import Speed, fitting, load_speeds
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.model.bundle import Bundle
+from rsedge.model.engines import ENGINE_DEVICES
 
 __all__ = ["DEVICES", "Backend", "open_backend"]
 
-DEVICES = ("auto", "cpu", "cuda", "openvino", "tensorrt", "ort-tensorrt")  # choices of --device
+DEVICES = ("auto", "cpu", "cuda", "openvino", *ENGINE_DEVICES, "ort-tensorrt")  # choices of --device
 UNMEASURED = "not measured on this machine; `rsedge verify` measures"
 
 
@@ -18,8 +19,9 @@ def open_backend(
 ) -> Backend:
     """Open the bundle's artifact on ``device``, one of ``DEVICES``.
 
-    "cpu", "cuda" and "ort-tensorrt" use ONNX Runtime; "openvino" is the CPU through OpenVINO. "tensorrt" runs the
-    bundle's engine of ``precision`` (None: its only one); on other devices the bundle determines the precision. "auto"
+    "cpu", "cuda" and "ort-tensorrt" use ONNX Runtime; "openvino" is the CPU through OpenVINO. "tensorrt" and
+    "tensorrt-rtx" run the bundle's engine of ``precision`` (None: its only one); on other devices the bundle determines
+    the precision. "auto"
     is the fastest device measured on this machine by `rsedge verify` for the bundle's precision, never a lower one;
     without measurements CUDA, else the CPU. ``backend.why`` gives the reason.
 
@@ -81,10 +83,10 @@ def _open(bundle: Bundle, device: str, threads: int | None, precision: str | Non
         from rsedge.backends.openvino import OpenVinoBackend  # noqa: PLC0415
 
         return OpenVinoBackend(bundle, threads)
-    if device == "tensorrt":
+    if device in ENGINE_DEVICES:
         from rsedge.backends.tensorrt import TensorRtBackend  # noqa: PLC0415
 
-        return TensorRtBackend(bundle, precision)
+        return TensorRtBackend(bundle, precision, device)
     from rsedge.backends.ort import OrtBackend  # noqa: PLC0415
 
     return OrtBackend(bundle, device, threads)

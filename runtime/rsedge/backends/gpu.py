@@ -11,7 +11,7 @@ from typing import Any
 
 from rsedge.errors import BackendError
 from rsedge.machine import BOARD
-from rsedge.model.engines import Device
+from rsedge.model.engines import RTX, TENSORRT, Device
 
 OLDEST = (8, 5)  # JetPack 5, the first with named tensors and execute_async_v3
 STRONGLY_TYPED = (10, 0)
@@ -44,9 +44,14 @@ def version(trt: Any) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def is_rtx(trt: Any) -> bool:
+    """Return True for TensorRT for RTX, whose versions began at 1 when TensorRT's were at 10."""
+    return str(getattr(trt, "__name__", "")).startswith("tensorrt_rtx")
+
+
 def strongly_typed(trt: Any) -> bool:
     """Return True if networks take their types from the ONNX; before TensorRT 10, builder flags set them."""
-    return version(trt) >= STRONGLY_TYPED
+    return is_rtx(trt) or version(trt) >= STRONGLY_TYPED
 
 
 def l4t_release(path: Path = TEGRA_RELEASE) -> str | None:
@@ -111,6 +116,7 @@ class Gpu:
             cuda=".".join(map(str, self.driver.get_version()[:2])),
             driver_cuda=f"{newest // 1000}.{newest % 1000 // 10}",
             l4t=l4t_release(),
+            library=RTX if is_rtx(trt) else TENSORRT,
         )
 
     def close(self) -> None:

@@ -15,11 +15,11 @@ from rsedge.errors import InputError, ModelError
 from rsedge.files import user_cache, whole_or_nothing
 from rsedge.machine import board_name, cpu_name, gpu_names, usable_cores
 from rsedge.model.bundle import DEFAULT_BUNDLE, SPEEDS_NAME, Bundle
-from rsedge.model.engines import list_engines
+from rsedge.model.engines import ENGINE_DEVICES, list_engines
 
 SCHEMA = 1
 ON_CPU = ("cpu", "openvino")  # devices whose speed depends on the number of threads
-ENGINES = ("tensorrt", "ort-tensorrt")  # devices used only if a precision is requested
+ENGINES = (*ENGINE_DEVICES, "ort-tensorrt")  # devices used only if a precision is requested
 DEVICES = (*ON_CPU, "cuda", *ENGINES)
 
 
@@ -131,7 +131,7 @@ def fitting(
         if (speed.precision, speed.machine) == (bundle.precision, here)
         and (speed.device not in ON_CPU or speed.threads == threads)
         and (engines or speed.device not in ENGINES)
-        and (speed.sha256 in plans if speed.device == "tensorrt" else speed.sha256 == bundle.sha256)
+        and (speed.sha256 in plans if speed.device in ENGINE_DEVICES else speed.sha256 == bundle.sha256)
     ]
     return tuple(sorted(fit, key=lambda speed: speed.cost))
 

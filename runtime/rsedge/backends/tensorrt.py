@@ -1,4 +1,4 @@
-"""TensorRT: runs an engine built on this device by `rsedge export --trt`."""
+"""TensorRT and TensorRT for RTX: run an engine built by `rsedge export --trt`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends.base import Backend, TensorSpec
-from rsedge.backends.gpu import Gpu, import_tensorrt
+from rsedge.backends.gpu import Gpu, import_tensorrt, is_rtx
+from rsedge.backends.rtx import MAGIC, JitCache, import_tensorrt_rtx
 from rsedge.errors import BackendError, ModelError, RsedgeError
 from rsedge.model.bundle import Bundle
-from rsedge.model.engines import PlanFacts, choose, command, plan_path
+from rsedge.model.engines import ENGINE_DEVICES, RTX, Device, PlanFacts, choose, command, plan_path
 
-# Tensors of every rsedge engine; the last two are added during the build (rsedge_export.engines).
-PIXELS, SCORES, CLASSES, MEAN = "pixels", "scores", "classes", "mean"
+# Tensors of every rsedge engine; the last two are added during the build (rsedge_export.engines), under names that no
+# network uses: some have a "mean".
+PIXELS, SCORES, CLASSES, MEAN = "pixels", "scores", "rsedge.classes", "rsedge.mean"
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "UINT8": "uint8"}
 # Waiting threads sleep, because a spinning one would occupy the core that decodes the next rows.
 EVENT_FLAGS = ("DISABLE_TIMING", "BLOCKING_SYNC")
@@ -26,35 +28,37 @@ EVENT_FLAGS = ("DISABLE_TIMING", "BLOCKING_SYNC")
 class TensorRtBackend(Backend):
     """The engine of ``bundle`` that fits this device, of ``precision`` or (None) the only one.
 
-    Engines are never built or guessed: if none fits, ModelError lists every difference and the command that
-    builds one. Raises BackendError if TensorRT, pycuda, a GPU or device memory is missing.
+    ``device``: "tensorrt" or "tensorrt-rtx". Engines are never built or guessed: if none fits, ModelError lists every
+    difference and the command that builds one. Raises BackendError if TensorRT, pycuda, a GPU or device memory is
+    missing.
     """
 
-    name = "tensorrt"
     threads = 1  # one CPU thread feeds the GPU
     classes_on_device = True
     kept = 1
 
-    def __init__(self, bundle: Bundle, precision: str | None = None) -> None:
+    def __init__(self, bundle: Bundle, precision: str | None = None, device: str = "tensorrt") -> None:
         super().__init__(bundle)
+        self.name, self._library = device, ENGINE_DEVICES[device]
         if not bundle.path.is_dir():
             raise ModelError(
                 f"{bundle.path} is a file, but TensorRT engines are kept in a bundle; give the bundle's folder"
             )
-        trt = import_tensorrt()
+        trt = import_tensorrt_rtx() if self._library == RTX else import_tensorrt()
         self._slots: list[_Slot] = []
+        self._jit: JitCache | None = None
         self._stack = ExitStack()
         try:
             self._gpu = self._stack.enter_context(Gpu())
             here = self._gpu.facts(trt)
             self.facts = facts = choose(bundle, precision, here)
             self.trouble = facts.problem
-            self.version, self.provider = here.tensorrt, f"TensorRT {here.tensorrt} on {here.name}"
+            self.version, self.provider = here.tensorrt, f"{self._library} {here.tensorrt} on {here.name}"
             path = plan_path(bundle.path, facts)
             self.bundle = replace(bundle, artifact=path, sha256=facts.sha256, precision=facts.precision)
             self._stack.callback(self._release)
             with self._device_errors(), self._gpu.current():
-                self._load(trt, facts)
+                self._load(trt, facts, here)
         except BaseException:
             self.close()
             raise
@@ -94,15 +98,19 @@ class TensorRtBackend(Backend):
         """Split a batch into parts that the engine accepts."""
         return (batch[at : at + self._most] for at in range(0, len(batch), self._most))
 
-    def _load(self, trt: Any, facts: PlanFacts) -> None:
+    def _load(self, trt: Any, facts: PlanFacts, here: Device) -> None:
         driver, bundle = self._gpu.driver, self.bundle
         self._need(facts.size_bytes, "the engine's weights")
+        rebuild = f"build it again: {command(bundle.path, facts.precision, here.target)}"
+        plan = bundle.artifact_bytes()
+        if plan.startswith(MAGIC) != is_rtx(trt):
+            other = next(name for name in ENGINE_DEVICES.values() if name != self._library)
+            raise ModelError(f"{bundle.artifact} is a plan of {other}, not of {self._library}; {rebuild}")
         logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = runtime = trt.Runtime(logger)
-        self._engine = engine = runtime.deserialize_cuda_engine(bundle.artifact_bytes())
-        rebuild = f"build it again: {command(bundle.path, facts.precision)}"
+        self._engine = engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise ModelError(f"TensorRT {self.version} does not load {bundle.artifact}; {rebuild}")
+            raise ModelError(f"{self._library} {self.version} does not load {bundle.artifact}; {rebuild}")
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         if names != {PIXELS, SCORES, CLASSES, MEAN}:
             raise ModelError(
@@ -118,10 +126,14 @@ class TensorRtBackend(Backend):
         )
         buffers_bytes = 2 * sum(_size_bytes(spec, self._most) for spec in self._specs.values())
         self._need(scratch_bytes + buffers_bytes, "the engine's activations and buffers")
-        self._context = engine.create_execution_context()
+        if is_rtx(trt):
+            self._jit = JitCache(engine, facts.sha256)
+            self._context = engine.create_execution_context(self._jit.config)
+        else:
+            self._context = engine.create_execution_context()
         if self._context is None:
             raise BackendError(
-                f"TensorRT could not prepare {bundle.artifact}: out of device memory; free some"
+                f"{self._library} could not prepare {bundle.artifact}: out of device memory; free some"
             )
         for _ in range(2):
             self._slots.append(
@@ -181,7 +193,7 @@ class TensorRtBackend(Backend):
         for name, allocation in slot.device.items():
             context.set_tensor_address(name, int(allocation))
         if not context.execute_async_v3(slot.stream.handle):
-            raise BackendError(f"the model failed on {self.provider}; see TensorRT's message above")
+            raise BackendError(f"the model failed on {self.provider}; see its message above")
         slot.computed.record(slot.stream)
         for name in (wanted, MEAN):
             driver.memcpy_dtoh_async(slot.host[name][:tiles], slot.device[name], slot.stream)
@@ -210,6 +222,10 @@ class TensorRtBackend(Backend):
             for slot in self._slots:
                 slot.free()
             self._slots.clear()
+            if self._jit is not None:
+                with suppress(Exception):  # after a device fault; the next run finishes its kernels again
+                    self._jit.keep()
+            self._jit = None
             self._in_flight = self._context = self._engine = self._runtime = None  # in this order
 
 

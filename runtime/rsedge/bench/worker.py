@@ -38,10 +38,11 @@ def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     """Open a bundle's artifact; return its facts too. Raises ModelError, BackendError or InputError."""
     from rsedge.infer.inputs import artifact_notes  # noqa: PLC0415
     from rsedge.model.bundle import Bundle  # noqa: PLC0415 - as below
+    from rsedge.model.engines import ENGINE_DEVICES  # noqa: PLC0415
     from rsedge.verify.compare import Candidate, opened  # noqa: PLC0415 - a teacher needs none of it
 
     candidate = Candidate(str(contender.precision), contender.device)
-    bundle = Bundle.open(contender.path, None if contender.device == "tensorrt" else contender.precision)
+    bundle = Bundle.open(contender.path, None if contender.device in ENGINE_DEVICES else contender.precision)
     backend = opened(bundle, candidate, contender.threads)
     complexity, record = backend.bundle.manifest.complexity, backend.record
     teacher = complexity.get("teacher")

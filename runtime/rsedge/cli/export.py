@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rsedge.cli import common, flags
 from rsedge.cli.export_options import ALL, RUN, ExportOptions
 from rsedge.cli.settings import with_options
 from rsedge.errors import InputError, ModelError, RsedgeError
+from rsedge.model.engines import PlanFacts
 
 
 @with_options(ExportOptions)
@@ -18,6 +19,8 @@ def export(asked: ExportOptions, given: frozenset[str]) -> None:
     """Turn a trained network into a bundle that runs without torch, every precision tested; or build an engine."""
     told: dict[str, Any] = {}
     bundle = asked.bundle
+    if asked.targets is not None and not asked.trt:
+        raise InputError(f"--for {asked.targets} is what --trt builds engines for; add --trt")
     if bundle is not None and not asked.trt:
         raise InputError(f"--bundle {bundle} is what --trt builds an engine from; add --trt")
     if asked.trt and bundle is None and asked.onnx is None and asked.run is None and not RUN.exists():
@@ -27,7 +30,9 @@ def export(asked: ExportOptions, given: frozenset[str]) -> None:
         if not asked.quiet:
             _show(told)
         _say_notes(told, asked.quiet)
-    if asked.trt:
+    if asked.targets is not None:
+        told["engines"] = _cross(bundle or asked.out, asked.targets, asked, is_new=bundle is None)
+    elif asked.trt:
         told["engine"] = _engine(bundle or asked.out, asked.precision, asked.force, asked.quiet)
     if asked.as_json:
         common.say_json(told)
@@ -140,6 +145,49 @@ def _engine(path: Path, precision: str | None, force: bool, quiet: bool) -> dict
         common.say(f"layers     convolutions by the engine's own account: {layers}")
         common.say(f"use it     rsedge infer RASTER --out MASK --model {path} --device tensorrt")
     return asdict(facts)
+
+
+def _cross(path: Path, targets: str, asked: ExportOptions, is_new: bool) -> list[dict[str, Any]]:
+    """Build engines of TensorRT for RTX into the bundle; return their facts for ``--json``."""
+    from dataclasses import asdict
+
+    from rsedge_export.engines.build import TrtOptions
+    from rsedge_export.engines.cross import cross_compile, note_in_report
+
+    if not path.exists():
+        raise ModelError(f"{path} not found; copy a bundle to it, or name one with --bundle")
+    precisions = _precisions(asked.precision) if asked.precision else ["fp16"]
+    with common.progress_bar("building engines", asked.quiet) as progress:
+        built, advice = cross_compile(path, targets, precisions, TrtOptions(force=asked.force), progress)
+    if is_new:
+        note_in_report(path, built)
+    for facts in built:
+        if facts.problem:
+            common.note(f"{facts.file} kept by force: {facts.problem}", asked.quiet)
+    if not asked.quiet:
+        common.say(
+            f"engines    {path}/engines, built by TensorRT-RTX {built[0].device.tensorrt} for GPUs, not on one"
+        )
+        _show_engines(built)
+        for found in advice:
+            common.say(f"for sm{found.sm:7} --precision {found.precision}: {found.why} (not a speed)")
+        common.say(f"use it     rsedge infer RASTER --out MASK --model {path} --device tensorrt-rtx")
+    return [asdict(facts) for facts in built]
+
+
+def _show_engines(built: Sequence[PlanFacts]) -> None:
+    common.say(f"{'engine':32} {'MB':>6} {'kernels':>7} {'MB a tile':>9}  {'at least':24} convolutions")
+    for facts in built:
+        moved, convolutions = (
+            facts.traffic,
+            ", ".join(f"{n} {kind}" for kind, n in facts.convolutions.items()),
+        )
+        if moved is not None:
+            least = f"{moved.least_ms:.2f} ms on {moved.on}" if moved.least_ms is not None else "-"
+            common.say(
+                f"{facts.file:32} {facts.size_bytes / 1e6:6.1f} {moved.kernels:7} {moved.moved_bytes / 1e6:9.0f}  "
+                f"{least:24} {convolutions}"
+            )
 
 
 def _said(rung: Mapping[str, Any]) -> str:

@@ -29,7 +29,9 @@ class ExportOptions:
     precision: Annotated[
         str | None,
         option(
-            help="Precisions to make; for an engine, one.", metavar="P,P", show_default=f"{ALL}; engine fp16"
+            help="Precisions to make; for an engine of this machine, one.",
+            metavar="P,P",
+            show_default=f"{ALL}; engine fp16",
         ),
     ] = None
 
@@ -68,6 +70,15 @@ class ExportOptions:
     trt: Annotated[
         bool, option("--trt", help="Build a TensorRT engine, for this machine only.", panel=ENGINE)
     ] = False
+    targets: Annotated[
+        str | None,
+        option(
+            "--for",
+            help="With --trt: build with TensorRT for RTX instead, for GPUs of these kinds; no GPU needed.",
+            panel=ENGINE,
+            metavar="sm86,sm89",
+        ),
+    ] = None
     bundle: Annotated[
         Path | None,
         option(

@@ -87,7 +87,7 @@ Device = Annotated[
     str,
     typer.Option(
         help="Device or backend for the model.",
-        metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt",
+        metavar="auto|cpu|cuda|openvino|tensorrt|tensorrt-rtx|ort-tensorrt",
         rich_help_panel=MACHINE,
     ),
 ]

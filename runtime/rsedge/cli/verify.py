@@ -52,7 +52,7 @@ def verify(
         str,
         typer.Option(
             help="Compare on this device only; auto: on every available one.",
-            metavar="auto|cpu|cuda|openvino|tensorrt|ort-tensorrt",
+            metavar="auto|cpu|cuda|openvino|tensorrt|tensorrt-rtx|ort-tensorrt",
         ),
     ] = "auto",
     precision: Annotated[

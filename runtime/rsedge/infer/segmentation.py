@@ -17,6 +17,7 @@ from rsedge.infer.options import Options, Result
 from rsedge.infer.part_sink import CONFIDENCE, PROBABILITIES
 from rsedge.machine import begin_peak, peak_rss_bytes, return_large_arrays
 from rsedge.model.bundle import Bundle
+from rsedge.model.engines import ENGINE_DEVICES
 from rsedge.model.manifest import NODATA
 from rsedge.raster import exact_cache
 from rsedge.raster.writer import tag_of
@@ -34,12 +35,13 @@ def open_model(
     """Open a bundle folder or an rsedge ``.onnx`` (None: the default model) on a device.
 
     ``precision`` None means: fp32 of a bundle, never silently less; the file's own of a lone ONNX file; the existing
-    engine's on "tensorrt". Use the result as a context manager; ``backend.bundle.manifest`` describes its input.
+    engine's on "tensorrt" and "tensorrt-rtx". Use the result as a context manager; ``backend.bundle.manifest``
+    describes its input.
 
     Raises ModelError, BackendError or InputError.
     """
     # A TensorRT engine may lack an ONNX file of its precision.
-    bundle = Bundle.open(path, None if device == "tensorrt" else precision)
+    bundle = Bundle.open(path, None if device in ENGINE_DEVICES else precision)
     bundle.record()  # reports an edited file now rather than after hours of work
     return open_backend(bundle, device, threads, precision)
 

@@ -3,6 +3,9 @@
 ``student.rsedge/engines/fp16-orin-sm87-trt10.3.0.plan`` is a plain plan, which trtexec can load;
 ``fp16-orin-sm87-trt10.3.0.json`` beside it holds rsedge's facts of the plan. A plan runs only with the TensorRT
 version and on the kind of GPU that it was built for; a bundle can hold engines of several devices.
+
+Plans of TensorRT for RTX (``fp16-sm86-rtx1.7.1.116.plan``) are built for all GPUs of a compute capability (SM), on
+any machine.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from rsedge.model.bundle import Bundle, elsewhere, file_sha256
 
 ENGINES = "engines"  # folder of a bundle
 PRECISIONS = ("fp32", "fp16", "int8")
+TENSORRT, RTX = "TensorRT", "TensorRT-RTX"  # the libraries; a plan of one is nothing to the other
+ENGINE_DEVICES = {"tensorrt": TENSORRT, "tensorrt-rtx": RTX}  # choices of --device that run engines
 SCHEMA = 1
 
 
@@ -45,14 +50,39 @@ class Batch:
 
 @dataclass(frozen=True)
 class Device:
-    """The GPU and the software versions that a plan depends on."""
+    """The GPU and the software versions that a plan depends on.
 
-    name: str  # "Orin"
+    Of the target of a build without a GPU only the SM and the library are known.
+    """
+
+    name: str | None  # "Orin"; None for any GPU of the SM
     sm: str  # compute capability without the dot: "87"
-    tensorrt: str  # "10.3.0"
-    cuda: str  # version that pycuda was built with: "12.6"
-    driver_cuda: str  # newest CUDA version that the driver supports
+    tensorrt: str  # version of ``library``: "10.3.0"
+    cuda: str | None = None  # version that pycuda was built with: "12.6"
+    driver_cuda: str | None = None  # newest CUDA version that the driver supports
     l4t: str | None = None  # Jetson's system release, "36.4.0"
+    library: str = TENSORRT  # or RTX
+
+    @property
+    def target(self) -> str | None:
+        """Return what `rsedge export --trt --for` calls it; None if engines are built on the device itself."""
+        return f"sm{self.sm}" if self.library == RTX else None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What an engine does for one tile, by the compiler's list of its kernels. Bytes include the weights."""
+
+    kernels: Count
+    read_bytes: Count
+    written_bytes: Count
+    least_ms: float | None = None  # on ``on``: a bound, not a measurement
+    on: str | None = None  # a GPU of the SM, whose maker states bandwidth and rates
+
+    @property
+    def moved_bytes(self) -> int:
+        """Return the bytes read and written."""
+        return self.read_bytes + self.written_bytes
 
 
 @dataclass(frozen=True)
@@ -73,6 +103,7 @@ class PlanFacts:
     problem: str | None  # why the engine, built by force, is not as requested
     rsedge_version: str
     date: str  # UTC, ISO 8601
+    traffic: Traffic | None = None  # if the compiler told
 
     def __post_init__(self) -> None:
         words = (
@@ -90,6 +121,10 @@ class PlanFacts:
                 raise ModelError(f"a name in the facts of an engine {wrong}")
         if self.precision not in PRECISIONS:
             raise ModelError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.device.library not in ENGINE_DEVICES.values():
+            raise ModelError(
+                f"library {self.device.library!r} is not one of {', '.join(ENGINE_DEVICES.values())}"
+            )
         if Path(self.file).name != self.file or not self.file.endswith(".plan"):
             raise ModelError(f"{self.file!r} is not the name of a plan")
 
@@ -122,8 +157,13 @@ def plan_name(precision: str, device: Device) -> str:
 
 
 def device_tag(device: Device) -> str:
-    """Return the device for a file name: "orin-jetson-nano-sm87-trt10.3.0". Devices of one SM differ in the name."""
-    words = dict.fromkeys(re.findall("[a-z0-9]+", device.name.lower()))  # once each
+    """Return the device for a file name: "orin-jetson-nano-sm87-trt10.3.0". Devices of one SM differ in the name.
+
+    Engines of TensorRT for RTX do not: "sm86-rtx1.7.1.116".
+    """
+    if device.library == RTX:
+        return f"sm{device.sm}-rtx{device.tensorrt}"
+    words = dict.fromkeys(re.findall("[a-z0-9]+", (device.name or "").lower()))  # once each
     slug = "-".join(w for w in words if w not in {"nvidia", "developer", "kit", "gpu"})
     return f"{slug[:48] or 'gpu'}-sm{device.sm}-trt{device.tensorrt}"
 
@@ -176,9 +216,9 @@ def mismatches(facts: PlanFacts, bundle: Bundle, here: Device) -> tuple[str, ...
             f"its source {facts.onnx} has changed (SHA-256 {onnx_sha256[:12]}..., not {facts.onnx_sha256[:12]}...)"
         )
     for what, then, now in (
-        ("TensorRT", built.tensorrt, here.tensorrt),
+        (here.library, built.tensorrt, here.tensorrt),
         ("SM", built.sm, here.sm),
-        ("device", built.name, here.name),
+        ("device", built.name or here.name, here.name),
     ):
         if then != now:
             found.append(f"it was built for {what} {then}, but this machine has {now}")
@@ -186,17 +226,19 @@ def mismatches(facts: PlanFacts, bundle: Bundle, here: Device) -> tuple[str, ...
 
 
 def choose(bundle: Bundle, precision: str | None, here: Device) -> PlanFacts:
-    """Return the engine to run: of the requested precision, else (None) the only one that fits.
+    """Return the engine of ``here.library`` to run: of the requested precision, else (None) the only one that fits.
 
     Raises ModelError if none fits, with every difference and the command to build one, and
     InputError if several fit.
     """
     engines = list_engines(bundle.path)
-    candidates = [e for e in engines if precision in {None, e.precision}]
+    where = "" if here.target else " on this machine"
+    candidates = [e for e in engines if e.device.library == here.library and precision in {None, e.precision}]
     if not candidates:
         have = f"it has {', '.join(e.file for e in engines)}" if engines else "it has none"
-        wanted = f"{precision} engine" if precision else "TensorRT engine"
-        build = elsewhere(bundle.path) or f"build one on this machine: {command(bundle.path, precision)}"
+        wanted = f"{here.library} engine" + (f" in {precision}" if precision else "")
+        again = command(bundle.path, precision, here.target)
+        build = elsewhere(bundle.path) or f"build one{where}: {again}"
         raise ModelError(f"{bundle.path} has no {wanted} ({have}); {build}")
     differences = {e.file: mismatches(e, bundle, here) for e in candidates}
     fit = [e for e in candidates if not differences[e.file]]
@@ -209,15 +251,16 @@ def choose(bundle: Bundle, precision: str | None, here: Device) -> PlanFacts:
         )
     reasons = "; ".join(f"{file}: {', '.join(why)}" for file, why in differences.items())
     raise ModelError(
-        f"{bundle.path} has no TensorRT engine that can run on this machine: {reasons}. "
-        f"Build one on this machine: {command(bundle.path, precision or candidates[0].precision)}"
+        f"{bundle.path} has no {here.library} engine that can run on this machine: {reasons}. "
+        f"Build one{where}: {command(bundle.path, precision or candidates[0].precision, here.target)}"
     )
 
 
-def command(bundle: Path, precision: str | None) -> str:
-    """Return the command that builds an engine."""
+def command(bundle: Path, precision: str | None, target: str | None = None) -> str:
+    """Return the command that builds an engine; ``target``: see `Device.target`."""
+    wanted = f" --for {target}" if target else ""
     chosen = f" --precision {precision}" if precision else ""
-    return f"rsedge export --trt --bundle {shlex.quote(str(bundle))}{chosen}"
+    return f"rsedge export --trt{wanted} --bundle {shlex.quote(str(bundle))}{chosen}"
 
 
 def _read(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from rsedge.report.accuracy import Scores
 from rsedge.report.figures import number, plural, score, whole
 from rsedge.report.inputs import Bench, Eval
 
-ON_GPU = ("cuda", "tensorrt", "ort-tensorrt")
+ON_GPU = ("cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt")
 NOTABLE = 1.1  # a smaller ratio is not worth a sentence
 
 

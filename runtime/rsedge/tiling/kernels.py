@@ -18,7 +18,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rsedge.files import NO_LINK, is_ours, temporary_cache, user_cache
+from rsedge.files import NO_LINK, check_owner, check_private, real_folder, temporary_cache, user_cache
 from rsedge.own_python import module_command
 
 SWITCH = "RSEDGE_COMPILED"  # "0" selects numpy
@@ -41,7 +40,6 @@ NATIVE = ("-march=native", "-mcpu=native", "")  # the option's name depends on t
 COMPILE_LIMIT_S = 60.0
 RETRY_S = 86_400.0  # failed compilers are retried after this time, because the disk may have been full
 DIGEST_BYTES = 32
-OTHERS = stat.S_IWGRP | stat.S_IWOTH
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -51,7 +49,7 @@ def compiled() -> Any | None:
     """Return the kernels as a ctypes library, which releases the GIL in calls; None if there is no compiler."""
     if os.environ.get(SWITCH) == "0":
         return None
-    folders = [_real(folder) for folder in dict.fromkeys((user_cache(), temporary_cache()))]
+    folders = [real_folder(folder) for folder in dict.fromkeys((user_cache(), temporary_cache()))]
     for folder in folders:
         if library := _kept(folder):
             return library
@@ -74,7 +72,7 @@ class _FailedBeforeError(Exception):
 def _kept(folder: Path) -> Any | None:
     """Return the library that an earlier run compiled for this machine; None if it must be compiled."""
     with suppress(OSError, AttributeError):  # the library is missing or broken
-        _check_private(folder)
+        check_private(folder)
         return _checked(folder / _name())
     return None
 
@@ -82,7 +80,7 @@ def _kept(folder: Path) -> Any | None:
 def _built(folder: Path) -> Any:
     """Compile the kernels, cache and return them. Raises OSError or SubprocessError."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _check_private(folder)
+    check_private(folder)
     failed, facts = folder / f"{_name()}.failed", _compiler_facts()
     if _is_remembered(failed, facts):
         raise _FailedBeforeError
@@ -130,7 +128,7 @@ def _checked(path: Path) -> Any:
     handle = os.open(path, os.O_RDONLY | NO_LINK)
     loaded = False
     try:
-        _check_owner(os.fstat(handle), path)
+        check_owner(os.fstat(handle), path)
         with open(handle, "rb", closefd=False) as file:
             data = file.read()
         if hashlib.sha256(data[:-DIGEST_BYTES]).digest() != data[-DIGEST_BYTES:]:
@@ -160,29 +158,6 @@ def _typed(library: Any) -> Any:
     library.rsedge_halve.argtypes = [POINTER] * 2 + [INTEGER] * 2
     library.rsedge_halve.restype = None
     return library
-
-
-def _real(folder: Path) -> Path:
-    """Return the folder with links resolved in all but its own name, which must not be a link."""
-    return Path(os.path.realpath(folder.parent)) / folder.name
-
-
-def _check_private(folder: Path) -> None:
-    """Raise PermissionError if another user could put files into the folder, whose code will be run.
-
-    Parents may also belong to root; one that all may write must be sticky (/tmp), so that none renames others' files.
-    """
-    _check_owner(folder.lstat(), folder)
-    for parent in folder.parents:
-        facts = parent.lstat()
-        held = (facts.st_uid == 0 and not facts.st_mode & OTHERS) or is_ours(facts)
-        if not held and not (facts.st_uid in {0, folder.lstat().st_uid} and facts.st_mode & stat.S_ISVTX):
-            raise PermissionError(f"{parent} is writable by others")
-
-
-def _check_owner(facts: os.stat_result, path: Path) -> None:
-    if not is_ours(facts) or facts.st_mode & OTHERS or stat.S_ISLNK(facts.st_mode):
-        raise PermissionError(f"{path} is writable by others")
 
 
 def _compiler_facts() -> str:

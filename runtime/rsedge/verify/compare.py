@@ -11,9 +11,10 @@ import numpy as np
 
 from rsedge.backends import DEVICES, Backend, open_backend
 from rsedge.backends.ort import BY_DEVICE, offered_providers
+from rsedge.backends.rtx import INSTALL, MODULES
 from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.model.bundle import Bundle
-from rsedge.model.engines import command, list_engines
+from rsedge.model.engines import ENGINE_DEVICES, RTX, command, list_engines
 from rsedge.verify.agreement import Agreement, AgreementMeter
 from rsedge.verify.tiles import Tiles
 
@@ -23,6 +24,12 @@ LOSS_INT8 = 0.01  # int8: loss against the exporter's tiles that is worth a note
 TRT_ONLY = "int8-trt"  # prefix of precisions that are quantized for TensorRT
 FOR_TENSORRT = "quantized for TensorRT; other than that only ONNX Runtime computes it exactly"
 FOR_CPUS = "quantized for CPUs (uint8 activations), which TensorRT does not accept"
+FOR_RTX = "sm86,sm89,sm120"  # RTX 30, 40 and 50; the GPU is not asked here
+NEEDS = {  # any of the modules, and what is said if none is installed
+    "openvino": (("openvino",), 'OpenVINO is not installed (`pip install "rsedge[openvino]"`)'),
+    "tensorrt": (("tensorrt",), "TensorRT is not installed"),
+    "tensorrt-rtx": (MODULES, f"TensorRT for RTX is not installed (`{INSTALL}`)"),
+}
 WARMUP = 2  # untimed runs of each model
 
 
@@ -67,7 +74,9 @@ def candidates(bundle: Bundle, device: str = "auto", precision: str | None = Non
             found.append(Candidate(precision or "all", place, missing))
             continue
         # A requested engine that is missing is listed, so that its error names the command that builds it.
-        has = bundle.precisions if place != "tensorrt" else (precision,) if precision else _engines(bundle)
+        has = bundle.precisions
+        if place in ENGINE_DEVICES:
+            has = (precision,) if precision else _engines(bundle, place)
         for p in has:
             if precision not in {None, p} or (p, place) == ("fp32", "cpu"):
                 continue
@@ -97,7 +106,7 @@ def check(
 
 def opened(bundle: Bundle, candidate: Candidate, threads: int | None) -> Backend:
     """Open the candidate's model; the caller closes it. Raises BackendError or ModelError if that fails."""
-    engine = candidate.device == "tensorrt"
+    engine = candidate.device in ENGINE_DEVICES
     try:
         own = bundle if engine else Bundle.open(bundle.path, candidate.precision)
     except ModelError as error:
@@ -197,24 +206,25 @@ def _missing(bundle: Bundle, device: str) -> str | None:
     """Explain why nothing can run on a device of this machine; None if something may."""
     if (provider := BY_DEVICE.get(device)) and provider not in offered_providers():
         return f"this onnxruntime does not offer {'CUDA' if device == 'cuda' else 'TensorRT'}"
-    if device == "openvino" and find_spec("openvino") is None:
-        return 'OpenVINO is not installed (`pip install "rsedge[openvino]"`)'
-    if device == "tensorrt" and find_spec("tensorrt") is None:
-        return "TensorRT is not installed"
+    modules, lacking = NEEDS.get(device, ((), ""))
+    if modules and not any(map(find_spec, modules)):
+        return lacking
     try:
-        if device == "tensorrt" and not _engines(bundle):
+        if device in ENGINE_DEVICES and not _engines(bundle, device):
+            library = ENGINE_DEVICES[device]
+            target, where = (FOR_RTX, "") if library == RTX else (None, " on this machine")
             return (
-                f"the bundle has no TensorRT engine; build one on this machine: {command(bundle.path, None)}"
+                f"the bundle has no {library} engine; build one{where}: {command(bundle.path, None, target)}"
             )
     except ModelError as error:
         return str(error)
     return None
 
 
-def _engines(bundle: Bundle) -> tuple[str, ...]:
-    """Return the precisions of the bundle's TensorRT engines, for whatever device."""
+def _engines(bundle: Bundle, device: str) -> tuple[str, ...]:
+    """Return the precisions of the bundle's engines for ``device``, for whatever GPU."""
     engines = list_engines(bundle.path) if bundle.path.is_dir() else ()
-    return tuple(dict.fromkeys(e.precision for e in engines))
+    return tuple(dict.fromkeys(e.precision for e in engines if e.device.library == ENGINE_DEVICES[device]))
 
 
 def _outcome(candidate: Candidate, state: str, why: str, provider: str | None = None) -> Check:

@@ -20,6 +20,7 @@ from rsedge.engine.sliding_window import Progress
 from rsedge.errors import BackendError, InputError
 from rsedge.infer.options import Options
 from rsedge.model.bundle import PRECISIONS, Bundle
+from rsedge.model.engines import ENGINE_DEVICES
 from rsedge.raster import RasterReader, bounded_cache, plan_bands
 from rsedge.raster.band_plan import AS_TAGGED, Masking
 from rsedge.raster.look import look
@@ -174,7 +175,7 @@ def verify(
 
 def _asked(bundle: Bundle, options: VerifyOptions) -> tuple[Candidate, ...]:
     """Return the requested candidates. Raises InputError if there are none, or several for one map."""
-    if options.precision and options.device != "tensorrt":
+    if options.precision and options.device not in ENGINE_DEVICES:
         Bundle.open(bundle.path, options.precision)  # raises ModelError if the bundle lacks the precision
     asked = candidates(bundle, options.device, options.precision)
     if not asked:

@@ -133,7 +133,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         def current(self) -> ExitStack:
             return ExitStack()
 
-    def load(self: TensorRtBackend, trt: object, facts: object) -> None:
+    def load(self: TensorRtBackend, trt: object, facts: object, here: object) -> None:
         shape = (None, 3, TILE, TILE)
         self._specs = {"pixels": TensorSpec(shape, "uint8"), "scores": TensorSpec(shape, "float32")}
 

@@ -127,7 +127,9 @@ def test_what_was_asked_for_is_taken_and_nothing_guessed(bundle: Bundle) -> None
     assert choose(bundle, "fp16", HERE) == half
     with pytest.raises(InputError, match=r"several.*fp16-orin-sm87.*int8-orin-sm87.*--precision"):
         choose(bundle, None, HERE)
-    with pytest.raises(ModelError, match=r"no fp32 engine \(it has fp16-orin-sm87.*--precision fp32"):
+    with pytest.raises(
+        ModelError, match=r"no TensorRT engine in fp32 \(it has fp16-orin-sm87.*--precision fp32"
+    ):
         choose(bundle, "fp32", HERE)
     thor = Device("Thor", "110", "11.4.0", "13.0", "13.0")
     other = written(bundle, "fp16", thor)

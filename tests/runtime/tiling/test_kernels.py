@@ -228,7 +228,7 @@ def test_a_cache_below_a_folder_that_others_can_write_is_not_used(
         cache.parent.chmod(mode)
         monkeypatch.setattr(files, "_is_own_group", lambda gid: False)
     with pytest.raises(PermissionError):
-        kernels._check_private(cache)
+        files.check_private(cache)
     assert halves(again())
     second = Path(kernels.tempfile.gettempdir()) / f"rsedge-{os.getuid()}"
     assert [p.name for p in second.iterdir()] == [kernels._name()]
