@@ -10,7 +10,7 @@ from itertools import islice
 import onnx
 
 from rsedge_export.precision.calibration import CalibrationTiles
-from rsedge_export.precision.ranges import Scale
+from rsedge_train.nets.grids import Scale
 from rsedge_export.precision.sensitivity import Bench, Choice, Damage, Progress, choose
 from rsedge_export.precision.sites import Site
 

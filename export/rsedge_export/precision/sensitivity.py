@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rsedge_export.graph.session import open_session
 from rsedge_export.precision.qdq import switchable
-from rsedge_export.precision.ranges import Scale
+from rsedge_train.nets.grids import Scale
 from rsedge_export.precision.sites import Site
 
 Progress = Callable[[int, int], None]

@@ -6,7 +6,8 @@ import pytest
 
 from graphs import graph, make, normal, run
 from rsedge_export.precision.qdq import quantize
-from rsedge_export.precision.ranges import Scale, calibrate, symmetric
+from rsedge_export.precision.ranges import calibrate
+from rsedge_train.nets.grids import Scale, symmetric
 from rsedge_export.precision.sensitivity import Bench, choose
 from rsedge_export.precision.sites import Site, find_sites
 
