@@ -20,7 +20,6 @@ from rsedge_export.precision.sites import Site
 from rsedge_train.nets.grids import SMALLEST_SCALE, Scale, along, integers, weight_scales
 
 
-
 def quantize(
     model: onnx.ModelProto,
     sites: Sequence[Site],

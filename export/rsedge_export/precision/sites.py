@@ -12,7 +12,6 @@ from rsedge_export.graph.rewrite import attributes
 from rsedge_train.nets.grids import work_shares
 
 
-
 @dataclass(frozen=True)
 class Site:
     """A convolution or a matrix product with constant weights, which INT8 makes faster."""
@@ -47,9 +46,7 @@ def find_sites(model: onnx.ModelProto) -> list[Site]:
         layers.append((node, weight, macs, elements))
     shares = work_shares([(macs, elements) for _, _, macs, elements in layers]) if layers else []
     return [
-        Site(
-            node.name, node.op_type, node.input[0], node.input[1], _channel_axis(node), weight, macs, share
-        )
+        Site(node.name, node.op_type, node.input[0], node.input[1], _channel_axis(node), weight, macs, share)
         for (node, weight, macs, _), share in zip(layers, shares, strict=True)
         if share is not None
     ]

@@ -183,9 +183,7 @@ def fit(
     finished = finish(trainer.average.model)
     if not stopped and processes.first:
         save_weights(folder / LAST_NAME, finished)
-    return finished, FitResult(
-        trainer.position, meter.seconds_per_step, meter.wait_share, stopped
-    )
+    return finished, FitResult(trainer.position, meter.seconds_per_step, meter.wait_share, stopped)
 
 
 class _Trainer:

@@ -154,7 +154,7 @@ def use_signed(net: nn.Module, signed: bool) -> None:
 
 @torch.no_grad()
 def settle(net: nn.Module) -> SegNet:
-    """Return a copy of an imitation as an ordinary network in the form of ``deploy.folded``, with its weights on their grids.
+    """Return a copy of an imitation as an ordinary network (``deploy.folded``), with weights on their grids.
 
     Export finds the grids again, so only the rounding of activations is left between its fp32 and INT8.
     """

@@ -20,7 +20,10 @@ SAMPLES = 1 << 17  # values of a tensor and tile that enter its histogram; the e
 SMALLEST = 1e-30  # smallest limit of a histogram, so that zeros alone do not make it coarse for later values
 FRACTIONS = np.linspace(0.05, 1, 96)  # shares of the extremes tried as limits
 LOW_FRACTIONS = (0.3, 0.5, 0.7, 0.85, 1.0)
-LEVELS = (*range(96, 127), *range(127, 255, 5))  # of a channel's largest weight; above 127 it is clipped
+WEIGHT_FRACTIONS = np.linspace(0.5, 1, 26)  # shares of a channel's largest weight tried as limit
+GRID_LEVELS = range(32, 127)  # levels that the largest weight may have if the weights lie on a grid already
+FEW = 32  # weights of a channel that are looked at first, since most lie on no grid
+ON_GRID = 1e-9  # largest squared error of such weights, as a share of their squares
 SMALLEST_SCALE = 2.0**-14  # fp16's smallest normal number: scales of fp16 graphs are fp16
 
 
@@ -101,23 +104,35 @@ def asymmetric(histogram: Histogram) -> Scale:
 
 
 def weight_scales(weights: NDArray[np.floating[Any]], axis: int) -> NDArray[np.float32]:
-    """Return the step of each output channel, (channels,), from the tried levels with the least squared error.
+    """Return the step of each output channel, (channels,), from the tried limit with the least squared error.
 
-    Weights that already lie on a grid find it again, as its largest level in use is among those tried.
+    Weights that lie on a grid already, as those of a run fine-tuned for INT8, get the step of that grid.
     """
-    values = weights.astype(np.float32)
+    values = np.moveaxis(weights.astype(np.float32), axis, 0).reshape(weights.shape[axis], -1)
     least = SMALLEST_SCALE if weights.dtype == np.float16 else 0.0
-    others = tuple(i for i in range(values.ndim) if i != axis)
-    largest = np.abs(values).max(others)
+    largest = np.abs(values).max(1)
     largest = np.where(largest > 0, largest, 1)
     best = np.full(largest.shape, np.inf)
     steps = largest / 127
-    for level in LEVELS:
-        tried = np.maximum(largest / level, least)
-        error = ((integers(values, tried, axis) * along(tried, axis, values.ndim) - values) ** 2).sum(others)
+    for fraction in WEIGHT_FRACTIONS:
+        tried = np.maximum(largest * fraction / 127, least)
+        error = _weight_error(values, tried)
         better = error < best
         best, steps = np.where(better, error, best), np.where(better, tried, steps)
+    few = values[:, :FEW]
+    for level in GRID_LEVELS:
+        tried = np.maximum(largest / level, least)
+        fits = _weight_error(few, tried) <= ON_GRID * (few**2).sum(1)
+        if fits.any():
+            error = np.where(fits, _weight_error(values, tried), np.inf)
+            better = (error < best) & (error <= ON_GRID * (values**2).sum(1))
+            best, steps = np.where(better, error, best), np.where(better, tried, steps)
     return steps.astype(np.float32)
+
+
+def _weight_error(rows: NDArray[np.float32], steps: NDArray[Any]) -> NDArray[Any]:
+    """Return the summed squared error of each row."""
+    return np.asarray(((integers(rows, steps, 0) * steps[:, None] - rows) ** 2).sum(1))
 
 
 def integers(values: NDArray[np.float32], steps: NDArray[Any], axis: int) -> NDArray[np.float32]:

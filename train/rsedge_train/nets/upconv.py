@@ -44,7 +44,7 @@ def pays(conv: nn.Module, in_channels: int, size: int, scale: int) -> bool:
 
 
 class Product(nn.Module):
-    """Product of maps with a constant matrix: ``(..., n, i) -> (..., n, o)``. In INT8 it is a layer like a convolution."""
+    """Product with a constant matrix, ``(..., n, i) -> (..., n, o)``; in INT8 a layer like a convolution."""
 
     weight: Tensor
 
