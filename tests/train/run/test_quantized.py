@@ -107,7 +107,7 @@ def test_fine_tuning_lowers_the_disagreement_with_fp32(base, dataset, tmp_path):
     fit = FitConfig(steps=25, lr=3e-4, log_every=5, ema_decay=0.9)
     run = train(job(tmp_path / "q", fit=fit, quantization=Quantization(base)), dataset)
     before, after = disagreement(base, dataset), disagreement(tmp_path / "q", dataset)
-    assert after < 0.7 * before
+    assert after < 0.85 * before
     facts = run.settings["quantization"]
     assert facts["network"] == NETWORK
     assert facts["int8_layers"] > 20

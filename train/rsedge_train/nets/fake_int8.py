@@ -86,7 +86,8 @@ def int8_layers(net: SegNet, tile: int) -> tuple[str, ...]:
 
     def watch(name: str, module: nn.Module) -> None:
         def count(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-            shape = module.weight.shape
+            weight: Tensor = module.weight  # type: ignore[assignment]
+            shape = weight.shape
             each = shape[0] if isinstance(module, Product) else shape[1:].numel()
             costs[name] = each * out.numel(), out.numel() + inputs[0].numel()
 
