@@ -10,9 +10,9 @@ from itertools import islice
 import onnx
 
 from rsedge_export.precision.calibration import CalibrationTiles
-from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sensitivity import Bench, Choice, Damage, Progress, choose
 from rsedge_export.precision.sites import Site
+from rsedge_train.nets.grids import Scale
 
 # Agreement with fp32 to reach by leaving layers float; the next value is tried if the gate rejects one.
 TARGETS = (0.99, 0.995, 0.998)

@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from rsedge_export.graph.rewrite import constants, drop_unused
-from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sites import Site
-
-WEIGHT_FRACTIONS = np.linspace(0.5, 1, 26)  # shares of a channel's largest weight tried as limit
-SMALLEST_SCALE = 2.0**-14  # fp16's smallest normal number: scales of fp16 graphs are fp16
+from rsedge_train.nets.grids import SMALLEST_SCALE, Scale, along, integers, weight_scales
 
 
 def quantize(
@@ -76,25 +73,6 @@ def switchable(
     return copy
 
 
-def weight_scales(weights: NDArray[np.floating[Any]], axis: int) -> NDArray[np.float32]:
-    """Return the step of each output channel, (channels,), from the tried limit with the least squared error."""
-    values = weights.astype(np.float32)
-    least = SMALLEST_SCALE if weights.dtype == np.float16 else 0.0
-    others = tuple(i for i in range(values.ndim) if i != axis)
-    largest = np.abs(values).max(others)
-    largest = np.where(largest > 0, largest, 1)
-    best = np.full(largest.shape, np.inf)
-    steps = largest / 127
-    for fraction in WEIGHT_FRACTIONS:
-        tried = np.maximum(largest * fraction / 127, least)
-        error = ((_integers(values, tried, axis) * _along(tried, axis, values.ndim) - values) ** 2).sum(
-            others
-        )
-        better = error < best
-        best, steps = np.where(better, error, best), np.where(better, tried, steps)
-    return steps.astype(np.float32)
-
-
 class _Writer:
     """Writer that appends nodes to a graph in order; every Q/DQ pair is written once and shared."""
 
@@ -141,13 +119,13 @@ class _Writer:
             # Rounded to the graph's type first, so that the integers match the stored scale.
             values = self._known[name]
             steps = weight_scales(values, axis).astype(values.dtype)
-            whole = _integers(values.astype(np.float32), steps.astype(np.float32), axis)
+            whole = integers(values.astype(np.float32), steps.astype(np.float32), axis)
             grid = [
                 self.constant(f"{name}.scale", steps),
                 self.constant(f"{name}.zero", np.zeros(steps.shape, np.int8)),
             ]
             if self._stored_float:
-                on_grid = (whole * _along(steps, axis, whole.ndim)).astype(values.dtype)
+                on_grid = (whole * along(steps, axis, whole.ndim)).astype(values.dtype)
                 self.node(
                     "QuantizeLinear", [self.constant(f"{name}.grid", on_grid), *grid], f"{name}.q", axis=axis
                 )
@@ -172,13 +150,3 @@ class _Writer:
         del self._model.graph.node[:]
         self._model.graph.node.extend(self.nodes)
         drop_unused(self._model)
-
-
-def _integers(values: NDArray[np.float32], steps: NDArray[Any], axis: int) -> NDArray[np.float32]:
-    whole = np.round(values / _along(steps, axis, values.ndim))
-    return np.asarray(np.clip(whole, -127, 127), np.float32)
-
-
-def _along(steps: NDArray[Any], axis: int, ndim: int) -> NDArray[Any]:
-    """Return ``steps`` shaped to broadcast along ``axis``."""
-    return steps.reshape([-1 if i == axis else 1 for i in range(ndim)])

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rsedge_export.graph.session import open_session
 from rsedge_export.precision.qdq import switchable
-from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sites import Site
+from rsedge_train.nets.grids import Scale
 
 Progress = Callable[[int, int], None]
 FRAGMENT = (

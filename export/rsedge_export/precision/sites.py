@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from rsedge_export.graph.rewrite import attributes
-
-LEAST_SHARE = 1e-3  # share of the graph's work below which an INT8 layer saves less than its conversions cost
+from rsedge_train.nets.grids import work_shares
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Site:
 def find_sites(model: onnx.ModelProto) -> list[Site]:
     """Return the layers worth quantizing, in the graph's order.
 
-    Squeeze-excite and spatial attention fall below ``LEAST_SHARE``: their cost is negligible, and OpenVINO
+    Squeeze-excite and spatial attention fall below ``grids.LEAST_SHARE``: their cost is negligible, and OpenVINO
     carries the int8 of such a layer on into the pooling and the concatenation before it.
     """
     shapes = _shapes(model)
@@ -45,19 +44,12 @@ def find_sites(model: onnx.ModelProto) -> list[Site]:
         macs = _macs(node, weight, out)
         elements = int(np.prod(out)) + int(np.prod(shapes[node.input[0]]))
         layers.append((node, weight, macs, elements))
-    all_macs, all_elements = sum(m for _, _, m, _ in layers), sum(e for _, _, _, e in layers)
-    return list(_worth(layers, all_macs, all_elements))
-
-
-def _worth(
-    layers: list[tuple[onnx.NodeProto, tuple[int, ...], int, int]], all_macs: int, all_elements: int
-) -> Iterator[Site]:
-    for node, weight, macs, elements in layers:
-        parts = macs / all_macs, elements / all_elements
-        if max(parts) >= LEAST_SHARE:
-            axis = _channel_axis(node)
-            share = sum(parts) / 2
-            yield Site(node.name, node.op_type, node.input[0], node.input[1], axis, weight, macs, share)
+    shares = work_shares([(macs, elements) for _, _, macs, elements in layers]) if layers else []
+    return [
+        Site(node.name, node.op_type, node.input[0], node.input[1], _channel_axis(node), weight, macs, share)
+        for (node, weight, macs, _), share in zip(layers, shares, strict=True)
+        if share is not None
+    ]
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

@@ -25,10 +25,11 @@ from rsedge_export.precision.calibration import HELD_EVERY, CalibrationTiles, Im
 from rsedge_export.precision.fp16 import keep_fp32, to_fp16
 from rsedge_export.precision.ladder import Rungs, Sensitivity, Stages, no_stages
 from rsedge_export.precision.qdq import quantize
-from rsedge_export.precision.ranges import Histogram, Scale, asymmetric, calibrate, symmetric
+from rsedge_export.precision.ranges import calibrate
 from rsedge_export.precision.sensitivity import Choice, Progress
 from rsedge_export.precision.sites import Site, find_sites
 from rsedge_export.proof.gate import CALIBRATION, Judged, Limits, Verdict, judge, labelled, unlabelled
+from rsedge_train.nets.grids import Histogram, Scale, asymmetric, symmetric
 
 REDUCED = ("fp16", "int8")
 TRT8, TRT10 = "int8-trt8", "int8-trt10"

@@ -29,6 +29,14 @@ GIB = 1 << 30
 QUICK: dict[str, Any] = {"crop": 128, "batch": 4, "validate_every": 0, "workers": 1}
 QUICK_TEACHER = {**QUICK, "sam2": "tiny", "encoder_weights": "none", "steps": 150}
 QUICK_STUDENT = {**QUICK, "encoder_weights": "none", "steps": 250}
+# Fine-tuning for INT8: values of options that the user did not set.
+QUANTIZE: dict[str, Any] = {
+    "lr": 5e-5,
+    "steps": 500,
+    "validate_every": 0,
+    "encoder_weights": "none",
+}
+QUICK_QUANTIZE = {**QUANTIZE, "batch": 4, "workers": 1, "steps": 20}
 QUICK_SAMPLES = {"sample_count": 6, "sample_side": 512}
 
 
@@ -50,11 +58,13 @@ def train_teacher(options: TeacherOptions, given: frozenset[str]) -> None:
 @with_options(DistillOptions)
 def distill(options: DistillOptions, given: frozenset[str]) -> None:
     """Distil a small student from the teacher, or train it without one (--alone)."""
-    options = _rehearse(options, given, QUICK_STUDENT)
+    options = _rehearse(options, given, QUICK_STUDENT if options.quantize is None else QUICK_QUANTIZE)
+    if options.quantize is not None:
+        options = _quantizing(options, given)
     with common.needs_extra("train"):
         from rsedge_train.nets.registry import entry
         from rsedge_train.run.folder import RUN_NAME
-        from rsedge_train.run.request import Distillation, NetChoice
+        from rsedge_train.run.request import Distillation, NetChoice, Quantization
 
         if entry(options.student).trunk is not None:
             raise InputError(
@@ -63,9 +73,11 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
         net = NetChoice(options.student, options.encoder_weights, options.start)
         teachers = tuple(options.teacher or (common.own_default(TEACHER_RUN, "--teacher"),))
         job = replace(_job(options, "student", options.out, net), compare=options.compare)
-        source = _source(options)
-        if options.data is None and (not options.alone or (teachers[0] / RUN_NAME).is_file()):
-            source = _teachers_source(teachers[0], source, given)
+        source, first = _source(options), options.quantize or teachers[0]
+        if options.data is None and (not options.alone or (first / RUN_NAME).is_file()):
+            source = _teachers_source(first, source, given)
+        if options.quantize is not None:
+            job = replace(job, quantization=Quantization(options.quantize, label_weight=options.label_weight))
         if not options.alone:
             wanted = Distillation(
                 teachers,
@@ -77,6 +89,33 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
             job = replace(job, distillation=wanted)
     run = _train(options, job, source)
     _show(options, run, options.out, "rsedge export")
+
+
+def _quantizing(options: DistillOptions, given: frozenset[str]) -> DistillOptions:
+    """Return the options with network, crop and share of samples of the run to quantize, and a short schedule.
+
+    Without ``--teacher``, the run itself is the only teacher.
+    """
+    with common.needs_extra("train"):
+        from rsedge_train.run.folder import Run, weights_path
+
+    assert options.quantize is not None
+    if options.start is not None or "encoder_weights" in given:
+        raise InputError("--quantize starts from the run's weights; leave out --start and --encoder-weights")
+    run = Run.read(options.quantize)
+    weights_path(options.quantize)  # raises if the run is not finished
+    if "student" in given and options.student != run.network:
+        raise InputError(
+            f"--quantize {options.quantize}: that run trained {run.network}; leave out --student {options.student}"
+        )
+    own = {
+        **({} if options.quick else QUANTIZE),
+        "student": run.network,
+        "crop": run.crop,
+        "sample_share": run.data.get("sample_share"),
+        "alone": not options.teacher,
+    }
+    return replace(options, **{key: value for key, value in own.items() if key not in given})
 
 
 def _teachers_network(options: TeacherOptions, given: frozenset[str]) -> str:

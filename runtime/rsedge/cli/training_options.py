@@ -163,6 +163,14 @@ class DistillOptions(TrainOptions):
     alone: Annotated[bool, typer.Option("--alone", help="Train without a teacher, for comparison.")] = False
     temperature: Annotated[float, typer.Option(help="Temperature of DIST's softmax.")] = 0.5
     relation_weight: Annotated[float, typer.Option(help="Weight of DIST's two relations in the loss.")] = 1.0
+    quantize: Annotated[
+        Path | None,
+        typer.Option(help="Run folder of a finished student to fine-tune for INT8; its network and crop are used.",
+                     metavar="RUN"),
+    ] = None  # fmt: skip
+    label_weight: Annotated[
+        float, typer.Option(help="With --quantize: weight of all losses but imitating the run itself.")
+    ] = 0.05
     compare: Annotated[
         Path | None, typer.Option(help="Run folder of the student trained alone, to show on the sheet.")
     ] = None

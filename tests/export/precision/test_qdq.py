@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 from graphs import graph, make, node_of, normal, ops, run, tensor_of, types
 from rsedge_export.graph.rewrite import set_opset
 from rsedge_export.precision.fp16 import keep_fp32, to_fp16
-from rsedge_export.precision.qdq import SMALLEST_SCALE, quantize, switchable, weight_scales
-from rsedge_export.precision.ranges import Scale
+from rsedge_export.precision.qdq import quantize, switchable
 from rsedge_export.precision.sites import Site, find_sites
+from rsedge_train.nets.grids import SMALLEST_SCALE, Scale, weight_scales
 
 TILE = 16
 SHAPE = ["batch", 4, TILE, TILE]

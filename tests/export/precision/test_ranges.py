@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as arrays
 from graphs import graph, make, normal
 from rsedge.errors import ModelError
 from rsedge_export.precision import ranges
-from rsedge_export.precision.ranges import BINS, SAMPLES, Histogram, Scale, asymmetric, calibrate, symmetric
+from rsedge_export.precision.ranges import calibrate
+from rsedge_train.nets.grids import BINS, SAMPLES, Histogram, Scale, asymmetric, symmetric
 
 reals = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 batches = st.lists(

@@ -6,9 +6,10 @@ import pytest
 
 from graphs import graph, make, normal, run
 from rsedge_export.precision.qdq import quantize
-from rsedge_export.precision.ranges import Scale, calibrate, symmetric
+from rsedge_export.precision.ranges import calibrate
 from rsedge_export.precision.sensitivity import Bench, choose
 from rsedge_export.precision.sites import Site, find_sites
+from rsedge_train.nets.grids import Scale, symmetric
 
 TILE = 32
 TILES = [normal(4, TILE, TILE, seed=seed) for seed in range(3)]

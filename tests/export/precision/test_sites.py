@@ -8,7 +8,8 @@ from torch import nn
 
 from graphs import graph, make, normal
 from rsedge_export.graph.torch_graph import RawInput, trace
-from rsedge_export.precision.sites import LEAST_SHARE, Site, find_sites
+from rsedge_export.precision.sites import Site, find_sites
+from rsedge_train.nets.grids import LEAST_SHARE
 
 TILE = 32
 

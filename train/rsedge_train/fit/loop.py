@@ -51,8 +51,10 @@ class Batches(Protocol):
 
 
 Validate = Callable[[nn.Module, int], Mapping[str, float]]
-"""(averaged model, steps done) -> ``val_miou``, ``val_oa``."""
+"""(finished average, steps done) -> ``val_miou``, ``val_oa``."""
 Log = Callable[[int, Mapping[str, float]], None]
+Finish = Callable[[nn.Module], nn.Module]
+"""Averaged model -> network whose weights the run's files hold."""
 
 
 class TrainingDivergedError(RsedgeError, RuntimeError):
@@ -139,9 +141,10 @@ def fit(
     resume: bool = False,
     validate: Validate | None = None,
     log: Log | None = None,
+    finish: Finish = lambda averaged: averaged,
     processes: Processes = SINGLE,
 ) -> tuple[nn.Module, FitResult]:
-    """Train to the last step or until a signal asks to stop; return the averaged model and the outcome.
+    """Train to the last step or until a signal asks to stop; return the finished average and the outcome.
 
     The state is saved to ``folder`` at the start, every few minutes, after each validation and at the end;
     the averaged weights after the last step. ``facts`` are what a resumed run must share with
@@ -150,7 +153,7 @@ def fit(
     finite; the last state is kept.
     """
     trainer = _Trainer(model, config, folder, torch.device(device), pretrained_encoder, processes)
-    trainer.facts, trainer.validate, trainer.log = facts, validate, log
+    trainer.facts, trainer.validate, trainer.log, trainer.finish = facts, validate, log, finish
     if resume:
         trainer.resume()
     else:
@@ -177,11 +180,10 @@ def fit(
         if trainer.position.step > trainer.saved_step:
             trainer.save(meter.elapsed_s)
     stopped = trainer.position.step < config.steps
+    finished = finish(trainer.average.model)
     if not stopped and processes.first:
-        save_weights(folder / LAST_NAME, trainer.average.model)
-    return trainer.average.model, FitResult(
-        trainer.position, meter.seconds_per_step, meter.wait_share, stopped
-    )
+        save_weights(folder / LAST_NAME, finished)
+    return finished, FitResult(trainer.position, meter.seconds_per_step, meter.wait_share, stopped)
 
 
 class _Trainer:
@@ -190,6 +192,7 @@ class _Trainer:
     facts: Mapping[str, Any]
     validate: Validate | None
     log: Log | None
+    finish: Finish
 
     def __init__(
         self,
@@ -297,11 +300,12 @@ class _Trainer:
         if not self.processes.first:
             return {}
         assert self.validate is not None
-        scores = self.validate(self.average.model, self.position.step)
+        finished = self.finish(self.average.model)
+        scores = self.validate(finished, self.position.step)
         best = self.position.best_miou
         if best is None or scores["val_miou"] > best:
             self.position = replace(self.position, best_miou=scores["val_miou"], best_step=self.position.step)
-            save_weights(self.folder / BEST_NAME, self.average.model)
+            save_weights(self.folder / BEST_NAME, finished)
         return scores
 
     def save(self, elapsed_s: float) -> None:

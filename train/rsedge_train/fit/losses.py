@@ -135,6 +135,18 @@ def distillation_loss(
     return {"loss": loss, **parts, "inter": inter, "intra": intra}
 
 
+def divergence(student: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Return ``kl``, the mean divergence from ``target``'s to ``student``'s probabilities over all pixels.
+
+    Also returns ``changed``, the share of pixels with another class. Both are logits; ``target`` takes no gradient.
+    """
+    wanted = _wide(target.detach()).log_softmax(1)
+    total = F.kl_div(_wide(student).log_softmax(1), wanted, reduction="sum", log_target=True)
+    changed = (student.detach().argmax(1) != target.argmax(1)).float()
+    count = over_all(torch.tensor(float(changed.numel()), device=total.device))
+    return {"kl": over_all(total) / count, "changed": over_all(changed.sum()) / count}
+
+
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
 

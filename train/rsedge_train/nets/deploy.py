@@ -78,7 +78,7 @@ class _Trace:
     sizes: dict[str, tuple[int, int]]
 
 
-def _is_conv(module: nn.Module) -> bool:
+def is_conv(module: nn.Module) -> bool:
     """Return True for plain convolutions, including timm's "same"-padded one but not weight-standardised ones."""
     return type(module).__name__ in {"Conv2d", "Conv2dSame"} or (
         isinstance(module, nn.ConvTranspose2d) and module.groups == 1
@@ -102,7 +102,7 @@ def _trace(net: nn.Module, tile: int) -> _Trace:
             calls[name] = calls.get(name, 0) + 1
             reads.append((name, id(inputs[0])))
 
-        if _is_conv(module):
+        if is_conv(module):
             module.register_forward_hook(conv)
         elif isinstance(module, nn.BatchNorm2d):
             module.register_forward_pre_hook(norm)
@@ -119,7 +119,8 @@ def _trace(net: nn.Module, tile: int) -> _Trace:
     return _Trace(pairs, sizes)
 
 
-def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(net: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` into ``net`` in the place of the one called ``name``."""
     parent, _, child = name.rpartition(".")
     setattr(net.get_submodule(parent), child, module)
 
@@ -149,7 +150,7 @@ def fold_batch_norms(net: Net, tile: int = 64) -> Net:
             _fold(conv, norm)
         # timm's BatchNormAct2d carries an activation, which must be kept.
         act = getattr(norm, "act", None)
-        _replace(net, norm_name, act if isinstance(act, nn.Module) else nn.Identity())
+        replace_module(net, norm_name, act if isinstance(act, nn.Module) else nn.Identity())
     return net
 
 
@@ -166,7 +167,7 @@ def fold_dilations(net: Net, tile: int) -> Net:
             )
             point.weight = nn.Parameter(conv.weight.detach()[:, :, 1:2, 1:2].clone())
             point.bias = conv.bias
-            _replace(net, name, point)
+            replace_module(net, name, point)
     return net
 
 
@@ -185,7 +186,7 @@ def rewrite_upconvs(net: Net, tile: int) -> Net:
             # The three steps start from strides 32, 16 and 8, in the order of the last part of their names.
             size = (tile // MULTIPLE) << int(name.rpartition(".")[2])
             if pays(conv, module.coarse, size, 2) and isinstance(module.merge[1], nn.Identity):
-                _replace(net, name, SplitUpStep(module, size))
+                replace_module(net, name, SplitUpStep(module, size))
     return net
 
 
@@ -197,6 +198,21 @@ def reparameterize(net: Net) -> Net:
         if name == "encoder":
             setattr(net, name, reparameterize_model(child, inplace=True))
     return net
+
+
+def folded(net: SegNet, crop: int | None = None) -> SegNet:
+    """Return an eval copy without auxiliary head, with all foldings but no upsampled 3x3 rewritten.
+
+    Runs fine-tuned for INT8 store their weights in this form. ``crop``: fold the dilated taps that none of
+    this size reached.
+    """
+    out = copy.deepcopy(net).eval()
+    decoder: Any = out.decoder
+    decoder.aux = None
+    with torch.no_grad():
+        reparameterize(out)
+        fold_batch_norms(out)
+        return out if crop is None else fold_dilations(out, crop)
 
 
 def deploy(net: SegNet, tile: int | None = 512) -> SegNet:
@@ -211,14 +227,9 @@ def deploy(net: SegNet, tile: int | None = 512) -> SegNet:
         raise InputError(f"tile {tile}: neither a positive multiple of {MULTIPLE} nor None")
     dtype = next(net.parameters()).dtype
     net = copy.deepcopy(net).eval().double()
-    out = copy.deepcopy(net)
-    decoder: Any = out.decoder
-    decoder.aux = None
-    with torch.no_grad():
-        reparameterize(out)
-        fold_batch_norms(out)
-        if tile is not None:
-            fold_dilations(out, tile)
+    out = folded(net, tile)
+    if tile is not None:
+        with torch.no_grad():
             rewrite_upconvs(out, tile)
     out.requires_grad_(False).eval()
     _check_equal(net, out, tile or 4 * MULTIPLE)

@@ -43,10 +43,23 @@ def pays(conv: nn.Module, in_channels: int, size: int, scale: int) -> bool:
     return cost(in_channels, conv.out_channels, size, scale) < _WORTH * direct
 
 
+class Product(nn.Module):
+    """Product with a constant matrix, ``(..., n, i) -> (..., n, o)``; in INT8 a layer like a convolution."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply from the right."""
+        return x @ self.weight
+
+
 class UpConv(nn.Module):
     """Coarse ``(N, C, s, s)`` -> ``(N, O, s * scale, s * scale)``: upsample, then convolve."""
 
-    columns: Tensor
     rows: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None, size: int, scale: int) -> None:
@@ -61,7 +74,7 @@ class UpConv(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().reshape(1, -1, 1, 1).clone())
         matrices = upsample_matrices(size, scale).to(weight)
         # Multiply (3 s, fine) from the right and (fine, 3 s) from the left.
-        self.register_buffer("columns", matrices.permute(0, 2, 1).reshape(3 * size, -1).contiguous())
+        self.columns = Product(matrices.permute(0, 2, 1).reshape(3 * size, -1).contiguous())
         self.register_buffer("rows", matrices.permute(1, 0, 2).reshape(-1, 3 * size).contiguous())
 
     @classmethod
@@ -71,12 +84,22 @@ class UpConv(nn.Module):
             raise TypeError(f"not a convolution: {type(conv).__name__}")
         return cls(conv.weight, conv.bias, size, scale)
 
+    def direct(self) -> nn.Conv2d:
+        """Return the 3x3 convolution that this module is equivalent to, on the upsampled map."""
+        _, in_channels, _, _ = self.taps.weight.shape
+        conv = nn.Conv2d(in_channels, self.out_channels, 3, padding=1, bias=self.bias is not None)
+        ordered = self.taps.weight.detach().reshape(self.out_channels, 3, 3, in_channels)
+        conv.weight = nn.Parameter(ordered.permute(0, 3, 1, 2).contiguous())
+        if self.bias is not None:
+            conv.bias = nn.Parameter(self.bias.detach().flatten().clone())
+        return conv
+
     def forward(self, x: Tensor) -> Tensor:
         """Mix channels for each tap, then place the taps."""
         size, out = self.size, self.out_channels
         taps = self.taps(x).reshape(-1, 3 * out, 3, size, size).transpose(2, 3)
-        wide = taps.reshape(-1, 3 * out * size, 3 * size) @ self.columns
-        fine: Tensor = self.rows @ wide.reshape(-1, out, 3 * size, self.columns.shape[1])
+        wide = self.columns(taps.reshape(-1, 3 * out * size, 3 * size))
+        fine: Tensor = self.rows @ wide.reshape(-1, out, 3 * size, self.rows.shape[0])
         return fine if self.bias is None else fine + self.bias
 
 

@@ -25,7 +25,7 @@ from rsedge.files import whole_or_nothing
 from rsedge.model.manifest import ClassInfo, Manifest
 from rsedge_train.data.pixels import MEAN
 from rsedge_train.fit.state import BEST_NAME, LAST_NAME
-from rsedge_train.nets.deploy import fold_dilations
+from rsedge_train.nets.deploy import fold_dilations, folded
 from rsedge_train.nets.network import SegNet
 from rsedge_train.nets.registry import build
 
@@ -129,6 +129,8 @@ def load_network(folder: Path, which: str = "best", *, fold: bool = True) -> tup
     """
     run = Run.read(folder)
     net = build(run.network, len(run.classes))
+    if run.settings.get("quantization"):
+        net = folded(net, run.crop)
     load_weights(net, weights_path(folder, which), run.network)
     net.eval()
     return (fold_dilations(net, run.crop) if fold else net), run

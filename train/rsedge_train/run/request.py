@@ -50,6 +50,18 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """A finished student to fine-tune under the rounding of INT8."""
+
+    run: Path
+    weights: str = "best"  # or last
+    label_weight: float = (
+        0.05  # of the labels' and the teacher's losses, beside the divergence from the run itself
+    )
+    signed_share: float = 0.5  # of the steps that round as files for TensorRT do; the others as for CPUs
+
+
+@dataclass(frozen=True)
 class Job:
     """Complete request for one training. ``fit.steps`` is replaced if ``epochs`` is set."""
 
@@ -61,6 +73,7 @@ class Job:
     epochs: int | None = None  # passes over the area of the training scenes; None: ``fit.steps``
     validate_epochs: int = 1  # between validations; 0: only at the end
     distillation: Distillation | None = None
+    quantization: Quantization | None = None
     class_weights: bool = False
     sample_share: float | None = None  # share of crops from sample scenes, if the data has other scenes too
     skip_damaged: bool = False
@@ -81,4 +94,8 @@ class Job:
             raise InputError(
                 f"{self.workers} workers, {self.ram_bytes} bytes of memory, {self.epochs} epochs: use no negative "
                 "numbers and at least 1 epoch"
+            )
+        if self.quantization and self.fit.precision not in {"auto", "fp32"}:
+            raise InputError(
+                f"precision {self.fit.precision}: too coarse to imitate INT8. Use fp32 with --quantize"
             )

@@ -39,6 +39,8 @@ def check_folder(job: Job) -> None:
     inputs = [*(job.distillation.teachers if job.distillation else ()), job.compare]
     if any(folder and folder.resolve() == job.out.resolve() for folder in inputs):
         raise InputError(f"{job.out} is the teacher's or the compared run. Choose another --out")
+    if job.quantization and job.quantization.run.resolve() == job.out.resolve():
+        raise InputError(f"{job.out} is the run to quantize. Choose another --out")
 
 
 def check_classes(dataset: Dataset) -> None:
@@ -113,7 +115,14 @@ def schedule(job: Job, scanned: Scan) -> FitConfig:
     area = sum(s.height * s.width for s in scanned.scenes)
     epoch = max(1, -(-area // (job.crops.size**2 * job.crops.batch)))
     steps = job.fit.steps if job.epochs is None else job.epochs * epoch
-    return replace(job.fit, steps=steps, seed=job.crops.seed, validate_every=job.validate_epochs * epoch)
+    precision = "fp32" if job.quantization else job.fit.precision  # half types cannot hold INT8's grids
+    return replace(
+        job.fit,
+        precision=precision,
+        steps=steps,
+        seed=job.crops.seed,
+        validate_every=job.validate_epochs * epoch,
+    )
 
 
 def scene_weights(store: SceneStore, sample_share: float | None) -> list[float] | None:

@@ -66,7 +66,7 @@ def turn_back(x: Tensor, view: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Member:
-    """One teacher: its run, its network on the CPU with unreached taps folded, and its complexity."""
+    """One run in a lesson: its description, its network on the CPU with unreached taps folded, and its complexity."""
 
     folder: Path
     run: Run
@@ -74,25 +74,25 @@ class Member:
     facts: Mapping[str, Any]
 
 
-def load_teacher(folder: Path, weights: str, dataset: Dataset) -> Member:
-    """Load the ``best`` or ``last`` weights of a teacher's run and compute its complexity.
+def load_member(folder: Path, weights: str, dataset: Dataset, what: str = "teacher") -> Member:
+    """Load the ``best`` or ``last`` weights of a run and compute its complexity; ``what`` it is for messages.
 
-    Raises InputError if classes or bands differ from the data's, or if the teacher was trained on scenes
-    that the student is scored on.
+    Raises InputError if classes or bands differ from the data's, or if the run was trained on scenes that the
+    student is scored on.
     """
     net, run = load_network(folder, weights, fold=False)
     mine, theirs = dataset.table.names, tuple(c.name for c in run.classes)
     if mine != theirs:
         raise InputError(
-            f"{folder}: the teacher has the classes {', '.join(theirs)}, but the data has {', '.join(mine)}. "
-            "Train the teacher on the same classes"
+            f"{folder}: the {what} has the classes {', '.join(theirs)}, but the data has {', '.join(mine)}. "
+            f"Use data with the same classes, or another {what}"
         )
     if run.bands != dataset.bands.names:
         raise InputError(
-            f"{folder}: the teacher reads {', '.join(run.bands)}, but the data gives "
+            f"{folder}: the {what} reads {', '.join(run.bands)}, but the data gives "
             f"{', '.join(dataset.bands.names)}. Choose the same bands"
         )
-    _check_apart(run, dataset)
+    _check_apart(run, dataset, what)
     path = weights_path(folder, weights)
     facts = {
         "folder": str(folder),
@@ -120,12 +120,12 @@ def teacher_facts(members: Sequence[Member]) -> Mapping[str, Any]:
     return {**names, **sums, "macs_tile": facts[0]["macs_tile"], "val": None, "members": facts}
 
 
-def _check_apart(teacher: Run, dataset: Dataset) -> None:
-    """Raise InputError if the teacher was trained on scenes that the student is scored on."""
+def _check_apart(teacher: Run, dataset: Dataset, what: str) -> None:
+    """Raise InputError if a run was trained on scenes that the student is scored on."""
     scored = {f.scene for f in (*dataset.val, *dataset.test)}
     seen = sorted(scored & set(teacher.data.get("train", ())))
     if seen and teacher.data.get("name") == dataset.name:
         raise InputError(
-            f"the teacher was trained on {', '.join(seen)}, which the student would be scored on. Validate "
-            f"on the teacher's own scenes: --val {','.join(teacher.data.get('val', ())) or 'none'}"
+            f"the {what} was trained on {', '.join(seen)}, which the student would be scored on. Validate "
+            f"on its own scenes: --val {','.join(teacher.data.get('val', ())) or 'none'}"
         )

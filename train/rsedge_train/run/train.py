@@ -31,9 +31,17 @@ from rsedge_train.look.curves import draw_curves
 from rsedge_train.look.logbook import BOARD_NAME, LOG_NAME, Logbook, NoLog
 from rsedge_train.look.scores import SCORES_NAME, Scores
 from rsedge_train.nets.deploy import fold_dilations
+from rsedge_train.nets.fake_int8 import settle
 from rsedge_train.nets.network import SegNet
 from rsedge_train.run.folder import RUN_NAME, Run, load_network
 from rsedge_train.run.pictures import draw_comparison
+from rsedge_train.run.quantized import (
+    calibrate_on,
+    imitation,
+    load_base,
+    quantization_facts,
+    quantization_loss,
+)
 from rsedge_train.run.request import Distillation, Job
 from rsedge_train.run.setup import (
     build_net,
@@ -46,7 +54,7 @@ from rsedge_train.run.setup import (
     scene_weights,
     schedule,
 )
-from rsedge_train.run.teachers import Teachers, load_teacher, teacher_facts
+from rsedge_train.run.teachers import Member, Teachers, load_member, teacher_facts
 from rsedge_train.run.validate import score, summary
 
 log = logging.getLogger(__name__)
@@ -89,8 +97,14 @@ class _Training:
         if job.distillation:
             self._load_teachers(job.distillation)
         torch.manual_seed(job.crops.seed)
-        self.encoder_weights = encoder_facts(job)
-        self.net = build_net(job.net, dataset.num_classes, empty=job.resume)
+        self.base: Member | None = None
+        if job.quantization:
+            self.base = load_base(job, job.quantization, dataset)
+            self.encoder_weights = self.base.run.settings.get("encoder_weights")
+            self.net = imitation(self.base)
+        else:
+            self.encoder_weights = encoder_facts(job)
+            self.net = build_net(job.net, dataset.num_classes, empty=job.resume)
         self.source = self._source()
         self.config = schedule(job, self.scanned)
         for name, why in self.left_out:
@@ -107,6 +121,8 @@ class _Training:
         if self.processes.first:
             self._open_folder()
         scores = Scores(folder, resume_at)
+        if self.base and not job.resume:
+            calibrate_on(self.net.to(self.device), self._crops("none"), self.device)
         with Logbook(folder, resume_at) if self.processes.first else NoLog() as book:
             averaged, result = fit(
                 self.net,
@@ -120,6 +136,7 @@ class _Training:
                 resume=job.resume,
                 validate=(lambda net, step: self._validate(net, step, scores)) if self.val else None,
                 log=book.log,
+                finish=settle if self.base else lambda averaged: averaged,
                 processes=self.processes,
             )
         if result.stopped:
@@ -176,7 +193,7 @@ class _Training:
         draw_comparison(self.job.out / SHEET_NAME, self.dataset, scenes, columns, self.device)
 
     def _load_teachers(self, wanted: Distillation) -> None:
-        members = [load_teacher(folder, wanted.weights, self.dataset) for folder in wanted.teachers]
+        members = [load_member(folder, wanted.weights, self.dataset) for folder in wanted.teachers]
         rehearsals = [m.folder for m in members if m.run.rehearsal]
         self.teacher_rehearses = bool(rehearsals)
         if rehearsals and not self.job.rehearsal:
@@ -189,14 +206,18 @@ class _Training:
 
     def _source(self) -> CropSource:
         job = self.job
-        store = SceneStore(self.dataset, self.scanned.scenes, job.ram_bytes // self.processes.count)
-        self.left_out += store.load(job.skip_damaged)
-        self.scenes = store.scans
+        self.store = SceneStore(self.dataset, self.scanned.scenes, job.ram_bytes // self.processes.count)
+        self.left_out += self.store.load(job.skip_damaged)
+        self.scenes = self.store.scans
+        return self._crops(job.crops.look)
+
+    def _crops(self, look: str) -> CropSource:
+        job = self.job
         crops = Crops(
-            store,
+            self.store,
             job.crops,
-            CropAugment(job.crops.size, look=LOOKS[job.crops.look]),
-            weights=scene_weights(store, job.sample_share),
+            CropAugment(job.crops.size, look=LOOKS[look]),
+            weights=scene_weights(self.store, job.sample_share),
             rank=self.processes.rank,
             world=self.processes.count,
             skip_damaged=job.skip_damaged,
@@ -206,6 +227,8 @@ class _Training:
     def _loss(self) -> StepLoss:
         weight = class_weights(self.scanned).to(self.device) if self.job.class_weights else None
         teacher, wanted = self.teacher, self.job.distillation
+        if self.base and self.job.quantization:
+            return quantization_loss(self.base, self.job.quantization, weight, self.device, teacher, wanted)
         if teacher is None or wanted is None:
             return lambda model, images, labels: supervised_loss(model(images), labels, weight)
 
@@ -244,6 +267,14 @@ class _Training:
         if job.distillation:
             asked = asdict(job.distillation)
             settings["distillation"] = {**asked, "teachers": [str(f) for f in job.distillation.teachers]}
+        teacher = self.teacher_facts
+        if job.quantization and self.base:
+            told = {
+                "label_weight": job.quantization.label_weight,
+                "signed_share": job.quantization.signed_share,
+            }
+            settings["quantization"] = {**quantization_facts(self.base, self.net), **told}
+            teacher = teacher or self.base.run.teacher
         return Run(
             role=job.role,
             network=job.net.name,
@@ -253,10 +284,10 @@ class _Training:
             unlabelled=tuple(map(unpack_color, data.table.ignore)),
             gsd_m=data.gsd_m,
             uncounted=data.uncounted,
-            rehearsal=job.rehearsal or self.teacher_rehearses,
+            rehearsal=job.rehearsal or self.teacher_rehearses or bool(self.base and self.base.run.rehearsal),
             data={**self._data_facts(), "source": job.source},
             settings=settings,
-            teacher=self.teacher_facts,
+            teacher=teacher,
         )
 
     def _data_facts(self) -> dict[str, Any]:
@@ -287,6 +318,8 @@ class _Training:
         }
         teacher = self.teacher_facts["sha256"] if self.teacher_facts else None
         distillation = asdict(self.job.distillation) if self.job.distillation else {}
+        quantization = asdict(self.job.quantization) if self.job.quantization else None
+        base = self.base and self.base.facts["sha256"]
         return {
             "network": self.job.net.name,
             "classes": list(self.dataset.table.names),
@@ -298,6 +331,7 @@ class _Training:
             "crops": asdict(self.job.crops),
             "fit": fitting,
             "teacher": teacher,
+            "quantization": quantization and {**quantization, "run": base},
             "distillation": {k: v for k, v in distillation.items() if k not in {"teachers", "weights"}},
             "sample_share": self.job.sample_share,
             "class_weights": self.job.class_weights,
