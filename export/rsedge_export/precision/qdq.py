@@ -2,7 +2,8 @@
 
 Weights are int8 per output channel, symmetric; activations int8 symmetric (all that TensorRT takes) or
 uint8 with a zero point (CPUs). Biases and the layers' outputs stay in floating point: TensorRT refuses int32
-biases behind a DequantizeLinear, and the runtime decides what to fuse after a layer.
+biases behind a DequantizeLinear, and the runtime decides what to fuse after a layer. For CPUs, sums, concatenations
+and resizings between layers are quantized as well, since ONNX Runtime fuses only what has Q/DQ on both sides.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from rsedge_export.graph.rewrite import constants, drop_unused
-from rsedge_export.precision.sites import Site
+from rsedge_export.precision.sites import Join, Site
 from rsedge_train.nets.grids import SMALLEST_SCALE, Scale, along, integers, weight_scales
 
 
@@ -28,16 +29,19 @@ def quantize(
     *,
     unsigned: bool,
     stored_float: bool = False,
+    joins: Sequence[Join] = (),
 ) -> onnx.ModelProto:
-    """Return a copy of ``model`` whose ``chosen`` layers compute in INT8.
+    """Return a copy of ``model`` whose ``chosen`` layers, and the ``joins`` between layers, compute in INT8.
 
-    ``scales``: of the activations, by the tensor's name (``Site.tensor``). The model may be fp32 or fp16;
-    Q/DQ use the type of the surrounding nodes. ``stored_float``: weights stay floating point in the file, on
-    the integers' grid, with a QuantizeLinear of their own, because parsers of TensorRT 8 refuse int8 constants.
+    ``scales``: of the activations, by the tensor's name (``Site.tensor``, ``Join.tensors``). The model may be
+    fp32 or fp16; Q/DQ use the type of the surrounding nodes. ``stored_float``: weights stay floating point in the
+    file, on the integers' grid, with a QuantizeLinear of their own, because parsers of TensorRT 8 refuse int8
+    constants.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     writer = _Writer(copy, {s.name: s for s in sites if s.name in chosen}, scales, unsigned, stored_float)
+    writer.joins = {join.name for join in joins}
     for node in list(copy.graph.node):
         writer.add(node)
     writer.finish()
@@ -89,21 +93,26 @@ class _Writer:
         self._model, self._scales, self._unsigned = model, scales, unsigned
         self._known = constants(model)
         self._made: set[str] = set()
+        self.joins: set[str] = set()
 
     def add(self, node: onnx.NodeProto) -> None:
         """Append ``node``, quantized if it is a site."""
         if site := self.sites.get(node.name):
             node.input[0], node.input[1] = self.pair(node, site)
+        elif node.name in self.joins:
+            for slot, tensor in enumerate(node.input):
+                if tensor in self._scales:
+                    node.input[slot] = self._activations(tensor, tensor, np.dtype(np.float32))
         self.nodes.append(node)
 
     def pair(self, node: onnx.NodeProto, site: Site) -> tuple[str, str]:
         """Return the names of a layer's activations and weights after their Q/DQ."""
         kind = self._known[node.input[1]].dtype  # the node's own type, because an fp16 graph has both kinds
-        return self._activations(node.input[0], site, kind), self._weights(node.input[1], site.axis)
+        return self._activations(node.input[0], site.tensor, kind), self._weights(node.input[1], site.axis)
 
-    def _activations(self, tensor: str, site: Site, kind: np.dtype[Any]) -> str:
+    def _activations(self, tensor: str, known_as: str, kind: np.dtype[Any]) -> str:
         if f"{tensor}.dq" not in self._made:
-            facts = self._scales[site.tensor]
+            facts = self._scales[known_as]
             scale = max(facts.scale, SMALLEST_SCALE) if kind == np.float16 else facts.scale
             zero = np.uint8(facts.zero) if self._unsigned else np.int8(facts.zero)
             names = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,18 @@ class Site:
     shape: tuple[int, ...]  # of the weights
     macs: int  # a tile
     share: float  # of the graph's work: the mean of its shares of MACs and of elements read and written
+
+
+#: Nodes between layers that can compute in integers, and those that pass integers on.
+JOINS, PASSED = {"Add", "Concat", "Resize"}, {"Clip", "Relu", "MaxPool"}
+
+
+@dataclass(frozen=True)
+class Join:
+    """A sum, concatenation or resizing of layers' outputs, which stays in INT8 if these are quantized."""
+
+    name: str  # of the node
+    tensors: tuple[str, ...]  # its activations
 
 
 def find_sites(model: onnx.ModelProto) -> list[Site]:
@@ -50,6 +62,29 @@ def find_sites(model: onnx.ModelProto) -> list[Site]:
         for (node, weight, macs, _), share in zip(layers, shares, strict=True)
         if share is not None
     ]
+
+
+def find_joins(model: onnx.ModelProto, sites: Collection[Site]) -> list[Join]:
+    """Return the nodes that join outputs of ``sites`` alone, in the graph's order, but not the last before the scores.
+
+    Without them ONNX Runtime computes a layer before a sum in floating point. A residual stream that
+    passes norms or attention is not joined, because rounding it costs too much.
+    """
+    names = {site.name for site in sites}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    ends = {output.name for output in model.graph.output}
+    whole = set[str]()  # tensors that integers can reach
+    found = []
+    for node in model.graph.node:
+        read = tuple(node.input[:1]) if node.op_type == "Resize" else tuple(node.input)
+        is_layer = node.name in names or node.op_type == "ConvTranspose"
+        is_joined = whole.issuperset(read) and not weights.intersection(read)
+        if is_layer or (node.op_type in PASSED and node.input[0] in whole):
+            whole.add(node.output[0])
+        elif node.op_type in JOINS and is_joined and node.output[0] not in ends:
+            whole.add(node.output[0])
+            found.append(Join(node.name, read))
+    return found
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

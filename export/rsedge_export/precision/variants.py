@@ -27,7 +27,7 @@ from rsedge_export.precision.ladder import Rungs, Sensitivity, Stages, no_stages
 from rsedge_export.precision.qdq import quantize
 from rsedge_export.precision.ranges import calibrate
 from rsedge_export.precision.sensitivity import Choice, Progress
-from rsedge_export.precision.sites import Site, find_sites
+from rsedge_export.precision.sites import Join, Site, find_joins, find_sites
 from rsedge_export.proof.gate import CALIBRATION, Judged, Limits, Verdict, judge, labelled, unlabelled
 from rsedge_train.nets.grids import Histogram, Scale, asymmetric, symmetric
 
@@ -121,15 +121,16 @@ class Variants:
             every = ("int8", "int8-trt8", "int8-trt10")
             self.ladder.append(Rung("INT8", every, False, ("no layer is worth quantizing",)))
             return
-        histograms = self._calibrate(sites)
+        joins = find_joins(self._master, sites)
+        histograms = self._calibrate(sites, joins)
         full, base = self._master, opset_17 or self._master
 
-        def cpu(choice: set[str], scales: dict[str, Scale]) -> None:
-            model = quantize(base, sites, choice, scales, unsigned=True)
+        def cpu(choice: set[str], scales: dict[str, Scale], joined: bool) -> None:
+            model = quantize(base, sites, choice, scales, unsigned=True, joins=joins if joined else ())
             halve_stored_floats(model)
             self._save(model, "int8")
 
-        def tensorrt(choice: set[str], scales: dict[str, Scale]) -> None:
+        def tensorrt(choice: set[str], scales: dict[str, Scale], _: bool) -> None:
             if opset_17 is not None:
                 model = quantize(opset_17, sites, choice, scales, unsigned=False, stored_float=True)
                 self._save(model, TRT8)
@@ -140,31 +141,36 @@ class Variants:
         sensitivity = Sensitivity(
             full, sites, {name: symmetric(h) for name, h in histograms.items()}, self._tiles, self._stages
         )
-        for unsigned, write, names in (
-            (True, cpu, ("int8",)),
-            (False, tensorrt, (TRT8, TRT10) if opset_17 else (TRT10,)),
+        for unsigned, write, names, joinable in (
+            (True, cpu, ("int8",), bool(joins)),
+            (False, tensorrt, (TRT8, TRT10) if opset_17 else (TRT10,), False),
         ):
             scale = asymmetric if unsigned else symmetric
             scales = {name: scale(h) for name, h in histograms.items()}
             least = self._wanted.limits.int8_agreement
             rungs = Rungs(full, sites, scales, self._tiles, unsigned, sensitivity, least)
-            self._descend(rungs, write, names, kept)
+            self._descend(rungs, write, names, kept, joinable)
 
     def _descend(
         self,
         rungs: Rungs,
-        write: Callable[[set[str], dict[str, Scale]], None],
+        write: Callable[[set[str], dict[str, Scale], bool], None],
         names: tuple[str, ...],
         kept: dict[str, str],
+        joinable: bool,
     ) -> None:
-        """Go down the ladder for the artifacts ``names``, which share their choice of layers."""
+        """Go down the ladder for the artifacts ``names``, which share their choice of layers.
+
+        ``joinable``: try each choice first with the sums between its layers in INT8, too.
+        """
         last, verdicts = None, list[Verdict]()
-        for choice in rungs:
-            write(set(choice.int8), rungs.scales)
+        for choice, joined in ((c, j) for c in rungs for j in ((True, False) if joinable else (False,))):
+            write(set(choice.int8), rungs.scales, joined)
             verdicts = [self._judge(name) for name in names]
             why = tuple(f"{v.precision}: {reason}" for v in verdicts for reason in v.reasons)
             left = len(choice.left_float)
             rung = "INT8" if not left else f"selective INT8, {left} layers float"
+            rung += ", sums between layers float" if joinable and not joined else ""
             self.ladder.append(Rung(rung, names, not why, why, choice.agreement, left))
             last = choice
             if not why:
@@ -174,14 +180,15 @@ class Variants:
             self.ladder.append(Rung("INT8 is not possible", bad, False, (rungs.sensitivity.forbidden,)))
             if last is None and self._wanted.force:  # no choice deserved the gate's time
                 last = rungs.everything
-                write(set(last.int8), rungs.scales)
+                write(set(last.int8), rungs.scales, False)
                 verdicts = [self._judge(name) for name in names]
         for verdict in verdicts:
             layers = _layers(last) if last else {}
             self._settle(verdict, layers if verdict.precision == "int8" else {**layers, "kept_fp32": kept})
 
-    def _calibrate(self, sites: Sequence[Site]) -> dict[str, Histogram]:
-        tensors = list(dict.fromkeys(site.tensor for site in sites))
+    def _calibrate(self, sites: Sequence[Site], joins: Sequence[Join]) -> dict[str, Histogram]:
+        read = [*(site.tensor for site in sites), *(tensor for join in joins for tensor in join.tensors)]
+        tensors = list(dict.fromkeys(read))
         found: dict[str, Histogram] = {}
         with self._stages("calibrating") as progress:
             growing = calibrate(self._master, tensors, self._tiles.scaling())

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from graphs import graph, make, node_of, normal, ops, run, tensor_of, types
 from rsedge_export.graph.rewrite import set_opset
 from rsedge_export.precision.fp16 import keep_fp32, to_fp16
 from rsedge_export.precision.qdq import quantize, switchable
-from rsedge_export.precision.sites import Site, find_sites
+from rsedge_export.precision.sites import Site, find_joins, find_sites
 from rsedge_train.nets.grids import SMALLEST_SCALE, Scale, weight_scales
 
 TILE = 16
@@ -320,3 +322,67 @@ class TestWeightScales:
     def test_a_dead_channel(self) -> None:
         steps = weight_scales(np.zeros((2, 3), np.float32), 0)
         assert (steps > 0).all()
+
+
+def joined_net() -> onnx.ModelProto:
+    """A residual sum, a resizing and a concatenation between layers, and a resizing of the scores."""
+    nodes = [
+        make("Conv", ["pixels", "w1"], "a", pads=[1, 1, 1, 1]),
+        make("Clip", ["a", "zero", "six"], "c"),
+        make("Conv", ["c", "w2"], "b"),
+        make("Add", ["b", "c"], "sum"),
+        make("Conv", ["sum", "w2"], "d", strides=[2, 2]),
+        make("Resize", ["d", "", "twice"], "large", mode="linear"),
+        make("Concat", ["sum", "large"], "both", axis=1),
+        make("Conv", ["both", "w3"], "low", strides=[2, 2]),
+        make("Resize", ["low", "", "twice"], "scores", mode="linear"),
+    ]
+    weights = {
+        "w1": normal(6, 4, 3, 3, seed=1, scale=0.3),
+        "w2": normal(6, 6, 1, 1, seed=3, scale=0.3),
+        "w3": normal(3, 12, 1, 1, seed=4),
+        "zero": np.float32(0),
+        "six": np.float32(6),
+        "twice": np.array([1, 1, 2, 2], np.float32),
+    }
+    return graph(nodes, weights, SHAPE, ["batch", 3, TILE, TILE])
+
+
+def test_joins_are_the_sums_between_layers_but_not_the_scores() -> None:
+    model = joined_net()
+    found = {join.name: join.tensors for join in find_joins(model, find_sites(model))}
+    assert found == {"node_sum": ("b", "c"), "node_large": ("d",), "node_both": ("sum", "large")}
+
+
+def test_sums_of_anything_but_layers_are_not_joins() -> None:
+    """A residual stream past a norm, a constant, a gate."""
+    nodes = [
+        make("Conv", ["pixels", "w1"], "a"),
+        make("Sigmoid", ["a"], "gate"),
+        make("Add", ["a", "gate"], "x"),
+        make("Add", ["a", "bias"], "y"),
+        make("Add", ["x", "y"], "z"),
+        make("Conv", ["z", "w2"], "scores"),
+    ]
+    weights = {"w1": normal(4, 4, 1, 1), "bias": normal(4, 1, 1), "w2": normal(3, 4, 1, 1)}
+    model = graph(nodes, weights, SHAPE, ["batch", 3, TILE, TILE])
+    assert find_joins(model, find_sites(model)) == []
+
+
+def test_with_joins_onnxruntime_computes_every_layer_and_sum_in_integers(tmp_path: Path) -> None:
+    model = joined_net()
+    sites = find_sites(model)
+    joins, chosen = find_joins(model, sites), {s.name for s in sites}
+    tensors = {s.tensor for s in sites} | {t for join in joins for t in join.tensors}
+    # A range of exactly the Clip's lets ONNX Runtime drop the Clip.
+    scales = dict.fromkeys(tensors, Scale(0.06, 128)) | {"c": Scale(6 / 255, 0)}
+    found = quantize(model, sites, chosen, scales, unsigned=True, joins=joins)
+    onnx.checker.check_model(found, full_check=True)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "fused.onnx"), 3
+    ort.InferenceSession(found.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    fused = ops(onnx.load(tmp_path / "fused.onnx"))
+    assert (fused.count("QLinearAdd"), fused.count("QLinearConcat")) == (1, 1)
+    assert fused.count("QLinearConv") == 3  # all but the last, which gives scores
+    apart = np.abs(run(found, TILES) - run(quantize(model, sites, chosen, scales, unsigned=True), TILES))
+    assert 0 < apart.max() < 0.5 and apart.mean() < 0.1  # some steps of 0.06
