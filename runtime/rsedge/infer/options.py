@@ -146,6 +146,7 @@ class Result:
     precision: str
     backend: str
     provider: str
+    streams: int  # tiles that were in work at once
     why: str  # reason for this provider
     rsedge_version: str
     notes: tuple[str, ...]
