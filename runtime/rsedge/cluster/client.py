@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rsedge.cluster.worker import TOPIC, Band, Failure, Order, import_distributed, run_band
-from rsedge.engine.sliding_window import Progress, Stats
+from rsedge.engine.sliding_window import Progress
+from rsedge.engine.stages import Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
 from rsedge.files import describe, writing
 from rsedge.infer.job import Job, absolute, runs_of_missing, united

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from rsedge import errors
 from rsedge.backends import Backend
-from rsedge.engine.sliding_window import Progress, Stats
+from rsedge.engine.sliding_window import Progress
+from rsedge.engine.stages import Stats
 from rsedge.errors import BackendError, InputError, ModelError, RsedgeError
 from rsedge.infer.job import Job
 from rsedge.infer.journal import Part

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rsedge.backends import Backend
 from rsedge.engine.pipeline import Background, Busy, prefetch
+from rsedge.engine.stages import Stats, Timed
 from rsedge.model.manifest import NODATA
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.tiling.axes import Tiling
@@ -28,9 +29,6 @@ from rsedge.tiling.window import Window
 AHEAD = 1  # strips read ahead, and rows waiting to be written, while the model runs
 ANSWERS_AHEAD = 2  # batches of scores that are ready or being computed while one is blended
 Progress = Callable[[int, int], None]
-# Stages of a run: decoding; cutting tiles; copies to, work on and copies from the device; blending; parts' files.
-STAGES = ("read", "pre", "copy_in", "infer", "copy_out", "blend", "encode")
-ALL_STAGES = ("prepare", *STAGES, "write")  # including the work of ``segment`` before and after
 
 
 @dataclass(frozen=True)
@@ -91,39 +89,6 @@ class Source:
     area: Window | None = None
     inside: Inside | None = None
     watch: Callable[[Pixels], None] | None = None  # sees every strip read, in the reader's thread
-
-
-@dataclass
-class Stats:
-    """Statistics of a run. Seconds are each stage's own work; stages overlap, so their sum exceeds the run's time."""
-
-    windows: int = 0
-    windows_skipped: int = 0  # without a single valid pixel
-    valid_pixels: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    busy_s: float = 0.0  # work of all threads without waiting for each other, to which the stages must add up
-
-    def add(self, other: Stats) -> None:
-        """Add the statistics of another run."""
-        self.windows += other.windows
-        self.windows_skipped += other.windows_skipped
-        self.valid_pixels += other.valid_pixels
-        self.busy_s += other.busy_s
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] += seconds
-
-
-class Timed:
-    """A context that adds the time of its block to one stage."""
-
-    def __init__(self, stats: Stats, stage: str) -> None:
-        self._stats, self._stage = stats, stage
-
-    def __enter__(self) -> None:
-        self._begin = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._stats.seconds[self._stage] += time.perf_counter() - self._begin
 
 
 def run(
