@@ -59,7 +59,9 @@ def check_numbers(device: str, threads: int | None, streams: int | None) -> None
     if streams < 1:
         raise InputError(f"streams {streams} must be at least 1")
     if device not in {"auto", *ON_CPU}:
-        raise InputError(f"streams are for the CPU, and {device} takes its tiles another way; leave streams out")
+        raise InputError(
+            f"streams are for the CPU, and {device} takes its tiles another way; leave streams out"
+        )
     if streams > (threads or usable_cores()):
         raise InputError(
             f"{streams} streams need a thread each, but the model has {threads or usable_cores()}; give fewer streams "
@@ -79,7 +81,7 @@ def _open_best(bundle: Bundle, threads: int | None, precision: str | None, strea
     from rsedge.backends.ort import CUDA, offered_providers  # noqa: PLC0415 - see _open
 
     speeds, wrong = load_speeds(bundle)
-    measured = _of_streams(fitting(speeds, bundle, threads, engines=precision is not None), streams)
+    measured = of_streams(fitting(speeds, bundle, threads, engines=precision is not None), streams)
     news = [wrong] if wrong else []
     if not measured or (all(speed.device != "cuda" for speed in measured) and CUDA in offered_providers()):
         backend = _open(bundle, "auto", threads, precision, streams or 1)
@@ -105,7 +107,7 @@ def _open_best(bundle: Bundle, threads: int | None, precision: str | None, strea
     return backend
 
 
-def _of_streams(measured: tuple[Speed, ...], streams: int | None) -> tuple[Speed, ...]:
+def of_streams(measured: tuple[Speed, ...], streams: int | None) -> tuple[Speed, ...]:
     """Return the measurements of that many streams, else those of one, which still rank the devices."""
     if streams is None:
         return measured
@@ -127,9 +129,7 @@ def _found(speed: Speed, count: int) -> str:
     return f"{which} measured on this machine on {speed.date[:10]}"
 
 
-def _open(
-    bundle: Bundle, device: str, threads: int | None, precision: str | None, streams: int
-) -> Backend:
+def _open(bundle: Bundle, device: str, threads: int | None, precision: str | None, streams: int) -> Backend:
     # Imported on use, because each loads a library that may not be installed.
     if device == "openvino":
         from rsedge.backends.openvino import OpenVinoBackend  # noqa: PLC0415

@@ -122,9 +122,9 @@ class Backend(ABC):
         """Yield the scores of each batch in order; a device may receive later batches before this one is done.
 
         So ``batches`` is read ahead, ``in_flight`` in all, and each array is used only until the next is requested.
-        Finish or close one stream before the next and before ``infer``. The last ``kept`` answers stay valid, also into the next
-        stream; older ones are overwritten. Scores are not checked for NaN, because blending reads every number
-        anyway. Raises BackendError if the model fails, ModelError if its answer breaks the contract.
+        Finish or close one stream before the next and before ``infer``. The last ``kept`` answers stay valid, also
+        into the next stream; older ones are overwritten. Scores are not checked for NaN, because blending reads every
+        number anyway. Raises BackendError if the model fails, ModelError if its answer breaks the contract.
         """
         return self._checked(self._answers, batches, "float32", (len(self.bundle.manifest.classes),))
 

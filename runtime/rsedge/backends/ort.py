@@ -82,7 +82,10 @@ class OrtBackend(Backend):
         self._most = 1 if self.provider == TENSORRT else sys.maxsize  # tiles in one call of the session
         self._pool: ThreadPoolExecutor | None = None
         if streams > 1 and self.provider == CPU:
-            self.streams, self.in_flight = streams, streams + 1  # the next waits for the first thread to be free
+            self.streams, self.in_flight = (
+                streams,
+                streams + 1,
+            )  # the next waits for the first thread to be free
             self._pool = ThreadPoolExecutor(streams, "rsedge-stream")
         self._turn = _Turn(self.kept + self.in_flight - 1, bundle)
 

@@ -56,7 +56,9 @@ class Speed:
     date: str  # UTC, ISO 8601
     machine: Machine
     streams: int = 1  # tiles in work at once
-    passed: bool = True  # False if its answers differ too much here, or (times 0) it broke down: not to be used
+    passed: bool = (
+        True  # False if its answers differ too much here, or (times 0) it broke down: not to be used
+    )
 
     def __post_init__(self) -> None:
         names = (self.precision, self.device, self.provider, self.version, self.sha256, self.date)
@@ -141,11 +143,7 @@ def valid(
         for speed in speeds
         if (speed.precision in hashes and speed.machine == here)
         and (speed.device not in ON_CPU or speed.threads == threads)
-        and (
-            speed.sha256 in plans
-            if speed.device == "tensorrt"
-            else speed.sha256 == hashes[speed.precision]
-        )
+        and (speed.sha256 in plans if speed.device == "tensorrt" else speed.sha256 == hashes[speed.precision])
     )
 
 

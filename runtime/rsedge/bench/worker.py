@@ -40,7 +40,7 @@ def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     from rsedge.model.bundle import Bundle  # noqa: PLC0415 - as below
     from rsedge.verify.compare import Candidate, opened  # noqa: PLC0415 - a teacher needs none of it
 
-    candidate = Candidate(str(contender.precision), contender.device)
+    candidate = Candidate(str(contender.precision), contender.device, streams=contender.streams)
     bundle = Bundle.open(contender.path, None if contender.device == "tensorrt" else contender.precision)
     backend = opened(bundle, candidate, contender.threads)
     complexity, record = backend.bundle.manifest.complexity, backend.record

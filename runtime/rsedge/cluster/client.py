@@ -259,6 +259,7 @@ def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
         model=None if model.bundle.path == DEFAULT_BUNDLE else os.path.abspath(model.bundle.path),
         device=device,
         threads=None if model.threads == usable_cores() else model.threads,
+        streams=model.streams,
         precision=model.bundle.precision,
         raster=absolute(job.reader.path),
         options=replace(

@@ -257,7 +257,9 @@ class _Tiles:
 
     def _rows(self, rows: deque[int], strips: Iterator[_Held]) -> Iterator[_Answers | _RowDone]:
         """Yield the steps of the next rows in one stream of the model, which need not wait at the end of each."""
-        sent: deque[tuple[int, ...] | _RowDone] = deque()  # columns of batches not yet answered, and ends of rows
+        sent: deque[tuple[int, ...] | _RowDone] = (
+            deque()
+        )  # columns of batches not yet answered, and ends of rows
         backend, batches = self._backend, self._batches(rows, strips, sent)
         answers: Iterator[NDArray[Any]] = (
             backend.stream_classes(batches) if self._on_device else backend.stream(batches)

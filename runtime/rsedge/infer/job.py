@@ -95,6 +95,8 @@ class Job:
             "model": m.name,
             "precision": self.model.bundle.precision,
             "backend": f"{self.model.name} {self.model.provider}",
+            "streams": self.model.streams,
+            "why": self.model.why or "as asked",
             "tile": m.tile,
             "windows": plan.windows,
             "column_blocks": len(plan.blocks),

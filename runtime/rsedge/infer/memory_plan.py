@@ -166,7 +166,9 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
     tile_bytes = side * side * (4 * classes * answers + pixel_bytes * tiles) * max(1, backend.batch)
     # Rows that are cut, but whose last tiles the model has not answered.
     rows_waiting = 1 + -(-backend.in_flight // len(spans.cols.windows))
-    valid_bytes = (pixel_bytes - len(m.bands) * np.dtype(m.dtype).itemsize) * spans.rows.most_own * outline.width
+    valid_bytes = (
+        (pixel_bytes - len(m.bands) * np.dtype(m.dtype).itemsize) * spans.rows.most_own * outline.width
+    )
     totals = 4 * classes * side * side * 2
     part_rows = min(area.height, part_height(area.width))
     needed = {

@@ -36,7 +36,8 @@ def open_model(
 
     ``precision`` None means: fp32 of a bundle, never silently less; the file's own of a lone ONNX file; the existing
     engine's on "tensorrt". On a CPU ``streams`` tiles are in work at once, sharing ``threads``; None: as many as
-    `rsedge verify` found fastest here, else one. Masks do not depend on it. Use the result as a context manager; ``backend.bundle.manifest`` describes its input.
+    `rsedge verify` found fastest here, else one. Masks do not depend on it. `open_fastest` chooses the precision, too.
+    Use the result as a context manager; ``backend.bundle.manifest`` describes its input.
 
     Raises ModelError, BackendError or InputError.
     """

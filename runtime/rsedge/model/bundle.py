@@ -75,9 +75,7 @@ class Bundle:
 
     def sha256_of(self, precision: str) -> str | None:
         """Return the SHA-256 of a precision's ONNX file as listed; None if there is none."""
-        return (
-            self.sha256 if precision == self.precision else self.artifacts.get(f"model.{precision}.onnx")
-        )
+        return self.sha256 if precision == self.precision else self.artifacts.get(f"model.{precision}.onnx")
 
     @cached_property
     def report(self) -> dict[str, Any]:

@@ -182,7 +182,9 @@ def test_a_batch_too_large_is_halved_in_every_stream(bundle: Path, says: str) ->
             real(pixels, scores)
 
         model._call = call  # type: ignore[method-assign]
-        tiles = [np.random.default_rng(n).integers(0, 256, (8, 3, TILE, TILE)).astype(np.uint8) for n in range(9)]
+        tiles = [
+            np.random.default_rng(n).integers(0, 256, (8, 3, TILE, TILE)).astype(np.uint8) for n in range(9)
+        ]
         for tile, scores in zip(tiles, model.stream(tiles), strict=True):
             np.testing.assert_array_equal(scores, tile)
         assert (model.batch, model._most) == (2, 2)
@@ -254,7 +256,9 @@ def test_the_plan_counts_the_tiles_in_flight(bundle: Path, tmp_path: Path) -> No
             session = Sleepy(model, (0.01,))
             with Job(model, tmp_path / "raster.tif", tmp_path / "mask.tif", Options()) as job:
                 found[streams] = job.plan().bytes_by_part["tiles"]
-            assert session.most == streams  # the warm-up has them all at work, so that the base holds them all
+            assert (
+                session.most == streams
+            )  # the warm-up has them all at work, so that the base holds them all
     each = TILE * TILE * (4 * 3 + 3)
     assert found[4] - found[2] == pytest.approx(2 * each, rel=0.2)
     assert found[8] - found[4] == pytest.approx(4 * each, rel=0.2)
