@@ -19,8 +19,6 @@ from rsedge.errors import BackendError, ModelError
 from rsedge.model.bundle import Bundle
 from rsedge.tiling.twins import argmax
 
-WARM_RUNS = 2  # ONNX Runtime plans its memory in a model's first run and allocates it in the second
-
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -136,10 +134,11 @@ class Backend(ABC):
         if self.is_warm:
             return
         tile = self.blank_tile()
-        for _ in range(WARM_RUNS):
+        self.infer(tile)  # ONNX Runtime plans its memory in a model's first run and allocates it in the next
+        if self.streams == 1:
             self.infer(tile)
-        if self.in_flight > 1:
-            deque(self.stream(repeat(tile, WARM_RUNS * self.in_flight)), maxlen=0)
+        else:
+            deque(self.stream(repeat(tile, self.streams)), maxlen=0)
         self.is_warm = True
 
     def blank_tile(self) -> NDArray[Any]:

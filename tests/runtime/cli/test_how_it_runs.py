@@ -27,7 +27,9 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("rsedge.verify.compare.find_spec", lambda _: None)
-    monkeypatch.setattr(fastest.Speed, "cost", property(lambda self: 0.5 if self.precision == "int8" else 1.0))
+    monkeypatch.setattr(
+        fastest.Speed, "cost", property(lambda self: 0.5 if self.precision == "int8" else 1.0)
+    )
     graphs = {p: graph_of(MANIFEST, p) for p in ("fp32", "int8")}
     return make_artifacts(tmp_path / "b", MANIFEST, graphs, {"artifacts": {"model.int8.onnx": RECORD}})
 
@@ -101,10 +103,14 @@ def test_fast_says_what_it_took_and_without_it_nothing_changes(
     code, printed, _ = call_rsedge(*command, "--fast")
     (line,) = (line for line in printed.splitlines() if line.startswith("model"))
     assert code == 0
-    assert line.startswith("model    strongest-band, int8, onnxruntime CPUExecutionProvider (--fast: 2.0 times as fast")
+    assert line.startswith(
+        "model    strongest-band, int8, onnxruntime CPUExecutionProvider (--fast: 2.0 times as fast"
+    )
     assert line.endswith("costs 1.00 points of mIoU by the gate, 0.600 to 0.590)")
     (line,) = (n for n in call_rsedge(*command)[1].splitlines() if n.startswith("model"))
-    assert line.startswith("model    strongest-band, fp32, onnxruntime CPUExecutionProvider (the only one measured")
+    assert line.startswith(
+        "model    strongest-band, fp32, onnxruntime CPUExecutionProvider (the only one measured"
+    )
     printed = call_rsedge(*command, "--fast", "--dry-run")[1]
     assert "model    strongest-band, int8, onnxruntime CPUExecutionProvider (--fast: 2.0 times" in printed
 

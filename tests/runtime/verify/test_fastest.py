@@ -20,7 +20,14 @@ from toys import pointwise_manifest, read
 
 MANIFEST = pointwise_manifest()
 SAME, OTHER = graph_of(MANIFEST, "int8"), graph_of(MANIFEST, "int8", (1.0, 2.0, 0.5))
-PASSED = {"passed": True, "forced": False, "miou_fp32": 0.6, "miou": 0.595, "miou_drop": 0.5, "tiles_from": "t"}
+PASSED = {
+    "passed": True,
+    "forced": False,
+    "miou_fp32": 0.6,
+    "miou": 0.595,
+    "miou_drop": 0.5,
+    "tiles_from": "t",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +47,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         def speeds_of(*args: Any) -> tuple[Speed, ...]:
             calls.append(len(args[1]))
             return tuple(
-                replace(s, tile_ms=times_ms[s.precision], reference_ms=10.0) if s.passed else s for s in real(*args)
+                replace(s, tile_ms=times_ms[s.precision], reference_ms=10.0) if s.passed else s
+                for s in real(*args)
             )
 
         monkeypatch.setattr(fastest, "speeds_of", speeds_of)
@@ -61,7 +69,9 @@ def test_the_faster_one_is_taken_and_remembered_and_its_price_is_said(
     seen: list[tuple[int, int]] = []
     with open_fastest(folder, threads=1, progress=lambda *told: seen.append(told)) as model:
         assert (model.bundle.precision, model.provider) == ("int8", "CPUExecutionProvider")
-        assert str(model.why).startswith("--fast: 2.5 times as fast as fp32 in ONNX Runtime, fastest of 2 measured here")
+        assert str(model.why).startswith(
+            "--fast: 2.5 times as fast as fp32 in ONNX Runtime, fastest of 2 measured here"
+        )
         assert str(model.why).endswith(
             "; 100.0% of the pixels as in fp32; costs 0.50 points of mIoU by the gate, 0.600 to 0.595"
         )
@@ -131,7 +141,9 @@ def test_another_version_of_the_library_is_measured_again(
     assert {s.version for s in load_speeds(bundle)[0]} == {model.version}
 
 
-def test_what_verify_measured_need_not_be_measured_again(tmp_path: Path, measured: Callable[..., list[int]]) -> None:
+def test_what_verify_measured_need_not_be_measured_again(
+    tmp_path: Path, measured: Callable[..., list[int]]
+) -> None:
     from rsedge.verify.verify import VerifyOptions, verify
 
     folder, calls = made(tmp_path / "b"), measured(fp32=10, int8=4)
