@@ -138,8 +138,12 @@ class Backend(ABC):
         if self.streams == 1:
             self.infer(tile)
         else:
-            deque(self.stream(repeat(tile, self.streams)), maxlen=0)
+            self._warm_streams(tile)
         self.is_warm = True
+
+    def _warm_streams(self, tile: NDArray[Any]) -> None:
+        """Run as many tiles at once as there are streams."""
+        deque(self.stream(repeat(tile, self.streams)), maxlen=0)
 
     def blank_tile(self) -> NDArray[Any]:
         """Return a batch of one tile, (1, bands, tile, tile), filled as pixels without data are."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -114,6 +116,17 @@ class OrtBackend(Backend):
             scores = self._turn.next(len(batch))
             self._answer(batch, scores)
             yield scores
+
+    def _warm_streams(self, tile: NDArray[Any]) -> None:
+        """See ``Backend._warm_streams``. All begin together, because the memory bound counts on all having run."""
+        assert self._pool is not None
+        all_there = Barrier(self.streams)
+
+        def run(_: int) -> None:
+            all_there.wait()
+            self._run(tile)
+
+        deque(self._pool.map(run, range(self.streams)), maxlen=0)
 
     def _submit(self, batch: NDArray[Any]) -> Future[NDArray[np.float32]]:
         """Begin a batch in another thread, with a copy of the pixels, so callers may reuse theirs."""

@@ -253,7 +253,7 @@ def test_the_plan_counts_the_tiles_in_flight(bundle: Path, tmp_path: Path) -> No
     found = {}
     for streams in COUNTS:
         with opened(bundle, streams) as model:
-            session = Sleepy(model, (0.01,))
+            session = Sleepy(model, (0.1,))
             with Job(model, tmp_path / "raster.tif", tmp_path / "mask.tif", Options()) as job:
                 found[streams] = job.plan().bytes_by_part["tiles"]
             assert (
