@@ -135,7 +135,7 @@ def _differ(one: Path, other: Path) -> float:
 
     with rasterio.open(one) as a, rasterio.open(other) as b:
         same = sum(int((a.read(1, window=w) == b.read(1, window=w)).sum()) for _, w in a.block_windows(1))
-        return 1 - same / (a.width * a.height)
+        return float(1 - same / (a.width * a.height))
 
 
 def segment(raster: str, out: str, fast: bool = False, **how: Any) -> Facts:
@@ -143,10 +143,12 @@ def segment(raster: str, out: str, fast: bool = False, **how: Any) -> Facts:
     from rsedge import Options, open_model  # noqa: PLC0415 - of the version that this interpreter has
     from rsedge import segment as run_segment  # noqa: PLC0415
 
+    opener: Callable[..., Any] = open_model
     if fast:
-        from rsedge import open_fastest as open_model  # type: ignore[no-redef] # noqa: PLC0415
+        from rsedge import open_fastest  # noqa: PLC0415 - unknown to the version of before
 
-    with open_model(**how) as backend:
+        opener = open_fastest
+    with opener(**how) as backend:
         begin = time.perf_counter()
         result = run_segment(backend, raster, out, Options(format="cog", overwrite=True))
         return {
