@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rsedge.infer.options import ClassArea, Options, Result
     from rsedge.infer.segmentation import open_model, segment
     from rsedge.score.evaluation import Evaluation, evaluate
+    from rsedge.verify.fastest import open_fastest
     from rsedge.version import __version__
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "RsedgeError": "errors",
     "__version__": "version",
     "evaluate": "score.evaluation",
+    "open_fastest": "verify.fastest",
     "open_model": "infer.segmentation",
     "segment": "infer.segmentation",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "RsedgeError",
     "__version__",
     "evaluate",
+    "open_fastest",
     "open_model",
     "segment",
 ]

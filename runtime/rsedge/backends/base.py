@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from types import TracebackType
 from typing import Any
 
@@ -42,9 +43,11 @@ class Backend(ABC):
         False  # True if ``stream_classes`` transfers classes from the device instead of scores
     )
     batch = 1  # tiles to give to the device at once; on a CPU more only cost memory
+    streams = 1  # batches that ``stream`` works on at once; answers do not depend on it
+    in_flight = 1  # batches that ``stream`` takes before it yields the first one's answer
     kept: int | None = None  # number of answers of ``stream`` that stay valid; None for all
     why: str | None = None  # reason why ``auto`` chose this backend; None if requested by name
-    runs = 0  # calls of ``infer`` so far
+    is_warm = False  # True if ``warm_up`` ran
     trouble: str | None = None  # reason why the engine does not run at its nominal precision
 
     def __init__(self, bundle: Bundle) -> None:
@@ -101,7 +104,6 @@ class Backend(ABC):
         Raises BackendError if the model fails or answers NaN, ModelError if its answer breaks the contract.
         """
         scores = self._run(batch)
-        self.runs += 1
         self._check_answer(scores, len(batch), "float32", (len(self.bundle.manifest.classes),))
         # One sum per batch, because scores that overflow must not pass for class 0.
         self.check_finite(scores.sum())
@@ -115,14 +117,40 @@ class Backend(ABC):
         return np.stack([argmax(scores) for scores in self.infer(batch)])
 
     def stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the scores of each batch in order; a device may receive the next batch before this one is done.
+        """Yield the scores of each batch in order; a device may receive later batches before this one is done.
 
-        So ``batches`` is read up to one ahead, and each array is used only until the next is requested. Finish or
-        close one stream before the next and before ``infer``. The last ``kept`` answers stay valid, also into the next
-        stream; older ones are overwritten. Scores are not checked for NaN, because blending reads every number
-        anyway. Raises BackendError if the model fails, ModelError if its answer breaks the contract.
+        So ``batches`` is read ahead, ``in_flight`` in all, and each array is used only until the next is requested.
+        Finish or close one stream before the next and before ``infer``. The last ``kept`` answers stay valid, also
+        into the next stream; older ones are overwritten. Scores are not checked for NaN, because blending reads every
+        number anyway. Raises BackendError if the model fails, ModelError if its answer breaks the contract.
         """
         return self._checked(self._answers, batches, "float32", (len(self.bundle.manifest.classes),))
+
+    def warm_up(self) -> None:
+        """Run the model until its libraries have allocated their memory, for as many tiles as ``stream`` works on.
+
+        Only the first call does so. Raises BackendError as ``infer`` does.
+        """
+        if self.is_warm:
+            return
+        tile = self.blank_tile()
+        self.infer(tile)  # ONNX Runtime plans its memory in a model's first run and allocates it in the next
+        if self.streams == 1:
+            self.infer(tile)
+        else:
+            self._warm_streams(tile)
+        self.is_warm = True
+
+    def _warm_streams(self, tile: NDArray[Any]) -> None:
+        """Run as many tiles at once as there are streams."""
+        deque(self.stream(repeat(tile, self.streams)), maxlen=0)
+
+    def blank_tile(self) -> NDArray[Any]:
+        """Return a batch of one tile, (1, bands, tile, tile), filled as pixels without data are."""
+        m = self.bundle.manifest
+        pixels = np.empty((1, len(m.bands), m.tile, m.tile), m.dtype)
+        pixels[:] = np.array(m.fill, m.dtype)[:, None, None]
+        return pixels
 
     def stream_classes(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
         """Yield the classes of each batch (see ``classify``), streamed as in ``stream``."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends.base import Backend, TensorSpec
+from rsedge.backends.in_order import in_order
 from rsedge.errors import BackendError, ModelError
 from rsedge.machine import usable_cores
 from rsedge.model.bundle import Bundle
@@ -19,15 +20,18 @@ from rsedge.model.bundle import Bundle
 class OpenVinoBackend(Backend):
     """A bundle's ONNX compiled by OpenVINO for the CPU, at the file's precision.
 
-    The graph is compiled per batch size: for one tile at the start, for other sizes on first use. Raises
-    BackendError if OpenVINO is missing, ModelError if it rejects the file.
+    The graph is compiled per batch size: for one tile at the start, for other sizes on first use. ``streams``
+    requests are computed at once, on ``threads`` threads in all, while the next is loaded.
+
+    Raises BackendError if OpenVINO is missing, ModelError if it rejects the file.
     """
 
     name = "openvino"
     kept = 3
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, streams: int = 1) -> None:
         super().__init__(bundle)
+        self.streams, self.in_flight = streams, streams + 1
         self._openvino = _import_openvino()
         self.version = str(self._openvino.__version__).partition("-")[0]  # without the build number
         self.threads = threads or usable_cores()
@@ -58,22 +62,14 @@ class OpenVinoBackend(Backend):
             return np.array(request.get_output_tensor(0).data, np.float32)
 
     def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """See ``Backend._answers``. Fetches the next batch while this one is computed; answers are not copied."""
-        running: Any = None
-        try:
-            for batch in batches:
-                request = self._loaded(batch)
-                with self._failing():
-                    request.start_async()
-                before, running = running, request
-                if before is not None:
-                    yield self._awaited(before)
-            if running is not None:
-                yield self._awaited(running)
-        finally:  # also if the caller leaves early, because memory in use must not be reused
-            if running is not None:
-                with suppress(RuntimeError):
-                    running.wait()
+        """See ``Backend._answers``. Loads the next batch while others are computed; answers are not copied."""
+        return in_order(batches, self._begin, self._awaited, _settle, self.in_flight)
+
+    def _begin(self, batch: NDArray[Any]) -> Any:
+        request = self._loaded(batch)
+        with self._failing():
+            request.start_async()
+        return request
 
     def close(self) -> None:
         """Free the compiled graphs."""
@@ -120,8 +116,8 @@ class OpenVinoBackend(Backend):
         shape = model.inputs[0].partial_shape
         shape[0] = batch
         settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY" if self.streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": self.streams,
             "INFERENCE_NUM_THREADS": self.threads,
             # Otherwise a CPU with AMX silently computes an fp32 file in bfloat16.
             "INFERENCE_PRECISION_HINT": "f32",
@@ -131,8 +127,9 @@ class OpenVinoBackend(Backend):
         try:
             model.reshape(shape)
             compiled = self._core.compile_model(model, "CPU", settings)
-            # For the answers that stay valid, and the one being computed.
-            return _Turn([compiled.create_infer_request() for _ in range(self.kept + 1)])
+            # For the answers that stay valid, of which one is being computed, and the others on the way.
+            count = self.kept + self.in_flight - 1
+            return _Turn([compiled.create_infer_request() for _ in range(count)])
         except RuntimeError as error:
             raise self._refusal(error) from error
 
@@ -152,6 +149,11 @@ class _Turn:
         """Return the least recently used request."""
         self._at = (self._at + 1) % len(self._requests)
         return self._requests[self._at]
+
+
+def _settle(request: Any) -> None:
+    with suppress(RuntimeError):
+        request.wait()
 
 
 def _import_openvino() -> Any:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.backends.base import Backend, TensorSpec
+from rsedge.backends.in_order import in_order
 from rsedge.backends.ort_module import import_onnxruntime
 from rsedge.errors import BackendError, ModelError
 from rsedge.files import user_cache
@@ -36,12 +40,16 @@ class OrtBackend(Backend):
     CUDA runs copy pixels and scores themselves, so ``copy_s`` stays 0 and copies count as the model's time. If a
     batch does not fit the device's memory, it is halved, down to one tile, and ``batch`` keeps the size that fitted.
     This was tested with a session that simulates a full GPU, not on a real one.
+
+    On the CPU ``streams`` calls of the session run at once, on ``threads`` threads in all; on GPUs there is one.
     """
 
     name = "onnxruntime"
     kept = 3
 
-    def __init__(self, bundle: Bundle, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "auto", threads: int | None = None, streams: int = 1
+    ) -> None:
         super().__init__(bundle)
         ort = import_onnxruntime()
         _check_offered(device, tuple(ort.get_available_providers()))
@@ -50,7 +58,7 @@ class OrtBackend(Backend):
         try:
             self._session = ort.InferenceSession(
                 model,
-                _session_options(ort, self.threads),
+                _session_options(ort, self.threads, streams),
                 providers=_providers(ort, device, bundle),
                 disabled_optimizers=INEXACT,
             )
@@ -74,7 +82,14 @@ class OrtBackend(Backend):
         self.batch = CUDA_BATCH if self.provider == CUDA else 1
         # TensorRT would build another engine, which takes minutes, for each new number of tiles.
         self._most = 1 if self.provider == TENSORRT else sys.maxsize  # tiles in one call of the session
-        self._turn = _Turn(self.kept, bundle)
+        self._pool: ThreadPoolExecutor | None = None
+        if streams > 1 and self.provider == CPU:
+            self.streams, self.in_flight = (
+                streams,
+                streams + 1,
+            )  # the next waits for the first thread to be free
+            self._pool = ThreadPoolExecutor(streams, "rsedge-stream")
+        self._turn = _Turn(self.kept + self.in_flight - 1, bundle)
 
     @property
     def input_spec(self) -> TensorSpec:
@@ -93,11 +108,38 @@ class OrtBackend(Backend):
         return scores
 
     def _answers(self, batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.float32]]:
-        """See ``Backend._answers``. Writes scores into ``kept`` arrays in turn, so that tiles allocate nothing."""
+        """See ``Backend._answers``. Writes scores into the same arrays in turn, so that tiles allocate nothing."""
+        if self._pool is not None:
+            yield from in_order(batches, self._submit, _result, _end, self.in_flight)
+            return
         for batch in batches:
             scores = self._turn.next(len(batch))
             self._answer(batch, scores)
             yield scores
+
+    def _warm_streams(self, tile: NDArray[Any]) -> None:
+        """See ``Backend._warm_streams``. All begin together, because the memory bound counts on all having run."""
+        assert self._pool is not None
+        all_there = Barrier(self.streams)
+
+        def run(_: int) -> None:
+            all_there.wait()
+            self._run(tile)
+
+        deque(self._pool.map(run, range(self.streams)), maxlen=0)
+
+    def _submit(self, batch: NDArray[Any]) -> Future[NDArray[np.float32]]:
+        """Begin a batch in another thread, with a copy of the pixels, so callers may reuse theirs."""
+        assert self._pool is not None
+        scores = self._turn.next(len(batch))
+        with self.copying("copy_in"):
+            pixels = np.array(batch)
+
+        def answer() -> NDArray[np.float32]:
+            self._answer(pixels, scores)
+            return scores
+
+        return self._pool.submit(answer)
 
     def _answer(self, batch: NDArray[Any], scores: NDArray[np.float32]) -> None:
         """Write the scores of ``batch``, in as few calls as the device's memory allows."""
@@ -128,21 +170,23 @@ class OrtBackend(Backend):
                 f"one tile of {m.tile} px does not fit the memory of {self.provider} ({_first_line(error)}); stop "
                 "other users (see `nvidia-smi`), use --device cpu, or export the model with a smaller tile"
             ) from error
-        self._most = tiles // 2
+        self._most = min(self._most, tiles // 2)  # another stream may have found less
         self.batch = min(self.batch, self._most)
 
     def close(self) -> None:
         """Free the session."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
         del self._session
 
 
 class _Turn:
-    """``kept`` arrays of scores, used in turn over all streams of a backend."""
+    """``count`` arrays of scores, used in turn over all streams of a backend."""
 
-    def __init__(self, kept: int, bundle: Bundle) -> None:
+    def __init__(self, count: int, bundle: Bundle) -> None:
         m = bundle.manifest
         self._shape = len(m.classes), m.tile, m.tile
-        self._arrays = [np.empty((0, *self._shape), np.float32)] * kept
+        self._arrays = [np.empty((0, *self._shape), np.float32)] * count
         self._at = 0
 
     def next(self, tiles: int) -> NDArray[np.float32]:
@@ -151,6 +195,16 @@ class _Turn:
         if len(self._arrays[self._at]) < tiles:
             self._arrays[self._at] = np.empty((tiles, *self._shape), np.float32)
         return self._arrays[self._at][:tiles]
+
+
+def _result(answer: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return answer.result()
+
+
+def _end(answer: Future[NDArray[np.float32]]) -> None:
+    """Cancel a call that has not begun, and wait for one that has."""
+    answer.cancel()
+    wait([answer])
 
 
 def offered_providers() -> tuple[str, ...]:
@@ -168,10 +222,11 @@ def _check_offered(device: str, offered: tuple[str, ...]) -> None:
         )
 
 
-def _session_options(ort: Any, threads: int) -> Any:
+def _session_options(ort: Any, threads: int, streams: int) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
+    # A session has one pool, of one thread less than this, and each call works in its own thread, too.
+    options.intra_op_num_threads = threads - streams + 1
     options.inter_op_num_threads = 1
     # Spinning workers would occupy the core that decodes the next rows (in the field: half the speed).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

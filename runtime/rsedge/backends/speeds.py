@@ -49,12 +49,16 @@ class Speed:
     provider: str  # what actually ran
     version: str  # of the library
     threads: int  # of the CPU
-    tile_ms: float  # median of one tile
-    reference_ms: float  # median of the reference on the same tiles
+    tile_ms: float  # median time per tile, with all streams at work
+    reference_ms: float  # the reference's, one tile at a time, on the same tiles
     agreement: float  # share of pixels with the reference's class
     sha256: str  # of the artifact, or of the engine
     date: str  # UTC, ISO 8601
     machine: Machine
+    streams: int = 1  # tiles in work at once
+    passed: bool = (
+        True  # False if its answers differ too much here, or (times 0) it broke down: not to be used
+    )
 
     def __post_init__(self) -> None:
         names = (self.precision, self.device, self.provider, self.version, self.sha256, self.date)
@@ -63,12 +67,12 @@ class Speed:
                 raise InputError(f"a name in it {wrong}")
         if self.device not in DEVICES:
             raise InputError(f"device {self.device} is unknown; known are {', '.join(DEVICES)}")
-        if not (
-            0 < self.tile_ms < math.inf and 0 < self.reference_ms < math.inf and 0 <= self.agreement <= 1
-        ):
+        times_ms = self.tile_ms, self.reference_ms
+        possible = all(0 < ms < math.inf or (ms == 0 and not self.passed) for ms in times_ms)
+        if not (possible and 0 <= self.agreement <= 1 and self.streams >= 1):
             raise InputError(
-                f"{self.tile_ms} ms per tile, {self.reference_ms} ms of the reference and agreement {self.agreement} "
-                "are impossible: times must be above 0 and agreement a share"
+                f"{self.tile_ms} ms per tile, {self.reference_ms} ms of the reference, agreement {self.agreement} and "
+                f"{self.streams} streams are impossible: times must be above 0, agreement a share, streams 1 or more"
             )
 
     @property
@@ -119,21 +123,32 @@ def keep_speeds(bundle: Bundle, speeds: Iterable[Speed]) -> Path:
 def fitting(
     speeds: Iterable[Speed], bundle: Bundle, threads: int | None, engines: bool = False
 ) -> tuple[Speed, ...]:
-    """Return the measurements valid for this bundle, machine and thread count, fastest first.
+    """Return the measurements valid for this bundle, machine and thread count that passed, fastest first.
 
     ``engines``: include TensorRT engines of the artifact's precision.
     """
-    here, threads = Machine.here(), threads or usable_cores()
-    plans = _plans(bundle) if engines else frozenset()
-    fit = [
+    held = valid(speeds, bundle, (bundle.precision,), threads)
+    fit = [speed for speed in held if speed.passed and (engines or speed.device not in ENGINES)]
+    return tuple(sorted(fit, key=lambda speed: speed.cost))
+
+
+def valid(
+    speeds: Iterable[Speed], bundle: Bundle, precisions: Iterable[str], threads: int | None
+) -> tuple[Speed, ...]:
+    """Return the measurements of these artifacts of the bundle on this machine and thread count, passed or not."""
+    here, threads, plans = Machine.here(), threads or usable_cores(), _plans(bundle)
+    hashes = {precision: bundle.sha256_of(precision) for precision in precisions}
+    return tuple(
         speed
         for speed in speeds
-        if (speed.precision, speed.machine) == (bundle.precision, here)
+        if (speed.precision in hashes and speed.machine == here)
         and (speed.device not in ON_CPU or speed.threads == threads)
-        and (engines or speed.device not in ENGINES)
-        and (speed.sha256 in plans if speed.device in ENGINE_DEVICES else speed.sha256 == bundle.sha256)
-    ]
-    return tuple(sorted(fit, key=lambda speed: speed.cost))
+        and (
+            speed.sha256 in plans
+            if speed.device in ENGINE_DEVICES
+            else speed.sha256 == hashes[speed.precision]
+        )
+    )
 
 
 def _places(bundle: Bundle) -> tuple[Path, ...]:
@@ -147,7 +162,7 @@ def _places(bundle: Bundle) -> tuple[Path, ...]:
 
 
 def _key(speed: Speed) -> tuple[Any, ...]:
-    return speed.precision, speed.device, speed.threads, speed.machine
+    return speed.precision, speed.device, speed.threads, speed.streams, speed.machine
 
 
 def _plans(bundle: Bundle) -> frozenset[str]:

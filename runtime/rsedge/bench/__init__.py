@@ -111,6 +111,7 @@ def _method(options: BenchOptions, turns: Turns) -> Method:
         device=options.device,
         precision=options.precision,
         threads=options.threads,
+        streams=options.streams,
         data=options.data,
         classes=options.classes,
         bands=_listed(options.bands),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rsedge.backends.speeds import ON_CPU
 from rsedge.bench.facts import STUDENT, TEACHER, BenchOptions, NotRun
 from rsedge.errors import InputError
 from rsedge.model.bundle import DEFAULT_BUNDLE, Bundle
@@ -31,6 +32,7 @@ class Contender:
     role: str = STUDENT
     opener: str = OPEN_ARTIFACT
     like: str | None = None
+    streams: int = 1  # on a CPU
     optional: bool = False  # not named by the user: if opening fails, the bench runs without it
 
     def __str__(self) -> str:
@@ -64,7 +66,7 @@ def of_bundles(
                 left_out.append(NotRun(f"{name}: {candidate}", candidate.missing))
             else:
                 own = str(bundle.path), candidate.device, candidate.precision, options.threads
-                found.append(Contender(*own))
+                found.append(Contender(*own, streams=options.streams if candidate.device in ON_CPU else 1))
     return tuple(found), tuple(left_out)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rsedge.backends import DEVICES
+from rsedge.backends import check_numbers
 from rsedge.documents import Count
 from rsedge.errors import InputError
 
@@ -37,6 +37,7 @@ class BenchOptions:
     device: str = "auto"
     precision: str | None = None
     threads: int | None = None  # on a CPU; None: all cores
+    streams: int = 1  # tiles of a raster in work at once on a CPU
     data: str | None = None  # labelled folder, for accuracy
     classes: str | None = None  # TOML table of the labels' colours
     bands: tuple[int, ...] | None = None  # bands of the labelled images, 1-based
@@ -50,10 +51,7 @@ class BenchOptions:
             raise InputError(f"rounds {self.rounds} must be at least 1")
         if not 0 <= self.seconds < math.inf:
             raise InputError(f"seconds {self.seconds} must be 0 or a positive number")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads {self.threads} must be at least 1")
-        if self.device not in DEVICES:
-            raise InputError(f"device {self.device!r} is unknown; choose one of {', '.join(DEVICES)}")
+        check_numbers(self.device, self.threads, self.streams)
         if self.classes and not self.data:
             raise InputError("--classes are the label colours of --data, which was not given")
         told = [n for n in ("bands", "scale", "nodata", "alpha") if getattr(self, n) is not None]
@@ -286,6 +284,7 @@ class Method:
     device: str | None = None
     precision: str | None = None
     threads: Count | None = None
+    streams: Count | None = None
     data: str | None = None
     classes: str | None = None
     bands: str | None = None

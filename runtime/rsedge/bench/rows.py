@@ -24,7 +24,7 @@ from rsedge.bench.facts import (
 )
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import Measured, pooled
-from rsedge.engine import sliding_window as engine
+from rsedge.engine import stages
 
 
 def rows_of(found: Sequence[Measured], sensors: Sensors) -> tuple[tuple[Row, ...], str]:
@@ -92,10 +92,10 @@ def _end_to_end(m: Measured, base: Measured) -> EndToEnd | None:
         mpx_per_s=Spread.of(list(speed.values())),
         ratio=None if m is base else _by_round(_mpx_per_s(m.on_base_raster), _mpx_per_s(base.rasters)),
         total_s=Spread.of([s["total"] for s in seconds]),
-        stages_s={key: statistics.median(s[key] for s in seconds) for key in engine.ALL_STAGES},
+        stages_s={key: statistics.median(s[key] for s in seconds) for key in stages.ALL_STAGES},
         busy_s=statistics.median(s["busy"] for s in seconds),
         stages_over_busy=statistics.median(
-            sum(s[key] for key in engine.STAGES) / (s["busy"] - s["prepare"] - s["write"]) for s in seconds
+            sum(s[key] for key in stages.STAGES) / (s["busy"] - s["prepare"] - s["write"]) for s in seconds
         ),
     )
 

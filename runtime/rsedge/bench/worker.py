@@ -41,7 +41,7 @@ def open_artifact(contender: Contender) -> tuple[Backend, Facts]:
     from rsedge.model.engines import ENGINE_DEVICES  # noqa: PLC0415
     from rsedge.verify.compare import Candidate, opened  # noqa: PLC0415 - a teacher needs none of it
 
-    candidate = Candidate(str(contender.precision), contender.device)
+    candidate = Candidate(str(contender.precision), contender.device, streams=contender.streams)
     bundle = Bundle.open(contender.path, None if contender.device in ENGINE_DEVICES else contender.precision)
     backend = opened(bundle, candidate, contender.threads)
     complexity, record = backend.bundle.manifest.complexity, backend.record

@@ -56,6 +56,13 @@ def bench(
     device: flags.Device = "auto",
     precision: flags.Precision = None,
     threads: flags.Threads = None,
+    streams: Annotated[
+        int,
+        typer.Option(
+            help="Tiles of the raster in work at once on the CPU, sharing --threads.",
+            rich_help_panel=flags.MACHINE,
+        ),
+    ] = 1,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write one line per model.", metavar="FILE")
     ] = None,
@@ -79,6 +86,7 @@ def bench(
         device,
         precision,
         threads,
+        streams,
         data=str(data) if data else None,
         classes=str(classes) if classes else None,
         bands=flags.parse_bands(bands),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rsedge.bench.facts import BATCHES
 from rsedge.cli import common
-from rsedge.engine.sliding_window import ALL_STAGES
+from rsedge.engine.stages import ALL_STAGES
 from rsedge.text import columns, printable
 
 if TYPE_CHECKING:

@@ -40,12 +40,14 @@ def evaluate_command(
     device: flags.Device = "auto",
     precision: flags.Precision = None,
     threads: flags.Threads = None,
+    streams: flags.Streams = None,
+    fast: flags.Fast = False,
     as_json: flags.Json = False,
     quiet: flags.Quiet = False,
 ) -> None:
     """Score a model on labelled rasters, through the same engine as infer."""
+    from rsedge.cli.opening import open_asked
     from rsedge.infer.options import Options
-    from rsedge.infer.segmentation import open_model
     from rsedge.score.evaluation import evaluate
     from rsedge.score.labels import LabelColors
 
@@ -59,9 +61,13 @@ def evaluate_command(
     )
     model = common.model_or_default(model, quiet)
     with (
-        open_model(model, device, threads, precision) as backend,
+        open_asked(model, device, precision, threads, streams, fast, quiet) as backend,
         common.progress_bar("rasters", quiet) as progress,
     ):
+        if fast:
+            common.note(
+                f"{backend.bundle.precision}, {backend.name} {backend.provider} ({backend.why})", quiet
+            )
         names = tuple(c.name for c in backend.bundle.manifest.classes)
         colors = LabelColors.read(classes, names) if classes else None
         result = evaluate(backend, data, options, colors, progress, allow_missing=allow_missing)

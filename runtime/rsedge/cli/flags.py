@@ -104,6 +104,22 @@ Threads = Annotated[
     int | None,
     typer.Option(help="CPU threads for the model.", show_default="all cores", rich_help_panel=MACHINE),
 ]
+Streams = Annotated[
+    int | None,
+    typer.Option(
+        help="Tiles in work at once on the CPU, sharing --threads.",
+        show_default="fastest measured by verify, else 1",
+        rich_help_panel=MACHINE,
+    ),
+]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Run the fastest artifact that passed its accuracy gate, where it is fastest here; measures once.",
+        rich_help_panel=MACHINE,
+    ),
+]
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing-classes", help="Continue if the labels lack a class of the table.")
 ]

@@ -33,7 +33,7 @@ GO_ON = "finished work is kept: continue with the same command and --resume"
 @with_options(InferOptions)
 def infer(asked: InferOptions, given: frozenset[str]) -> None:
     """Segment rasters of any size into class masks on the same grids."""
-    from rsedge.infer.segmentation import open_model
+    from rsedge.cli.opening import open_asked
     from rsedge.raster.quiet import hush_libtiff
 
     hush_libtiff()
@@ -47,8 +47,8 @@ def infer(asked: InferOptions, given: frozenset[str]) -> None:
         _say_who_is_trusted(asked.dask, quiet)
     model = common.model_or_default(asked.model, quiet)
     with ExitStack() as stack:
-        with stopping.stops_wait():
-            backend = stack.enter_context(open_model(model, asked.device, asked.threads, asked.precision))
+        how = asked.device, asked.precision, asked.threads, asked.streams, asked.fast
+        backend = stack.enter_context(open_asked(model, *how, quiet))
         runner = None if asked.dask is None or asked.dry_run else _on_cluster(asked.dask, stack)
         if asked.scale == "auto":
             found = _survey_scale(sources, options, backend.bundle.manifest, quiet)
@@ -251,7 +251,10 @@ def _show_plan(
         return
     common.say(f"raster   {facts['raster']}: {facts['width']} x {facts['height']} px, bands {facts['bands']}")
     common.say(f"mask     {facts['out']}: {facts['out_width']} x {facts['out_height']} px, {options.format}")
-    common.say(f"model    {facts['model']}, {facts['precision']}, {facts['backend']}")
+    common.say(
+        f"model    {facts['model']}, {facts['precision']}, {facts['backend']}{_streams(facts['streams'])} "
+        f"({facts['why']})"
+    )
     common.say(
         f"windows  {facts['windows']} of {facts['tile']} px in {common.counted(facts['column_blocks'], 'column block')}"
     )
@@ -275,7 +278,8 @@ def _show(result: Result) -> None:
     if result.polygons:
         common.say(f"polygons {result.polygons}, {result.polygon_count} of them")
     common.say(
-        f"model    {result.model}, {result.precision}, {result.backend} {result.provider} ({result.why})"
+        f"model    {result.model}, {result.precision}, {result.backend} {result.provider}"
+        f"{_streams(result.streams)} ({result.why})"
     )
     common.say(
         f"speed    {result.seconds['total']:.1f} s, {result.mpx_per_s:.1f} Mpx/s end to end, "
@@ -291,6 +295,10 @@ def _show(result: Result) -> None:
     width = max(len(c.name) for c in result.classes)
     for c in result.classes:
         common.say(f"  {c.value:3d}  {c.name:{width}}  {c.share:6.1%}{_area(c.area_m2)}")
+
+
+def _streams(count: int) -> str:
+    return f", {count} streams" if count > 1 else ""
 
 
 def _area(area_m2: float | None) -> str:

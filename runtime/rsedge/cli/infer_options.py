@@ -121,6 +121,8 @@ class InferOptions:
     device: flags.Device = "auto"
     precision: flags.Precision = None
     threads: flags.Threads = None
+    streams: flags.Streams = None
+    fast: flags.Fast = False
     as_json: flags.Json = False
     quiet: flags.Quiet = False
 

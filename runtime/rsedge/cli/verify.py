@@ -20,6 +20,7 @@ BUNDLE = "`rsedge verify BUNDLE`"
 HEADINGS = (
     "artifact",
     "device",
+    "streams",
     "pixels",
     "clear",
     "worst tile",
@@ -112,9 +113,9 @@ def _show(result: Verification) -> None:
     common.say(f"tiles      {result.tiles_from}")
     common.say(f"exporter   {_exporter(result)}")
     common.say("")
-    for line in columns([HEADINGS, *(_row(c) for c in result.checks if c.found)]):
+    for line in columns([HEADINGS, *(_row(c) for c in (*result.checks, *result.streams) if c.found)]):
         common.say(line)
-    for c in result.checks:
+    for c in (*result.checks, *result.streams):
         if not c.found:
             common.say(
                 f"{c.precision} on {c.device}: {c.state if c.state != 'failed' else 'FAILED'}: {c.why}"
@@ -123,7 +124,7 @@ def _show(result: Verification) -> None:
     common.say(
         "pixels, clear, worst tile: share of pixels with the reference's class: of all, of those whose two best "
         "scores differ clearly, and in the worst tile; errors: difference of scores, as a share of their range; "
-        "ms: median per tile, both measured in turns"
+        "ms: median per tile with so many tiles in work at once (streams), and of fp32 with one, measured in turns"
     )
     common.say(f"speeds     {result.speeds}")
     for found in result.seams:
@@ -160,6 +161,7 @@ def _row(c: Check) -> tuple[str, ...]:
     return (
         c.precision,
         c.provider or c.device,
+        str(c.streams),
         f"{f.agreement:.3%}",
         "none" if f.clear_agreement is None else f"{f.clear_agreement:.3%}",
         f"{f.worst_tile:.2%}",

@@ -70,6 +70,8 @@ def watch(
     device: flags.Device = "auto",
     precision: flags.Precision = None,
     threads: flags.Threads = None,
+    streams: flags.Streams = None,
+    fast: flags.Fast = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per raster.")] = False,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -79,8 +81,8 @@ def watch(
     if health:
         check_pulse(out_dir)
         return
+    from rsedge.cli.opening import open_asked
     from rsedge.infer.options import Options
-    from rsedge.infer.segmentation import open_model
     from rsedge.raster.quiet import hush_libtiff
     from rsedge.watch.folder import PATTERNS, Watch, check_folders
 
@@ -104,8 +106,7 @@ def watch(
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(out_dir))
         model = common.model_or_default(model, quiet)
-        with stopping.stops_wait():
-            backend = stack.enter_context(open_model(model, device, threads, precision))
+        backend = stack.enter_context(open_asked(model, device, precision, threads, streams, fast, quiet))
         watcher = Watch(
             backend,
             folder,
@@ -120,7 +121,7 @@ def watch(
         )
         net = (backend.bundle.manifest.tile * (1 - overlap)) ** 2  # pixels added by a window
         watcher.show = lambda source: common.progress_bar(source.name, quiet, net)
-        _greet(watcher, quiet)
+        _greet(watcher, fast, quiet)
         with stopping.stopping_says(lambda: _stopped(ledger)):
             refused = sum(_tell(event, quiet, as_json) == "refused" for event in watcher.run(once))
     if refused:
@@ -132,13 +133,15 @@ def _stopped(ledger: Ledger) -> str:
     return STOPPED
 
 
-def _greet(watcher: Watch, quiet: bool) -> None:
+def _greet(watcher: Watch, fast: bool, quiet: bool) -> None:
     backend = watcher.model
     common.note(
         f"watching {watcher.folder} for {' '.join(watcher.patterns)}; {backend.bundle.manifest.name} "
         f"({backend.bundle.precision}, {backend.name} {backend.provider}) writes masks to {watcher.ledger.folder}",
         quiet,
     )
+    if fast:
+        common.note(f"{backend.bundle.precision} because of {backend.why}", quiet)
     if others := watcher.of_other_models():
         common.note(
             f"{common.counted(others, 'raster')} {'were' if others > 1 else 'was'} done by another model and will not "

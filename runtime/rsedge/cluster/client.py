@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rsedge.cluster.worker import TOPIC, Band, Failure, Order, import_distributed, run_band
-from rsedge.engine.sliding_window import Progress, Stats
+from rsedge.engine.sliding_window import Progress
+from rsedge.engine.stages import Stats
 from rsedge.errors import BackendError, OutputError, RsedgeError
 from rsedge.files import describe, writing
 from rsedge.infer.job import Job, absolute, runs_of_missing, united
@@ -258,6 +259,7 @@ def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
         model=None if model.bundle.path == DEFAULT_BUNDLE else os.path.abspath(model.bundle.path),
         device=device,
         threads=None if model.threads == usable_cores() else model.threads,
+        streams=model.streams,
         precision=model.bundle.precision,
         raster=absolute(job.reader.path),
         options=replace(

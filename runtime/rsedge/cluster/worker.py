@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from rsedge import errors
 from rsedge.backends import Backend
-from rsedge.engine.sliding_window import Progress, Stats
+from rsedge.engine.sliding_window import Progress
+from rsedge.engine.stages import Stats
 from rsedge.errors import BackendError, InputError, ModelError, RsedgeError
 from rsedge.infer.job import Job
 from rsedge.infer.journal import Part
@@ -41,6 +42,7 @@ class Order:
     model: str | None  # None: the default model
     device: str
     threads: int | None  # of the model; None for the worker's own
+    streams: int
     precision: str
     raster: str
     options: Options
@@ -129,11 +131,12 @@ def _make(order: Order, parts: Sequence[Window], folder: Path, address: str, rep
 def _model(order: Order, address: str) -> Backend:
     """Return the order's model, kept open for the next band; the caller must be its only user."""
     threads = order.threads or threads_of(address, order.nthreads)
-    key = (order.model, order.settings["model_sha256"], order.device, threads, order.precision)
+    streams = min(order.streams, threads)
+    key = (order.model, order.settings["model_sha256"], order.device, threads, streams, order.precision)
     if not _kept or _kept[0][0] != key:
         if _kept:
             _kept.pop()[1].close()
-        _kept.append((key, open_model(order.model, order.device, threads, order.precision)))
+        _kept.append((key, open_model(order.model, order.device, threads, order.precision, streams)))
         if _kept[0][1].bundle.sha256 != order.settings["model_sha256"]:
             _kept.pop()[1].close()
             raise ModelError(f"{order.model} is not the client's model; copy it again")

@@ -4,6 +4,7 @@
 `pipeline` overlaps its stages in bounded memory.
 """
 
-from rsedge.engine.sliding_window import Pixels, Source, Stats, Strip, run
+from rsedge.engine.sliding_window import Pixels, Source, Strip, run
+from rsedge.engine.stages import Stats
 
 __all__ = ["Pixels", "Source", "Stats", "Strip", "run"]

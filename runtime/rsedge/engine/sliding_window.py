@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rsedge.backends import Backend
 from rsedge.engine.pipeline import Background, Busy, prefetch
+from rsedge.engine.stages import Stats, Timed
 from rsedge.model.manifest import NODATA
 from rsedge.raster import BandPlan, RasterReader
 from rsedge.tiling.axes import Tiling
@@ -28,9 +29,6 @@ from rsedge.tiling.window import Window
 AHEAD = 1  # strips read ahead, and rows waiting to be written, while the model runs
 ANSWERS_AHEAD = 2  # batches of scores that are ready or being computed while one is blended
 Progress = Callable[[int, int], None]
-# Stages of a run: decoding; cutting tiles; copies to, work on and copies from the device; blending; parts' files.
-STAGES = ("read", "pre", "copy_in", "infer", "copy_out", "blend", "encode")
-ALL_STAGES = ("prepare", *STAGES, "write")  # including the work of ``segment`` before and after
 
 
 @dataclass(frozen=True)
@@ -91,39 +89,6 @@ class Source:
     area: Window | None = None
     inside: Inside | None = None
     watch: Callable[[Pixels], None] | None = None  # sees every strip read, in the reader's thread
-
-
-@dataclass
-class Stats:
-    """Statistics of a run. Seconds are each stage's own work; stages overlap, so their sum exceeds the run's time."""
-
-    windows: int = 0
-    windows_skipped: int = 0  # without a single valid pixel
-    valid_pixels: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    busy_s: float = 0.0  # work of all threads without waiting for each other, to which the stages must add up
-
-    def add(self, other: Stats) -> None:
-        """Add the statistics of another run."""
-        self.windows += other.windows
-        self.windows_skipped += other.windows_skipped
-        self.valid_pixels += other.valid_pixels
-        self.busy_s += other.busy_s
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] += seconds
-
-
-class Timed:
-    """A context that adds the time of its block to one stage."""
-
-    def __init__(self, stats: Stats, stage: str) -> None:
-        self._stats, self._stage = stats, stage
-
-    def __enter__(self) -> None:
-        self._begin = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._stats.seconds[self._stage] += time.perf_counter() - self._begin
 
 
 def run(
@@ -220,6 +185,9 @@ def _finish(band: RollingBand | CropBand, done: _RowDone, spans: Spans) -> Strip
     return Strip(spans.done(done.row)[0], spans.area.col, mask, percent)
 
 
+_Held = tuple[Pixels, Callable[[], None]]  # a strip, and what to call when it is no longer used
+
+
 class _Strips:
     """Reader of the strips that an area needs, which decodes each block once and reuses memory."""
 
@@ -232,7 +200,7 @@ class _Strips:
         self._may_lack = source.reader.may_have_nodata(source.plan)
         self._free: SimpleQueue[tuple[NDArray[Any], NDArray[np.bool_]]] = SimpleQueue()
 
-    def read(self) -> Iterator[tuple[Pixels, Callable[[], None]]]:
+    def read(self) -> Iterator[_Held]:
         """Yield each strip, top to bottom, and a function to call when the strip is no longer used."""
         plan, reader, inside = self._source.plan, self._source.reader, self._source.inside
         for window in self._windows:
@@ -272,59 +240,89 @@ class _Tiles:
     ) -> None:
         self._backend, self._spans, self._stats = backend, spans, stats
         self._strips, self._on_device, self._busy = strips, on_device, busy
-        self._held: deque[tuple[Pixels, Callable[[], None]]] = deque()  # strips that the next row needs
+        self._held = deque[_Held]()  # strips that the next row needs
+        self._waited_s = 0.0  # for strips
         m = backend.bundle.manifest
         self._batch = np.empty((max(1, backend.batch), len(m.bands), m.tile, m.tile), m.dtype)
 
     def steps(self) -> Iterator[_Answers | _RowDone]:
         """Yield answers row by row, and a ``_RowDone`` after each row of windows."""
-        spans, rows = self._spans, self._spans.rows
+        rows = deque(self._spans.rows.windows)
         strips = prefetch(self._strips.read(), AHEAD, busy=self._busy)
         try:
-            for row in rows.windows:
-                begin, end = rows.axis.starts[row], rows.axis.ends[row]
-                while not self._held or self._held[-1][0].window.row_end < end:
-                    self._held.append(next(strips))
-                yield from self._row(begin, end)
-                with Timed(self._stats, "pre"):
-                    valid = self._valid(*spans.done(row))
-                yield _RowDone(row, valid)
-                while self._held and self._held[0][0].window.row_end <= begin + rows.own(row):
-                    self._held.popleft()[1]()
+            while rows:
+                yield from self._rows(rows, strips)
         finally:
             strips.close()
 
-    def _row(self, begin: int, end: int) -> Iterator[_Answers]:
-        sent: deque[tuple[int, ...]] = deque()  # columns of batches that the model has not answered yet
-        backend, batches = self._backend, self._batches(begin, end, sent)
+    def _rows(self, rows: deque[int], strips: Iterator[_Held]) -> Iterator[_Answers | _RowDone]:
+        """Yield the steps of the next rows in one stream of the model, which need not wait at the end of each."""
+        sent: deque[tuple[int, ...] | _RowDone] = (
+            deque()
+        )  # columns of batches not yet answered, and ends of rows
+        backend, batches = self._backend, self._batches(rows, strips, sent)
         answers: Iterator[NDArray[Any]] = (
             backend.stream_classes(batches) if self._on_device else backend.stream(batches)
         )
-        while True:
-            answer = self._timed(answers)
-            if answer is None:
-                return
-            if (
-                backend.kept is not None and backend.kept <= ANSWERS_AHEAD
-            ):  # the answers ahead and the one being blended
-                with Timed(self._stats, "copy_out"):
-                    answer = answer.copy()
-            yield _Answers(sent.popleft(), answer)
+        # Of the answers ahead and the one being blended.
+        too_few = backend.kept is not None and backend.kept <= ANSWERS_AHEAD
+        try:
+            while (answer := self._timed(answers)) is not None:
+                while isinstance(cols := sent.popleft(), _RowDone):
+                    yield cols
+                if too_few:
+                    with Timed(self._stats, "copy_out"):
+                        answer = answer.copy()
+                yield _Answers(cols, answer)
+            for last in sent:
+                assert isinstance(last, _RowDone)
+                yield last
+        finally:  # the model may be working on tiles whose memory is freed next
+            if isinstance(answers, Generator):
+                answers.close()
 
     def _timed(self, answers: Iterator[NDArray[Any]]) -> NDArray[Any] | None:
-        """Return the next answer, and count its time as inference, without copies and ``_batches``."""
+        """Return the next answer, and count its time as inference, without copies, waiting and ``_batches``."""
         seconds, copies = self._stats.seconds, self._backend.copy_s
-        before, cut_s, began = dict(copies), seconds["pre"], time.perf_counter()
+        before, other_s, began = dict(copies), seconds["pre"] + self._waited_s, time.perf_counter()
         answer = next(answers, None)
-        infer_s = time.perf_counter() - began - (seconds["pre"] - cut_s)
+        infer_s = time.perf_counter() - began - (seconds["pre"] + self._waited_s - other_s)
         for way, was in before.items():
             seconds[way] += copies[way] - was
             infer_s -= copies[way] - was
         seconds["infer"] += infer_s
         return answer
 
-    def _batches(self, begin: int, end: int, sent: deque[tuple[int, ...]]) -> Iterator[NDArray[Any]]:
-        """Yield batches of the row's tiles that hold a valid pixel, in reused memory."""
+    def _batches(
+        self, rows: deque[int], strips: Iterator[_Held], sent: deque[tuple[int, ...] | _RowDone]
+    ) -> Iterator[NDArray[Any]]:
+        """Yield batches of the next rows' tiles that hold a valid pixel, in reused memory.
+
+        Ends after a row without any, so that ``sent`` holds no more rows than batches.
+        """
+        spans, has_data = self._spans, True
+        while rows and has_data:
+            row, has_data = rows.popleft(), False
+            begin, end = spans.rows.axis.starts[row], spans.rows.axis.ends[row]
+            self._hold(strips, end)
+            for cols in self._row(begin, end):
+                has_data = True
+                sent.append(cols)
+                yield self._batch[: len(cols)]
+            with Timed(self._stats, "pre"):
+                sent.append(_RowDone(row, self._valid(*spans.done(row))))
+            while self._held and self._held[0][0].window.row_end <= begin + spans.rows.own(row):
+                self._held.popleft()[1]()
+
+    def _hold(self, strips: Iterator[_Held], end: int) -> None:
+        """Get strips up to the row of pixels ``end``."""
+        began = time.perf_counter()
+        while not self._held or self._held[-1][0].window.row_end < end:
+            self._held.append(next(strips))
+        self._waited_s += time.perf_counter() - began
+
+    def _row(self, begin: int, end: int) -> Iterator[tuple[int, ...]]:
+        """Fill the batch with the row's tiles; yield their columns whenever it is full."""
         spans, cols = self._spans, list[int]()
         for col in spans.cols.windows:
             self._stats.windows += 1
@@ -337,8 +335,7 @@ class _Tiles:
             if cols and (
                 len(cols) >= min(self._backend.batch, len(self._batch)) or col == spans.cols.windows[-1]
             ):
-                sent.append(tuple(cols))
-                yield self._batch[: len(cols)]
+                yield tuple(cols)
                 cols.clear()
 
     def _cut(self, begin: int, end: int, col: int, tile: NDArray[Any]) -> bool:

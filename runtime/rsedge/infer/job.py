@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from rsedge.backends import Backend
 from rsedge.engine import sliding_window as engine
-from rsedge.engine.sliding_window import Inside, Source, Stats
+from rsedge.engine.sliding_window import Inside, Source
+from rsedge.engine.stages import Stats
 from rsedge.errors import BusyError, InputError
 from rsedge.infer.inputs import area_of_interest, check_outputs, open_reader, plan_run, run_notes
 from rsedge.infer.journal import Journal, Part, settings_of
@@ -94,6 +95,8 @@ class Job:
             "model": m.name,
             "precision": self.model.bundle.precision,
             "backend": f"{self.model.name} {self.model.provider}",
+            "streams": self.model.streams,
+            "why": self.model.why or "as asked",
             "tile": m.tile,
             "windows": plan.windows,
             "column_blocks": len(plan.blocks),

@@ -6,11 +6,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rsedge.backends import Backend
 from rsedge.engine.sliding_window import AHEAD, ANSWERS_AHEAD, Inside
@@ -26,7 +25,6 @@ from rsedge.tiling.window import Window
 
 SLACK, SLACK_BYTES = 1.1, 24 << 20  # allocators round up, and libraries keep some freed memory
 MOST_OF_MACHINE = 0.85
-WARM_RUNS = 2  # ONNX Runtime plans its memory in a model's first run and allocates it in the second
 ROW_INSIDE_BYTES = 10  # per pixel of a row that is being filled
 FEW_BLOCKS, MOST_BLOCKS = 32, 4096  # limits on the number of column blocks
 LARGE_CACHE_BYTES = 64 << 20
@@ -102,7 +100,7 @@ def _widest(backend: Backend, work: Work, base_bytes: int, max_ram_bytes: int) -
         if plan.bound_bytes <= max_ram_bytes:
             break
         if width <= BLOCK or width <= work.tiling.cols.tile:
-            raise InputError(_too_little(plan, max_ram_bytes))
+            raise InputError(_too_little(plan, max_ram_bytes, backend.streams))
         too_few = count
         count = max(count + 1, -(-area.width // (width - BLOCK))) if count < FEW_BLOCKS else 2 * count
     while count - too_few > 1 and count > FEW_BLOCKS:
@@ -115,7 +113,7 @@ def _widest(backend: Backend, work: Work, base_bytes: int, max_ram_bytes: int) -
     return plan
 
 
-def _too_little(plan: Plan, max_ram_bytes: int) -> str:
+def _too_little(plan: Plan, max_ram_bytes: int, streams: int) -> str:
     parts = ", ".join(f"{name} {n / 2**20:.0f}" for name, n in plan.bytes_by_part.items() if n)
     # Resident memory before the run differs a little from one time to the next.
     enough = -(-round(plan.bound_bytes * 1.05) // 2**20)
@@ -124,6 +122,8 @@ def _too_little(plan: Plan, max_ram_bytes: int) -> str:
         if plan.bytes_by_part["GDAL"] > LARGE_CACHE_BYTES
         else ""
     )
+    if streams > 1:
+        advice += f" --streams 1 reduces it, too: each of the {streams} streams needs memory of its own."
     return (
         f"{max_ram_bytes / 2**20:.0f} MiB of memory (--max-ram, else 85 % of the machine's) is too little. Give at "
         f"least {enough}M (model and libraries {plan.base_bytes / 2**20:.0f}, {parts} MiB).{advice}"
@@ -161,14 +161,21 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
         inside_bytes = (strip_rows + ROW_INSIDE_BYTES) * outline.width + work.inside.filling_bytes
     finished = spans.rows.most_own * outline.width * (1 + classes * work.probabilities)
     carried = 4 * classes * (spans.rows.most_carried * outline.width + spans.cols.most_carried * side)
-    tile_bytes = side * side * (4 * classes * (ANSWERS_AHEAD + 1) + pixel_bytes) * max(1, backend.batch)
+    # Scores being blended, ready or computed; and the tile being cut, with the copies of those being computed.
+    answers, tiles = ANSWERS_AHEAD + backend.in_flight, backend.in_flight + (backend.in_flight > 1)
+    tile_bytes = side * side * (4 * classes * answers + pixel_bytes * tiles) * max(1, backend.batch)
+    # Rows that are cut, but whose last tiles the model has not answered.
+    rows_waiting = 1 + -(-backend.in_flight // len(spans.cols.windows))
+    valid_bytes = (
+        (pixel_bytes - len(m.bands) * np.dtype(m.dtype).itemsize) * spans.rows.most_own * outline.width
+    )
     totals = 4 * classes * side * side * 2
     part_rows = min(area.height, part_height(area.width))
     needed = {
         "strips": strips * strip_bytes,
         "reading": work.reader.extra_bytes(outline, work.bands) + inside_bytes,
         "GDAL": max(LEAST_BYTES, work.reader.cache_bytes(outline, work.bands)) + LEAST_BYTES,
-        "tiles": tile_bytes + totals,
+        "tiles": tile_bytes + totals + rows_waiting * valid_bytes,
         "blending": carried + finished,
         "writing": finished * (AHEAD + 1) + 2 * part_rows * area.width * work.layer_bands,
     }
@@ -176,24 +183,21 @@ def _need(backend: Backend, work: Work, spans: Spans) -> dict[str, int]:
 
 
 def warm_up(backend: Backend) -> int:
-    """Run the model until its libraries have allocated their memory, and return the resident bytes."""
-    while backend.runs < WARM_RUNS:
-        backend.infer(_tile(backend))
+    """Run the model until its libraries have allocated their memory, and return the resident bytes.
+
+    That includes what every stream of the model needs for its own tile.
+    """
+    backend.warm_up()
     return rss_bytes()
 
 
 def time_tile(backend: Backend) -> float:
-    """Measure the seconds of one tile."""
+    """Measure the seconds that the model takes per tile, with all its streams at work."""
+    tiles = backend.streams
     begin = time.perf_counter()
-    backend.infer(_tile(backend))
-    return time.perf_counter() - begin
-
-
-def _tile(backend: Backend) -> NDArray[Any]:
-    m = backend.bundle.manifest
-    pixels = np.empty((1, len(m.bands), m.tile, m.tile), m.dtype)
-    pixels[:] = np.array(m.fill, m.dtype)[:, None, None]
-    return pixels
+    for _ in backend.stream(repeat(backend.blank_tile(), tiles)):
+        pass
+    return (time.perf_counter() - begin) / tiles
 
 
 def free_bytes(folder: Path) -> int:

@@ -113,7 +113,7 @@ class ClassArea:
 class Result:
     """Result of ``segment``.
 
-    ``seconds``: time of each stage in order (``prepare``: opening and planning; ``engine.STAGES``; ``write``:
+    ``seconds``: time of each stage in order (``prepare``: opening and planning; ``engine.stages.STAGES``; ``write``:
     assembling the files); ``busy``: work of all threads together, measured apart from the stages; ``total``: from
     call to return. Stages overlap, so they add up to ``busy`` and not to ``total``.
     """
@@ -146,6 +146,7 @@ class Result:
     precision: str
     backend: str
     provider: str
+    streams: int  # tiles that were in work at once
     why: str  # reason for this provider
     rsedge_version: str
     notes: tuple[str, ...]

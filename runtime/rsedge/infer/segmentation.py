@@ -31,19 +31,21 @@ def open_model(
     device: str = "auto",
     threads: int | None = None,
     precision: str | None = None,
+    streams: int | None = None,
 ) -> Backend:
     """Open a bundle folder or an rsedge ``.onnx`` (None: the default model) on a device.
 
     ``precision`` None means: fp32 of a bundle, never silently less; the file's own of a lone ONNX file; the existing
-    engine's on "tensorrt" and "tensorrt-rtx". Use the result as a context manager; ``backend.bundle.manifest``
-    describes its input.
+    engine's on "tensorrt" and "tensorrt-rtx". On a CPU ``streams`` tiles are in work at once, sharing ``threads``;
+    None: as many as `rsedge verify` found fastest here, else one. Masks do not depend on it. `open_fastest` chooses the
+    precision, too. Use the result as a context manager; ``backend.bundle.manifest`` describes its input.
 
     Raises ModelError, BackendError or InputError.
     """
     # A TensorRT engine may lack an ONNX file of its precision.
     bundle = Bundle.open(path, None if device in ENGINE_DEVICES else precision)
     bundle.record()  # reports an edited file now rather than after hours of work
-    return open_backend(bundle, device, threads, precision)
+    return open_backend(bundle, device, threads, precision, streams)
 
 
 def segment(
@@ -121,6 +123,7 @@ def segment(
         precision=model.bundle.precision,
         backend=model.name,
         provider=model.provider,
+        streams=model.streams,
         why=model.why or "as asked",
         rsedge_version=__version__,
         notes=(*notes, *finished.notes),

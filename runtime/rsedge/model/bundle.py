@@ -73,6 +73,10 @@ class Bundle:
             return (self.precision,)
         return _precisions(self.artifacts)
 
+    def sha256_of(self, precision: str) -> str | None:
+        """Return the SHA-256 of a precision's ONNX file as listed; None if there is none."""
+        return self.sha256 if precision == self.precision else self.artifacts.get(f"model.{precision}.onnx")
+
     @cached_property
     def report(self) -> dict[str, Any]:
         """The exporter's measurements, ``report.json``; {} if the file is missing or not a JSON object.

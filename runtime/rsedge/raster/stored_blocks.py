@@ -84,31 +84,31 @@ def _level(file: BinaryIO, path: Path, at: int, big: bool) -> tuple[Level, int]:
     tags: dict[int, tuple[int, str, int]] = {}
     for i in range(entries):
         entry = directory[i * entry_bytes : (i + 1) * entry_bytes]
-        tag, kind, values = _number(entry[:2]), TYPES.get(_number(entry[2:4])), _number(entry[4:-pointer])
+        tag, kind, number = _number(entry[:2]), TYPES.get(_number(entry[2:4])), _number(entry[4:-pointer])
         if kind is not None:
             own = at + count_bytes + (i + 1) * entry_bytes - pointer
-            fits = values * int(kind[1]) <= pointer
-            tags[tag] = (own if fits else _number(entry[-pointer:]), kind, values)
+            inside = number * int(kind[1]) <= pointer
+            tags[tag] = (own if inside else _number(entry[-pointer:]), kind, number)
 
     def values(tag: int) -> NDArray[np.uint64]:
-        place, kind, number = tags[tag]
+        place, dtype, size = tags[tag]
         file.seek(place)
-        return np.frombuffer(file.read(number * int(kind[1])), f"<{kind}").astype(np.uint64)
+        return np.frombuffer(file.read(size * int(dtype[1])), f"<{dtype}").astype(np.uint64)
 
     if OFFSETS not in tags:
         raise ValueError(f"{path} is not tiled")
     height, width, block_height, block_width = (
         int(values(t)[0]) for t in (LENGTH, WIDTH, TILE_LENGTH, TILE_WIDTH)
     )
-    shape = -1, -(-height // block_height), -(-width // block_width)
+    rows, cols = -(-height // block_height), -(-width // block_width)
     level = Level(
         path,
         (height, width),
         (block_height, block_width),
         tuple(tuple(values(t).tolist()) if t in tags else () for t in ENCODING),
-        values(OFFSETS).reshape(shape)[0],
-        values(COUNTS).reshape(shape)[0],
-        (tags[OFFSETS][:2], tags[COUNTS][:2]),
+        values(OFFSETS).reshape(-1, rows, cols)[0],
+        values(COUNTS).reshape(-1, rows, cols)[0],
+        tuple((tags[tag][0], tags[tag][1]) for tag in (OFFSETS, COUNTS)),
     )
     return level, _number(directory[-pointer:])
 
@@ -122,7 +122,7 @@ def fits(target: Sequence[Level], sources: Sequence[Sequence[Placed]]) -> bool:
         for p in placed:
             if (p.level.block, p.level.encoding) != (level.block, level.encoding) or not p.level.copyable:
                 return False
-            rows, cols = p.level.offsets.shape
+            rows, cols = p.level.offsets.shape[:2]
             if p.row + rows > covered.shape[0] or p.col + cols > covered.shape[1] or not p.level.counts.all():
                 return False
             covered[p.row : p.row + rows, p.col : p.col + cols] += 1

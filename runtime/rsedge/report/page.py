@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsedge.bench.facts import EndToEnd
-from rsedge.engine.sliding_window import ALL_STAGES
+from rsedge.engine.stages import ALL_STAGES
 from rsedge.errors import BackendError
 from rsedge.report import figures, plots, summary, tables
 from rsedge.report.accuracy import Scores

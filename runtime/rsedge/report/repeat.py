@@ -21,6 +21,7 @@ def _bench(bench: Bench) -> str:
         "--teacher": teacher,
         **{f"--{name}": getattr(how, name) for name in told},
         "--threads": how.threads,
+        "--streams": how.streams if how.streams != 1 else None,
         "--rounds": how.rounds or None,
         "--seconds": how.seconds if how.rounds else None,
         "--size": how.raster_side or None,

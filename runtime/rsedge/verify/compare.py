@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsedge.backends import DEVICES, Backend, open_backend
 from rsedge.backends.ort import BY_DEVICE, offered_providers
@@ -16,7 +20,7 @@ from rsedge.errors import BackendError, InputError, ModelError
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import ENGINE_DEVICES, RTX, command, list_engines
 from rsedge.verify.agreement import Agreement, AgreementMeter
-from rsedge.verify.tiles import Tiles
+from rsedge.verify.tiles import Tile, Tiles
 
 SAME_CLEAR = 0.999  # fp32 and fp16: minimum share of clear pixels with the reference's class
 SAME_INT8 = 0.97  # int8: minimum share of all pixels with the reference's class
@@ -30,7 +34,7 @@ NEEDS = {  # any of the modules, and what is said if none is installed
     "tensorrt": (("tensorrt",), "TensorRT is not installed"),
     "tensorrt-rtx": (MODULES, f"TensorRT for RTX is not installed (`{INSTALL}`)"),
 }
-WARMUP = 2  # untimed runs of each model
+ROUNDS, TILES_A_STREAM = 5, 2  # timed turns of each model, after one untimed; tiles of a turn
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,10 @@ class Candidate:
     precision: str  # "all" if the device is missing
     device: str
     missing: str | None = None
+    streams: int = 1  # tiles in work at once
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.device}"
+        return f"{self.precision} on {self.device}{f', {self.streams} streams' * (self.streams > 1)}"
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,13 @@ class Check:
     provider: str | None = None  # what actually ran, e.g. "OpenVINO CPU 2026.4"
     found: Agreement | None = None
     recorded: float | None = None  # agreement measured by the exporter on its own tiles
-    p50_s: float | None = None  # median of one tile
+    p50_s: float | None = None  # median time per tile, with all streams at work
     reference_p50_s: float | None = None  # the reference's, on the same tiles in turns
     speedup: float | None = None  # reference_p50_s / p50_s
     note: str | None = None  # remark on a candidate that passed
     version: str | None = None  # of the library
     sha256: str | None = None  # of the artifact, or of the engine
+    streams: int = 1  # tiles in work at once
 
 
 def candidates(bundle: Bundle, device: str = "auto", precision: str | None = None) -> tuple[Candidate, ...]:
@@ -87,9 +93,14 @@ def candidates(bundle: Bundle, device: str = "auto", precision: str | None = Non
 
 
 def check(
-    reference: Backend, candidate: Candidate, tiles: Tiles, threads: int | None, step: Callable[[], None]
+    reference: Backend,
+    candidate: Candidate,
+    tiles: Tiles,
+    threads: int | None,
+    step: Callable[[], None],
+    rounds: int = ROUNDS,
 ) -> Check:
-    """Compare a candidate with ``reference`` on every tile; ``step`` is called after each.
+    """Compare a candidate with ``reference`` on every tile; ``step`` is called after each. Time ``rounds`` turns.
 
     A candidate that cannot be opened is "not run"; one that is damaged or breaks down has "failed".
     """
@@ -97,7 +108,7 @@ def check(
         return _outcome(candidate, "not run", candidate.missing)
     try:
         with opened(reference.bundle, candidate, threads) as model:
-            return _judged(reference, candidate, model, tiles, step)
+            return _judged(reference, candidate, model, tiles, step, rounds)
     except _DamagedError as error:
         return _outcome(candidate, "failed", f"{candidate}: {error}")
     except (BackendError, ModelError, InputError) as error:  # InputError: several engines fit
@@ -111,7 +122,7 @@ def opened(bundle: Bundle, candidate: Candidate, threads: int | None) -> Backend
         own = bundle if engine else Bundle.open(bundle.path, candidate.precision)
     except ModelError as error:
         raise _DamagedError(str(error)) from error
-    return open_backend(own, candidate.device, threads, candidate.precision)
+    return open_backend(own, candidate.device, threads, candidate.precision, candidate.streams)
 
 
 class _DamagedError(ModelError):
@@ -119,12 +130,19 @@ class _DamagedError(ModelError):
 
 
 def _judged(
-    reference: Backend, candidate: Candidate, model: Backend, tiles: Tiles, step: Callable[[], None]
+    reference: Backend,
+    candidate: Candidate,
+    model: Backend,
+    tiles: Tiles,
+    step: Callable[[], None],
+    rounds: int,
 ) -> Check:
     try:
-        found, reference_s, own_s = _compare(reference, model, tiles, step)
+        found = _agreement(reference, model, tiles, step)
+        reference_s, own_s = _times_s(reference, model, tiles, rounds)
     except BackendError as error:
-        return _outcome(candidate, "failed", f"{candidate}: {error}", model.provider)
+        broken = _outcome(candidate, "failed", f"{candidate}: {error}")
+        return replace(broken, provider=model.provider, version=model.version, sha256=model.bundle.sha256)
     recorded = model.record.get("agreement")
     if isinstance(recorded, bool) or not isinstance(recorded, int | float):
         recorded = None
@@ -143,6 +161,7 @@ def _judged(
         None if why else _note(candidate, found, recorded, model.trouble),
         model.version,
         model.bundle.sha256,
+        candidate.streams,
     )
 
 
@@ -156,27 +175,37 @@ def _note(candidate: Candidate, found: Agreement, recorded: float | None, troubl
     return f"{candidate}: {'; '.join(said)}" if said else None
 
 
-def _compare(
-    reference: Backend, model: Backend, tiles: Tiles, step: Callable[[], None]
-) -> tuple[Agreement, float, float]:
-    """Measure the agreement, and the median seconds per tile of the reference and of the model.
+def _agreement(reference: Backend, model: Backend, tiles: Tiles, step: Callable[[], None]) -> Agreement:
+    """Compare the model's answers, with all its streams at work, with the reference's."""
+    meter, asked = AgreementMeter(), deque[Tile]()
+
+    def batches() -> Iterator[NDArray[Any]]:
+        for tile in tiles:
+            asked.append(tile)
+            yield tile.pixels[None]
+
+    for scores in model.stream(batches()):
+        tile = asked.popleft()
+        model.check_finite(scores.sum())
+        meter.add(reference.infer(tile.pixels[None])[0], scores[0], tile.valid)
+        step()
+    return meter.result
+
+
+def _times_s(reference: Backend, model: Backend, tiles: Tiles, rounds: int) -> tuple[float, float]:
+    """Return the median seconds per tile of the reference and of the model, streamed as `infer` does.
 
     Both run in turns and alternate in going first, so that disturbances affect both.
     """
-    meter = AgreementMeter()
+    batches = [tile.pixels[None] for tile in islice(cycle(tiles), TILES_A_STREAM * model.streams)]
     times_s = list[float](), list[float]()  # of the reference, of the model
-    for number, tile in enumerate(tiles):
-        batch, scores = tile.pixels[None], {}
-        for _ in range(WARMUP if number == 0 else 0):
-            reference.infer(batch)
-            model.infer(batch)
+    for number in range(rounds + 1):
         for who in (0, 1) if number % 2 == 0 else (1, 0):
             start = time.perf_counter()
-            scores[who] = (reference, model)[who].infer(batch)[0]
-            times_s[who].append(time.perf_counter() - start)
-        meter.add(scores[0], scores[1], tile.valid)
-        step()
-    return meter.result, float(np.median(times_s[0])), float(np.median(times_s[1]))
+            deque((reference, model)[who].stream(batches), maxlen=0)
+            times_s[who].append((time.perf_counter() - start) / len(batches))
+    reference_s, own_s = (float(np.median(times[1:])) for times in times_s)  # without the first, a warm-up
+    return reference_s, own_s
 
 
 def _shortfall(precision: str, found: Agreement) -> str | None:
@@ -227,5 +256,5 @@ def _engines(bundle: Bundle, device: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(e.precision for e in engines if e.device.library == ENGINE_DEVICES[device]))
 
 
-def _outcome(candidate: Candidate, state: str, why: str, provider: str | None = None) -> Check:
-    return Check(candidate.precision, candidate.device, state, why, provider)
+def _outcome(candidate: Candidate, state: str, why: str) -> Check:
+    return Check(candidate.precision, candidate.device, state, why, streams=candidate.streams)

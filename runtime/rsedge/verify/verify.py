@@ -6,7 +6,6 @@ and at most two models are in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rsedge.backends import DEVICES, Backend, open_backend
-from rsedge.backends.speeds import Machine, Speed, keep_speeds
+from rsedge.backends.speeds import ON_CPU, keep_speeds
 from rsedge.engine.sliding_window import Progress
 from rsedge.errors import BackendError, InputError
 from rsedge.infer.options import Options
@@ -29,6 +28,7 @@ from rsedge.tiling.axes import Seam
 from rsedge.verify.compare import Candidate, Check, candidates, check, opened
 from rsedge.verify.conditions import Conditions
 from rsedge.verify.map import AgreementMap, map_agreement
+from rsedge.verify.measured import check_streams, speeds_of, steps, stream_counts
 from rsedge.verify.seams import Seams, measure_seams
 from rsedge.verify.tiles import COARSE, REFERENCE_NAME, RasterTiles, ReferenceAnswer, SampleTiles, Tiles
 
@@ -105,6 +105,9 @@ class Verification:
     conditions: Conditions
     fingerprint: Fingerprint | None  # None if the bundle holds no reference answer
     checks: tuple[Check, ...]
+    streams: tuple[
+        Check, ...
+    ]  # of those that passed on a CPU and of the reference, with several tiles in work at once
     map: AgreementMap | None
     seams: tuple[Seams, ...]  # one per way of ``SEAMS``; () if not requested
     speeds: str  # the file that keeps the speeds for ``--device auto``, or why there is none
@@ -113,7 +116,7 @@ class Verification:
     @property
     def failures(self) -> tuple[str, ...]:
         """A sentence for each limit that is not met."""
-        said = [c.why or c.state for c in self.checks if c.state == "failed"]
+        said = [c.why or c.state for c in (*self.checks, *self.streams) if c.state == "failed"]
         if self.fingerprint and not self.fingerprint.passed:
             said.append(
                 f"fp32 on this machine: {self.fingerprint.agreement:.2%} of the classes equal the exporter's answer "
@@ -145,8 +148,14 @@ def verify(
         conditions = Conditions.of(reference)
         tiles, notes = _tiles(bundle, options, answer, stack)
         fingerprint = _fingerprint(reference, answer) if answer else None
-        step = _steps(progress, sum(c.missing is None for c in asked) * len(tiles))
+        own = (Candidate("fp32", "cpu"),) * _wants_reference(options)
+        here = [c for c in asked if c.missing is None]
+        on_cpu = sum(c.device in ON_CPU for c in (*own, *here))
+        comparisons = len(here) + on_cpu * len(stream_counts(reference.threads))
+        step = steps(progress, comparisons * len(tiles))
         checks = tuple(check(reference, c, tiles, options.threads, step) for c in asked)
+        passed = [c for c, found in zip(asked, checks, strict=True) if found.state == "passed"]
+        streams = check_streams(reference, (*own, *passed), tiles, step)
         if all(c.state == "not run" for c in checks):
             why = (
                 "; ".join(f"{c.precision} on {c.device}: {c.why}" for c in checks)
@@ -166,11 +175,16 @@ def verify(
             conditions=conditions,
             fingerprint=fingerprint,
             checks=checks,
+            streams=streams,
             map=_map(reference, asked, options, progress) if options.map else None,
             seams=_seams(reference, options, progress) if options.seams else (),
-            speeds=_keep(reference, checks, conditions),
+            speeds=_keep(reference, (*checks, *streams), conditions),
             notes=notes,
         )
+
+
+def _wants_reference(options: VerifyOptions) -> bool:
+    return options.device in {"auto", "cpu"} and options.precision in {None, "fp32"}
 
 
 def _asked(bundle: Bundle, options: VerifyOptions) -> tuple[Candidate, ...]:
@@ -217,36 +231,14 @@ def _fingerprint(reference: Backend, answer: ReferenceAnswer) -> Fingerprint:
 
 
 def _keep(reference: Backend, checks: tuple[Check, ...], on: Conditions) -> str:
-    """Save the speeds of passed candidates and the reference; return the file, or why none was written."""
-    machine, found = Machine.here(), list[Speed]()
-    for c in checks:
-        if c.state != "passed" or c.found is None or c.p50_s is None or c.reference_p50_s is None:
-            continue
-        times_ms = 1e3 * c.p50_s, 1e3 * c.reference_p50_s
-        facts = c.precision, c.device, str(c.provider), str(c.version), on.threads
-        found.append(Speed(*facts, *times_ms, c.found.agreement, str(c.sha256), on.date, machine))
+    """Save the speeds of what was compared and of the reference; return the file, or why none was written."""
+    found = speeds_of(reference, checks, on)
     if not found:
-        return "none: nothing but the reference passed"
-    own_ms = float(np.median([speed.reference_ms for speed in found]))
-    own = "fp32", "cpu", reference.provider, reference.version, on.threads
-    found.append(Speed(*own, own_ms, own_ms, 1.0, reference.bundle.sha256, on.date, machine))
+        return "none: nothing was compared with the reference"
     try:
         return str(keep_speeds(reference.bundle, found))
     except OSError as error:
         return f"none: neither the bundle nor the user's cache can be written ({error})"
-
-
-def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
-    """Return a function that counts tiles up to ``total``."""
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
-    return step
 
 
 def _seams(model: Backend, options: VerifyOptions, progress: Progress | None) -> tuple[Seams, ...]:

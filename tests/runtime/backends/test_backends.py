@@ -244,6 +244,50 @@ class TestStreams:
                         answer(wrong)
 
 
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_streams_change_neither_scores_nor_their_order(bundle: Path, device: str) -> None:
+    """A few tiles of a model with context would do as well: each answer is one call's, whichever thread makes it."""
+    if device == "openvino":
+        pytest.importorskip("openvino")
+    asked = [tiles(1, seed) for seed in range(20)]
+    for streams in (1, 2, 4, 8):
+        with open_model(bundle, device, 8, streams=streams) as model:
+            assert (model.streams, model.threads) == (streams, 8)
+            for tile, scores in zip(asked, model.stream(asked), strict=True):
+                np.testing.assert_array_equal(scores, tile)
+            stream = model.stream(asked)
+            next(stream)
+            stream.close()
+            np.testing.assert_array_equal(model.infer(asked[3]), asked[3])
+
+
+def test_all_threads_are_used_by_the_streams_together(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, real = list[int](), ort.InferenceSession
+
+    def session(model: bytes, options: ort.SessionOptions, **more: Any) -> ort.InferenceSession:
+        given.append(options.intra_op_num_threads)
+        return real(model, options, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    for streams in (1, 2, 4, 8):
+        open_model(bundle, "cpu", 8, streams=streams).close()
+    assert given == [8, 7, 5, 1]  # a pool of one thread less, and each call's own
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"streams": 0}, "streams 0 must be at least 1"),
+        ({"threads": 2, "streams": 3}, "3 streams need a thread each, but the model has 2"),
+        ({"device": "tensorrt", "streams": 2}, "streams are for the CPU"),
+        ({"device": "cuda", "streams": 2}, "streams are for the CPU"),
+    ],
+)
+def test_impossible_streams_are_refused(bundle: Path, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_model(bundle, **how)
+
+
 class Full:
     """A session of a device that has memory for ``room`` tiles."""
 

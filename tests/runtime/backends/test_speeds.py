@@ -175,7 +175,15 @@ class TestWhatFits:
         assert "beyond what can be measured" in str(wrong)
 
     @pytest.mark.parametrize(
-        "changes", [{"tile_ms": 0}, {"reference_ms": -1}, {"agreement": 1.1}, {"tile_ms": math.inf}]
+        "changes",
+        [
+            {"tile_ms": 0},
+            {"reference_ms": -1},
+            {"agreement": 1.1},
+            {"tile_ms": math.inf},
+            {"streams": 0},
+            {"tile_ms": -1, "passed": False},
+        ],
     )
     def test_impossible_numbers(self, own: Bundle, changes: dict[str, float]) -> None:
         with pytest.raises(InputError, match="are impossible"):
@@ -230,6 +238,45 @@ class TestAuto:
                 "int8",
                 "the only one measured on this machine on 2026-11-20",
             )
+
+    def test_the_fastest_number_of_streams_is_taken_also_on_a_device_asked_for(
+        self, own: Bundle, version: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(speeds, "usable_cores", lambda: 8)
+        monkeypatch.setattr("rsedge.backends.usable_cores", lambda: 8)
+        monkeypatch.setattr("rsedge.backends.ort.usable_cores", lambda: 8)
+        found = [
+            speed(own, version=version, threads=8, streams=n, tile_ms=ms)
+            for n, ms in ((1, 9), (2, 7), (4, 8))
+        ]
+        keep_speeds(own, found)
+        for device in ("auto", "cpu"):
+            with open_model(own.path, device) as model:
+                assert (model.streams, model.threads) == (2, 8)
+            with open_model(own.path, device, streams=4) as model:
+                assert model.streams == 4
+            with open_model(
+                own.path, device, streams=8
+            ) as model:  # not measured: one stream ranks the devices
+                assert model.streams == 8
+            with open_model(own.path, device, threads=2) as model:  # measured with other threads
+                assert model.streams == 1
+
+    def test_what_failed_here_is_never_taken(self, own: Bundle, version: str) -> None:
+        keep_speeds(own, [speed(own, version=version), speed(own, "openvino", 1, passed=False)])
+        with open_model(own.path) as model:
+            assert (model.name, model.why) == (
+                "onnxruntime",
+                "the only one measured on this machine on 2026-11-20",
+            )
+
+    def test_a_file_from_before_streams_were_counted_is_read(self, own: Bundle) -> None:
+        path = keep_speeds(own, [speed(own)])
+        facts = json.loads(path.read_text())
+        for key in ("streams", "passed"):
+            del facts["speeds"][0][key]
+        path.write_text(json.dumps(facts))
+        assert load_speeds(own) == ((speed(own),), None)
 
     def test_another_version_of_the_library_is_not_what_was_measured(self, own: Bundle, version: str) -> None:
         pytest.importorskip("openvino")

@@ -21,7 +21,7 @@ from rsedge.bench.inputs import example_raster
 from rsedge.bench.rows import rows_of
 from rsedge.bench.sensors import Sensors
 from rsedge.bench.turns import RASTER_S, Measured, fitting_side
-from rsedge.engine.sliding_window import STAGES
+from rsedge.engine.stages import STAGES
 from rsedge.score.pairs import find_pairs
 from rsedge.tiling.axes import Tiling
 from rsedge_sample.files import write_sample

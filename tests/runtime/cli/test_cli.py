@@ -13,7 +13,7 @@ import rasterio
 from rasterio.crs import CRS
 
 from artifacts import graph_of, make_artifacts
-from rsedge.engine.sliding_window import STAGES
+from rsedge.engine.stages import STAGES
 from toys import pointwise_graph, pointwise_manifest, strongest
 
 Run = Callable[..., tuple[int, str, str]]

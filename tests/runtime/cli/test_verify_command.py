@@ -39,7 +39,7 @@ def test_the_table_and_the_json(run: Run) -> None:
         1.0,
     )
     (row,) = (line for line in printed.splitlines() if line.startswith("int8"))
-    assert row.split()[1:5] == ["CPUExecutionProvider", "100.000%", "100.000%", "100.00%"]
+    assert row.split()[1:6] == ["CPUExecutionProvider", "1", "100.000%", "100.000%", "100.00%"]
     assert row.endswith("passed")
     assert "the bundle lacks the exporter's answer (reference.npz)" in printed
     assert "speeds     student.rsedge/speeds.json\n" in printed

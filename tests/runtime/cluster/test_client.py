@@ -24,7 +24,7 @@ from rsedge import BackendError, InputError, ModelError, Options, open_model, se
 from rsedge.backends import Backend
 from rsedge.cluster import client as cluster_client
 from rsedge.cluster.worker import Failure, threads_of
-from rsedge.engine.sliding_window import Stats
+from rsedge.engine.stages import Stats
 from rsedge.errors import BusyError
 from rsedge.infer.job import Runner
 from rsedge.tiling.axes import Tiling

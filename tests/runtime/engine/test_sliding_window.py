@@ -20,7 +20,8 @@ from rsedge import Options, open_model, segment
 from rsedge.backends import Backend
 from rsedge.backends.base import TensorSpec
 from rsedge.engine import sliding_window as engine
-from rsedge.engine.sliding_window import Pixels, Source, Stats, Strip
+from rsedge.engine.sliding_window import Pixels, Source, Strip
+from rsedge.engine.stages import Stats
 from rsedge.infer.job import Job
 from rsedge.raster import RasterReader, plan_bands
 from rsedge.tiling.axes import Tiling

@@ -12,11 +12,11 @@ from rsedge.tiling.window import Window
 GROWTH = """
 from rsedge import open_model
 from rsedge.machine import rss_bytes
-from rsedge.infer.memory_plan import _tile, warm_up
+from rsedge.infer.memory_plan import warm_up
 with open_model(threads=2) as model:
     before = warm_up(model)
     for _ in range(4):
-        model.infer(_tile(model))
+        model.infer(model.blank_tile())
     print(rss_bytes() - before)
 """
 

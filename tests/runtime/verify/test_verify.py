@@ -10,7 +10,7 @@ import pytest
 
 from artifacts import graph_of, make_artifacts, nan_graph
 from rsedge import BackendError, InputError, ModelError, open_model
-from rsedge.backends.speeds import load_speeds
+from rsedge.backends.speeds import Machine, Speed, fitting, keep_speeds, load_speeds
 from rsedge.model.bundle import Bundle
 from rsedge.tiling.window import Window
 from rsedge.verify.compare import Check, candidates
@@ -338,9 +338,42 @@ class TestSpeeds:
             assert model.why == "not measured on this machine; `rsedge verify` measures"
 
     def test_what_failed_is_not(self, tmp_path: Path) -> None:
-        result = verify(made(tmp_path, OTHER), FEW)
-        assert result.speeds == "none: nothing but the reference passed"
-        assert not (tmp_path / "b.rsedge" / "speeds.json").exists()
+        """Used, but remembered as such, in place of a time at which it passed."""
+        folder = made(tmp_path, OTHER)
+        bundle = Bundle.open(folder, "int8")
+        before = Speed(
+            "int8", "cpu", "P", "1", 1, 1.0, 9.0, 1.0, bundle.sha256, "2026-01-01", Machine.here()
+        )  # fmt: skip
+        keep_speeds(bundle, [before])
+        assert fitting(load_speeds(bundle)[0], bundle, 1) == (before,)
+        verify(folder, FEW)
+        kept, _ = load_speeds(bundle)
+        assert [(s.precision, s.passed) for s in kept] == [("int8", False), ("fp32", True)]
+        assert fitting(kept, bundle, 1) == ()
+
+    def test_what_broke_down_is_remembered_without_a_time(self, tmp_path: Path) -> None:
+        graphs = {"fp32": graph_of(MANIFEST), "int8": nan_graph(MANIFEST, "int8")}
+        folder = make_artifacts(tmp_path / "b", MANIFEST, graphs)
+        assert "NaN" in verify(folder, FEW).failures[0]
+        (kept,) = load_speeds(Bundle.open(folder))[0]
+        assert (kept.precision, kept.passed, kept.tile_ms) == ("int8", False, 0)
+
+    def test_streams_are_measured_where_there_are_threads_for_them(self, tmp_path: Path) -> None:
+        folder, seen = made(tmp_path, SAME), list[tuple[int, int]]()
+        result = verify(folder, VerifyOptions(2, "cpu", threads=4), lambda *told: seen.append(told))
+        assert [(c.precision, c.device, c.streams, c.state) for c in result.streams] == [
+            (p, "cpu", n, "passed") for p in ("fp32", "int8") for n in (2, 4)
+        ]
+        assert seen[-1] == (10, 10)
+        kept, _ = load_speeds(Bundle.open(folder))
+        assert {(s.precision, s.streams) for s in kept} == {
+            (p, n) for p in ("fp32", "int8") for n in (1, 2, 4)
+        }
+        assert json.loads(json.dumps(result.to_dict()))["streams"][1]["streams"] == 4
+
+    def test_what_failed_is_not_tried_with_more_streams(self, tmp_path: Path) -> None:
+        result = verify(made(tmp_path, OTHER), VerifyOptions(2, "cpu", "int8", threads=2))
+        assert (result.checks[0].state, result.streams) == ("failed", ())
 
     def test_where_nothing_can_be_written_that_is_said(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
