@@ -27,6 +27,7 @@ COLORS = {
     "aux": "#009E73",
     "inter": "#CC79A7",
     "intra": "#E69F00",
+    "unlabelled": "#56B4E9",
 }
 NAMES = {"loss": "total", "ce": "cross-entropy", "dice": "Dice", "aux": "auxiliary"}
 RATE_COLOR, MIOU_COLOR, OA_COLOR = "#9A9A9A", "#0072B2", "#E69F00"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import warnings
 from collections.abc import Mapping
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LOG_NAME, BOARD_NAME = "log.csv", "tensorboard"
-LOSSES = ("loss", "ce", "dice", "aux", "inter", "intra")
-COLUMNS = ("step", *LOSSES, "lr", "images_per_s", "wait_share", "val_miou", "val_oa")
-"""Columns of the log. ``loss`` is the sum of the parts after it; shares and scores are 0..1."""
+LOSSES = ("loss", "ce", "dice", "aux", "inter", "intra", "unlabelled")
+COLUMNS = ("step", *LOSSES, "confidence", "lr", "images_per_s", "wait_share", "val_miou", "val_oa")
+"""Columns of the log. ``loss`` is the sum of the parts after it (with their weights); shares and scores are 0..1."""
 HEADER = ",".join(COLUMNS)
 
 
@@ -83,7 +84,12 @@ class Logbook:
             return []
         lines = _whole_lines(self.path)
         steps = [row["step"] for row in _parse(lines, self.path)]
-        return [line for line, step in zip(lines[1:], steps, strict=True) if step <= self.resume_at]
+        rows = csv.DictReader(lines)  # an older log may lack columns
+        return [
+            ",".join(row.get(name, "") for name in COLUMNS)
+            for row, step in zip(rows, steps, strict=True)
+            if step <= self.resume_at
+        ]
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -105,16 +111,17 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def _parse(lines: list[str], path: Path) -> list[dict[str, float]]:
-    if lines and lines[0] != HEADER:
+    names = lines[0].split(",") if lines else []
+    if names != [name for name in COLUMNS if name in names]:
         raise InputError(
             f"{path} is not a log of this version of rsedge (first line {lines[0][:60]!r}). Move it away"
         )
-    return [_parse_row(line, f"{path}, line {number}") for number, line in enumerate(lines[1:], 2)]
+    return [_parse_row(names, line, f"{path}, line {number}") for number, line in enumerate(lines[1:], 2)]
 
 
-def _parse_row(line: str, place: str) -> dict[str, float]:
+def _parse_row(names: list[str], line: str, place: str) -> dict[str, float]:
     try:
-        row = {name: float(cell) for name, cell in zip(COLUMNS, line.split(","), strict=True) if cell}
+        row = {name: float(cell) for name, cell in zip(names, line.split(","), strict=True) if cell}
     except ValueError as error:
         raise InputError(f"{place} is damaged ({error}). Delete that line") from error
     if not math.isfinite(row.get("step", math.nan)):
