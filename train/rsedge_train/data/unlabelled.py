@@ -63,7 +63,7 @@ def with_unlabelled(
     for folder in folders:
         images, labels = _images_in(folder)
         root = folder.resolve()
-        above = root.parents[1 if root.name in FOLDERS and len(root.parents) > 1 else 0]
+        above = root.parent.parent if root.name in FOLDERS else root.parent
         for path in images:
             name = path.relative_to(above).as_posix()
             found.setdefault(path, SceneFiles(name, name, path, None, bands=choice))

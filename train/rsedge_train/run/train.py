@@ -268,7 +268,7 @@ class _Training:
             "torch": torch.__version__,
         }
         if job.distillation:
-            asked = asdict(job.distillation)
+            asked = {k: v for k, v in asdict(job.distillation).items() if v is not None}
             settings["distillation"] = {**asked, "teachers": [str(f) for f in job.distillation.teachers]}
         return Run(
             role=job.role,
