@@ -167,20 +167,8 @@ def test_a_student_is_taught_on_imagery_without_labels(alone, dataset, more, tmp
         parts = sum(row[name] for name in ("ce", "dice", "inter", "intra"))
         assert row["loss"] == pytest.approx(parts + 0.5 * row["unlabelled"], rel=1e-4)
         assert 0 < row["confidence"] < 1
-    with pytest.raises(InputError, match=r"belongs to another run: distillation.unlabelled.* is now None"):
+    with pytest.raises(InputError, match=r"unlabelled.share was 0.5, is now None; .*; unlabelled was"):
         train(job(tmp_path / "dist", resume=True, distillation=Distillation((alone,), "last")), dataset)
-
-
-def test_the_share_of_labelled_crops_learns_from_labels_as_without_the_others(alone, dataset, more, tmp_path):
-    """With a share of nearly nothing, the first batch and its losses are those of a run without."""
-    wanted = Distillation((alone,), "last", unlabelled=Unlabelled(share=1e-9))
-    train(job(tmp_path / "with", distillation=wanted), more)
-    train(job(tmp_path / "without", distillation=replace(wanted, unlabelled=None)), dataset)
-    one, other = (read_log(tmp_path / name / "log.csv")[0] for name in ("with", "without"))
-    assert one.pop("unlabelled") == one.pop("confidence") == 0
-    assert {k: v for k, v in one.items() if k not in {"images_per_s", "wait_share"}} == {
-        k: v for k, v in other.items() if k not in {"images_per_s", "wait_share"}
-    }
 
 
 def test_imagery_without_labels_needs_a_teacher_and_shows_no_held_out_scene(alone, dataset, more, tmp_path):
