@@ -46,7 +46,8 @@ def check_held_out(dataset: Dataset, unlabelled: Sequence[SceneScan], val: Seque
     ):
         if pairs := find(images, held, dataset):
             one, other = pairs[0]
-            more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
+            count = len({shown for shown, _ in pairs})
+            more = f" (and {count - 1} more images)" if count > 1 else ""
             rename = "; if it is another place, rename it" if find is _by_name else ""
             raise InputError(
                 f"unlabelled imagery {one.files.image} {how} {other.files.name} of the {other.side} split{more}, on "
