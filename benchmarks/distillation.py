@@ -99,6 +99,7 @@ def _is_of(done: Run, job: Job) -> bool:
         return bool(found == settings)
     (folder,) = job.distillation.teachers
     wanted = {**asdict(job.distillation), "teachers": [str(folder)]}
+    wanted.pop("unlabelled")  # always None here
     teacher = file_sha256(weights_path(folder, job.distillation.weights))
     same_teacher = done.teacher is not None and done.teacher["sha256"] == teacher
     return bool(found == settings and done.settings["distillation"] == wanted and same_teacher)

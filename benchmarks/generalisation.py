@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from rsedge.files import whole_or_nothing
-from rsedge_train.fit.state import LAST_NAME
+from rsedge_train.fit.state import LAST_NAME, STATE_NAME
 from rsedge_train.run.folder import Run
 
 HERE = Path(__file__).parent
@@ -44,20 +45,26 @@ def _folder(args: argparse.Namespace, look: str, fold: str, seed: int) -> Path:
 
 
 def _run(args: argparse.Namespace, look: str, fold: str, seed: int) -> None:
-    folder = _folder(args, look, fold, seed)
-    if (folder / LAST_NAME).is_file() and Run.read(folder).progress.get("val_last"):
-        return
     options = {
         "student": args.student, "encoder-weights": args.encoder_weights, "data": args.data, "val": fold,
         "test": args.test, "crop": args.crop, "batch": args.batch, "steps": args.steps, "lr": args.lr,
         "lr-encoder": args.lr_encoder, "augment": look, "seed": seed, "validate-every": 0,
-        "workers": args.workers, "device": args.device, "out": folder,
+        "workers": args.workers, "device": args.device,
     }  # fmt: skip
+    train_once(_folder(args, look, fold, seed), ["distill", "--alone"], options)
+
+
+def train_once(folder: Path, command: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Train into ``folder``, resuming an unfinished run, unless it holds a finished and validated one."""
+    finished = (folder / LAST_NAME).is_file()
+    if finished and Run.read(folder).progress.get("val_last"):
+        return
     words = [
         word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
     ]
+    how = "--resume" if (folder / STATE_NAME).is_file() and not finished else "--overwrite"
     done = subprocess.run(
-        [sys.executable, "-m", "rsedge", "distill", "--alone", "--overwrite", "--quiet", *words],
+        [sys.executable, "-m", "rsedge", *command, how, "--quiet", "--out", str(folder), *words],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -1,18 +1,20 @@
 """Run by test_processes, alone and under torchrun: trains a network without batch norm for three steps."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from rsedge_train.data.base import IGNORE, TAUGHT
 from rsedge_train.fit.loop import FitConfig, fit
-from rsedge_train.fit.losses import distillation_loss, supervised_loss
+from rsedge_train.fit.losses import distillation_loss, supervised_loss, taught_loss
 from rsedge_train.fit.processes import session
 from rsedge_train.fit.state import save_weights
 
 BATCH, SIDE, CLASSES = 4, 16, 3
-LOSSES = ("supervised", "distilled")
+LOSSES = ("supervised", "distilled", "dist", "kl")
 
 
 class Crops:
@@ -48,10 +50,19 @@ def distilled(model, images, labels):
     return distillation_loss(model(images), teacher(images), labels, 0.5)
 
 
+def taught(model, images, labels, kl):
+    """Most pixels of one class have no label, so they are spread unevenly too."""
+    teacher, mixed = net(7).eval().requires_grad_(False)(images), labels.masked_fill(labels == 1, TAUGHT)
+    scores, own = model(images), mixed.masked_fill(mixed == TAUGHT, IGNORE)
+    more = taught_loss(scores, teacher, mixed, 0.5, kl=kl)["unlabelled"]
+    return {"loss": distillation_loss(scores, teacher, own, 0.5)["loss"] + more}
+
+
 def main(folder):
     config = FitConfig(steps=3, lr=0.01, precision="fp32", warmup=0.0)
     with session("cpu") as processes:
-        for name, loss_of in zip(LOSSES, (supervised, distilled), strict=True):
+        every = (supervised, distilled, partial(taught, kl=False), partial(taught, kl=True))
+        for name, loss_of in zip(LOSSES, every, strict=True):
             model = net(0)
             if processes.first:
                 save_weights(folder / name / "begin.safetensors", model)

@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from rsedge.cli.training import (
     QUICK_STUDENT,
     QUICK_TEACHER,
+    _imagery,
     _job,
     _rehearse,
     _source,
     _teachers_network,
+    distill,
 )
 from rsedge.cli.training_options import DistillOptions, TeacherOptions
 from rsedge.errors import InputError
+from rsedge.raster.band_plan import Masking
 from rsedge_train.run.request import NetChoice
 
 
@@ -56,6 +60,22 @@ def test_a_cnn_teaches_in_place_of_sam2s_trunk():
     for other, given in ((replace(own, arch="maflnet"), {"arch"}), (replace(own, sam2="tiny"), {"sam2"})):
         with pytest.raises(InputError, match="leave out --arch and --sam2"):
             _teachers_network(other, frozenset(given))
+
+
+def test_unlabelled_imagery_takes_its_own_bands_and_values_and_a_teacher():
+    assert _imagery(DistillOptions()) == {}
+    found = _imagery(
+        DistillOptions(unlabelled=[Path("a"), Path("b")], unlabelled_bands="3,2,1", unlabelled_scale="0,3000",
+                       unlabelled_nodata="0")
+    )  # fmt: skip
+    assert found == {
+        "folders": [Path("a"), Path("b")], "bands": (3, 2, 1), "scale": (0, 3000), "masking": Masking((0,)),
+    }  # fmt: skip
+    assert _imagery(DistillOptions(unlabelled=[Path("a")]))["masking"] is None
+    with pytest.raises(InputError, match="--unlabelled-scale 'x' is not LOW,HIGH"):
+        _imagery(DistillOptions(unlabelled=[Path("a")], unlabelled_scale="x"))
+    with pytest.raises(InputError, match="teaches nothing without a teacher"):
+        distill(**{**vars(DistillOptions(unlabelled=[Path("a")], alone=True)), "context": Mock()})
 
 
 def test_an_unknown_way_with_damaged_files_is_refused():

@@ -64,12 +64,15 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
     with common.needs_extra("train"):
         from rsedge_train.nets.registry import entry
         from rsedge_train.run.folder import RUN_NAME
-        from rsedge_train.run.request import Distillation, NetChoice, Quantization
+        from rsedge_train.run.request import Distillation, NetChoice, Quantization, Unlabelled
+        from rsedge_train.run.setup import NO_TEACHER
 
         if entry(options.student).trunk is not None:
             raise InputError(
                 f"--student {options.student} is a teacher; list the students with `rsedge models`"
             )
+        if options.alone and options.unlabelled:
+            raise InputError(NO_TEACHER)
         net = NetChoice(options.student, options.encoder_weights, options.start)
         teachers = tuple(options.teacher or (common.own_default(TEACHER_RUN, "--teacher"),))
         job = replace(_job(options, "student", options.out, net), compare=options.compare)
@@ -79,15 +82,22 @@ def distill(options: DistillOptions, given: frozenset[str]) -> None:
         if options.quantize is not None:
             job = replace(job, quantization=Quantization(options.quantize, label_weight=options.label_weight))
         if not options.alone:
+            more = Unlabelled(
+                options.unlabelled_share,
+                options.unlabelled_loss,
+                options.unlabelled_weight,
+                options.unlabelled_confidence,
+            )
             wanted = Distillation(
                 teachers,
                 options.teacher_weights,
                 options.temperature,
                 options.relation_weight,
                 options.teacher_views,
+                more if options.unlabelled else None,
             )
             job = replace(job, distillation=wanted)
-    run = _train(options, job, source)
+    run = _train(options, job, source, _imagery(options))
     _show(options, run, options.out, "rsedge export")
 
 
@@ -229,7 +239,32 @@ def _open(source: dict[str, Any], sample_share: float | None) -> Dataset:
     return with_samples(dataset) if sample_share and source["path"] else dataset
 
 
-def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
+def _imagery(options: DistillOptions) -> dict[str, Any]:
+    """Return the arguments of ``with_unlabelled``; {} without unlabelled imagery."""
+    from rsedge.raster.band_plan import Masking
+    from rsedge_train.data.unlabelled import of_unlabelled
+
+    if not options.unlabelled:
+        return {}
+    try:
+        nodata, alpha = (
+            flags.parse_nodata(options.unlabelled_nodata),
+            flags.parse_alpha(options.unlabelled_alpha),
+        )
+        return {
+            "folders": options.unlabelled,
+            "bands": flags.parse_bands(options.unlabelled_bands),
+            "scale": flags.parse_scale(options.unlabelled_scale),
+            "masking": Masking(nodata, alpha) if nodata or alpha else None,
+        }
+    except InputError as error:
+        raise InputError(of_unlabelled(str(error))) from error
+
+
+def _train(
+    options: TrainOptions, job: Job, source: dict[str, Any], imagery: dict[str, Any] | None = None
+) -> Run:
+    from rsedge_train.data import with_unlabelled
     from rsedge_train.fit.processes import pick_device, session
     from rsedge_train.run.setup import check_folder
     from rsedge_train.run.train import train
@@ -249,6 +284,8 @@ def _train(options: TrainOptions, job: Job, source: dict[str, Any]) -> Run:
         if not processes.first:
             processes.wait()  # the first process may have to draw sample scenes
         dataset = _open(source, options.sample_share)
+        if imagery:
+            dataset = with_unlabelled(dataset, **imagery)
         if processes.first:
             processes.wait()
         for note in dataset.notes:

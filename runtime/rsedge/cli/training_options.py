@@ -13,6 +13,7 @@ from rsedge.cli.flags import option, tell_settings
 TEACHER_RUN, STUDENT_RUN = Path("runs/teacher"), Path("runs/student")
 
 DATA, SCHEDULE, MACHINE, RUN = "Data", "Training", "Machine", "Run"
+UNLABELLED = "Unlabelled imagery"
 
 
 @dataclass(frozen=True)
@@ -175,3 +176,35 @@ class DistillOptions(TrainOptions):
         Path | None, typer.Option(help="Run folder of the student trained alone, to show on the sheet.")
     ] = None
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = STUDENT_RUN
+
+    unlabelled: Annotated[
+        list[Path] | None,
+        option(help="Folder of images without labels, on which only the teacher is learned from; repeat it for more.",
+               panel=UNLABELLED),
+    ] = None  # fmt: skip
+    unlabelled_share: Annotated[
+        float, option(help="Share of crops taken from it, 0 to 1.", panel=UNLABELLED)
+    ] = 0.5
+    unlabelled_loss: Annotated[
+        str, option(help="Loss there: DIST, or the KL divergence.", panel=UNLABELLED, metavar="dist|kl")
+    ] = "dist"
+    unlabelled_weight: Annotated[
+        float, option(help="Weight of that loss beside the labelled crops' loss.", panel=UNLABELLED)
+    ] = 1.0
+    unlabelled_confidence: Annotated[
+        str, option(help="Weight of a pixel there: 1 - entropy / ln(classes) of the teacher's answer, or none.",
+                    panel=UNLABELLED, metavar="entropy|none"),
+    ] = "entropy"  # fmt: skip
+    unlabelled_bands: Annotated[
+        str | None, option(help="Its bands, 1-based.", panel=UNLABELLED, show_default="as --bands")
+    ] = None
+    unlabelled_scale: Annotated[
+        str | None,
+        option(help="Its values mapped to 0 and 255.", panel=UNLABELLED, show_default="as --scale"),
+    ] = None
+    unlabelled_nodata: Annotated[
+        str | None, option(help="Its nodata value.", panel=UNLABELLED, show_default="as --nodata")
+    ] = None
+    unlabelled_alpha: Annotated[
+        str | None, option(help="Its alpha band, or none.", panel=UNLABELLED, show_default="as --alpha")
+    ] = None

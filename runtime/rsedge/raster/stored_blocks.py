@@ -41,6 +41,12 @@ class Level:
     tables: tuple[tuple[int, str], ...]  # places and types of both tables in the file
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Return the rows and columns of blocks."""
+        rows, cols = self.offsets.shape
+        return rows, cols
+
+    @property
     def copyable(self) -> bool:
         """Return True if each block holds all bands."""
         return self.encoding[ENCODING.index(PLANES)] != (SEPARATE,) or self.encoding[ENCODING.index(277)] == (
@@ -118,11 +124,11 @@ def fits(target: Sequence[Level], sources: Sequence[Sequence[Placed]]) -> bool:
     if len(target) != len(sources):
         return False
     for level, placed in zip(target, sources, strict=True):
-        covered = np.zeros(level.offsets.shape, np.uint8)
+        covered = np.zeros(level.grid, np.uint8)
         for p in placed:
             if (p.level.block, p.level.encoding) != (level.block, level.encoding) or not p.level.copyable:
                 return False
-            rows, cols = p.level.offsets.shape[:2]
+            rows, cols = p.level.grid
             if p.row + rows > covered.shape[0] or p.col + cols > covered.shape[1] or not p.level.counts.all():
                 return False
             covered[p.row : p.row + rows, p.col : p.col + cols] += 1

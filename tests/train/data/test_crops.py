@@ -12,6 +12,7 @@ from rsedge.score.labels import ClassTable
 from rsedge.tiling.window import Window
 from rsedge_train.data import Dataset, SceneFiles, scan
 from rsedge_train.data.augment import CropAugment
+from rsedge_train.data.base import IGNORE, TAUGHT
 from rsedge_train.data.crops import CropConfig, Crops, SceneStore, batches
 
 TABLE = ClassTable((ClassInfo("a", (255, 0, 0)), ClassInfo("b", (0, 255, 0)), ClassInfo("c", (0, 0, 255))))
@@ -145,6 +146,80 @@ def test_a_mosaic_has_four_parts(scene):
         assert set(values.unique().tolist()) == corners
         found.add(len(corners))
     assert max(found) > 2
+
+
+@pytest.fixture
+def bare(write_raster):
+    """Writes an unlabelled raster of 50s whose left part, ``empty`` columns, is nodata."""
+
+    def make(name, empty, side=400):
+        image = np.full((3, side, side), 50, np.uint8)
+        image[:, :, :empty] = 0
+        return SceneFiles(name, name, write_raster(image, f"{name}.tif", nodata=0), None)
+
+    return make
+
+
+def mixed_crops(labelled, unlabelled, config, augment=None, ram_bytes=GIB, **more):
+    dataset = Dataset("toy", TABLE, tuple(labelled), unlabelled=tuple(unlabelled))
+    scans = (*scan(dataset, dataset.train).scenes, *scan(dataset, dataset.unlabelled).scenes)
+    store = SceneStore(dataset, scans, ram_bytes)
+    store.load(False)
+    return Crops(store, config, augment or CropAugment(config.size), **more)
+
+
+def test_unlabelled_imagery_is_mixed_in_by_its_weight_and_marked(scene, bare):
+    config = CropConfig(size=32, batch=100, scale=(1, 1))
+    crops = mixed_crops([scene("x", 1)], [bare("u", 0)], config, plain, weights=[0.7, 0.3])
+    images, labels, places = crops[0]
+    is_bare = places[:, 0] == 1
+    assert 15 <= int(is_bare.sum()) <= 45
+    assert (labels[is_bare] == TAUGHT).all()
+    assert (images[is_bare] == 50).all()
+    assert set(labels[~is_bare].unique().tolist()) <= {1, 2}
+
+
+def test_pixels_without_data_are_ignored_and_windows_without_any_are_drawn_again(scene, bare):
+    config = CropConfig(size=32, batch=100, scale=(1, 1), centred=0.0)
+    crops = mixed_crops([scene("x", 1)], [bare("u", 340)], config, lambda *x: x, weights=[0.5, 0.5])
+    images, labels, places = crops[0]
+    is_bare = places[:, 0] == 1
+    assert 35 <= int(is_bare.sum()) <= 65  # a window drawn again is of the same raster
+    assert (places[is_bare][:, 2] > 340 - 32).all()
+    fill = torch.tensor([124, 116, 104], dtype=torch.uint8).view(3, 1, 1)
+    for image, mask in zip(images[is_bare], labels[is_bare], strict=True):
+        assert (mask == TAUGHT).any()
+        np.testing.assert_array_equal(mask == TAUGHT, (image == 50).all(0))
+        np.testing.assert_array_equal(mask == IGNORE, (image == fill).all(0))
+
+
+def test_imagery_without_data_ends_the_search(scene, bare):
+    crops = mixed_crops([scene("x", 1)], [bare("u", 400)], CropConfig(size=32, batch=2), weights=[0.01, 0.99])
+    assert str(crops[0]).startswith("100 consecutive windows are damaged or without data. Check the data")
+
+
+def test_places_with_data_are_sought(scene, bare):
+    found = []
+    for share in (0.0, 1.0):
+        config = CropConfig(size=32, batch=1, scale=(1, 1), centred=share)
+        crops = mixed_crops([scene("x", 1)], [bare("u", 350)], config, weights=[0.0, 1.0])
+        found.append(sum(window.col_end > 350 for _, window in draws(crops, 100)))
+    assert found[0] < 40
+    assert found[1] > 60
+
+
+def test_mixed_batches_depend_on_their_number_alone(scene, bare):
+    config = CropConfig(size=32, batch=4, mosaic=0.5)
+    scenes = [scene("x", 1), scene("y", 2)], [bare("u", 300), bare("v", 0)]
+    weights = [0.25, 0.25, 0.25, 0.25]
+    crops = mixed_crops(*scenes, config, weights=weights)
+    streamed = mixed_crops(*scenes, config, ram_bytes=0, weights=weights)
+    parts = [mixed_crops(*scenes, config, weights=weights, rank=r, world=2) for r in range(2)]
+    found = list(batches(streamed, 0, 4, workers=2))
+    for n in (3, 0, 2):
+        for one, other, *two in zip(crops[n], found[n], parts[0][n], parts[1][n], strict=True):
+            assert torch.equal(one, other)
+            assert torch.equal(one, torch.cat(two))
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

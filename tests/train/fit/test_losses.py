@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from rsedge_train.data.base import TAUGHT
 from rsedge_train.fit.losses import (
+    confidence,
     cross_entropy,
     dist_relations,
     distillation_loss,
     soft_dice,
     supervised_loss,
+    taught_loss,
+    weighted_kl,
 )
 
 N, K, H, W = 2, 4, 6, 5
@@ -146,6 +150,125 @@ def test_the_distillation_loss_adds_up(case):
     expected = plain_cross_entropy(*case) + plain_dice(*case) + 3 * (inter + intra)
     assert float(parts["loss"]) == pytest.approx(expected, rel=1e-9)
     assert set(parts) == {"loss", "ce", "dice", "inter", "intra"}
+
+
+def former_relations(student, teacher, labels, temperature):
+    """The two relations as they were computed before pixels could have weights."""
+    pixels = labels.flatten() != 255
+    p, q = (
+        (x / temperature).softmax(dim=1).permute(0, 2, 3, 1).flatten(0, 2)[pixels] for x in (student, teacher)
+    )
+
+    def pearson(a, b, dim):
+        scale = (a.square().sum(dim) * b.square().sum(dim)).clamp(min=1e-8**2).sqrt()
+        return (a * b).sum(dim) / scale
+
+    count = pixels.sum().to(p)
+    inter = pearson(p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True), 1).sum()
+    mean_p, mean_q = torch.stack([p.sum(0), q.sum(0)]) / count.clamp(min=1)
+    centred_p, centred_q = p - mean_p, q - mean_q
+    products = (centred_p * centred_q, centred_p.square(), centred_q.square())
+    cross, var_p, var_q = torch.stack([x.sum(0) for x in products])
+    intra = (cross / (var_p * var_q).clamp(min=1e-8**2).sqrt()).mean()
+    some = (count > 0).to(p.dtype)
+    return some * (1 - inter / count.clamp(min=1)), some * (1 - intra)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.3, 1.0])
+def test_without_weights_relations_and_gradients_have_their_former_bits(ignored):
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(3, 5, 40, 33, generator=generator) for _ in range(2))
+    labels = torch.where(torch.rand(3, 40, 33, generator=generator) < ignored, 255, 1)
+    found = []
+    for relations in (dist_relations, former_relations):
+        mine = student.clone().requires_grad_()
+        losses = relations(mine, teacher, labels, 0.5)
+        sum(losses).backward()
+        found.append((*losses, mine.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.fixture
+def taught(case):
+    """Scores of student and teacher, labels with the mark, and the confidence by the formula."""
+    student, labels = case
+    teacher = np.random.default_rng(1).normal(0, 2, student.shape)
+    marked = np.where(np.random.default_rng(2).random(labels.shape) < 0.5, TAUGHT, labels)
+    p = probabilities(teacher)
+    sure = 1 + (p * np.log(p)).sum(1) / np.log(K)
+    return student, teacher, marked, sure
+
+
+def rows(logits, chosen, temperature):
+    return probabilities(logits / temperature).transpose(0, 2, 3, 1)[chosen]
+
+
+def weighted_correlation(a, b, w):
+    cov = np.cov(np.stack([a, b]), aweights=w, ddof=0)
+    return cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1])
+
+
+def test_confidence_is_one_minus_the_entropy(taught):
+    _, teacher, _, sure = taught
+    np.testing.assert_allclose(confidence(torch.from_numpy(teacher)), sure, rtol=1e-9)
+    ends = torch.tensor([[[[0.0, 90.0]], [[0.0, -90.0]], [[0.0, -90.0]]]])
+    assert confidence(ends).flatten().tolist() == pytest.approx([0, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_unlabelled_pixels_are_taught_by_dist_alone(taught, weighted):
+    student, teacher, labels, sure = taught
+    chosen = labels == TAUGHT
+    p, q = (rows(x, chosen, 0.5) for x in (student, teacher))
+    w = sure[chosen] if weighted else np.ones(len(p))
+    inter = sum(w * [1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)]) / len(w)
+    intra = w.mean() * (1 - np.mean([weighted_correlation(p[:, k], q[:, k], w) for k in range(K)]))
+    found = taught_loss(*map(torch.from_numpy, (student, teacher, labels)), 0.5, by_confidence=weighted)
+    assert float(found["unlabelled"]) == pytest.approx(inter + intra, rel=1e-9)
+    assert float(found["confidence"]) == pytest.approx(sure[chosen].mean(), rel=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_or_by_the_divergence(taught, weighted):
+    student, teacher, labels, sure = taught
+    chosen = labels == TAUGHT
+    p, q = (rows(x, chosen, 2.0) for x in (student, teacher))
+    w = sure[chosen] if weighted else np.ones(len(p))
+    expected = 4 * np.mean(w * (q * np.log(q / p)).sum(1))
+    found = taught_loss(
+        *map(torch.from_numpy, (student, teacher, labels)), 2.0, kl=True, by_confidence=weighted
+    )
+    assert float(found["unlabelled"]) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kl", [True, False])
+def test_only_unlabelled_pixels_with_data_have_a_gradient(taught, kl):
+    student, teacher, labels, _ = map(torch.from_numpy, taught)
+    student, teacher = student.requires_grad_(), teacher.requires_grad_()
+    taught_loss(student, teacher, labels, 0.5, kl=kl)["unlabelled"].backward()
+    assert teacher.grad is None
+    chosen = (labels == TAUGHT).unsqueeze(1).expand_as(student)
+    assert torch.all(student.grad[~chosen] == 0)
+    assert student.grad[chosen].abs().sum() > 0
+
+
+@pytest.mark.parametrize("kl", [True, False])
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_nothing_to_teach_or_a_teacher_without_doubt_or_opinion_are_finite(kl, scale):
+    for mark, kind in ((TAUGHT, "taught"), (1, "labelled"), (255, "nothing")):
+        student = torch.zeros(1, K, 2, 2, requires_grad=True)
+        labels = torch.full((1, 2, 2), mark, dtype=torch.uint8)
+        found = taught_loss(student, scale * torch.eye(K).view(1, K, 2, 2), labels, 0.5, kl=kl)
+        found["unlabelled"].backward()
+        assert torch.isfinite(student.grad).all()
+        if kind != "taught" or not scale:  # a teacher without an opinion counts for nothing
+            assert [found["unlabelled"].item(), found["confidence"].item()] == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_a_student_that_agrees_costs_nothing(taught):
+    _, teacher, labels, sure = map(torch.from_numpy, taught)
+    assert float(weighted_kl(teacher, teacher, labels, 0.5, sure)) == pytest.approx(0, abs=1e-12)
+    assert float(taught_loss(teacher, teacher, labels, 0.5)["unlabelled"]) == pytest.approx(0, abs=1e-9)
 
 
 def test_half_precision_is_widened(case):

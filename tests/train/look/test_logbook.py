@@ -102,6 +102,21 @@ def test_a_closed_book_takes_no_rows(tmp_path: Path) -> None:
         book.log(1, {"loss": 1.0})
 
 
+def test_a_log_with_fewer_columns_is_gone_on_with(tmp_path: Path) -> None:
+    """As written before there was unlabelled imagery."""
+    (tmp_path / "log.csv").write_text("step,loss,lr,val_oa\n1,0.50,0.001,\n2,0.25,0.001,0.125\n3,9,9,9\n")
+    assert read_log(tmp_path / "log.csv")[1] == {"step": 2, "loss": 0.25, "lr": 0.001, "val_oa": 0.125}
+    with Logbook(tmp_path, 2) as book:
+        book.log(3, {"loss": 1.0, "unlabelled": 0.5, "confidence": 0.75})
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+    assert rows == [
+        {"step": "1", "loss": "0.50", "lr": "0.001"},
+        {"step": "2", "loss": "0.25", "lr": "0.001", "val_oa": "0.125"},
+        {"step": "3", "loss": "1", "unlabelled": "0.5", "confidence": "0.75"},
+    ]
+
+
 def test_what_is_no_log_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     with pytest.raises(InputError, match="not found"):

@@ -13,8 +13,8 @@ from rsedge_train.run.request import Job, NetChoice
 from rsedge_train.run.setup import class_weights, scene_weights, schedule
 
 
-def scene(name, side, counts=(1, 1), drawn=False):
-    files = SceneFiles(name, name, Path(name), Path(name), drawn=drawn)
+def scene(name, side, counts=(1, 1), drawn=False, bare=False):
+    files = SceneFiles(name, name, Path(name), None if bare else Path(name), drawn=drawn)
     return SceneScan(files, side, side, np.array(counts), np.zeros((2, 1, 1), bool))
 
 
@@ -30,6 +30,23 @@ def test_sample_scenes_have_their_share_and_the_rest_goes_by_the_root_of_the_are
     assert scene_weights(scenes, 0.2) == pytest.approx([0.8 * 1 / 4, 0.8 * 3 / 4, 0.1, 0.1])
     assert scene_weights(scenes, None) is None
     assert scene_weights(store(*scenes.scans[:2]), 0.2) is None
+
+
+def test_unlabelled_imagery_has_its_share_too():
+    own, drawn = [scene("a", 100), scene("b", 300)], [scene("x", 50, drawn=True)]
+    bare = [scene("u", 10, bare=True), scene("v", 30, bare=True)]
+    assert scene_weights(store(*own, *bare), None, 0.6) == pytest.approx([0.1, 0.3, 0.15, 0.45])
+    assert scene_weights(store(*own, *drawn, *bare), 0.2, 0.4) == pytest.approx([0.1, 0.3, 0.2, 0.1, 0.3])
+    assert scene_weights(store(*drawn, *bare), 0.3, 0.5) == pytest.approx(
+        [0.5, 0.125, 0.375]
+    )  # all that is labelled
+    assert scene_weights(store(*own, *drawn, *bare), 0.7, 0.3)[:2] == [0, 0]  # not below 0
+    assert scene_weights(store(*own, *bare), None, 1.0) == pytest.approx([0, 0, 0.25, 0.75])
+    # As before there was unlabelled imagery, to the bit.
+    scenes, share = store(*own, *drawn), 0.3
+    roots, is_drawn = np.array([100.0, 300.0, 50.0]), np.array([False, False, True])
+    former = np.where(is_drawn, share, 1 - share) * roots / np.where(is_drawn, 50.0, 400.0)
+    assert scene_weights(scenes, share) == former.tolist()
 
 
 def test_class_weights_are_median_frequency_within_bounds():

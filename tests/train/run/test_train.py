@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -14,10 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from labelled import save_tif
 from rsedge.errors import InputError, ModelError, OutputError
 from rsedge.model.manifest import ClassInfo
 from rsedge.score.labels import ClassTable
-from rsedge_train.data import BandChoice, Dataset, SceneFiles
+from rsedge_train.data import BandChoice, Dataset, SceneFiles, with_unlabelled
 from rsedge_train.data.crops import CropConfig
 from rsedge_train.fit.loop import FitConfig
 from rsedge_train.fit.state import STATE_NAME, check_resumable
@@ -26,7 +28,7 @@ from rsedge_train.nets.complexity import complexity
 from rsedge_train.run import folder as run_folder
 from rsedge_train.run import pictures
 from rsedge_train.run.folder import Run, load_network
-from rsedge_train.run.request import Distillation, Job, NetChoice
+from rsedge_train.run.request import Distillation, Job, NetChoice, Unlabelled
 from rsedge_train.run.train import train
 
 NETWORK = "mobilenetv3_small_100-w32-sep"
@@ -138,6 +140,70 @@ def test_several_teachers_and_views_teach_one_student(alone, dataset, tmp_path):
     first, second = (read_log(tmp_path / name / "log.csv")[0] for name in ("d", "one"))
     assert first["ce"] == pytest.approx(second["ce"])  # the same first batch and weights
     assert first["intra"] != pytest.approx(second["intra"], rel=1e-3)  # another lesson
+
+
+@pytest.fixture(scope="module")
+def more(dataset, tmp_path_factory):
+    """The data set with a raster without labels, elsewhere, a third of which is nodata."""
+    image = np.random.default_rng(5).integers(1, 256, (3, 96, 96)).astype(np.uint8)
+    image[:, :, :32] = 0
+    path = save_tif(tmp_path_factory.mktemp("more") / "u.tif", image, nodata=0)
+    return with_unlabelled(dataset, [path.parent])
+
+
+def test_a_student_is_taught_on_imagery_without_labels(alone, dataset, more, tmp_path):
+    for loss in ("dist", "kl"):
+        wanted = Distillation((alone,), "last", unlabelled=Unlabelled(loss=loss, weight=0.5))
+        run = train(job(tmp_path / loss, distillation=wanted, crops=CropConfig(size=64, batch=6)), more)
+        plain = Run.read(alone).data
+        own = {key: value for key, value in run.data.items() if key not in {"unlabelled", "source"}}
+        assert own == {key: value for key, value in plain.items() if key != "source"}
+        facts = run.data["unlabelled"]
+        assert facts["names"] == [more.unlabelled[0].name]
+        assert (facts["rasters"], facts["pixels"]) == (1, 64 * 96)
+        assert run.settings["distillation"]["unlabelled"]["loss"] == loss
+        assert run.progress["val_last"]["pixels"] == 96 * 96
+        row = read_log(tmp_path / loss / "log.csv")[0]
+        parts = sum(row[name] for name in ("ce", "dice", "inter", "intra"))
+        assert row["loss"] == pytest.approx(parts + 0.5 * row["unlabelled"], rel=1e-4)
+        assert 0 < row["confidence"] < 1
+    with pytest.raises(InputError, match=r"unlabelled.share was 0.5, is now None; .*; unlabelled was"):
+        train(job(tmp_path / "dist", resume=True, distillation=Distillation((alone,), "last")), dataset)
+
+
+def test_imagery_without_labels_needs_a_teacher_and_shows_no_held_out_scene(alone, dataset, more, tmp_path):
+    with pytest.raises(InputError, match=r"teaches nothing without a teacher. Give one with --teacher"):
+        train(job(tmp_path / "d"), more)
+    wanted = job(tmp_path / "d", distillation=Distillation((alone,), "last", unlabelled=Unlabelled()))
+    with pytest.raises(InputError, match=r"has no unlabelled imagery. Give a folder with --unlabelled"):
+        train(wanted, dataset)
+    (tmp_path / "copy").mkdir()
+    shutil.copy(dataset.val[0].image, tmp_path / "copy" / "other.tif")
+    with pytest.raises(InputError, match=r"other.tif overlaps c of the val split, on which .* Leave it out"):
+        train(wanted, with_unlabelled(dataset, [tmp_path / "copy"]))
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"share": 0},
+        {"share": 1.5},
+        {"loss": "mse"},
+        {"confidence": "all"},
+        {"weight": -1.0},
+        {"weight": float("inf")},
+    ],
+)
+def test_impossible_settings_of_unlabelled_imagery_are_refused(wrong):
+    with pytest.raises(InputError, match=rf"^unlabelled {next(iter(wrong))} .*\. (Choose|0.5|1 is)"):
+        Unlabelled(**wrong)
+
+
+def test_shares_are_not_more_than_all(tmp_path):
+    wanted = Distillation((tmp_path,), unlabelled=Unlabelled(share=0.7))
+    with pytest.raises(InputError, match="more than 1 together. Lower one"):
+        job(tmp_path, distillation=wanted, sample_share=0.4)
 
 
 def test_a_finished_run_is_not_written_over_without_asking(alone, dataset):
@@ -271,14 +337,15 @@ def test_a_temperature_of_zero_is_refused():
         Distillation((Path("x"),), temperature=0)
 
 
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(alone, dataset, tmp_path):
+@pytest.mark.parametrize("unlabelled", [None, Unlabelled()])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(alone, dataset, more, tmp_path, unlabelled):
     """A process of its own, with a worker of its own, killed while it trains and saves."""
+    scenes = replace(more if unlabelled else dataset, val=())
+    wanted = Distillation((alone,), "last", unlabelled=unlabelled)
     fitting = FitConfig(steps=14, save_every_s=0)
     crops = CropConfig(size=64, batch=2, seed=3, mosaic=0.3)
-    killed = job(
-        tmp_path / "killed", fit=fitting, crops=crops, workers=1, distillation=Distillation((alone,), "last")
-    )
-    (tmp_path / "job").write_bytes(pickle.dumps((killed, replace(dataset, val=()))))
+    killed = job(tmp_path / "killed", fit=fitting, crops=crops, workers=1, distillation=wanted)
+    (tmp_path / "job").write_bytes(pickle.dumps((killed, scenes)))
     code = "import pickle, sys; from rsedge_train.run.train import train; train(*pickle.load(open(sys.argv[1], 'rb')))"
     state = tmp_path / "killed" / STATE_NAME
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "job")]) as process:
@@ -288,8 +355,8 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(alone, dataset, 
         finally:
             process.kill()
     assert process.returncode == -9, "it had ended before it could be killed"
-    train(replace(killed, resume=True), replace(dataset, val=()))
-    train(replace(killed, out=tmp_path / "whole"), replace(dataset, val=()))
+    train(replace(killed, resume=True), scenes)
+    train(replace(killed, out=tmp_path / "whole"), scenes)
     for name in ("weights.safetensors", STATE_NAME):
         one, other = (load_file(tmp_path / run / name) for run in ("killed", "whole"))
         assert one.keys() == other.keys()

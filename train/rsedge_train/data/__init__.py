@@ -6,6 +6,7 @@ from rsedge_train.data.layouts import open_dataset
 from rsedge_train.data.report import Report
 from rsedge_train.data.samples import sample_dataset, with_samples
 from rsedge_train.data.scan import Scan, SceneScan, scan
+from rsedge_train.data.unlabelled import with_unlabelled
 
 __all__ = [
     "BandChoice",
@@ -21,4 +22,5 @@ __all__ = [
     "sample_dataset",
     "scan",
     "with_samples",
+    "with_unlabelled",
 ]

@@ -1,4 +1,4 @@
-"""Labelled data sets, and reading one labelled raster by window."""
+"""Data sets of labelled and unlabelled rasters, and reading one raster by window."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from rsedge.tiling.window import Window
 from rsedge_train.data.pixels import MEAN
 
 IGNORE = NODATA
+TAUGHT = (
+    NODATA - 1
+)  # label of a pixel of unlabelled imagery that holds data; only a teacher's answer is its target
 UInt8 = NDArray[np.uint8]
 SPLITS = ("train", "val", "test")
 STRIP_ROWS = 64
@@ -31,14 +34,15 @@ STRIP_ROWS = 64
 
 @dataclass(frozen=True)
 class SceneFiles:
-    """Files of one labelled raster. A split keeps the rasters of one ``scene``, being neighbours, together."""
+    """Files of one raster. A split keeps the rasters of one ``scene``, being neighbours, together."""
 
     name: str  # unique in the data set, e.g. "tile7/image_part_001"
     scene: str  # e.g. "tile7"
     image: Path
-    label: Path
+    label: Path | None  # None: unlabelled imagery
     scoring_label: Path | None = None  # used for validation if it differs, e.g. with eroded boundaries
     drawn: bool = False  # a procedural sample scene
+    bands: BandChoice | None = None  # None: as the data set's
 
     def for_scoring(self) -> SceneFiles:
         """Return a copy whose label is the one used for scoring."""
@@ -64,7 +68,7 @@ def masking_of(nodata: Sequence[float] | None, alpha: int | Literal["none"] | No
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled rasters split by scene, with the meaning of their labels.
+    """Labelled rasters split by scene, with the meaning of their labels, and unlabelled rasters to train on.
 
     Raises InputError if no scene is left to train on, or if a scene is in two splits.
     """
@@ -79,6 +83,7 @@ class Dataset:
     gsd_m: tuple[float, float] | None = None  # overrides the resolution stored in the files
     notes: tuple[str, ...] = ()  # for the user, e.g. how the data was split and what was guessed
     told: bool = False  # True if a class table defines the classes, False if derived from the data
+    unlabelled: tuple[SceneFiles, ...] = ()  # in no split; a teacher answers for them in distillation
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -101,6 +106,10 @@ class Dataset:
         colors = self.table.colors
         return replace(colors, values=None, told=False) if files.drawn else colors
 
+    def bands_of(self, files: SceneFiles) -> BandChoice:
+        """Return the bands of one raster that feed the network."""
+        return files.bands or self.bands
+
     def manifest(self, name: str, tile: int) -> Manifest:
         """Return the manifest of a network trained on this data set."""
         return Manifest(
@@ -121,7 +130,7 @@ def strips(grid: Grid) -> Iterator[Window]:
 
 
 class SceneReader:
-    """Reader of one scene's image and label by window. Not thread-safe.
+    """Reader of one scene's image and label, if it has one, by window. Not thread-safe.
 
     Raises InputError if a file cannot be opened or if image and label do not fit each other.
     """
@@ -129,17 +138,15 @@ class SceneReader:
     def __init__(self, files: SceneFiles, dataset: Dataset) -> None:
         self.files = files
         self._image = RasterReader(files.image)
+        self._label: LabelReader | None = None
         try:
-            self._label = LabelReader(files.label, dataset.colors_of(files), dataset.num_classes)
-            check_labels(self._image, self._label.raster)
-            manifest = dataset.manifest(dataset.name, tile=1)
-            self.plan = plan_bands(
-                self._image, manifest, dataset.bands.indexes, dataset.bands.scale, dataset.bands.masking
-            )
+            if files.label is not None:
+                self._label = LabelReader(files.label, dataset.colors_of(files), dataset.num_classes)
+                check_labels(self._image, self._label.raster)
+            manifest, bands = dataset.manifest(dataset.name, tile=1), dataset.bands_of(files)
+            self.plan = plan_bands(self._image, manifest, bands.indexes, bands.scale, bands.masking)
         except BaseException:
-            self._image.__exit__(None, None, None)
-            if hasattr(self, "_label"):
-                self._label.__exit__(None, None, None)
+            self.__exit__(None, None, None)
             raise
         self._fill = np.array(manifest.fill, np.uint8)[:, None, None]
         self.grid = self._image.grid
@@ -151,7 +158,8 @@ class SceneReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._image.__exit__(kind, error, trace)
-        self._label.__exit__(kind, error, trace)
+        if self._label is not None:
+            self._label.__exit__(kind, error, trace)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -161,10 +169,10 @@ class SceneReader:
     def read(self, window: Window, unlabelled: Counter[str] | None = None) -> tuple[UInt8, UInt8]:
         """Read the image (3, h, w) and labels (h, w), both uint8; pixels without data are filled and IGNORE.
 
-        For ``unlabelled``, see ``read_labels``.
+        The labels of unlabelled imagery are TAUGHT. For ``unlabelled``, see ``read_labels``.
         """
         pixels, valid = self._image.read(window, self.plan)
-        labels = self._label.read(window, unlabelled)
+        labels = self.read_labels(window, unlabelled)
         if not valid.all():
             pixels, labels = np.where(valid, pixels, self._fill), np.where(valid, labels, IGNORE)
         return np.asarray(pixels, np.uint8), np.asarray(labels, np.uint8)
@@ -175,9 +183,17 @@ class SceneReader:
 
     def read_labels(self, window: Window, unlabelled: Counter[str] | None = None) -> UInt8:
         """Read only the labels (h, w), adding the pixel count of each unlabelled value to ``unlabelled``."""
+        if self._label is None:
+            return np.full((window.height, window.width), TAUGHT, np.uint8)
         return self._label.read(window, unlabelled)
+
+    @property
+    def may_have_nodata(self) -> bool:
+        """Return True if a pixel of the image can be without data."""
+        return self._image.may_have_nodata(self.plan)
 
     @property
     def row_of_blocks_bytes(self) -> int:
         """Return the bytes taken by one row of stored blocks of image and label."""
-        return self._image.row_of_blocks_bytes + self._label.raster.row_of_blocks_bytes
+        label_bytes = 0 if self._label is None else self._label.raster.row_of_blocks_bytes
+        return self._image.row_of_blocks_bytes + label_bytes

@@ -25,17 +25,20 @@ from rsedge.raster import bounded_cache
 from rsedge.tiling.window import Window
 from rsedge_train.data import Dataset, SceneReader, SceneScan
 from rsedge_train.data.appearance import LOOKS
-from rsedge_train.data.base import UInt8, strips
+from rsedge_train.data.base import IGNORE, UInt8, strips
 from rsedge_train.data.scan import BLOCK
 
 log = logging.getLogger(__name__)
 
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images (B, 3, S, S) and labels (B, S, S), uint8; places (B, 4) int64: scene, row, column, side."""
+"""Images (B, 3, S, S) and labels (B, S, S), uint8; places (B, 4) int64: scene, row, column, side.
+
+Labels are class indices, TAUGHT in unlabelled imagery, or IGNORE.
+"""
 
 OPEN_AT_ONCE = 16  # files per worker
-TRIES = 100  # consecutive damaged windows before giving up
+TRIES = 100  # consecutive windows that are damaged or without data before giving up
 
 
 class SceneStore:
@@ -132,7 +135,8 @@ class Crops(TorchDataset[Batch | InputError]):
 
     Draws a scene by ``weights`` (None: the square root of its area, so that one large scene does not
     dominate), then a window with a side of ``size`` over a random scale, which ``augment`` resizes to
-    ``size``. With ``skip_damaged``, a window that cannot be read is replaced by another draw.
+    ``size``. With ``skip_damaged``, a window that cannot be read is replaced by another draw. So is, within its
+    raster, a window of unlabelled imagery without data.
     """
 
     def __init__(
@@ -194,8 +198,9 @@ class Crops(TorchDataset[Batch | InputError]):
         return image, labels, pieces[0][2]
 
     def _crop(self) -> tuple[Tensor, Tensor, tuple[int, int, int, int]]:
+        again: int | None = None
         for _ in range(TRIES):
-            scene, window = self.draw()
+            scene, window = self.draw(again)
             try:
                 image, labels = self.store.read(scene, window)
             except InputError as error:
@@ -204,14 +209,20 @@ class Crops(TorchDataset[Batch | InputError]):
                 if scene not in self._reported:
                     self._reported.add(scene)
                     log.warning("skipped: %s", error)
+                again = None
+                continue
+            if self.store.scans[scene].files.label is None and (labels == IGNORE).all():
+                again = scene
                 continue
             crop, mask = self.augment(torch.from_numpy(image), torch.from_numpy(labels))
             return crop, mask, (scene, window.row, window.col, window.height)
-        raise InputError(f"{TRIES} consecutive windows are damaged. Check the data with `rsedge data check`")
+        raise InputError(
+            f"{TRIES} consecutive windows are damaged or without data. Check the data with `rsedge data check`"
+        )
 
-    def draw(self) -> tuple[int, Window]:
-        """Draw a random scene and a square window inside the scene."""
-        index = int(torch.multinomial(self._weights, 1))
+    def draw(self, scene: int | None = None) -> tuple[int, Window]:
+        """Draw a random scene, unless ``scene`` is given, and a square window inside the scene."""
+        index = int(torch.multinomial(self._weights, 1)) if scene is None else scene
         scan = self.store.scans[index]
         shape = (scan.height, scan.width)
         low, high = (math.log(s) for s in self.config.scale)

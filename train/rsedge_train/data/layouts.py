@@ -99,7 +99,7 @@ def choose_table(path: Path, classes: Path | None, found: Found) -> tuple[ClassT
     cannot be read, or cannot be used.
     """
     own = path / CLASSES_FILE
-    labels = [f.label for f in found.files]
+    labels = [f.label for f in found.files if f.label]
     told = classes is not None or own.is_file()
     if not told:
         table, notes = (found.table, ()) if found.table else detect_table(labels)

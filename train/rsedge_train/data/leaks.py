@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from rsedge_train.data.base import SceneFiles
 from rsedge_train.data.examine import Facts
 from rsedge_train.data.footprint import Footprint
 
+Item = TypeVar("Item")
+
 
 class Placed(Protocol):
-    """A labelled raster with a footprint."""
+    """A raster with a footprint."""
 
     @property
     def files(self) -> SceneFiles:
@@ -28,6 +30,7 @@ class Placed(Protocol):
         """Return the raster's footprint, or None if unknown."""
 
 
+P = TypeVar("P", bound=Placed)
 PIECE = 1 << 16  # bytes compared of a file's head, middle and tail before comparing all of it
 
 
@@ -35,7 +38,7 @@ def identical_images(sides: dict[str, Sequence[Facts]]) -> tuple[list[str], list
     """Return (problems, warnings): byte-identical images in two splits, and within one split."""
     where = {f.files.image: (side, f.files.name) for side, facts in sides.items() for f in facts}
     problems, warnings = [], []
-    for group in _identical([p for p in where if p.is_file()]):
+    for group in groups_of([p for p in where if p.is_file()], SAME_FILE):
         members = sorted(where[p] for p in group)
         listed = ", ".join(f"{side} {name}" for side, name in members[:4])
         more = f" and {len(members) - 4} more" if len(members) > 4 else ""
@@ -59,45 +62,61 @@ def shared_scenes(sides: dict[str, Sequence[Facts]]) -> list[str]:
 
 
 def overlapping(sides: Mapping[str, Sequence[Placed]]) -> list[str]:
-    """Return problems: training rasters that overlap a raster of another split, in the same CRS."""
+    """Return problems: training rasters that overlap a raster of another split."""
     problems = []
     for side in ("val", "test"):
-        found = [(t.files.name, names) for t in sides["train"] if (names := _overlaps(t, sides[side]))]
-        pairs = [f"{name} and {other}" for name, others in found for other in others]
+        pairs = [
+            f"{t.files.name} and {other.files.name}"
+            for t in sides["train"]
+            for other in overlaps(t, sides[side])
+        ]
         if pairs:
             more = f" and {len(pairs) - 4} more pairs" if len(pairs) > 4 else ""
             problems.append(f"train and {side} overlap on the ground: {'; '.join(pairs[:4])}{more}")
     return problems
 
 
-def _overlaps(one: Placed, others: Sequence[Placed]) -> list[str]:
-    """Return names of the rasters that overlap ``one`` by more than half a pixel in both directions."""
+def overlaps(one: Placed, others: Sequence[P]) -> list[P]:
+    """Return the rasters that overlap ``one`` by more than half a pixel in both directions, in any CRS."""
     mine = one.footprint
-    if mine is None:
-        return []
-    near = [(f.files.name, f.footprint) for f in others if f.footprint and f.footprint.crs == mine.crs]
-    if not near:
-        return []
-    boxes = np.array([place.box for _, place in near])
-    width = np.minimum(boxes[:, 2], mine.box[2]) - np.maximum(boxes[:, 0], mine.box[0])
-    height = np.minimum(boxes[:, 3], mine.box[3]) - np.maximum(boxes[:, 1], mine.box[1])
-    return [near[i][0] for i in np.flatnonzero((width > mine.slack) & (height > mine.slack))]
+    by_crs: dict[str, list[tuple[P, Footprint]]] = defaultdict(list)
+    for other in others if mine else ():
+        if other.footprint:
+            by_crs[other.footprint.crs].append((other, other.footprint))
+    found = list[P]()
+    for crs, near in by_crs.items():
+        assert mine is not None
+        same = crs == mine.crs
+        box, slack = (mine.box, mine.slack) if same else (mine.box_in(crs), 0.0)
+        if box is None:
+            continue
+        boxes = np.array([place.box for _, place in near])
+        width = np.minimum(boxes[:, 2], box[2]) - np.maximum(boxes[:, 0], box[0])
+        height = np.minimum(boxes[:, 3], box[3]) - np.maximum(boxes[:, 1], box[1])
+        hits = [near[i] for i in np.flatnonzero((width > slack) & (height > slack))]
+        # In another CRS the box is larger than the footprint, so neighbours would seem to overlap.
+        found += [other for other, place in hits if same or mine.shares_ground(place)]
+    return found
 
 
-def _identical(paths: Sequence[Path]) -> list[list[Path]]:
-    """Group equal files by size, then by three pieces, then by all bytes."""
-    groups = [list(paths)]
-    keys: tuple[Callable[[Path], Hashable], ...] = (lambda p: p.stat().st_size, _pieces, file_sha256)
+def groups_of(
+    items: Sequence[Item],
+    keys: Sequence[Callable[[Item], Hashable]],
+    matters: Callable[[Sequence[Item]], bool] = lambda _: True,
+) -> list[list[Item]]:
+    """Group items by one key after the other; a group of one, or that does not matter, goes no further."""
+    groups = [list(items)]
     for key in keys:
-        groups = [part for group in groups for part in _parted(group, key)]
+        parts = [part for group in groups for part in _parted(group, key)]
+        groups = [part for part in parts if len(part) > 1 and matters(part)]
     return groups
 
 
-def _parted(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> list[list[Path]]:
-    parts: dict[Hashable, list[Path]] = defaultdict(list)
-    for path in paths:
-        parts[key(path)].append(path)
-    return [part for part in parts.values() if len(part) > 1]
+def _parted(items: Sequence[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    parts: dict[Hashable, list[Item]] = defaultdict(list)
+    for item in items:
+        parts[key(item)].append(item)
+    return list(parts.values())
 
 
 def _pieces(path: Path) -> str:
@@ -108,3 +127,7 @@ def _pieces(path: Path) -> str:
             file.seek(start)
             digest.update(file.read(PIECE))
     return digest.hexdigest()
+
+
+SAME_FILE: tuple[Callable[[Path], Hashable], ...] = (lambda p: p.stat().st_size, _pieces, file_sha256)
+"""Keys by which equal files are grouped: size, then three pieces, then all bytes."""

@@ -1,4 +1,7 @@
-"""One pass over all labels, counting the pixels of each class and recording their places."""
+"""One pass over all labels, counting the pixels of each class and recording their places.
+
+Of unlabelled imagery, the places of pixels with data are recorded.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 from rsedge.errors import InputError
 from rsedge.raster import bounded_cache
 from rsedge.raster.band_plan import AS_TAGGED
-from rsedge_train.data.base import STRIP_ROWS, Dataset, SceneFiles, SceneReader, strips
+from rsedge_train.data.base import STRIP_ROWS, TAUGHT, Dataset, SceneFiles, SceneReader, strips
 from rsedge_train.data.footprint import Footprint, footprint
 
 BLOCK = STRIP_ROWS  # pixels; resolution at which the places of classes are recorded
@@ -23,7 +26,7 @@ HASHED_BYTES = 1 << 16  # hashed at a file's head and at its tail
 
 @dataclass(frozen=True)
 class SceneScan:
-    """Label statistics of one scene."""
+    """Label statistics of one scene. An unlabelled raster has one class: data."""
 
     files: SceneFiles
     height: int
@@ -78,6 +81,8 @@ def scan(
 ) -> Scan:
     """Read all labels of ``files`` strip by strip, and all images if ``images`` is set, to prove them readable.
 
+    Of unlabelled imagery, only rasters that may have nodata are read.
+
     With ``skip_damaged``, unreadable scenes are skipped and reported; else InputError names the first.
     """
     scenes, skipped = [], []
@@ -94,9 +99,7 @@ def scan(
                 raise
             skipped.append((entry.name, str(error)))
         else:
-            digest.update(entry.name.encode())
-            for path in (entry.image, entry.label):
-                _hash_ends(digest, path)
+            _hash_scene(digest, entry)
         if progress:
             progress(done, len(files))
     if not scenes:
@@ -107,24 +110,35 @@ def scan(
 
 
 def _scan_scene(dataset: Dataset, files: SceneFiles, images: bool) -> SceneScan:
-    classes = dataset.num_classes
+    sought = range(dataset.num_classes) if files.label else range(TAUGHT, TAUGHT + 1)
     with SceneReader(files, dataset) as reader:
         height, width = reader.shape
-        counts = np.zeros(classes, np.int64)
+        images |= not files.label and reader.may_have_nodata
+        counts = np.zeros(len(sought), np.int64)
         unlabelled = Counter[str]()
-        present = np.zeros((classes, -(-height // BLOCK), -(-width // BLOCK)), np.bool_)
+        rows, cols = -(-height // BLOCK), -(-width // BLOCK)
+        present = np.zeros((len(sought), rows, cols), np.bool_)
         with bounded_cache(reader.row_of_blocks_bytes):
             for block_row, window in enumerate(strips(reader.grid)):
                 read = (
                     reader.read(window, unlabelled)[1] if images else reader.read_labels(window, unlabelled)
                 )
-                for col in range(present.shape[2]):
+                for col in range(cols):
                     found = np.bincount(read[:, col * BLOCK : (col + 1) * BLOCK].ravel(), minlength=256)
-                    counts += found[:classes]
-                    present[:, block_row, col] = found[:classes] > 0
+                    counts += found[sought.start : sought.stop]
+                    present[:, block_row, col] = found[sought.start : sought.stop] > 0
         return SceneScan(
             files, height, width, counts, present, footprint(reader.grid), reader.look(), unlabelled
         )
+
+
+def _hash_scene(digest: hashlib._Hash, files: SceneFiles) -> None:
+    digest.update(files.name.encode())
+    if files.bands is not None:
+        digest.update(repr((files.bands, files.bands.masking)).encode())
+    for path in (files.image, files.label):
+        if path is not None:
+            _hash_ends(digest, path)
 
 
 def _hash_ends(digest: hashlib._Hash, path: Path) -> None:

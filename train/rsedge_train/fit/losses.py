@@ -4,11 +4,13 @@ Every loss is a function of sums over pixels. In training with several processes
 over all their batches (``over_all``), so N processes with a batch of B equal one process
 with a batch of N x B: no mean of means. Half-precision inputs are widened to float32.
 
-Shapes: ``logits`` (N, K, H, W), ``labels`` (N, H, W) integer, ``ignore`` where unlabelled.
+Shapes: ``logits`` (N, K, H, W), ``labels`` (N, H, W) integer, ``ignore`` where unlabelled. In batches with
+unlabelled imagery, ``TAUGHT`` marks its pixels with data.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from rsedge.model.manifest import NODATA as IGNORE
+from rsedge_train.data.base import IGNORE, TAUGHT
 
 AUX_WEIGHT = 0.4  # both papers
 EPSILON = 1e-8
@@ -85,7 +87,12 @@ def soft_dice(logits: Tensor, labels: Tensor, ignore: int = IGNORE) -> Tensor:
 
 
 def dist_relations(
-    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, ignore: int = IGNORE
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float,
+    ignore: int = IGNORE,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return DIST's inter- and intra-class relations (ARAFNet eq. 6 and 7): two scalars in 0..2.
 
@@ -93,18 +100,55 @@ def dist_relations(
     pixels, of the Pearson correlation of the K student and teacher probabilities of that pixel; intra
     is one minus the mean, over classes, of the correlation along all pixels of the batch. Both are 0
     if no pixel is labelled. ``teacher`` takes no gradient.
+
+    ``weight`` (N, H, W), 0..1: means, variances and covariances are weighted, and both results multiplied by the
+    mean weight, so that pixels of little weight do not count more where all have little.
     """
     pixels = labels.flatten() != ignore
     p, q = (_probabilities(x, temperature)[pixels] for x in (student, teacher.detach()))  # (pixels, K)
     count = over_all(pixels.sum().to(p))
-    inter = over_all(_pearson(p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True), 1).sum())
-    mean_p, mean_q = over_all(torch.stack([p.sum(0), q.sum(0)])) / count.clamp(min=1)
+    some = (count > 0).to(p.dtype)
+    w = None if weight is None else weight.flatten()[pixels].to(p)
+    if w is not None:
+        mass = over_all(w.sum())
+        some, count = mass / count.clamp(min=1), mass
+
+    def total(x: Tensor) -> Tensor:
+        """Return the (weighted) sum over the first axis, the pixels."""
+        return x.sum(0) if w is None else (w if x.ndim == 1 else w[:, None]).mul(x).sum(0)
+
+    least = 1 if w is None else EPSILON
+    inter = over_all(total(_pearson(p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True), 1)))
+    mean_p, mean_q = over_all(torch.stack([total(p), total(q)])) / count.clamp(min=least)
     centred_p, centred_q = p - mean_p, q - mean_q
     products = (centred_p * centred_q, centred_p.square(), centred_q.square())
-    cross, var_p, var_q = over_all(torch.stack([x.sum(0) for x in products]))
+    cross, var_p, var_q = over_all(torch.stack([total(x) for x in products]))
     intra = (cross / (var_p * var_q).clamp(min=EPSILON**2).sqrt()).mean()
-    some = (count > 0).to(p.dtype)
-    return some * (1 - inter / count.clamp(min=1)), some * (1 - intra)
+    return some * (1 - inter / count.clamp(min=least)), some * (1 - intra)
+
+
+def confidence(teacher: Tensor) -> Tensor:
+    """Return 1 - entropy / ln K of the teacher's probabilities: (N, H, W), 1 where it is sure, 0 if all K are equal.
+
+    The probabilities are the teacher's own, at temperature 1.
+    """
+    log_p = _wide(teacher.detach()).log_softmax(1)
+    entropy = -(log_p.exp() * log_p).sum(1)
+    return (1 - entropy / math.log(teacher.shape[1])).clamp(0, 1)
+
+
+def weighted_kl(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, weight: Tensor, ignore: int = IGNORE
+) -> Tensor:
+    """Return temperature^2 x the mean over pixels of ``weight`` (N, H, W) x KL(teacher || student).
+
+    Both are softmax(logits / temperature). 0 if all pixels are ignored. ``teacher`` takes no gradient.
+    """
+    p, q = (_wide(x).div(temperature).log_softmax(1) for x in (student, teacher.detach()))
+    pixels = labels != ignore
+    divergence = F.kl_div(p, q, reduction="none", log_target=True).sum(1)[pixels]
+    count = over_all(pixels.sum().to(divergence))
+    return temperature**2 * over_all((weight[pixels] * divergence).sum()) / count.clamp(min=1)
 
 
 def supervised_loss(
@@ -145,6 +189,32 @@ def divergence(student: Tensor, target: Tensor) -> dict[str, Tensor]:
     changed = (student.detach().argmax(1) != target.argmax(1)).float()
     count = over_all(torch.tensor(float(changed.numel()), device=total.device))
     return {"kl": over_all(total) / count, "changed": over_all(changed.sum()) / count}
+
+
+def taught_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float,
+    *,
+    kl: bool = False,
+    by_confidence: bool = True,
+) -> dict[str, Tensor]:
+    """Return ``unlabelled``, the loss over the pixels labelled TAUGHT, and ``confidence``, the teacher's mean there.
+
+    The loss is DIST's inter + intra, or with ``kl`` the KL divergence; each pixel has the teacher's confidence as
+    its weight if ``by_confidence``, else 1. Both are 0 without such pixels.
+    """
+    taught = torch.where(labels == TAUGHT, 0, IGNORE)
+    sure = confidence(teacher)
+    weight = sure if by_confidence else torch.ones_like(sure)
+    if kl:
+        loss = weighted_kl(student, teacher, taught, temperature, weight)
+    else:
+        inter, intra = dist_relations(student, teacher, taught, temperature, weight=weight)
+        loss = inter + intra
+    sums = over_all(torch.stack([sure[labels == TAUGHT].sum(), (labels == TAUGHT).sum().to(sure)]))
+    return {"unlabelled": loss, "confidence": sums[0] / sums[1].clamp(min=1)}
 
 
 def _wide(x: Tensor) -> Tensor:

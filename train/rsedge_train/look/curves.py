@@ -28,6 +28,7 @@ COLORS = {
     "inter": "#CC79A7",
     "intra": "#E69F00",
     "kl": "#56B4E9",
+    "unlabelled": "#999933",
 }
 NAMES = {"loss": "total", "ce": "cross-entropy", "dice": "Dice", "aux": "auxiliary"}
 RATE_COLOR, MIOU_COLOR, OA_COLOR = "#9A9A9A", "#0072B2", "#E69F00"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import warnings
 from collections.abc import Mapping
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LOG_NAME, BOARD_NAME = "log.csv", "tensorboard"
-LOSSES = ("loss", "ce", "dice", "aux", "inter", "intra", "kl")
-COLUMNS = ("step", *LOSSES, "changed", "lr", "images_per_s", "wait_share", "val_miou", "val_oa")
+LOSSES = ("loss", "ce", "dice", "aux", "inter", "intra", "unlabelled", "kl")
+COLUMNS = ("step", *LOSSES, "confidence", "changed", "lr", "images_per_s", "wait_share", "val_miou", "val_oa")
 """Columns of the log. ``loss`` is the sum of the parts after it, some with a weight; shares and scores are 0..1."""
 HEADER = ",".join(COLUMNS)
-OLD_COLUMNS = tuple(name for name in COLUMNS if name not in {"kl", "changed"})
 
 
 class Logbook:
@@ -84,9 +84,12 @@ class Logbook:
             return []
         lines = _whole_lines(self.path)
         steps = [row["step"] for row in _parse(lines, self.path)]
-        kept = (line for line, step in zip(lines[1:], steps, strict=True) if step <= self.resume_at)
-        cells = (dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in kept)
-        return [",".join(row.get(name, "") for name in COLUMNS) for row in cells]
+        rows = csv.DictReader(lines)  # an older log may lack columns
+        return [
+            ",".join(row.get(name, "") for name in COLUMNS)
+            for row, step in zip(rows, steps, strict=True)
+            if step <= self.resume_at
+        ]
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -109,15 +112,14 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _parse(lines: list[str], path: Path) -> list[dict[str, float]]:
     names = lines[0].split(",") if lines else []
-    # A log of a version before lacks the columns that came later.
-    if lines and (names[0] != COLUMNS[0] or not set(OLD_COLUMNS) <= set(names) <= set(COLUMNS)):
+    if names != [name for name in COLUMNS if name in names]:
         raise InputError(
             f"{path} is not a log of this version of rsedge (first line {lines[0][:60]!r}). Move it away"
         )
-    return [_parse_row(line, names, f"{path}, line {number}") for number, line in enumerate(lines[1:], 2)]
+    return [_parse_row(names, line, f"{path}, line {number}") for number, line in enumerate(lines[1:], 2)]
 
 
-def _parse_row(line: str, names: list[str], place: str) -> dict[str, float]:
+def _parse_row(names: list[str], line: str, place: str) -> dict[str, float]:
     try:
         row = {name: float(cell) for name, cell in zip(names, line.split(","), strict=True) if cell}
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from rsedge_train.data.crops import CropConfig
 from rsedge_train.fit.loop import FitConfig
 from rsedge_train.nets.encoder_weights import NONE
 from rsedge_train.run.teachers import VIEWS
+
+UNLABELLED_LOSSES = ("dist", "kl")
+CONFIDENCES = ("entropy", "none")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,32 @@ class NetChoice:
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """How the unlabelled imagery of a data set takes part: there, the loss is the distillation's alone."""
+
+    share: float = 0.5  # of the crops
+    loss: str = "dist"  # DIST's two relations, or kl
+    weight: float = 1.0  # of that loss beside the labelled crops' loss
+    confidence: str = (
+        "entropy"  # a pixel counts by 1 - entropy / ln K of the teacher's answer; none: all alike
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise InputError(f"unlabelled share {self.share:g}: not above 0 and at most 1. 0.5 is usual")
+        if self.loss not in UNLABELLED_LOSSES:
+            raise InputError(
+                f"unlabelled loss {self.loss!r}: unknown. Choose {' or '.join(UNLABELLED_LOSSES)}"
+            )
+        if self.confidence not in CONFIDENCES:
+            raise InputError(
+                f"unlabelled confidence {self.confidence!r}: unknown. Choose {' or '.join(CONFIDENCES)}"
+            )
+        if not 0 < self.weight < math.inf:
+            raise InputError(f"unlabelled weight {self.weight:g}: not above 0. 1 is usual")
+
+
+@dataclass(frozen=True)
 class Distillation:
     """Teachers of a student and settings of distillation (ARAFNet eq. 6 to 8)."""
 
@@ -37,6 +67,7 @@ class Distillation:
     temperature: float = 0.5
     relation_weight: float = 1.0
     views: int = 1  # dihedral views of each crop over which a teacher's probability is averaged
+    unlabelled: Unlabelled | None = None  # None: the data set has labelled rasters only
 
     def __post_init__(self) -> None:
         if not self.teachers:
@@ -87,9 +118,18 @@ class Job:
     source: Mapping[str, Any] | None = None  # arguments for opening the same data again
     compare: Path | None = None  # run folder of the student alone, shown in the sheet
 
+    @property
+    def unlabelled(self) -> Unlabelled | None:
+        """Return how unlabelled imagery takes part, None if it does not."""
+        return self.distillation.unlabelled if self.distillation else None
+
     def __post_init__(self) -> None:
         if self.sample_share is not None and not 0 <= self.sample_share <= 1:
             raise InputError(f"sample share {self.sample_share:g}: not between 0 and 1")
+        if (self.sample_share or 0) + (self.unlabelled.share if self.unlabelled else 0) > 1:
+            raise InputError(
+                "the shares of sample scenes and of unlabelled imagery are more than 1 together. Lower one"
+            )
         if self.workers < 0 or self.ram_bytes < 0 or (self.epochs is not None and self.epochs < 1):
             raise InputError(
                 f"{self.workers} workers, {self.ram_bytes} bytes of memory, {self.epochs} epochs: use no negative "

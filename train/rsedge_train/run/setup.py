@@ -25,6 +25,11 @@ from rsedge_train.nets.registry import build, entry
 from rsedge_train.run.folder import RUN_NAME, Run, load_weights
 from rsedge_train.run.request import Job, NetChoice
 
+NO_TEACHER = (
+    "unlabelled imagery teaches nothing without a teacher. Give one with --teacher instead of --alone, or leave out "
+    "--unlabelled"
+)
+
 
 def check_folder(job: Job) -> None:
     """Raise InputError or OutputError if ``job.out`` cannot take the run."""
@@ -49,6 +54,16 @@ def check_classes(dataset: Dataset) -> None:
         raise InputError(
             f"data {dataset.name}: only one class ({dataset.table.names[0]}). Segmentation needs two"
         )
+
+
+def check_taught(job: Job, dataset: Dataset) -> None:
+    """Raise InputError unless unlabelled imagery and a teacher that answers for it come together, without --quantize."""
+    if dataset.unlabelled and job.quantization:
+        raise InputError("--quantize learns from labelled scenes only. Leave out --unlabelled")
+    if dataset.unlabelled and not job.unlabelled:
+        raise InputError(NO_TEACHER)
+    if job.unlabelled and not dataset.unlabelled:
+        raise InputError(f"data {dataset.name} has no unlabelled imagery. Give a folder with --unlabelled")
 
 
 def check_present(dataset: Dataset, scans: Sequence[SceneScan], *, allow_missing: bool) -> None:
@@ -125,14 +140,27 @@ def schedule(job: Job, scanned: Scan) -> FitConfig:
     )
 
 
-def scene_weights(store: SceneStore, sample_share: float | None) -> list[float] | None:
-    """Return the probability of each scene: by the root of its area, sample scenes together by their share."""
+def scene_weights(
+    store: SceneStore, sample_share: float | None, unlabelled_share: float | None = None
+) -> list[float] | None:
+    """Return the probability of each scene: by the root of its area within its kind, kinds by their shares.
+
+    Sample scenes and unlabelled imagery have the given shares, the user's own labelled scenes the rest. None if
+    only scenes of one kind, or without a given share, are there.
+    """
     roots = np.sqrt([s.height * s.width for s in store.scans])
+    bare = np.array([s.files.label is None for s in store.scans])
     drawn = np.array([s.files.drawn for s in store.scans])
-    if sample_share is None or not drawn.any() or drawn.all():
+    own = ~bare & ~drawn
+    kinds = [(bare, unlabelled_share), (drawn, sample_share if own.any() else None)]
+    rest, left, shares, sums = np.ones(len(roots), bool), 1.0, np.zeros(len(roots)), np.ones(len(roots))
+    for kind, share in kinds:
+        if share is not None and kind.any():
+            shares[kind], sums[kind] = share, roots[kind].sum()
+            rest, left = rest & ~kind, max(0.0, left - share)
+    if rest.all() or not rest.any():
         return None
-    shares = np.where(drawn, sample_share, 1 - sample_share)
-    sums = np.where(drawn, roots[drawn].sum(), roots[~drawn].sum())
+    shares[rest], sums[rest] = left, roots[rest].sum()
     return list(map(float, shares * roots / sums))
 
 

@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from rsedge.errors import RsedgeError
 from rsedge.files import writing
 from rsedge.score.labels import unpack_color
-from rsedge_train.data import Dataset, SceneScan, scan
+from rsedge_train.data import Dataset, Scan, SceneScan, scan
+from rsedge_train.data.apart import check_held_out
 from rsedge_train.data.appearance import LOOKS
 from rsedge_train.data.augment import CropAugment
+from rsedge_train.data.base import IGNORE, TAUGHT
 from rsedge_train.data.crops import Crops, CropSource, SceneStore
 from rsedge_train.data.leaks import overlapping
+from rsedge_train.data.unlabelled import scan_unlabelled
 from rsedge_train.fit.loop import FitResult, StepLoss, fit
-from rsedge_train.fit.losses import distillation_loss, supervised_loss
+from rsedge_train.fit.losses import distillation_loss, supervised_loss, taught_loss
 from rsedge_train.fit.precision import autocast_dtype
 from rsedge_train.fit.processes import SINGLE, Processes, pick_device
 from rsedge_train.fit.state import BEST_NAME, LAST_NAME, STATE_NAME, check_resumable
@@ -48,6 +51,7 @@ from rsedge_train.run.setup import (
     check_classes,
     check_folder,
     check_present,
+    check_taught,
     class_weights,
     encoder_facts,
     label_doubts,
@@ -84,11 +88,13 @@ class _Training:
         if processes.first:
             check_folder(job)
         check_classes(dataset)
+        check_taught(job, dataset)
         self.scanned = scan(dataset, dataset.train, skip_damaged=job.skip_damaged)
         self.left_out = list(self.scanned.skipped)
         self.val, self.val_sha256 = self._check_val()
         check_present(dataset, (*self.scanned.scenes, *self.val), allow_missing=job.allow_missing)
         self._check_ground()
+        self.unlabelled = self._scan_unlabelled()
         if job.compare:
             Run.read(job.compare)  # needed only at the end, but fail early
         self.teacher: Teachers | None = None
@@ -109,7 +115,8 @@ class _Training:
         self.config = schedule(job, self.scanned)
         for name, why in self.left_out:
             log.warning("note: skipped %s: %s", name, why)
-        for note in (*self.scanned.notes, *label_doubts(dataset, (*self.scanned.scenes, *self.val))):
+        bare = self.unlabelled.notes if self.unlabelled else ()
+        for note in (*self.scanned.notes, *bare, *label_doubts(dataset, (*self.scanned.scenes, *self.val))):
             log.info("note: %s", note)
 
     def run(self) -> Run:
@@ -165,6 +172,14 @@ class _Training:
         for problem in overlapping({"train": self.scanned.scenes, "val": self.val, "test": ()}):
             log.warning("%s; scores will be too good; split by scene (--val)", problem)
 
+    def _scan_unlabelled(self) -> Scan | None:
+        if not self.dataset.unlabelled:
+            return None
+        found = scan_unlabelled(self.dataset, skip_damaged=self.job.skip_damaged)
+        self.left_out += found.skipped
+        check_held_out(self.dataset, found.scenes, self.val)
+        return found
+
     def _open_folder(self) -> None:
         """Create the folder with a first run.json, removing what an earlier run left."""
         with writing(self.job.out):
@@ -206,9 +221,11 @@ class _Training:
 
     def _source(self) -> CropSource:
         job = self.job
-        self.store = SceneStore(self.dataset, self.scanned.scenes, job.ram_bytes // self.processes.count)
+        scenes = (*self.scanned.scenes, *(self.unlabelled.scenes if self.unlabelled else ()))
+        self.store = SceneStore(self.dataset, scenes, job.ram_bytes // self.processes.count)
         self.left_out += self.store.load(job.skip_damaged)
-        self.scenes = self.store.scans
+        self.scenes = [s for s in self.store.scans if s.files.label]
+        self.bare = [s for s in self.store.scans if not s.files.label]
         return self._crops(job.crops.look)
 
     def _crops(self, look: str) -> CropSource:
@@ -217,7 +234,9 @@ class _Training:
             self.store,
             job.crops,
             CropAugment(job.crops.size, look=LOOKS[look]),
-            weights=scene_weights(self.store, job.sample_share),
+            weights=scene_weights(
+                self.store, job.sample_share, job.unlabelled.share if job.unlabelled else None
+            ),
             rank=self.processes.rank,
             world=self.processes.count,
             skip_damaged=job.skip_damaged,
@@ -237,9 +256,18 @@ class _Training:
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 target = teacher(images)
             student = model(images)
-            return distillation_loss(
-                student, target, labels, wanted.temperature, wanted.relation_weight, weight
+            more = wanted.unlabelled
+            own = labels if more is None else torch.where(labels == TAUGHT, IGNORE, labels)
+            losses = distillation_loss(
+                student, target, own, wanted.temperature, wanted.relation_weight, weight
             )
+            if more is None:
+                return losses
+            by_confidence = more.confidence != "none"
+            taught = taught_loss(
+                student, target, labels, wanted.temperature, kl=more.loss == "kl", by_confidence=by_confidence
+            )
+            return {**losses, **taught, "loss": losses["loss"] + more.weight * taught["unlabelled"]}
 
         return distil
 
@@ -265,7 +293,7 @@ class _Training:
             "torch": torch.__version__,
         }
         if job.distillation:
-            asked = asdict(job.distillation)
+            asked = {k: v for k, v in asdict(job.distillation).items() if v is not None}
             settings["distillation"] = {**asked, "teachers": [str(f) for f in job.distillation.teachers]}
         teacher = self.teacher_facts
         if job.quantization and self.base:
@@ -307,6 +335,17 @@ class _Training:
             "sha256": self.scanned.sha256,
             "left_out": sorted(name for name, _ in self.left_out),
             "notes": list(data.notes),
+            **({"unlabelled": self._unlabelled_facts(self.unlabelled)} if self.unlabelled else {}),
+        }
+
+    def _unlabelled_facts(self, found: Scan) -> dict[str, Any]:
+        bands = self.dataset.bands_of(self.dataset.unlabelled[0])
+        return {
+            "rasters": len(self.bare),
+            "pixels": sum(int(s.counts.sum()) for s in self.bare),  # with data
+            "names": [s.files.name for s in self.bare],
+            "bands": {"indexes": bands.indexes, "scale": bands.scale, **asdict(bands.masking)},
+            "sha256": found.sha256,
         }
 
     def _resume_facts(self) -> dict[str, Any]:
@@ -335,6 +374,7 @@ class _Training:
             "distillation": {k: v for k, v in distillation.items() if k not in {"teachers", "weights"}},
             "sample_share": self.job.sample_share,
             "class_weights": self.job.class_weights,
+            "unlabelled": self.unlabelled.sha256 if self.unlabelled else None,
         }
 
     def _progress(self, result: FitResult, scores: Scores) -> dict[str, Any]:

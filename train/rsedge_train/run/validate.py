@@ -90,7 +90,7 @@ def score(
         nodata=dataset.bands.masking.nodata,
         alpha=dataset.bands.masking.alpha,
     )
-    pairs = [(f.for_scoring().image, f.for_scoring().label) for f in files]
+    pairs = [(f.image, f.label) for f in map(SceneFiles.for_scoring, files) if f.label]
     with TorchBackend(net, manifest, device) as backend:
         return evaluate(backend, pairs, options, dataset.table.colors, allow_missing=True)
 
