@@ -57,7 +57,7 @@ def check_classes(dataset: Dataset) -> None:
 
 
 def check_taught(job: Job, dataset: Dataset) -> None:
-    """Raise InputError unless unlabelled imagery and a teacher that answers for it come together, without --quantize."""
+    """Raise InputError unless unlabelled imagery comes with a teacher that answers for it, and without --quantize."""
     if dataset.unlabelled and job.quantization:
         raise InputError("--quantize learns from labelled scenes only. Leave out --unlabelled")
     if dataset.unlabelled and not job.unlabelled:
