@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,7 +11,7 @@ from rsedge.cli import common, flags
 from rsedge.text import columns
 
 if TYPE_CHECKING:
-    from rsedge.doctor.facts import Checkup, Finding, Machine
+    from rsedge.doctor.facts import Checkup, Finding, Machine, Measured, Way
 
 UNMEASURED = "not measured: `rsedge verify`"
 MARKS = {"ok": "", "missing": "not installed", "failed": "FAILS: "}
@@ -34,7 +34,7 @@ def doctor(model: flags.Model = None, as_json: flags.Json = False, quiet: flags.
 def _show(found: Checkup) -> None:
     _say("On this machine", columns([*_machine(found.machine), *_libraries(found)]))
     rows = [
-        [way.device, _speed(found, way.device) if way.runs else f"does not run: {way.why_not}"]
+        [way.device, _speed(found.speeds, way) if way.runs else f"does not run: {way.why_not}"]
         for way in found.ways
     ]
     _say(f"What runs here, with {found.model}", columns(rows) if rows else ["nothing"])
@@ -81,12 +81,19 @@ def _libraries(found: Checkup) -> list[list[str]]:
     ]
 
 
-def _speed(found: Checkup, device: str) -> str:
-    speeds = [s for s in found.speeds if s.device == device]
+def _speed(speeds: Sequence[Measured], way: Way) -> str:
+    """Return what was measured on a device; figures of another version are not this one's."""
+    own = [s for s in speeds if s.device == way.device]
     said = [
         f"{s.precision} {s.tile_ms:.1f} ms per {s.tile} px tile, {s.agreement:.2%} as fp32 ({s.date[:10]})"
-        for s in speeds
+        for s in own
+        if s.version == way.version
     ]
+    others = sorted({s.version for s in own if s.version != way.version})
+    if others:
+        said.append(
+            f"measured with version {', '.join(others)}, {way.version} is installed: `rsedge verify` again"
+        )
     return "; ".join(said) or UNMEASURED
 
 

@@ -152,8 +152,12 @@ def _for_one_of_many(options: Options, target: Path) -> Options:
     def named(path: Path | str | None) -> Path | None:
         return None if path is None else target.with_name(f"{target.stem}_{Path(path).name}")
 
-    names = ("preview", "polygons", "summary")
-    return dataclasses.replace(options, **{name: named(getattr(options, name)) for name in names})
+    return dataclasses.replace(
+        options,
+        preview=named(options.preview),
+        polygons=named(options.polygons),
+        summary=named(options.summary),
+    )
 
 
 def _survey_scale(

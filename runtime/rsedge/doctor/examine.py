@@ -43,7 +43,8 @@ def examine(model: str | None = None) -> Checkup:
     tried = _try_all(model or "")
     libraries = tuple(_library(name, answer) for name, answer in tried.libraries.items())
     ways = tuple(
-        Way(name, a.failed is None, a.facts.get("provider"), a.failed) for name, a in tried.ways.items()
+        Way(name, a.failed is None, a.facts.get("provider"), a.facts.get("version"), a.failed)
+        for name, a in tried.ways.items()
     )
     speeds = tuple(from_json(Measured, held) for held in tried.speeds.facts.get("speeds", ()))
     packages = advice.onnxruntime_packages()

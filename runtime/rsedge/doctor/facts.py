@@ -55,6 +55,7 @@ class Way:
     device: str
     runs: bool
     provider: str | None = None
+    version: str | None = None  # of the library that ran it
     why_not: str | None = None
 
 
@@ -65,6 +66,7 @@ class Measured:
     precision: str
     device: str
     provider: str
+    version: str  # of the library that was measured
     tile_ms: float  # median of one tile
     tile: int  # pixels a side
     agreement: float  # share of pixels with the class of fp32

@@ -73,6 +73,7 @@ def speeds(model: str) -> dict[str, Any]:
                 "precision": precision,
                 "device": s.device,
                 "provider": s.provider,
+                "version": s.version,
                 "tile_ms": s.tile_ms,
                 "tile": bundle.manifest.tile,
                 "agreement": s.agreement,
@@ -92,7 +93,7 @@ def device(model: str, name: str) -> dict[str, Any]:
     with open_model(model or None, name) as backend:
         m = backend.bundle.manifest
         backend.infer(np.zeros((1, len(m.bands), m.tile, m.tile), m.dtype))
-        return {"provider": backend.provider}
+        return {"provider": backend.provider, "version": backend.version}
 
 
 def segment(model: str) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.errors import CRSError
 
 from rsedge.errors import InputError
 from rsedge.raster.grid import Grid
-from rsedge.raster.ground import metres_per_unit
 
 Unit = Literal["m", "px"]
 USUAL = 100  # cells at most, if no side was given
+UNIT_EXACT = 0.01  # relative difference of ground and map below which a projected metre counts as one
+E2 = 0.00669438  # squared eccentricity of WGS 84; other ellipsoids' differ too little to matter in a cell
 NOT_PLACED = "cells are counted in pixels from the upper left corner: the raster {why}"
 TURNED = "cells are counted in pixels from the upper left corner: the raster's rows do not run along its CRS"
 
@@ -149,12 +151,24 @@ def _axes(grid: Grid, side: Side, in_crs: bool) -> tuple[_Axis, _Axis]:
 
 
 def _scales(grid: Grid) -> tuple[float, float]:
-    """Return metres of ground per unit of the CRS along x and y at the centre of a north-up grid."""
-    t, gsd_m = grid.transform, grid.gsd_m
-    assert grid.crs is not None
+    """Return metres of ground per unit of the CRS along x and y at the centre of a north-up grid.
+
+    A projection's unit counts as it is named where the ground is within UNIT_EXACT of it: metres of UTM are metres.
+    """
+    t, gsd_m, crs = grid.transform, grid.gsd_m, grid.crs
+    assert crs is not None
     assert gsd_m is not None
     mean = gsd_m / math.sqrt(abs(t.a * t.e))
-    return metres_per_unit(grid.crs, t.f + t.e * grid.height / 2, mean)
+    if crs.is_geographic:
+        latitude = min(abs(t.f + t.e * grid.height / 2) * crs.units_factor[1], math.pi / 2 - 1e-6)
+        along = (1 - E2) / (1 - E2 * math.sin(latitude) ** 2)  # of a meridian, over the same across it
+        ratio = math.sqrt(along / math.cos(latitude))
+        return mean / ratio, mean * ratio
+    try:
+        named = float(crs.linear_units_factor[1])
+    except CRSError:
+        return mean, mean
+    return (named, named) if abs(mean / named - 1) <= UNIT_EXACT else (mean, mean)
 
 
 def _round_sides(unit: Unit, grid: Grid, most: int) -> list[Side]:

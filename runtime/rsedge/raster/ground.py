@@ -34,7 +34,6 @@ FAR_BENT, FAR_SHARE = 4e-3, 1e-3  # if more than this share of the nodes deviate
 MOST_NODES, MOST_ALONG = 70_000, 1025
 MOST_PARTLY = 10_000  # nodes if a part lies off the Earth, because each failure costs many calls
 PAST_POLE = 0.51  # pixels: a grid may have nodes at the poles; rows further out are not on the Earth
-UNIT_EXACT = 0.01  # relative difference of ground and map below which a projected metre counts as one
 EDGE_NODES = 33  # per side if a part of the raster lies off the Earth, to find that part's outline
 
 
@@ -127,24 +126,6 @@ def pixel_areas(crs: CRS, transform: Affine, height: int, width: int) -> PixelAr
         return _measured(earth, t, height, width)
     except FAILURES:
         return None
-
-
-def metres_per_unit(crs: CRS, y: float, mean: float) -> tuple[float, float]:
-    """Return metres of ground per unit of ``crs`` along x and y, for a CRS whose areas are known.
-
-    Longitude and latitude (at latitude ``y``) differ along the two. A projection's unit counts as it is named where
-    ``mean``, measured on the ground, is within UNIT_EXACT of it, so that metres of UTM are metres.
-    """
-    earth = _Earth.of(crs)
-    assert earth is not None
-    if not earth.is_plain:
-        named = earth.length * earth.axis_m
-        return (named, named) if abs(mean / named - 1) <= UNIT_EXACT else (mean, mean)
-    latitude = min(abs(y * earth.radian), math.pi / 2 - 1e-6)
-    bulge = 1 - earth.e2 * math.sin(latitude) ** 2
-    across = earth.axis_m / math.sqrt(bulge)
-    along = across * (1 - earth.e2) / bulge
-    return across * math.cos(latitude) * earth.radian, along * earth.radian
 
 
 def name_of(crs: CRS) -> str:

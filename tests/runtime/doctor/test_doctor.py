@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 import rsedge.machine as machine
+from rsedge.cli.doctor import _speed
 from rsedge.doctor import advice, system
 from rsedge.doctor.child import ask
-from rsedge.doctor.facts import Library, Machine, Way
+from rsedge.doctor.facts import Library, Machine, Measured, Way
 
 CRASH = "import os\nos.abort()\n"
 NAMES = ("numpy", "rasterio", "PIL", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
@@ -275,3 +276,14 @@ def test_a_failed_backend_points_to_the_doctor(call_rsedge: Call, bundle: Path, 
     assert (code, "`rsedge doctor`" in complaint) == (1, True), complaint
     code, _, complaint = call_rsedge(*command)  # no raster: nothing that a doctor mends
     assert (code, "doctor" in complaint) == (2, False)
+
+
+def test_speeds_of_another_version_are_not_this_ones() -> None:
+    measured = Measured(
+        "int8", "openvino", "OpenVINO CPU", "2025.1", 12.5, 512, 0.9812, "2026-01-02T03:04:05"
+    )
+    way = Way("openvino", True, "OpenVINO CPU", "2025.1")
+    assert _speed([measured], way) == "int8 12.5 ms per 512 px tile, 98.12% as fp32 (2026-01-02)"
+    later = _speed([measured], replace(way, version="2026.4"))
+    assert later == "measured with version 2025.1, 2026.4 is installed: `rsedge verify` again"
+    assert _speed([measured], replace(way, device="cpu")) == "not measured: `rsedge verify`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rasterio.transform import Affine
 import rsedge.raster.parts as parts
 from rsedge import InputError, Options, segment
 from rsedge.backends import Backend
-from rsedge.infer.summary import MOST_NUMBERS, most_cells
+from rsedge.infer.summary import MOST_NUMBERS, most_cells, tally_cells
 from rsedge.raster.cells import Side, cells_of
 from rsedge.raster.grid import Grid
 
@@ -236,3 +237,21 @@ def test_several_rasters_get_a_summary_each(
     for seed in (1, 2):
         check(tmp_path / f"o/{seed}_s.json", tmp_path / f"o/{seed}.tif")
         assert math.log10((tmp_path / f"o/{seed}_s.json").stat().st_size) < 4
+
+
+def test_memory_does_not_grow_with_the_mask(tmp_path: Path) -> None:
+    peaks = []
+    for height in (1024, 8192):
+        path, grid = tmp_path / f"{height}.tif", Grid(height, 8192)
+        with rasterio.open(
+            path, "w", driver="GTiff", height=height, width=8192, count=1, dtype="uint8", tiled=True,
+            blockxsize=512, blockysize=512, compress="deflate",
+        ) as dst:  # fmt: skip
+            dst.write(np.ones((height, 8192), np.uint8), 1)
+        cells = cells_of(grid, None, 400)
+        tracemalloc.start()
+        tally = tally_cells(path, path, cells, 3, None)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert tally.pixels.sum() == tally.percent.sum() == height * 8192
+    assert peaks[1] < 1.1 * peaks[0] < 32 << 20
