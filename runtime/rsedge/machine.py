@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import resource
+import shutil
+import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
@@ -14,6 +16,8 @@ from pathlib import Path
 
 CPUINFO, BOARD = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
 GPUS = Path("/proc/driver/nvidia/gpus")
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")  # exists only on Jetsons
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 M_MMAP_THRESHOLD = -3  # from malloc.h
@@ -55,6 +59,33 @@ def gpu_names() -> tuple[str, ...]:
         lines = _text(path).splitlines()
         said += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return tuple(said)
+
+
+def l4t_release(path: Path | None = None) -> str | None:
+    """Return the system release of a Jetson, such as "36.4.0" (JetPack 6.1); None on other machines."""
+    text = _text(path or TEGRA_RELEASE)
+    if not text:
+        return None
+    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
+    return f"{found[1]}.{found[2]}" if found else "unknown"
+
+
+def power_mode() -> str | None:
+    """Return a Jetson's power mode, such as "MAXN", which sets clocks and cores; None on other machines."""
+    tool = shutil.which("nvpmodel")
+    if tool is None:
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run([tool, "-q"], capture_output=True, text=True, timeout=10, check=True)
+        for line in done.stdout.splitlines():
+            if line.startswith("NV Power Mode"):
+                return line.partition(":")[2].strip() or None
+    return None
+
+
+def governor() -> str | None:
+    """Return the policy that sets the first core's clock, such as "powersave"; None if unknown."""
+    return _text(GOVERNOR).strip() or None
 
 
 @cache

@@ -6,16 +6,14 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rsedge.errors import BackendError
-from rsedge.machine import BOARD
+from rsedge.machine import BOARD, l4t_release
 from rsedge.model.engines import RTX, TENSORRT, Device
 
 OLDEST = (8, 5)  # JetPack 5, the first with named tensors and execute_async_v3
 STRONGLY_TYPED = (10, 0)
-TEGRA_RELEASE = Path("/etc/nv_tegra_release")  # exists only on Jetsons
 JETSON_VENV = "a virtual environment sees it only if made with `python3 -m venv --system-site-packages`"
 
 
@@ -52,16 +50,6 @@ def is_rtx(trt: Any) -> bool:
 def strongly_typed(trt: Any) -> bool:
     """Return True if networks take their types from the ONNX; before TensorRT 10, builder flags set them."""
     return is_rtx(trt) or version(trt) >= STRONGLY_TYPED
-
-
-def l4t_release(path: Path = TEGRA_RELEASE) -> str | None:
-    """Return the system release of a Jetson, such as "36.4.0" (JetPack 6.1); None on other machines."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
-    return f"{found[1]}.{found[2]}" if found else "unknown"
 
 
 def device_name(gpu: str) -> str:

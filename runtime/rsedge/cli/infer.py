@@ -152,7 +152,12 @@ def _for_one_of_many(options: Options, target: Path) -> Options:
     def named(path: Path | str | None) -> Path | None:
         return None if path is None else target.with_name(f"{target.stem}_{Path(path).name}")
 
-    return dataclasses.replace(options, preview=named(options.preview), polygons=named(options.polygons))
+    return dataclasses.replace(
+        options,
+        preview=named(options.preview),
+        polygons=named(options.polygons),
+        summary=named(options.summary),
+    )
 
 
 def _survey_scale(
@@ -277,6 +282,8 @@ def _show(result: Result) -> None:
             common.say(f"{name:8} {path}")
     if result.polygons:
         common.say(f"polygons {result.polygons}, {result.polygon_count} of them")
+    if result.summary:
+        common.say(f"summary  {result.summary}, {Path(result.summary).stat().st_size} bytes")
     common.say(
         f"model    {result.model}, {result.precision}, {result.backend} {result.provider}"
         f"{_streams(result.streams)} ({result.why})"

@@ -89,6 +89,19 @@ class InferOptions:
     ] = None
     min_area: Annotated[float, option(help="Smallest polygon, m2.", panel=RESULTS)] = 0.0
     min_pixels: Annotated[int, option(help="Smallest polygon, pixels.", panel=RESULTS)] = 0
+    summary: Annotated[
+        Path | None,
+        option(help="Class shares by cell, a few kB for a narrow link.", panel=RESULTS, metavar="JSON"),
+    ] = None
+    summary_cell: Annotated[
+        str | None,
+        option(
+            help="Side of a summary's cells: 1km, 500m, 256px.",
+            panel=RESULTS,
+            metavar="LENGTH",
+            show_default="a round one, at most 100 cells",
+        ),
+    ] = None
     format: Annotated[
         str, option(help="Cloud-optimised or plain GeoTIFF.", panel=RESULTS, metavar="cog|gtiff")
     ] = "cog"
@@ -152,6 +165,8 @@ class InferOptions:
             min_area_m2=self.min_area,
             min_pixels=self.min_pixels,
             preview=self.preview,
+            summary=self.summary,
+            summary_cell=self.summary_cell,
             max_ram_bytes=flags.parse_bytes(self.max_ram),
             resume=self.resume,
             overwrite=self.overwrite,

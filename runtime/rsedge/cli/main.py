@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from rsedge.cli import common, stopping
 from rsedge.cli.settings import read_settings
 from rsedge.cli.stopping import INTERRUPTED, STOPS
-from rsedge.errors import RsedgeError
+from rsedge.errors import BackendError, RsedgeError
 from rsedge.gdal_settings import restrict_process
 from rsedge.version import __version__
 
@@ -33,7 +33,11 @@ COMMANDS = {
     "bench": "bench.bench",
     "report": "report.report",
     "verify": "verify.verify",
+    "doctor": "doctor.doctor",
 }
+
+
+DOCTOR = "note: `rsedge doctor` shows what runs on this machine, what is missing and what is wrong"
 
 
 class _OnDemand(UserDict[str, Any]):
@@ -131,6 +135,8 @@ def main() -> None:
         app(prog_name="rsedge")
     except RsedgeError as error:
         common.complain_of(error, "" if error.exit_code == INTERRUPTED else "error: ")
+        if isinstance(error, BackendError):
+            common.complain(DOCTOR)
         sys.exit(error.exit_code)
     except OSError as error:  # such as a path that is too long or a folder without permission
         common.complain(f"error: {error}")

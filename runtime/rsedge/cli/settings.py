@@ -20,7 +20,7 @@ from rsedge.files import is_trusted
 SETTINGS_NAME = "rsedge.toml"
 SHARED = {"train": ("train-teacher", "distill")}  # a table whose entries apply to several commands
 OUTPUTS = frozenset(
-    {"out", "out-dir", "preview", "polygons", "csv", "map", "bundle"}
+    {"out", "out-dir", "preview", "polygons", "summary", "csv", "map", "bundle"}
 )  # engines are written into the bundle
 PEERS = frozenset({"dask"})
 CONSENT = frozenset({"overwrite", "allow"})  # the user's own consent to what is refused otherwise

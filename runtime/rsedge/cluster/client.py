@@ -266,6 +266,8 @@ def make_order(job: Job, plan: Plan, nthreads: Mapping[str, int]) -> Order:
             o,
             aoi=None if o.aoi is None else absolute(str(o.aoi)),
             polygons=None,
+            summary=None,
+            summary_cell=None,
             resume=False,
             overwrite=True,
             max_ram_bytes=None,

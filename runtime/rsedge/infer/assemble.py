@@ -13,7 +13,7 @@ from rsedge.infer.job import RUN_TAG, Job
 from rsedge.infer.journal import Journal, Part
 from rsedge.infer.memory_plan import Plan
 from rsedge.infer.options import ClassArea
-from rsedge.infer.part_sink import MASK, PREVIEW, count_classes
+from rsedge.infer.part_sink import CONFIDENCE, MASK, PREVIEW, count_classes
 from rsedge.raster.parts import Finish, assemble, strips_of_file
 from rsedge.raster.writer import failure, publish
 from rsedge.version import __version__
@@ -45,6 +45,10 @@ def finish(job: Job, plan: Plan, journal: Journal) -> Finished:
     notes, count = _polygons(job, whole[MASK])
     if o.preview:
         _draw(job, journal, classes)
+    if o.summary:
+        from rsedge.infer.summary import write_summary  # noqa: PLC0415 - seldom needed
+
+        write_summary(job, classes, whole[MASK], whole.get(CONFIDENCE))
     for name in reversed(whole):
         try:
             publish(whole[name], Path(os.path.realpath(targets[name])))

@@ -117,6 +117,11 @@ def check_outputs(reader: RasterReader, out: Path, options: Options) -> None:
     for target in pictures:
         check_target(target, suffixes=(".png",))
         check_replaceable(target, options.overwrite, is_preview)
+    if options.summary:
+        from rsedge.infer.summary import is_summary  # noqa: PLC0415 - seldom needed
+
+        check_target(Path(options.summary), suffixes=(".json",))
+        check_replaceable(Path(options.summary), options.overwrite, is_summary)
 
 
 def is_preview(path: Path) -> bool:

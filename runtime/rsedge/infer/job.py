@@ -23,6 +23,7 @@ from rsedge.infer.options import Options
 from rsedge.infer.part_sink import CONFIDENCE, MASK, PREVIEW, PROBABILITIES, PartSink, Thumbnail, Wanted
 from rsedge.machine import return_freed_memory
 from rsedge.raster import Grid, RasterReader
+from rsedge.raster.cells import Cells
 from rsedge.raster.look import look
 from rsedge.raster.parts import Layer, of_grid
 from rsedge.raster.scaling import check_scale
@@ -55,6 +56,7 @@ class Job:
             self.area = of_grid(self.reader.grid) if self.inside is None else self.inside.extent
             if options.polygons:
                 self._check_polygons()
+            self.cells = self._cells()
         except BaseException:
             self._stack.close()
             raise
@@ -190,6 +192,7 @@ class Job:
         o = self.options
         # Made of the finished pixels: parts of a run stay valid if these change.
         made = [o.format, o.compress, o.polygons is not None, o.min_area_m2, o.min_pixels]
+        made += [o.summary is not None, o.summary_cell]
         return hashlib.sha256(json.dumps([self._asked(), made], sort_keys=True).encode()).hexdigest()
 
     def run(
@@ -259,6 +262,8 @@ class Job:
             notes = (*notes, "the raster has no CRS, so the mask has none and areas are unknown")
         elif self.source_grid.pixel_areas() is None:
             notes = (*notes, f"areas are unknown: the raster {self.source_grid.why_no_areas}")
+        if self.cells is not None and self.cells.note:
+            notes = (*notes, f"summary: {self.cells.note}")
         return notes
 
     @property
@@ -286,6 +291,16 @@ class Job:
         """Return an empty thumbnail if a preview is requested."""
         m = self.model.bundle.manifest
         return Thumbnail(self.reader.grid, len(m.bands), m.dtype) if self.options.preview else None
+
+    def _cells(self) -> Cells | None:
+        """Return the cells of a summary, if one is requested. Raises InputError if it would be too large."""
+        if self.options.summary is None:
+            return None
+        from rsedge.infer.summary import most_cells  # noqa: PLC0415 - seldom needed
+        from rsedge.raster.cells import cells_of  # noqa: PLC0415
+
+        most = most_cells(len(self.model.bundle.manifest.classes))
+        return cells_of(self.out_grid, self.options.cell_side, most)
 
     def _check_polygons(self) -> None:
         from rsedge.vector.outlines import Minimum  # noqa: PLC0415

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from rsedge.errors import InputError
 from rsedge.raster.band_plan import Masking
+from rsedge.raster.cells import Side
 from rsedge.raster.parts import COMPRESSIONS
 from rsedge.raster.trust import NAMED, Trust
 from rsedge.raster.writer import Format
@@ -38,6 +39,8 @@ class Options:
     min_area_m2: float = 0.0  # of a polygon
     min_pixels: int = 0  # of a polygon, for grids whose areas are unknown
     preview: Path | str | None = None  # PNG of image and mask
+    summary: Path | str | None = None  # JSON of class shares by cell, a few kB
+    summary_cell: str | None = None  # side of a cell, such as 1km or 256px; None: a round one
     max_ram_bytes: int | None = None  # the area is split into columns if full rows of windows need more
     resume: bool = False  # continue an earlier run with the same options
     overwrite: bool = False  # replace an unfinished run, or a raster that rsedge did not write
@@ -63,6 +66,10 @@ class Options:
             raise InputError(f"max_ram_bytes {self.max_ram_bytes} is below 1")
         self._check_area()
         self._check_polygons()
+        if self.summary_cell is not None:
+            if self.summary is None:
+                raise InputError("a summary cell was given without summary; give --summary FILE.json")
+            _ = self.cell_side  # raises InputError
 
     def _check_area(self) -> None:
         if self.bbox is not None and self.aoi is not None:
@@ -87,6 +94,11 @@ class Options:
         """Return ``nodata`` and ``alpha`` as one value."""
         return Masking(self.nodata, self.alpha)
 
+    @property
+    def cell_side(self) -> Side | None:
+        """Return the side of a summary's cells; None for a round one that fits the raster."""
+        return None if self.summary_cell is None else Side.parse(self.summary_cell)
+
     def beside(self, out: Path) -> dict[str, Path]:
         """Return the paths of the additional rasters beside the mask, by layer."""
         names = [n for n in ("confidence", "probabilities") if getattr(self, n)]
@@ -94,7 +106,7 @@ class Options:
 
     def outputs(self, out: Path) -> dict[str, Path]:
         """Return the paths of all files that a run writes, by what they are; the mask comes first."""
-        named = {"preview": self.preview, "polygons": self.polygons}
+        named = {"preview": self.preview, "polygons": self.polygons, "summary": self.summary}
         return {"mask": out, **self.beside(out), **{n: Path(path) for n, path in named.items() if path}}
 
 
@@ -125,6 +137,7 @@ class Result:
     probabilities: str | None
     polygons: str | None
     polygon_count: int | None
+    summary: str | None
     grid: dict[str, Any]
     nodata_value: int
     nodata_pixels: int

@@ -102,6 +102,7 @@ def segment(
         probabilities=_name(options.beside(out).get(PROBABILITIES)),
         polygons=_name(options.polygons),
         polygon_count=finished.polygon_count,
+        summary=_name(options.summary),
         grid=grid.facts(),
         nodata_value=NODATA,
         nodata_pixels=grid.height * grid.width - sum(c.pixels for c in finished.classes),

@@ -7,7 +7,7 @@ import os
 import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -290,6 +290,14 @@ def strips_of_file(path: Path) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
         for row in range(0, src.height, rows):
             window = Window(row, 0, min(rows, src.height - row), src.width)
             yield window, src.read(window=_gdal_window(window))
+
+
+def pieces_of_files(*paths: Path) -> Iterator[tuple[Window, tuple[NDArray[np.uint8], ...]]]:
+    """Yield windows of whole blocks and the first bands (h, w) of rasters of one size, a few MiB each at a time."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(_opened(path)) for path in paths]
+        for piece in _pieces(files[0].height, files[0].width, 1):
+            yield piece, tuple(src.read(1, window=_gdal_window(piece)) for src in files)
 
 
 def _check_parts(parts: Sequence[tuple[Window, Path, PartFile]]) -> None:

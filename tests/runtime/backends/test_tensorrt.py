@@ -22,11 +22,12 @@ from artifacts import graph_of, make_artifacts
 from rsedge import Options, open_model, segment
 from rsedge.backends import Backend, gpu
 from rsedge.backends.base import TensorSpec
-from rsedge.backends.gpu import Gpu, import_tensorrt, l4t_release
+from rsedge.backends.gpu import Gpu, import_tensorrt
 from rsedge.backends.ort import OrtBackend
 from rsedge.backends.tensorrt import TensorRtBackend
 from rsedge.errors import BackendError, ModelError
 from rsedge.infer.inputs import artifact_notes
+from rsedge.machine import l4t_release
 from rsedge.model.bundle import Bundle
 from rsedge.model.engines import Batch, Device, PlanFacts, plan_name, write_plan
 from rsedge.verify.compare import Candidate, check
