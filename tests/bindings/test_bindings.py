@@ -24,8 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from rsedge.model.bundle import write_bundle_manifest
 from rsedge.model.manifest import Manifest
 from rsedge_export.precision.qdq import quantize
-from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sites import find_sites
+from rsedge_train.nets.grids import Scale
 from toys import pointwise_graph, pointwise_manifest
 from trt_names import EVERYWHERE, SOMEWHERE, exists
 

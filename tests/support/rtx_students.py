@@ -14,11 +14,11 @@ from rsedge_export.graph.rewrite import set_opset, to_opset_17
 from rsedge_export.graph.torch_graph import RawInput, export_onnx
 from rsedge_export.precision.fp16 import keep_fp32, to_fp16
 from rsedge_export.precision.qdq import quantize
-from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sites import find_sites
 from rsedge_export.precision.variants import TRT10_OPSET
 from rsedge_train.data.pixels import MEAN, STD
 from rsedge_train.nets.deploy import deploy
+from rsedge_train.nets.grids import Scale
 from rsedge_train.nets.registry import build
 from toys import CLASSES, pointwise_manifest
 

@@ -37,7 +37,7 @@ COMMANDS = {
 }
 
 
-DOCTOR = "note: `rsedge doctor` shows what runs on this machine, what is missing and what is wrong"
+DOCTOR = "`rsedge doctor` shows what runs on this machine, what is missing and what is wrong"
 
 
 class _OnDemand(UserDict[str, Any]):

@@ -64,7 +64,9 @@ def test_the_report_tells_what_was_made_on_what_and_how_it_was_judged(whole: tup
         "miou_drop": 0.5, "class_drop": 1.5, "fp16_agreement": 0.999, "int8_agreement": 0.98,
     }  # fmt: skip
     master = {"precision": "fp32", "passed": True, "forced": False, "against": "itself"}
-    assert Bundle.open(out).record() == master
+    told_of = dict(Bundle.open(out).record())
+    told_of.pop("parser", None)  # NVIDIA's word, where its parser is installed
+    assert told_of == master
     assert set(report["artifacts"]) == {name for name in names(out) if name.endswith(".onnx")}
     assert Bundle.open(out).record("int8")["agreement"] > 0.98
     assert report["made_on"]["cpu"]

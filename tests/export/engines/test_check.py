@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from rsedge.errors import ModelError
 from rsedge_export.engines.check import EngineFacts, GraphFacts, Nodes, problem
 from rsedge_export.precision.qdq import quantize
-from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sites import find_sites
+from rsedge_train.nets.grids import Scale
 from toys import pointwise_graph, pointwise_manifest
 
 NO_NAMES = GraphFacts(17, frozenset(), {})

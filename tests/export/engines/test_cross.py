@@ -27,8 +27,8 @@ from rsedge_export.engines.cross import (
     parse_targets,
 )
 from rsedge_export.precision.qdq import quantize
-from rsedge_export.precision.ranges import Scale
 from rsedge_export.precision.sites import find_sites
+from rsedge_train.nets.grids import Scale
 from rtx import needs_rtx, small_graph
 from toys import pointwise_manifest
 

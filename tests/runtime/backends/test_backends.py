@@ -152,7 +152,7 @@ def test_tensorrt_gets_the_precision_that_was_asked_for(
     asked: list[tuple[str, str | None]] = []
 
     class Engine(OrtBackend):
-        def __init__(self, bundle: Bundle, precision: str | None) -> None:
+        def __init__(self, bundle: Bundle, precision: str | None, device: str) -> None:
             asked.append((bundle.precision, precision))
             super().__init__(bundle, "cpu", 1)
 

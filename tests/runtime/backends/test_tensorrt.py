@@ -142,6 +142,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setattr("rsedge.backends.tensorrt.Gpu", NoGpu)
     monkeypatch.setattr(TensorRtBackend, "_load", load)
     monkeypatch.setattr(TensorRtBackend, "_run", lambda self, batch: batch.astype(np.float32))
+    monkeypatch.setattr(TensorRtBackend, "_answers", lambda self, batches: map(self._run, batches))
 
     def make(
         report: object, problem: str | None = None, source: str = "int8-trt10", folder: str = "a"

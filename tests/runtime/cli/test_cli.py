@@ -278,7 +278,7 @@ def test_a_failure_that_is_not_the_users_fault_exits_with_1(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("rsedge.raster.parts.sync", full)
+    monkeypatch.setattr("rsedge.raster.stored_blocks.sync", full)
     code, _, complaint = run(
         "infer", write_raster(noise(9, 9)), "--out", tmp_path / "m.tif", "--model", bundle
     )

@@ -195,8 +195,8 @@ def test_a_settings_file_without_end_is_refused(call) -> None:
 
 
 READ = {  # options that name what is read
-    "aoi", "classes", "compare", "data", "gate", "mask", "onnx", "raster", "run", "seams", "settings",
-    "start", "teacher", "truth",
+    "aoi", "classes", "compare", "data", "gate", "mask", "onnx", "quantize", "raster", "run", "seams", "settings",
+    "start", "teacher", "truth", "unlabelled",
 }  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def test_a_failing_disk_leaves_what_is_finished_and_nothing_else(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("rsedge.raster.parts.sync", full)
+    monkeypatch.setattr("rsedge.raster.stored_blocks.sync", full)
     with pytest.raises(OutputError, match="No space left"):
         segment(model, write_raster(noise(70, 70)), tmp_path / "mask.tif")
     assert {p.name for p in tmp_path.iterdir()} == {"raster.tif", ".mask.tif.rsedge"}
