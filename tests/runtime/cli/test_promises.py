@@ -21,7 +21,8 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?![\w:-])")  # a colon follows in 
 COMMAND = re.compile(r"(?:`|use it +)rsedge ((?:data check|[a-z][a-z-]*)\b[^`]*)")
 OF_OTHERS = {  # options of pip, docker, nvidia-smi, dask, torchrun, tf2onnx
     "--system-site-packages", "--runtime", "--gpus", "--query-compute-apps", "--query-gpu", "--memory-limit",
-    "--nproc_per_node", "--inputs-as-nchw", "--outputs-as-nchw", "--format", "--force-reinstall", "--no-cache-dir", "--verbose",
+    "--nproc_per_node", "--inputs-as-nchw", "--outputs-as-nchw", "--format", "--force-reinstall", "--no-cache-dir",
+    "--verbose",
 }  # fmt: skip
 RUN = ("infer", "watch", "eval", "bench", "verify")
 TRAIN = ("train-teacher", "distill")
@@ -72,11 +73,10 @@ SHOWN_BY = {
     "rsedge/cli/watch.py": ("watch",),
 }
 LABEL_ONLY = {"--quick"}  # says what a run was, not what to do
-# Named by code that both training commands share, for one of them; "--unlabelled-" begins several.
-FROM_DISTILL = {"--teacher", "--alone", "--unlabelled", "--unlabelled-", "--unlabelled-nodata", "--quantize"}
+# Named by code that both training commands share, for one of them.
+FROM_DISTILL = {"--teacher", "--alone", "--unlabelled", "--unlabelled-nodata", "--quantize"}
 NOT_IN_EXPORT = {"--allow-missing-classes"}  # its gate goes on without them unasked
-# Commands and options put together of parts.
-QUOTED = ("rsedge/report/repeat.py", "rsedge/cli/report.py", "rsedge_train/data/unlabelled.py")
+QUOTED = ("rsedge/report/repeat.py", "rsedge/cli/report.py")  # commands put together of parts
 
 
 @cache

@@ -29,12 +29,12 @@ COLORS = {
     "swir",
     "pan",
 }  # tags that say what a band shows
-OPTION = re.compile(r"--(bands|scale|nodata|alpha)\b")
+OPTION = re.compile(r"(?<=--)(?=(?:bands|scale|nodata|alpha)\b)")
 
 
 def of_unlabelled(text: str) -> str:
     """Return a message with the options of the labelled data replaced by those of unlabelled imagery."""
-    return OPTION.sub(r"--unlabelled-\1", text)
+    return OPTION.sub("unlabelled-", text)
 
 
 def with_unlabelled(
