@@ -53,6 +53,7 @@ SHOWN_BY = {
     "rsedge/watch/folder.py": ("watch",),
     "rsedge/watch/ledger.py": ("watch",),
     "rsedge_export": ("export",),
+    "rsedge_train/data/unlabelled.py": ("distill",),
     "rsedge_train/data": (*TRAIN, "data check"),
     "rsedge_train/run/bench_teacher.py": ("bench",),
     "rsedge_train/fit/loop.py": TRAIN,
@@ -74,7 +75,7 @@ SHOWN_BY = {
 }
 LABEL_ONLY = {"--quick"}  # says what a run was, not what to do
 # Named by code that both training commands share, for one of them.
-FROM_DISTILL = {"--teacher", "--alone", "--unlabelled", "--unlabelled-nodata", "--quantize"}
+FROM_DISTILL = {"--teacher", "--alone", "--unlabelled", "--quantize"}
 NOT_IN_EXPORT = {"--allow-missing-classes"}  # its gate goes on without them unasked
 QUOTED = ("rsedge/report/repeat.py", "rsedge/cli/report.py")  # commands put together of parts
 
