@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,14 @@ def monitor_of(log: Log, progress: Progress | None) -> Any:
     config = SimpleNamespace(progress_monitor=None)
     watch(TRT, config, log, progress)
     return config.progress_monitor
+
+
+@pytest.fixture(autouse=True)
+def pythons_own_handler() -> Iterator[None]:
+    """Ctrl-C as in a shell's foreground: a job in its background starts with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_ends_the_build_and_is_raised_after_it() -> None:
