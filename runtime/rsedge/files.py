@@ -273,10 +273,11 @@ def without_crc(line: str) -> str:
     return text
 
 
-def describe(path: Path) -> tuple[int, int]:
-    """Return a file's size in bytes and its CRC-32. Raises OSError."""
+def describe(path: Path, begin: int = 0) -> tuple[int, int]:
+    """Return the number and the CRC-32 of a file's bytes from ``begin`` on. Raises OSError."""
     crc, size = 0, 0
     with path.open("rb") as file:
+        file.seek(begin)
         while block := file.read(1 << 20):
             crc, size = zlib.crc32(block, crc), size + len(block)
     return size, crc

@@ -129,7 +129,6 @@ def assemble(
                 _add_overviews(whole, overviews)
                 _copy(whole, target, finish)
                 sync(target)
-                _check_parts(parts)
                 _compare(target, whole)
             if layer.classes:
                 write_class_names(target, layer.classes)
@@ -152,6 +151,11 @@ def _creation(compress: str, bands: int) -> dict[str, Any]:
     return {"count": bands, "compress": compress, **grey, **({level[0]: level[2]} if level else {})}
 
 
+def _hollow(bands: int) -> dict[str, Any]:
+    """Return the options that create a raster without blocks."""
+    return {"nodata": NODATA, "sparse_ok": True, **_creation("zstd", bands)}
+
+
 def _joined(
     scratch: Callable[[str], Path],
     target: Path,
@@ -170,11 +174,10 @@ def _joined(
     sources = [[Placed(read_levels(path)[0], area.row // BLOCK, area.col // BLOCK) for area, path in parts]]
     sources += [[Placed(read_levels(path)[0])] for path in overviews]
     hollow = _mosaic(scratch, "hollow", grid, layer, [], finish)
-    options = {"nodata": NODATA, "sparse_ok": True, **_creation("zstd", layer.bands)}
     empty = list[Path]()
     for (source,) in sources[1:]:
         empty.append(scratch(f"hollow{len(empty)}.tif"))
-        create(empty[-1], Grid(*source.level.size), options).close()
+        create(empty[-1], Grid(*source.level.size), _hollow(layer.bands)).close()
     _add_overviews(hollow, empty)
     _copy(hollow, target, finish, sparse_ok=True)
     levels = read_levels(target)
@@ -211,8 +214,7 @@ def _mosaic(
     GDAL writes the VRT from an empty file with the same metadata; only the sources are added by this function.
     """
     empty, path = scratch(f"{name}.empty.tif"), scratch(f"{name}.vrt")
-    options: dict[str, Any] = {"nodata": NODATA, "sparse_ok": True, **_creation("zstd", layer.bands)}
-    with create(empty, grid, options) as dst:
+    with create(empty, grid, _hollow(layer.bands)) as dst:
         if layer.classes:
             dst.write_colormap(1, {i: (*c.color, 255) for i, c in enumerate(layer.classes)})
             names = json.dumps({str(i): c.name for i, c in enumerate(layer.classes)})

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsedge.errors import OutputError
-from rsedge.files import sync
+from rsedge.files import describe, sync
 
 WIDTH, LENGTH, TILE_WIDTH, TILE_LENGTH, OFFSETS, COUNTS = 256, 257, 322, 323, 324, 325
 # Bits, compression, bands, planes, predictor and sample format: blocks of files that share these are interchangeable.
 ENCODING = (258, 259, 277, 284, 317, 339)
 TYPES = {3: "u2", 4: "u4", 16: "u8"}
-PLANES, SEPARATE = 284, 2
-READ_BYTES = 4 << 20
+BANDS, PLANES, SEPARATE = 277, 284, 2
+WRITE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Level:
     @property
     def copyable(self) -> bool:
         """Return True if each block holds all bands."""
-        return self.encoding[ENCODING.index(PLANES)] != (SEPARATE,) or self.encoding[ENCODING.index(277)] == (
-            1,
-        )
+        bands, planes = (self.encoding[ENCODING.index(tag)] for tag in (BANDS, PLANES))
+        return planes != (SEPARATE,) or bands == (1,)
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def fill(target: Sequence[Level], sources: Sequence[Sequence[Placed]], *, framed
     back differ.
     """
     path = target[0].path
-    with path.open("r+b", buffering=READ_BYTES) as file:
+    with path.open("r+b", buffering=WRITE_BYTES) as file:
         begin = place = file.seek(0, os.SEEK_END)
         crc = 0
         for level, placed in reversed(list(zip(target, sources, strict=True))):
@@ -162,7 +161,7 @@ def fill(target: Sequence[Level], sources: Sequence[Sequence[Placed]], *, framed
                 file.write(values.astype(f"<{kind}").tobytes())
             file.seek(place)
     sync(path)
-    if _crc(path, begin) != crc:
+    if describe(path, begin) != (place - begin, crc):
         raise OutputError(f"{path}: the bytes read back differ from those written. The disk may be full")
 
 
@@ -172,8 +171,8 @@ def _in_rows(level: Level, placed: Sequence[Placed]) -> Iterator[tuple[tuple[int
     held: list[Placed] = []  # sources of the current row of blocks, from left to right
     files: dict[Path, BinaryIO] = {}
     with ExitStack() as stack:
-        for row in range(level.offsets.shape[0]):
-            for p in [p for p in held if p.row + p.level.offsets.shape[0] <= row]:
+        for row in range(level.grid[0]):
+            for p in [p for p in held if p.row + p.level.grid[0] <= row]:
                 files.pop(p.level.path).close()
                 held.remove(p)
             while waiting and waiting[0].row <= row:
@@ -189,15 +188,6 @@ def _in_rows(level: Level, placed: Sequence[Placed]) -> Iterator[tuple[tuple[int
                     if len(data) != size:
                         raise OSError(f"{p.level.path} ends before its blocks do")
                     yield (row, p.col + col), data
-
-
-def _crc(path: Path, begin: int) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        file.seek(begin)
-        while data := file.read(READ_BYTES):
-            crc = zlib.crc32(data, crc)
-    return crc
 
 
 def _number(data: bytes) -> int:

@@ -108,7 +108,7 @@ FAULTS: dict[str, tuple[Callable[[Patch], None], type[Exception], str | None, bo
     ),
     "second copy": (fail_at("rsedge.raster.parts._copy", NO_SPACE, 2), OutputError, "No space left", True),
     "synced to disk": (fail_at("rsedge.raster.stored_blocks.sync", NO_SPACE), OutputError, "No space left", True),
-    "read back": (fail_at("rsedge.raster.stored_blocks._crc", OutputError(CUT)), OutputError, CUT, True),
+    "read back": (fail_at("rsedge.raster.stored_blocks.describe", OutputError(CUT)), OutputError, CUT, True),
     "class names": (
         fail_at("rsedge.raster.parts.write_class_names", NO_SPACE), OutputError, "No space left", True
     ),
