@@ -98,6 +98,17 @@ def _mean(runs: list[dict[str, Any]], look: str, fold: str) -> float:
     return float(np.mean([r["val_last"]["miou"] for r in runs if (r["look"], r["fold"]) == (look, fold)]))
 
 
+def add_fit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every training of a comparison."""
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr-encoder", type=float, default=2e-4)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -112,13 +123,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--student", default="efficientnet_lite0-w64-fine-int8")
     parser.add_argument("--encoder-weights", default="auto")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--lr-encoder", type=float, default=2e-4)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    add_fit_options(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/generalisation"))
     parser.add_argument("--results", type=Path, default=HERE / "results" / "generalisation.json")
     return parser.parse_args()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generalisation import HERE, train_once
+from generalisation import HERE, add_fit_options, train_once
 
 from rsedge.files import whole_or_nothing
 from rsedge_train.run.folder import Run
@@ -149,13 +149,7 @@ def _parse() -> argparse.Namespace:
         "--unlabelled-weights", nargs="+", type=float, default=[1.0], help="one training for each"
     )
     parser.add_argument("--temperature", type=float, default=0.5)
-    parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--lr-encoder", type=float, default=2e-4)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    add_fit_options(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/unlabelled"))
     parser.add_argument("--results", type=Path, default=HERE / "results" / "unlabelled.json")
     return parser.parse_args()
